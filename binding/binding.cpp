@@ -1,0 +1,246 @@
+// Node-API <-> plain structs. lib/backend/native.ts declares what is exported here.
+//
+// lib/validate.ts has decided what is meaningful, types of arrays included (asking Node-API for a type costs
+// more than a small batch norm). Here only lengths are checked again, last thing before the pointers are
+// used: they are what a getter of the caller's may have changed since.
+
+#include <napi.h>
+
+#include <atomic>
+#include <exception>
+#include <string>
+#include <vector>
+
+#include "batchnorm.h"
+#include "dispatch.h"
+
+namespace {
+
+using batchnorm::Execution;
+using batchnorm::FrozenParameters;
+using batchnorm::Gradients;
+using batchnorm::Shape;
+
+/// Process-wide, like the threads themselves.
+std::atomic<size_t> thread_count{1};
+
+/// Of one Node environment: BATCHNORM_ISA may differ between workers.
+struct Instance {
+  const batchnorm::KernelTable* kernels = batchnorm::kernel_tables().front();
+};
+
+Execution execution_of(napi_env env) {
+  void* instance = nullptr;
+  napi_get_instance_data(env, &instance);
+  return {static_cast<Instance*>(instance)->kernels, thread_count.load(std::memory_order_relaxed)};
+}
+
+/// Thrown where an array is not as long as it was when lib/ looked.
+struct BufferChanged {};
+
+/// The arguments of a call, read through the C interface: the wrappers of node-addon-api ask for types.
+template <size_t Count>
+class Arguments {
+ public:
+  Arguments(napi_env env, napi_callback_info info) : env_(env) {
+    size_t count = Count;
+    napi_get_cb_info(env, info, &count, values_, nullptr, &data_);
+  }
+
+  double number(size_t index) const {
+    double value = 0;
+    napi_get_value_double(env_, values_[index], &value);
+    return value;
+  }
+  size_t size(size_t index) const { return static_cast<size_t>(number(index)); }
+  bool boolean(size_t index) const {
+    bool value = false;
+    napi_get_value_bool(env_, values_[index], &value);
+    return value;
+  }
+  /// The values of a typed array of exactly `length`.
+  template <typename T>
+  T* array(size_t index, size_t length) const {
+    void* values = nullptr;
+    size_t actual = 0;
+    const napi_status status =
+        napi_get_typedarray_info(env_, values_[index], nullptr, &actual, &values, nullptr, nullptr);
+    if (status != napi_ok || actual != length) throw BufferChanged{};
+    return static_cast<T*>(values);
+  }
+  /// The same, or nullptr for undefined.
+  template <typename T>
+  T* optional_array(size_t index, size_t length) const {
+    napi_valuetype type = napi_undefined;
+    napi_typeof(env_, values_[index], &type);
+    return type == napi_undefined ? nullptr : array<T>(index, length);
+  }
+  void* data() const { return data_; }
+  napi_value operator[](size_t index) const { return values_[index]; }
+
+ private:
+  napi_env env_;
+  napi_value values_[Count];
+  void* data_ = nullptr;
+};
+
+/// A callback out of which no C++ exception can fly.
+template <auto Function>
+napi_value guarded(napi_env env, napi_callback_info info) {
+  try {
+    return Function(env, info);
+  } catch (const BufferChanged&) {
+    napi_throw_error(
+        env, "ERR_BATCHNORM_BUFFER_CHANGED",
+        "every array must keep its length during a call, got a buffer that was detached or resized");
+  } catch (const Napi::Error& error) {
+    error.ThrowAsJavaScriptException();
+  } catch (const std::exception& error) {
+    napi_throw_error(env, "ERR_BATCHNORM_NATIVE", error.what());
+  } catch (...) {
+    napi_throw_error(env, "ERR_BATCHNORM_NATIVE", "unknown exception");
+  }
+  return nullptr;
+}
+
+/// forwardTraining(outer, channels, inner, eps, x, y, weight?, bias?, mean, variance)
+template <typename T>
+napi_value forward_training(napi_env env, napi_callback_info info) {
+  const Arguments<10> arguments(env, info);
+  const Shape shape{arguments.size(0), arguments.size(1), arguments.size(2)};
+  batchnorm::forward_training<T>(
+      execution_of(env), shape, arguments.number(3), arguments.array<T>(4, shape.size()),
+      arguments.array<T>(5, shape.size()), arguments.optional_array<T>(6, shape.channels),
+      arguments.optional_array<T>(7, shape.channels), arguments.array<double>(8, shape.channels),
+      arguments.array<double>(9, shape.channels));
+  return nullptr;
+}
+
+/// forwardInference(outer, channels, inner, eps, x, y, weight?, bias?, mean, variance)
+template <typename T>
+napi_value forward_inference(napi_env env, napi_callback_info info) {
+  const Arguments<10> arguments(env, info);
+  const Shape shape{arguments.size(0), arguments.size(1), arguments.size(2)};
+  batchnorm::forward_inference<T>(
+      execution_of(env), shape, arguments.number(3), arguments.array<T>(4, shape.size()),
+      arguments.array<T>(5, shape.size()), arguments.array<double>(8, shape.channels),
+      arguments.array<double>(9, shape.channels), arguments.optional_array<T>(6, shape.channels),
+      arguments.optional_array<T>(7, shape.channels));
+  return nullptr;
+}
+
+/// backward(outer, channels, inner, eps, training, dy, x, mean, variance, weight?, dx?, dWeight?, dBias?)
+template <typename T>
+napi_value backward(napi_env env, napi_callback_info info) {
+  const Arguments<13> arguments(env, info);
+  const Shape shape{arguments.size(0), arguments.size(1), arguments.size(2)};
+  batchnorm::backward<T>(execution_of(env), shape, arguments.number(3), arguments.boolean(4),
+                         arguments.array<T>(5, shape.size()), arguments.array<T>(6, shape.size()),
+                         arguments.array<double>(7, shape.channels),
+                         arguments.array<double>(8, shape.channels),
+                         arguments.optional_array<T>(9, shape.channels),
+                         Gradients<T>{arguments.optional_array<T>(10, shape.size()),
+                                      arguments.optional_array<T>(11, shape.channels),
+                                      arguments.optional_array<T>(12, shape.channels)});
+  return nullptr;
+}
+
+/// run(outer, inner, x, y) of the function that freeze returns; its parameters are the function's data.
+template <typename T>
+napi_value run_frozen(napi_env env, napi_callback_info info) {
+  const Arguments<4> arguments(env, info);
+  const auto* parameters = static_cast<const FrozenParameters<T>*>(arguments.data());
+  const Shape shape{arguments.size(0), parameters->channels(), arguments.size(1)};
+  parameters->run(execution_of(env), shape, arguments.array<T>(2, shape.size()),
+                  arguments.array<T>(3, shape.size()));
+  return nullptr;
+}
+
+/// freeze(channels, eps, weight?, bias?, mean, variance): run. The parameters live as long as the function.
+template <typename T>
+napi_value freeze(napi_env env, napi_callback_info info) {
+  const Arguments<6> arguments(env, info);
+  const size_t channels = arguments.size(0);
+  auto parameters = std::make_unique<FrozenParameters<T>>(
+      channels, arguments.number(1), arguments.array<double>(4, channels),
+      arguments.array<double>(5, channels), arguments.optional_array<T>(2, channels),
+      arguments.optional_array<T>(3, channels));
+  napi_value function;
+  if (napi_create_function(env, "run", NAPI_AUTO_LENGTH, guarded<run_frozen<T>>, parameters.get(),
+                           &function) != napi_ok)
+    throw Napi::Error::New(env);
+  const auto destroy = [](napi_env, void* data, void*) { delete static_cast<FrozenParameters<T>*>(data); };
+  if (napi_add_finalizer(env, function, parameters.get(), destroy, nullptr, nullptr) != napi_ok)
+    throw Napi::Error::New(env);
+  parameters.release();
+  return function;
+}
+
+/// updateRunningStats(mean, variance, channels, count, decay, unbiased, runningMean, runningVar): rejected
+/// channels
+napi_value update_running_stats(napi_env env, napi_callback_info info) {
+  const Arguments<8> arguments(env, info);
+  const size_t channels = arguments.size(2);
+  const size_t rejected = batchnorm::update_running_stats(
+      channels, arguments.array<double>(0, channels), arguments.array<double>(1, channels),
+      arguments.number(3), arguments.number(4), arguments.boolean(5), arguments.array<double>(6, channels),
+      arguments.array<double>(7, channels));
+  return Napi::Number::New(env, static_cast<double>(rejected));
+}
+
+/// setThreads(count)
+napi_value set_threads(napi_env env, napi_callback_info info) {
+  thread_count.store(Arguments<1>(env, info).size(0), std::memory_order_relaxed);
+  return nullptr;
+}
+
+/// threads(): count
+napi_value threads(napi_env env, napi_callback_info) {
+  return Napi::Number::New(env, static_cast<double>(thread_count.load(std::memory_order_relaxed)));
+}
+
+/// useIsa(name): whether this CPU can run it
+napi_value use_isa(napi_env env, napi_callback_info info) {
+  const std::string name = Napi::String(env, Arguments<1>(env, info)[0]);
+  const batchnorm::KernelTable* table = batchnorm::find_kernel_table(name);
+  if (table) Napi::Env(env).GetInstanceData<Instance>()->kernels = table;
+  return Napi::Boolean::New(env, table != nullptr);
+}
+
+template <auto Function>
+void export_function(Napi::Object target, const char* name) {
+  napi_value function;
+  if (napi_create_function(target.Env(), name, NAPI_AUTO_LENGTH, guarded<Function>, nullptr, &function) !=
+      napi_ok)
+    throw Napi::Error::New(target.Env());
+  target.Set(name, Napi::Value(target.Env(), function));
+}
+
+template <typename T>
+Napi::Object passes_of(Napi::Env env) {
+  Napi::Object passes = Napi::Object::New(env);
+  export_function<forward_training<T>>(passes, "forwardTraining");
+  export_function<forward_inference<T>>(passes, "forwardInference");
+  export_function<backward<T>>(passes, "backward");
+  export_function<freeze<T>>(passes, "freeze");
+  return passes;
+}
+
+Napi::Object initialize(Napi::Env env, Napi::Object exports) {
+  env.SetInstanceData(new Instance);
+  Napi::Array isas = Napi::Array::New(env);
+  for (const batchnorm::KernelTable* table : batchnorm::kernel_tables())
+    isas.Set(isas.Length(), Napi::String::New(env, table->name));
+  exports.Set("isas", isas);
+  exports.Set("float32", passes_of<float>(env));
+  exports.Set("float64", passes_of<double>(env));
+  export_function<update_running_stats>(exports, "updateRunningStats");
+  export_function<set_threads>(exports, "setThreads");
+  export_function<threads>(exports, "threads");
+  export_function<use_isa>(exports, "useIsa");
+  return exports;
+}
+
+}  // namespace
+
+NODE_API_MODULE(batchnorm, initialize)

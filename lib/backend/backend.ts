@@ -1,0 +1,86 @@
+import type { FloatArray } from '../tensor.js';
+
+/**
+ * The passes for one data type over x[outer][channels][inner]. Callers have checked everything: arrays of `T` have
+ * outer * channels * inner values, per-channel arrays `channels`. An absent weight is 1, an absent bias 0.
+ */
+export interface Passes<T extends FloatArray> {
+  /** Writes y, mean and the biased variance. y may be x. */
+  forwardTraining(
+    outer: number,
+    channels: number,
+    inner: number,
+    eps: number,
+    x: T,
+    y: T,
+    weight: T | undefined,
+    bias: T | undefined,
+    mean: Float64Array,
+    variance: Float64Array,
+  ): void;
+  /** Writes y. y may be x. */
+  forwardInference(
+    outer: number,
+    channels: number,
+    inner: number,
+    eps: number,
+    x: T,
+    y: T,
+    weight: T | undefined,
+    bias: T | undefined,
+    mean: Float64Array,
+    variance: Float64Array,
+  ): void;
+  /** Writes the gradients that are given. dx may be dy. */
+  backward(
+    outer: number,
+    channels: number,
+    inner: number,
+    eps: number,
+    training: boolean,
+    dy: T,
+    x: T,
+    mean: Float64Array,
+    variance: Float64Array,
+    weight: T | undefined,
+    dx: T | undefined,
+    dWeight: T | undefined,
+    dBias: T | undefined,
+  ): void;
+  /** An inference with parameters that are copied once. */
+  freeze(
+    channels: number,
+    eps: number,
+    weight: T | undefined,
+    bias: T | undefined,
+    mean: Float64Array,
+    variance: Float64Array,
+  ): FrozenRun<T>;
+}
+
+/** Writes y. y may be x. */
+export type FrozenRun<T extends FloatArray> = (outer: number, inner: number, x: T, y: T) => void;
+
+/** One interface, two answers: native.ts and js.ts. Both give the same bits. */
+export interface Backend {
+  readonly name: 'native' | 'js';
+  /** The instruction set in use. */
+  readonly isa: string;
+  /** Those that could be used here, best first. */
+  readonly isas: readonly string[];
+  readonly float32: Passes<Float32Array>;
+  readonly float64: Passes<Float64Array>;
+  /** In place; returns the number of channels whose batch statistics are not finite and were left out. */
+  updateRunningStats(
+    mean: Float64Array,
+    variance: Float64Array,
+    channels: number,
+    count: number,
+    decay: number,
+    unbiased: boolean,
+    runningMean: Float64Array,
+    runningVar: Float64Array,
+  ): number;
+  setThreads(count: number): void;
+  threads(): number;
+}

@@ -1,0 +1,442 @@
+// The fallback where no binary can be loaded, and a second implementation of the same arithmetic: chunks, order of
+// additions and roundings are those of native/, so its results are the same to the bit. Names follow native/.
+import type { FloatArray } from '../tensor.js';
+import type { Backend, Passes } from './backend.js';
+
+/** Rounds a double to the data type: exact float32 arithmetic is double arithmetic rounded after each operation. */
+type Round = (value: number) => number;
+
+const chunkValues = 8192;
+const chunkRows = 256;
+const wide = 128;
+const nearby = 64;
+
+/** As Partition in native/partition.h. */
+interface Partition {
+  outer: number;
+  channels: number;
+  inner: number;
+  channelsLast: boolean;
+  lanes: number;
+  fold: number;
+  width: number;
+  run: number;
+  piece: number;
+  pieces: number;
+  rows: number;
+  rest: number;
+  chunks: number;
+}
+
+/** As Span in native/partition.h. */
+interface Span {
+  first: number;
+  count: number;
+  offset: number;
+  length: number;
+}
+
+function greatestCommonDivisor(a: number, b: number): number {
+  return b === 0 ? a : greatestCommonDivisor(b, a % b);
+}
+
+function foldOf(channels: number, lanes: number): number {
+  if (channels >= wide) return 1;
+  const whole = lanes / greatestCommonDivisor(lanes, channels);
+  return whole * Math.ceil(wide / (whole * channels));
+}
+
+function partitionOf(outer: number, channels: number, inner: number, lanes: number): Partition {
+  const channelsLast = inner === 1;
+  const shape = { outer, channels, inner, channelsLast, lanes };
+  if (channelsLast) {
+    const fold = foldOf(channels, lanes);
+    const rows = Math.floor(outer / fold);
+    const rest = (outer % fold) * channels;
+    const chunks = Math.ceil(rows / chunkRows) + (rest > 0 ? 1 : 0);
+    return {
+      ...shape,
+      fold,
+      width: channels * fold,
+      run: chunkRows,
+      piece: 0,
+      pieces: 1,
+      rows,
+      rest,
+      chunks,
+    };
+  }
+  const even = Math.ceil(inner / chunkValues);
+  const piece = Math.ceil(Math.ceil(inner / even) / (4 * lanes)) * 4 * lanes;
+  const pieces = Math.ceil(inner / piece);
+  const run = Math.max(1, Math.floor(chunkValues / inner));
+  const chunks = Math.ceil(outer / run) * pieces;
+  return { ...shape, fold: 1, width: channels, run, piece, pieces, rows: 0, rest: 0, chunks };
+}
+
+function chunkOf(partition: Partition, index: number): Span {
+  const { run, piece, pieces } = partition;
+  if (partition.channelsLast) {
+    const first = index * run;
+    if (first >= partition.rows)
+      return { first: partition.rows, count: 1, offset: 0, length: partition.rest };
+    return { first, count: Math.min(run, partition.rows - first), offset: 0, length: partition.width };
+  }
+  const first = Math.floor(index / pieces) * run;
+  const offset = (index % pieces) * piece;
+  return {
+    first,
+    count: Math.min(run, partition.outer - first),
+    offset,
+    length: Math.min(piece, partition.inner - offset),
+  };
+}
+
+function valuesOf(partition: Partition, span: Span, channel: number): number {
+  if (!partition.channelsLast) return span.count * span.length;
+  return channel < span.length ? span.count : 0;
+}
+
+function positionOf(partition: Partition, span: Span, channel: number, index: number): number {
+  if (partition.channelsLast) return (span.first + index) * partition.width + channel;
+  const sample = span.first + Math.floor(index / span.length);
+  return (sample * partition.channels + channel) * partition.inner + span.offset + (index % span.length);
+}
+
+function median(a: number, b: number, c: number): number {
+  const low = a < b ? a : b;
+  const high = a < b ? b : a;
+  const middle = high < c ? high : c;
+  return low < middle ? middle : low;
+}
+
+function ninther(partition: Partition, span: Span, channel: number, x: FloatArray): number {
+  const step = Math.floor(Math.min(nearby, valuesOf(partition, span, channel)) / 9);
+  const value = (i: number) => x[positionOf(partition, span, channel, i * step)];
+  return median(
+    median(value(0), value(1), value(2)),
+    median(value(3), value(4), value(5)),
+    median(value(6), value(7), value(8)),
+  );
+}
+
+/**
+ * Two sums over one channel of a span, by `add(start, distance, terms, lane)`, which adds the values at
+ * start, start + distance, … to a lane: a channels-first channel has many lanes, a channels-last one has one.
+ */
+function forEachLane(
+  partition: Partition,
+  span: Span,
+  channel: number,
+  add: (start: number, distance: number, terms: number, lane: number) => void,
+): void {
+  const { lanes, width } = partition;
+  if (partition.channelsLast) {
+    add(positionOf(partition, span, channel, 0), width, span.count, 0);
+    return;
+  }
+  for (let sample = 0; sample < span.count; sample++) {
+    const start = positionOf(partition, span, channel, sample * span.length);
+    for (let lane = 0; lane < lanes && lane < span.length; lane++)
+      add(start + lane, lanes, Math.ceil((span.length - lane) / lanes), lane);
+  }
+}
+
+/** Halves the lanes until one is left. */
+function sumOfLanes(lanes: Float64Array): number {
+  for (let half = lanes.length / 2; half >= 1; half /= 2)
+    for (let i = 0; i < half; i++) lanes[i] += lanes[i + half];
+  return lanes[0];
+}
+
+/** Calls visit(channel, start, end) for runs of values of one channel, or of single values channels-last. */
+function forEachRun(
+  outer: number,
+  channels: number,
+  inner: number,
+  visit: (channel: number, start: number, end: number) => void,
+): void {
+  for (let sample = 0, start = 0; sample < outer; sample++)
+    for (let channel = 0; channel < channels; channel++, start += inner) visit(channel, start, start + inner);
+}
+
+function passesOf<T extends FloatArray>(round: Round, lanes: number): Passes<T> {
+  const first = new Float64Array(lanes);
+  const second = new Float64Array(lanes);
+
+  /** A lane adds groups of four terms, each summed as a tree. */
+  function momentsOfLane(
+    x: T,
+    shift: number,
+    start: number,
+    distance: number,
+    terms: number,
+    lane: number,
+  ): void {
+    let sum = first[lane];
+    let squares = second[lane];
+    for (let term = 0, at = start; term < terms; term += 4, at += 4 * distance) {
+      const a = round(x[at] - shift);
+      let group = a;
+      let groupSquares = round(a * a);
+      if (term + 1 < terms) {
+        const b = round(x[at + distance] - shift);
+        group = round(a + b);
+        groupSquares = round(groupSquares + round(b * b));
+      }
+      if (term + 2 < terms) {
+        const c = round(x[at + 2 * distance] - shift);
+        let pair = c;
+        let pairSquares = round(c * c);
+        if (term + 3 < terms) {
+          const d = round(x[at + 3 * distance] - shift);
+          pair = round(c + d);
+          pairSquares = round(pairSquares + round(d * d));
+        }
+        group = round(group + pair);
+        groupSquares = round(groupSquares + pairSquares);
+      }
+      sum = round(sum + group);
+      squares = round(squares + groupSquares);
+    }
+    first[lane] = sum;
+    second[lane] = squares;
+  }
+
+  function gradSumsOfLane(
+    dy: T,
+    x: T,
+    mean: number,
+    start: number,
+    distance: number,
+    terms: number,
+    lane: number,
+  ): void {
+    let sum = first[lane];
+    let products = second[lane];
+    for (let term = 0, at = start; term < terms; term += 4, at += 4 * distance) {
+      let group = dy[at];
+      let groupProducts = round(dy[at] * round(x[at] - mean));
+      if (term + 1 < terms) {
+        const b = at + distance;
+        group = round(group + dy[b]);
+        groupProducts = round(groupProducts + round(dy[b] * round(x[b] - mean)));
+      }
+      if (term + 2 < terms) {
+        const c = at + 2 * distance;
+        let pair = dy[c];
+        let pairProducts = round(dy[c] * round(x[c] - mean));
+        if (term + 3 < terms) {
+          const d = at + 3 * distance;
+          pair = round(pair + dy[d]);
+          pairProducts = round(pairProducts + round(dy[d] * round(x[d] - mean)));
+        }
+        group = round(group + pair);
+        groupProducts = round(groupProducts + pairProducts);
+      }
+      sum = round(sum + group);
+      products = round(products + groupProducts);
+    }
+    first[lane] = sum;
+    second[lane] = products;
+  }
+
+  function clear(): void {
+    first.fill(0);
+    second.fill(0);
+  }
+
+  /** Mean and biased variance of each channel: the chunks in their order, all with reference to the first's shift. */
+  function moments(partition: Partition, x: T, mean: Float64Array, variance: Float64Array): void {
+    const { channels, fold, chunks } = partition;
+    const count = partition.outer * partition.inner;
+    for (let channel = 0; channel < channels; channel++) {
+      let reference = 0;
+      let sum = 0;
+      let squares = 0;
+      for (let chunk = 0; chunk < chunks; chunk++) {
+        const span = chunkOf(partition, chunk);
+        for (let copy = 0; copy < fold; copy++) {
+          const place = copy * channels + channel;
+          const values = valuesOf(partition, span, place);
+          if (values === 0) break;
+          let shift = ninther(partition, span, place, x);
+          clear();
+          forEachLane(partition, span, place, (start, distance, terms, lane) =>
+            momentsOfLane(x, shift, start, distance, terms, lane),
+          );
+          let chunkSum = sumOfLanes(first);
+          let chunkSquares = sumOfLanes(second);
+          if (!Number.isFinite(chunkSum) || !Number.isFinite(chunkSquares)) {
+            if (!Number.isFinite(shift)) shift = 0;
+            chunkSum = 0;
+            chunkSquares = 0;
+            for (let i = 0; i < values; i++) {
+              const deviation = x[positionOf(partition, span, place, i)] - shift;
+              chunkSum += deviation;
+              chunkSquares += deviation * deviation;
+            }
+          }
+          if (chunk === 0 && copy === 0) reference = shift;
+          const distance = shift - reference;
+          sum += chunkSum + values * distance;
+          squares += chunkSquares + distance * (2 * chunkSum + values * distance);
+        }
+      }
+      const offset = sum / count;
+      const biased = (squares - sum * offset) / count;
+      mean[channel] = reference + offset;
+      variance[channel] = biased < 0 ? 0 : biased;
+    }
+  }
+
+  /** Coefficients of y = (x - high) * scale + offset. */
+  function normalization(
+    channels: number,
+    eps: number,
+    weight: T | undefined,
+    bias: T | undefined,
+    mean: Float64Array,
+    variance: Float64Array,
+  ): Normalization {
+    const high = new Float64Array(channels);
+    const scale = new Float64Array(channels);
+    const offset = new Float64Array(channels);
+    for (let channel = 0; channel < channels; channel++) {
+      const factor = (weight ? weight[channel] : 1) * (1 / Math.sqrt(variance[channel] + eps));
+      high[channel] = round(mean[channel]);
+      scale[channel] = round(factor);
+      offset[channel] = round((bias ? bias[channel] : 0) - (mean[channel] - high[channel]) * factor);
+    }
+    return { high, scale, offset };
+  }
+
+  function normalize(
+    outer: number,
+    channels: number,
+    inner: number,
+    x: T,
+    y: T,
+    { high, scale, offset }: Normalization,
+  ): void {
+    forEachRun(outer, channels, inner, (channel, start, end) => {
+      const mean = high[channel];
+      const factor = scale[channel];
+      const constant = offset[channel];
+      for (let i = start; i < end; i++) y[i] = round(round(x[i] - mean) * factor) + constant;
+    });
+  }
+
+  return {
+    forwardTraining(outer, channels, inner, eps, x, y, weight, bias, mean, variance) {
+      if (x.length === 0) {
+        mean.fill(Number.NaN);
+        variance.fill(Number.NaN);
+        return;
+      }
+      moments(partitionOf(outer, channels, inner, lanes), x, mean, variance);
+      normalize(outer, channels, inner, x, y, normalization(channels, eps, weight, bias, mean, variance));
+    },
+
+    forwardInference(outer, channels, inner, eps, x, y, weight, bias, mean, variance) {
+      normalize(outer, channels, inner, x, y, normalization(channels, eps, weight, bias, mean, variance));
+    },
+
+    backward(outer, channels, inner, eps, training, dy, x, mean, variance, weight, dx, dWeight, dBias) {
+      if (x.length === 0) {
+        dWeight?.fill(0);
+        dBias?.fill(0);
+        return;
+      }
+      const partition = partitionOf(outer, channels, inner, lanes);
+      const count = outer * inner;
+      const high = new Float64Array(channels);
+      const slope = new Float64Array(channels);
+      const constant = new Float64Array(channels);
+      const scale = new Float64Array(channels);
+      for (let channel = 0; channel < channels; channel++) {
+        const inverseDeviation = 1 / Math.sqrt(variance[channel] + eps);
+        high[channel] = round(mean[channel]);
+        scale[channel] = round((weight ? weight[channel] : 1) * inverseDeviation);
+        let sum = 0;
+        let products = 0;
+        for (let chunk = 0; chunk < partition.chunks; chunk++) {
+          const span = chunkOf(partition, chunk);
+          for (let copy = 0; copy < partition.fold; copy++) {
+            const place = copy * channels + channel;
+            if (valuesOf(partition, span, place) === 0) break;
+            clear();
+            forEachLane(partition, span, place, (start, distance, terms, lane) =>
+              gradSumsOfLane(dy, x, high[channel], start, distance, terms, lane),
+            );
+            sum += sumOfLanes(first);
+            products += sumOfLanes(second);
+          }
+        }
+        const low = mean[channel] - high[channel];
+        const sumNormalized = (products - low * sum) * inverseDeviation;
+        if (dWeight) dWeight[channel] = sumNormalized;
+        if (dBias) dBias[channel] = sum;
+        const channelSlope = inverseDeviation * (sumNormalized / count);
+        slope[channel] = round(channelSlope);
+        constant[channel] = round(sum / count - low * channelSlope);
+      }
+      if (!dx) return;
+      if (training)
+        forEachRun(outer, channels, inner, (channel, start, end) => {
+          for (let i = start; i < end; i++) {
+            const explained = round(round(x[i] - high[channel]) * slope[channel]);
+            dx[i] = round(round(dy[i] - explained) - constant[channel]) * scale[channel];
+          }
+        });
+      else
+        normalize(outer, channels, inner, dy, dx, {
+          high: new Float64Array(channels),
+          scale,
+          offset: new Float64Array(channels),
+        });
+    },
+
+    freeze(channels, eps, weight, bias, mean, variance) {
+      const coefficients = normalization(channels, eps, weight, bias, mean, variance);
+      return (outer, inner, x, y) => normalize(outer, channels, inner, x, y, coefficients);
+    },
+  };
+}
+
+/** Values that T can hold, as doubles. */
+interface Normalization {
+  high: Float64Array;
+  scale: Float64Array;
+  offset: Float64Array;
+}
+
+/** The backend that needs nothing but JavaScript. It computes on the calling thread. */
+export function createJsBackend(): Backend {
+  return {
+    name: 'js',
+    isa: 'js',
+    isas: ['js'],
+    float32: passesOf<Float32Array>(Math.fround, 16),
+    float64: passesOf<Float64Array>((value) => value, 8),
+    updateRunningStats(mean, variance, channels, count, decay, unbiased, runningMean, runningVar) {
+      const average = (running: number, batch: number) =>
+        decay === 0 ? batch : decay * running + (1 - decay) * batch;
+      const varianceExists = !unbiased || count > 1;
+      const correction = unbiased && varianceExists ? count / (count - 1) : 1;
+      let rejected = 0;
+      for (let channel = 0; channel < channels; channel++) {
+        if (!Number.isFinite(mean[channel]) || !Number.isFinite(variance[channel])) {
+          rejected++;
+          continue;
+        }
+        runningMean[channel] = average(runningMean[channel], mean[channel]);
+        if (varianceExists)
+          runningVar[channel] = average(runningVar[channel], variance[channel] * correction);
+      }
+      return rejected;
+    },
+    setThreads() {},
+    threads: () => 1,
+  };
+}

@@ -1,0 +1,475 @@
+import type { Passes } from './backend/backend.js';
+import { backend } from './backend/index.js';
+import { type Convention, type Decay, defaultsOf } from './conventions.js';
+import { oneValuePerChannelError, stateError, typeError } from './errors.js';
+import { FrozenBatchNorm } from './frozen.js';
+import { readState, type StateDict } from './state.js';
+import type { ArrayOf, DType, FloatArray, Tensor, TensorLike } from './tensor.js';
+import {
+  checkAxis,
+  checkBoolean,
+  checkEps,
+  checkFraction,
+  checkInteger,
+  checkLength,
+  checkOneOf,
+  checkOptions,
+  checkOut,
+  checkOverlap,
+  checkSameShape,
+  checkVariance,
+  type Geometry,
+  geometryOf,
+  newArray,
+  type ReadTensor,
+  readShape,
+} from './validate.js';
+
+/** The options in full, as {@link BatchNorm.config} returns them. */
+export interface BatchNormConfig<D extends DType = DType> {
+  /** The channel axis; −1 is the last. Default 1. */
+  axis: number;
+  /** Added to the variance under the root. Positive and finite. Default 1e-5. */
+  eps: number;
+  /** Of x, y, weight, bias and their gradients. Statistics are always in double. Default 'float32'. */
+  dtype: D;
+  /**
+   * Weight of the old running value, from 0 to 1: running = decay · running + (1 − decay) · batch; or 'cumulative', the
+   * mean over all batches so far. Default 0.9.
+   */
+  decay: Decay;
+  /** Store the variance divided by M − 1 rather than M, for M values per channel. Default true. */
+  unbiasedRunningVar: boolean;
+  /** Learn a factor per channel, at first 1. Default true. */
+  weight: boolean;
+  /** Learn a summand per channel, at first 0. Default true. */
+  bias: boolean;
+  /** Keep running statistics. Without them evaluation uses the statistics of the batch. Default true. */
+  trackRunningStats: boolean;
+  /** The layer owns its results: each is valid until the next call of the same method. Default false. */
+  reuse: boolean;
+}
+
+export interface BatchNormOptions<D extends DType = DType> extends Partial<BatchNormConfig<D>> {
+  /** Whose defaults to take for eps, decay and unbiasedRunningVar. Default: PyTorch's values. */
+  convention?: Convention;
+  /** Only with `convention`, and in that framework's meaning. null is PyTorch's None: cumulative. */
+  momentum?: number | null;
+}
+
+export interface ForwardOptions<T extends FloatArray> {
+  /** Where y goes: as long as x and of its dtype; x.data itself (backward is then impossible), or elsewhere. */
+  out?: T;
+  /** false: leave the running statistics alone in training. Default true. */
+  updateStats?: boolean;
+}
+
+export interface LayerBackwardOptions<T extends FloatArray> {
+  /** Where dx goes: as long as dy and of its dtype; dy.data itself, or memory that overlaps neither dy nor x. */
+  out?: T;
+  /** Compute one part only. Default: both. */
+  only?: 'input' | 'parameters';
+}
+
+/** A gradient that does not exist, or was not asked for, is absent. */
+export interface LayerGradients<T extends FloatArray> {
+  dx?: Tensor<T>;
+  dWeight?: T;
+  dBias?: T;
+}
+
+/** What an optimizer loops over. */
+export interface Parameter<T extends FloatArray> {
+  name: 'weight' | 'bias';
+  /** The layer's own array: write to it to learn. */
+  value: T;
+  /** The layer's own array, rewritten by each backward. */
+  grad: T;
+}
+
+/** What backward needs of the last forward. Statistics and weight are its own copies. */
+interface Forward<T extends FloatArray> {
+  /** undefined where the forward was in place. */
+  x: T | undefined;
+  size: number;
+  shape: readonly number[];
+  geometry: Geometry;
+  /** Whether the statistics are those of x. */
+  training: boolean;
+}
+
+const optionKeys = new Set([
+  'axis',
+  'eps',
+  'dtype',
+  'decay',
+  'unbiasedRunningVar',
+  'weight',
+  'bias',
+  'trackRunningStats',
+  'reuse',
+  'convention',
+  'momentum',
+]);
+const forwardKeys = new Set(['out', 'updateStats']);
+const backwardKeys = new Set(['out', 'only']);
+
+function readConfig<D extends DType>(options: BatchNormOptions<D>): BatchNormConfig<D> {
+  checkOptions('options', options, optionKeys);
+  const { convention, momentum, decay: givenDecay } = options;
+  const defaults = defaultsOf(convention, momentum);
+  const {
+    axis = 1,
+    eps = defaults.eps,
+    dtype = 'float32' as D,
+    unbiasedRunningVar = defaults.unbiasedRunningVar,
+    weight = true,
+    bias = true,
+    trackRunningStats = true,
+    reuse = false,
+  } = options;
+  if (givenDecay !== undefined && momentum !== undefined)
+    throw typeError('decay', 'be left out beside momentum', givenDecay);
+  const decay = givenDecay ?? defaults.decay;
+  return Object.freeze({
+    axis: checkAxis(axis),
+    eps: checkEps(eps),
+    dtype: checkOneOf('dtype', dtype, ['float32', 'float64']) as D,
+    decay:
+      decay === 'cumulative'
+        ? decay
+        : checkFraction('decay', decay, "be a number from 0 to 1 or 'cumulative'"),
+    unbiasedRunningVar: checkBoolean('unbiasedRunningVar', unbiasedRunningVar),
+    weight: checkBoolean('weight', weight),
+    bias: checkBoolean('bias', bias),
+    trackRunningStats: checkBoolean('trackRunningStats', trackRunningStats),
+    reuse: checkBoolean('reuse', reuse),
+  });
+}
+
+/** A buffer that is kept for the next result. */
+class ResultBuffer<T extends FloatArray> {
+  #buffer: T | undefined;
+
+  take(dtype: DType, length: number): T {
+    if (this.#buffer === undefined || this.#buffer.length < length) this.#buffer = newArray<T>(dtype, length);
+    return this.#buffer.length === length ? this.#buffer : (this.#buffer.subarray(0, length) as T);
+  }
+}
+
+/**
+ * A batch normalization layer: y = (x − mean) / √(variance + eps) · weight + bias per channel, with the statistics of
+ * the batch in training and the running statistics in evaluation (Ioffe and Szegedy, "Batch Normalization", 2015).
+ *
+ * A new layer is in training mode.
+ */
+export class BatchNorm<D extends DType = 'float32'> {
+  readonly channels: number;
+  /** The options in full: `new BatchNorm(bn.channels, bn.config)` is the same layer. */
+  readonly config: BatchNormConfig<D>;
+  /** The live array, one value per channel; null where the layer has none. */
+  readonly weight: ArrayOf<D> | null;
+  /** The live array, one value per channel; null where the layer has none. */
+  readonly bias: ArrayOf<D> | null;
+  /** The live array, at first 0 for each channel; null without trackRunningStats. */
+  readonly runningMean: Float64Array | null;
+  /** The live array, at first 1 for each channel; null without trackRunningStats. */
+  readonly runningVar: Float64Array | null;
+
+  readonly #passes: Passes<ArrayOf<D>>;
+  readonly #weightGrad: ArrayOf<D> | undefined;
+  readonly #biasGrad: ArrayOf<D> | undefined;
+  readonly #y = new ResultBuffer<ArrayOf<D>>();
+  readonly #dx = new ResultBuffer<ArrayOf<D>>();
+  #training = true;
+  #batchesTracked = 0;
+  #rejectedUpdates = 0;
+
+  #last: Forward<ArrayOf<D>> | undefined;
+  readonly #lastMean: Float64Array;
+  readonly #lastVariance: Float64Array;
+  readonly #lastWeight: ArrayOf<D> | undefined;
+
+  /**
+   * @param channels values per channel array, an integer from 1 on.
+   * @throws TypeError for an unknown option or an option of the wrong type, RangeError for a wrong value.
+   */
+  constructor(channels: number, options: BatchNormOptions<D> = {}) {
+    this.channels = checkInteger('channels', channels, 1, 2 ** 31 - 1);
+    this.config = readConfig(options);
+    const { dtype, weight, bias, trackRunningStats } = this.config;
+    this.#passes = backend[dtype] as Passes<FloatArray> as Passes<ArrayOf<D>>;
+    this.weight = weight ? (newArray<ArrayOf<D>>(dtype, channels).fill(1) as ArrayOf<D>) : null;
+    this.bias = bias ? newArray<ArrayOf<D>>(dtype, channels) : null;
+    this.runningMean = trackRunningStats ? new Float64Array(channels) : null;
+    this.runningVar = trackRunningStats ? new Float64Array(channels).fill(1) : null;
+    this.#weightGrad = weight ? newArray(dtype, channels) : undefined;
+    this.#biasGrad = bias ? newArray(dtype, channels) : undefined;
+    this.#lastMean = new Float64Array(channels);
+    this.#lastVariance = new Float64Array(channels);
+    this.#lastWeight = weight ? newArray(dtype, channels) : undefined;
+  }
+
+  /** Whether forward uses the statistics of the batch and updates the running ones. */
+  get training(): boolean {
+    return this.#training;
+  }
+
+  /** Batches that went into the running statistics. */
+  get batchesTracked(): number {
+    return this.#batchesTracked;
+  }
+
+  /** Updates of a channel's running statistics that were left out because its batch was not finite. */
+  get rejectedUpdates(): number {
+    return this.#rejectedUpdates;
+  }
+
+  /** Training mode, or evaluation with `mode` false. */
+  train(mode = true): this {
+    this.#training = checkBoolean('mode', mode);
+    return this;
+  }
+
+  /** Evaluation mode. */
+  eval(): this {
+    return this.train(false);
+  }
+
+  /**
+   * Normalizes x. In training, with the statistics of the batch, which update the running ones; in evaluation, with the
+   * running ones. The layer keeps a reference to x for {@link backward}.
+   *
+   * An empty x gives an empty y and changes no state. A channel whose batch mean or variance is not finite shows it in
+   * y, leaves its running statistics alone and counts in {@link rejectedUpdates}.
+   *
+   * @param x of the layer's dtype, with `channels` at the channel axis, of any rank that has it.
+   * @returns y in the dtype and shape of x.
+   * @throws TypeError, RangeError for what does not fit, among it training with one value per channel; then nothing is
+   *   written and no state has changed.
+   */
+  forward(x: TensorLike<ArrayOf<D>>, options?: ForwardOptions<ArrayOf<D>>): Tensor<ArrayOf<D>> {
+    checkOptions('options', options, forwardKeys);
+    const { out, updateStats = true } = options ?? {};
+    const { axis, dtype, eps, reuse } = this.config;
+    const { weight, bias, runningMean, runningVar } = this;
+    checkBoolean('updateStats', updateStats);
+    const input = readShape<ArrayOf<D>>('x', x, dtype);
+    const geometry = geometryOf(input, axis, this.channels);
+    const { outer, channels, inner } = geometry;
+    const count = outer * inner;
+    const batchStats = this.#training || runningMean === null || runningVar === null;
+    if (batchStats && count === 1) throw oneValuePerChannelError(input.shape);
+    if (!batchStats) checkVariance('runningVar', runningVar, channels);
+    checkLength(input);
+    if (out !== undefined) {
+      checkOut(out, input, dtype);
+      checkOverlap(out, input, this.#arrays());
+    }
+    const y = out ?? (reuse ? this.#y.take(dtype, input.size) : newArray<ArrayOf<D>>(dtype, input.size));
+
+    const pass = batchStats ? this.#passes.forwardTraining : this.#passes.forwardInference;
+    pass(
+      outer,
+      channels,
+      inner,
+      eps,
+      input.data,
+      y,
+      weight ?? undefined,
+      bias ?? undefined,
+      batchStats ? this.#lastMean : runningMean,
+      batchStats ? this.#lastVariance : runningVar,
+    );
+    if (!batchStats) {
+      this.#lastMean.set(runningMean);
+      this.#lastVariance.set(runningVar);
+    }
+    if (weight !== null) this.#lastWeight?.set(weight);
+    this.#last = {
+      x: out !== undefined && sameMemory(out, input.data) ? undefined : input.data,
+      size: input.size,
+      shape: input.shape,
+      geometry,
+      training: batchStats,
+    };
+    if (this.#training && updateStats && count > 0) this.#updateRunningStats(count);
+    return { data: y, shape: input.shape };
+  }
+
+  /**
+   * The gradients of the last forward, with the weight and the statistics it used.
+   *
+   * @param dy the gradient of y, in its dtype and shape.
+   * @returns dx in the dtype and shape of dy; dWeight and dBias, one value per channel, whose values are also in
+   *   {@link parameters}. With `reuse` all of them are the layer's own arrays.
+   * @throws Error where there is no forward to go back through; TypeError, RangeError for what does not fit; then
+   *   nothing is written.
+   */
+  backward(
+    dy: TensorLike<ArrayOf<D>>,
+    options?: LayerBackwardOptions<ArrayOf<D>>,
+  ): LayerGradients<ArrayOf<D>> {
+    checkOptions('options', options, backwardKeys);
+    const { out, only } = options ?? {};
+    const { dtype, eps, reuse } = this.config;
+    if (only !== undefined) checkOneOf('only', only, ['input', 'parameters']);
+    const gradient = readShape<ArrayOf<D>>('dy', dy, dtype);
+    const last = this.#last;
+    if (last === undefined)
+      throw stateError(
+        'NO_FORWARD',
+        'backward() must follow a forward(), got none since the layer was made or cleared',
+      );
+    if (last.x === undefined)
+      throw stateError(
+        'INPUT_OVERWRITTEN',
+        'backward() must find the x of the last forward(), got one that wrote its result over x; give forward() another out',
+      );
+    checkSameShape(gradient, 'the last x', last.shape);
+    const input: ReadTensor<ArrayOf<D>> = {
+      name: 'x',
+      data: last.x,
+      shape: last.shape,
+      size: last.size,
+    };
+    checkLength(input);
+    checkLength(gradient);
+    if (out !== undefined) {
+      checkOut(out, gradient, dtype);
+      checkOverlap(out, gradient, { 'x.data': last.x, ...this.#arrays() });
+    }
+    const wantsInput = only !== 'parameters';
+    const wantsParameters = only !== 'input';
+    const dx = wantsInput
+      ? (out ?? (reuse ? this.#dx.take(dtype, gradient.size) : newArray<ArrayOf<D>>(dtype, gradient.size)))
+      : undefined;
+    const dWeight = wantsParameters ? this.#weightGrad : undefined;
+    const dBias = wantsParameters ? this.#biasGrad : undefined;
+    const { outer, channels, inner } = last.geometry;
+    this.#passes.backward(
+      outer,
+      channels,
+      inner,
+      eps,
+      last.training,
+      gradient.data,
+      input.data,
+      this.#lastMean,
+      this.#lastVariance,
+      this.#lastWeight,
+      dx,
+      dWeight,
+      dBias,
+    );
+    const own = (grad: ArrayOf<D>) => (reuse ? grad : newArray<ArrayOf<D>>(dtype, grad));
+    return {
+      ...(dx && { dx: { data: dx, shape: gradient.shape } }),
+      ...(dWeight && { dWeight: own(dWeight) }),
+      ...(dBias && { dBias: own(dBias) }),
+    };
+  }
+
+  /** The learned parameters with their gradients (zeros before the first backward). */
+  parameters(): Parameter<ArrayOf<D>>[] {
+    const parameters: Parameter<ArrayOf<D>>[] = [];
+    if (this.weight && this.#weightGrad)
+      parameters.push({ name: 'weight', value: this.weight, grad: this.#weightGrad });
+    if (this.bias && this.#biasGrad)
+      parameters.push({ name: 'bias', value: this.bias, grad: this.#biasGrad });
+    return parameters;
+  }
+
+  /** Copies of what the layer has learned and seen. */
+  stateDict(): StateDict {
+    const { weight, bias, runningMean, runningVar } = this;
+    return {
+      ...(weight && { weight: weight.slice() }),
+      ...(bias && { bias: bias.slice() }),
+      ...(runningMean && { running_mean: runningMean.slice() }),
+      ...(runningVar && { running_var: runningVar.slice(), num_batches_tracked: this.#batchesTracked }),
+    };
+  }
+
+  /**
+   * Copies a state into the layer's arrays. It must have what {@link stateDict} gives, and nothing else; only
+   * num_batches_tracked may be absent (0).
+   *
+   * @throws TypeError, RangeError naming the entry that does not fit; then nothing has changed.
+   */
+  loadStateDict(state: StateDict): this {
+    const { weight, bias, trackRunningStats } = this.config;
+    const read = readState(state, this.channels, { weight, bias, stats: trackRunningStats });
+    if (read.weight) this.weight?.set(read.weight);
+    if (read.bias) this.bias?.set(read.bias);
+    if (read.running_mean) this.runningMean?.set(read.running_mean);
+    if (read.running_var) this.runningVar?.set(read.running_var);
+    this.#batchesTracked = read.num_batches_tracked ?? 0;
+    return this;
+  }
+
+  /** Forgets the last x, to which the layer holds a reference, never a copy. */
+  clear(): this {
+    this.#last = undefined;
+    return this;
+  }
+
+  /**
+   * An immutable snapshot for inference.
+   *
+   * @throws Error without running statistics, RangeError where a running variance is negative.
+   */
+  freeze(): FrozenBatchNorm<D> {
+    const { channels, weight, bias, runningMean, runningVar } = this;
+    if (runningMean === null || runningVar === null)
+      throw stateError(
+        'NO_RUNNING_STATS',
+        'freeze() must have running statistics, got trackRunningStats: false',
+      );
+    checkVariance('runningVar', runningVar, channels);
+    const { axis, eps, dtype } = this.config;
+    return new FrozenBatchNorm({
+      channels,
+      axis,
+      eps,
+      dtype,
+      weight: weight ?? undefined,
+      bias: bias ?? undefined,
+      mean: runningMean,
+      variance: runningVar,
+    });
+  }
+
+  #updateRunningStats(count: number): void {
+    const { runningMean, runningVar } = this;
+    if (runningMean === null || runningVar === null) return;
+    const { decay, unbiasedRunningVar } = this.config;
+    this.#batchesTracked++;
+    this.#rejectedUpdates += backend.updateRunningStats(
+      this.#lastMean,
+      this.#lastVariance,
+      this.channels,
+      count,
+      decay === 'cumulative' ? 1 - 1 / this.#batchesTracked : decay,
+      unbiasedRunningVar,
+      runningMean,
+      runningVar,
+    );
+  }
+
+  /** The layer's arrays, which a result must not overlap. */
+  #arrays(): Record<string, FloatArray | undefined> {
+    return {
+      weight: this.weight ?? undefined,
+      bias: this.bias ?? undefined,
+      runningMean: this.runningMean ?? undefined,
+      runningVar: this.runningVar ?? undefined,
+      'the gradient of weight': this.#weightGrad,
+      'the gradient of bias': this.#biasGrad,
+    };
+  }
+}
+
+function sameMemory(a: FloatArray, b: FloatArray): boolean {
+  return a.buffer === b.buffer && a.byteOffset === b.byteOffset;
+}

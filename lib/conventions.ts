@@ -1,0 +1,59 @@
+import { typeError } from './errors.js';
+import { checkFraction, checkOneOf } from './validate.js';
+
+/** The frameworks whose defaults and meaning of `momentum` a layer can take over. */
+export type Convention = 'pytorch' | 'keras' | 'onnx';
+
+/** Weight of the old running value, or the mean over all batches so far. */
+export type Decay = number | 'cumulative';
+
+/** What a convention decides where the options are silent. */
+export interface ConventionDefaults {
+  eps: number;
+  decay: Decay;
+  unbiasedRunningVar: boolean;
+}
+
+interface Framework extends ConventionDefaults {
+  decayOf(momentum: unknown): Decay;
+}
+
+/** momentum is the weight of the old running value. */
+const weightOfOld = (momentum: unknown) => checkFraction('momentum', momentum);
+
+const frameworks: Record<Convention, Framework> = {
+  // torch.nn.BatchNorm: momentum is the weight of the new batch, None the cumulative mean.
+  pytorch: {
+    eps: 1e-5,
+    decay: 0.9,
+    unbiasedRunningVar: true,
+    decayOf: (momentum) =>
+      momentum === null
+        ? 'cumulative'
+        : 1 - checkFraction('momentum', momentum, 'be a number from 0 to 1 or null (cumulative)'),
+  },
+  // keras.layers.BatchNormalization
+  keras: { eps: 1e-3, decay: 0.99, unbiasedRunningVar: false, decayOf: weightOfOld },
+  // ONNX operator BatchNormalization from opset 14 on.
+  onnx: { eps: 1e-5, decay: 0.9, unbiasedRunningVar: false, decayOf: weightOfOld },
+};
+
+/**
+ * The defaults of a convention (PyTorch's where it is undefined), with `momentum` translated to a decay.
+ *
+ * @throws TypeError for a momentum without a convention: PyTorch and Keras give the word opposite meanings.
+ */
+export function defaultsOf(convention: unknown, momentum: unknown): ConventionDefaults {
+  if (convention === undefined && momentum !== undefined)
+    throw typeError(
+      'momentum',
+      "come with convention: 'pytorch', 'keras' or 'onnx', which give the word opposite meanings, or be written as decay, the weight of the old running value",
+      momentum,
+    );
+  const name =
+    convention === undefined
+      ? 'pytorch'
+      : checkOneOf('convention', convention, Object.keys(frameworks) as Convention[]);
+  const { eps, decay, unbiasedRunningVar, decayOf } = frameworks[name];
+  return { eps, decay: momentum === undefined ? decay : decayOf(momentum), unbiasedRunningVar };
+}

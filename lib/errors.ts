@@ -1,0 +1,95 @@
+/** What is wrong, as a program tells it apart; each value is the end of an error's `code`. */
+export type Reason =
+  | 'INVALID_TYPE'
+  | 'INVALID_VALUE'
+  | 'UNKNOWN_OPTION'
+  | 'OVERLAP'
+  | 'ONE_VALUE_PER_CHANNEL'
+  | 'NO_FORWARD'
+  | 'INPUT_OVERWRITTEN'
+  | 'NO_RUNNING_STATS'
+  | 'DISPOSED'
+  | 'UNSUPPORTED_ISA'
+  | 'NATIVE_UNAVAILABLE';
+
+type ErrorClass = new (message: string, options?: ErrorOptions) => Error;
+
+function withCode(Class: ErrorClass, reason: Reason, message: string, cause?: unknown): Error {
+  const error = new Class(message, cause === undefined ? undefined : { cause });
+  return Object.assign(error, { code: `ERR_BATCHNORM_${reason}` });
+}
+
+/** `<name> must <rule>, got <actual>` for a value of the wrong type. */
+export function typeError(
+  name: string,
+  rule: string,
+  actual: unknown,
+  reason: Reason = 'INVALID_TYPE',
+): Error {
+  return withCode(TypeError, reason, `${name} must ${rule}, got ${describe(actual)}`);
+}
+
+/** `<name> must <rule>, got <actual>` for a wrong value; `actual` is written as it stands. */
+export function rangeError(
+  name: string,
+  rule: string,
+  actual: string,
+  reason: Reason = 'INVALID_VALUE',
+): Error {
+  return withCode(RangeError, reason, `${name} must ${rule}, got ${actual}`);
+}
+
+/** Training statistics that do not exist. */
+export function oneValuePerChannelError(shape: readonly number[]): Error {
+  return withCode(
+    RangeError,
+    'ONE_VALUE_PER_CHANNEL',
+    `training needs more than one value per channel, got shape ${describeShape(shape)}; call eval() or use a larger batch`,
+  );
+}
+
+/** For a call that is right, at the wrong time. */
+export function stateError(reason: Reason, message: string, cause?: unknown): Error {
+  return withCode(Error, reason, message, cause);
+}
+
+export function describeShape(shape: readonly number[]): string {
+  return `[${shape.join(', ')}]`;
+}
+
+/** A short name for any value that runs none of the caller's code. */
+export function describe(value: unknown): string {
+  switch (typeof value) {
+    case 'string':
+      return JSON.stringify(value.length > 40 ? `${value.slice(0, 40)}…` : value);
+    case 'bigint':
+      return `${value}n`;
+    case 'function':
+      return 'a function';
+    case 'object':
+      if (value === null) return 'null';
+      return typedArrayType(value) ?? (isArray(value) ? 'an array' : 'an object');
+    default:
+      return String(value);
+  }
+}
+
+/** Array.isArray, which throws for a revoked proxy. */
+export function isArray(value: unknown): value is readonly unknown[] {
+  try {
+    return Array.isArray(value);
+  } catch {
+    return false;
+  }
+}
+
+// The getter of %TypedArray%.prototype cannot be forged, works for arrays of any realm and costs a nanosecond.
+const typeTag = Object.getOwnPropertyDescriptor(
+  Object.getPrototypeOf(Uint8Array.prototype),
+  Symbol.toStringTag,
+)?.get as (this: unknown) => string | undefined;
+
+/** 'Float32Array' and the like for a typed array of any realm, undefined for anything else. */
+export function typedArrayType(value: unknown): string | undefined {
+  return typeTag.call(value);
+}

@@ -1,0 +1,308 @@
+// The functions: no state.
+
+import type { Passes } from './backend/backend.js';
+import { backend } from './backend/index.js';
+import { rangeError } from './errors.js';
+import type { DType, FloatArray, Tensor, TensorLike } from './tensor.js';
+import {
+  checkAxis,
+  checkBoolean,
+  checkEps,
+  checkFraction,
+  checkLength,
+  checkObject,
+  checkOptions,
+  checkOut,
+  checkOverlap,
+  checkPerChannel,
+  checkSameShape,
+  checkVariance,
+  dtypeOf,
+  geometryOf,
+  newArray,
+  type ReadTensor,
+  readShape,
+  toDtype,
+} from './validate.js';
+
+/** What all passes take. */
+export interface PassOptions<T extends FloatArray> {
+  /** The channel axis; −1 is the last. Default 1. */
+  axis?: number;
+  /** Added to the variance under the root. Positive and finite. Default 1e-5. */
+  eps?: number;
+  /** One value per channel. Default: 1 for each. */
+  weight?: FloatArray;
+  /** One value per channel. Default: 0 for each. */
+  bias?: FloatArray;
+  /**
+   * Where the result goes: an array of the result's length and dtype, which becomes the `data` of the returned tensor.
+   * It may be the input's own memory (in place), or overlap nothing. Default: a new array.
+   */
+  out?: T;
+}
+
+export interface ForwardInferenceOptions<T extends FloatArray> extends PassOptions<T> {
+  /** One value per channel. */
+  mean: FloatArray;
+  /** One value per channel, none negative: biased, as in a forward pass. */
+  variance: FloatArray;
+}
+
+export interface BackwardOptions<T extends FloatArray> extends ForwardInferenceOptions<T> {
+  /**
+   * true: `mean` and `variance` are those of x, and carry gradient. false: they are constants (running statistics).
+   * Default true.
+   */
+  training?: boolean;
+}
+
+export interface TrainingResult<T extends FloatArray> {
+  y: Tensor<T>;
+  /** Per channel. */
+  mean: Float64Array;
+  /** Per channel, biased: divided by `count`. */
+  variance: Float64Array;
+  /** Values per channel. */
+  count: number;
+}
+
+export interface Gradients<T extends FloatArray> {
+  dx: Tensor<T>;
+  /** Per channel: the gradient of the weight. */
+  dWeight: T;
+  /** Per channel: the gradient of the bias. */
+  dBias: T;
+}
+
+/** Statistics of one batch, as {@link forwardTraining} returns them. */
+export interface BatchStats {
+  mean: FloatArray;
+  /** Biased. */
+  variance: FloatArray;
+  /** Values per channel. */
+  count: number;
+}
+
+export interface RunningStats {
+  runningMean: FloatArray;
+  runningVar: FloatArray;
+}
+
+export interface RunningStatsOptions {
+  /** Weight of the old running value, from 0 to 1. Default 0.9. */
+  decay?: number;
+  /** Store variance * count / (count - 1) rather than the biased variance. Default true. */
+  unbiasedRunningVar?: boolean;
+}
+
+const defaultEps = 1e-5;
+const passKeys = ['axis', 'eps', 'weight', 'bias', 'out'];
+const trainingKeys = new Set(passKeys);
+const inferenceKeys = new Set([...passKeys, 'mean', 'variance']);
+const backwardKeys = new Set([...inferenceKeys, 'training']);
+const runningKeys = new Set(['decay', 'unbiasedRunningVar']);
+
+/** The passes of the backend for a data type. */
+export function passesFor<T extends FloatArray>(dtype: DType): Passes<T> {
+  return backend[dtype] as Passes<FloatArray> as Passes<T>;
+}
+
+/** What every pass reads of x and its options, checked but for lengths of data. */
+interface ReadPass<T extends FloatArray> {
+  input: ReadTensor<T>;
+  dtype: DType;
+  geometry: [outer: number, channels: number, inner: number];
+  eps: number;
+  weight: T | undefined;
+  bias: T | undefined;
+}
+
+function readPass<T extends FloatArray>(x: unknown, options: PassOptions<T>): ReadPass<T> {
+  const { axis = 1, eps = defaultEps, weight, bias } = options;
+  const input = readShape<T>('x', x);
+  const dtype = dtypeOf('x.data', input.data);
+  const { outer, channels, inner } = geometryOf(input, checkAxis(axis));
+  const perChannel = (name: string, value: unknown) =>
+    value === undefined ? undefined : toDtype<T>(checkPerChannel(name, value, channels), dtype);
+  return {
+    input,
+    dtype,
+    geometry: [outer, channels, inner],
+    eps: checkEps(eps),
+    weight: perChannel('weight', weight),
+    bias: perChannel('bias', bias),
+  };
+}
+
+/** `out`, or a new array. Its checks come last: no code of the caller's runs after them. */
+function resultFor<T extends FloatArray>(
+  out: T | undefined,
+  inPlace: ReadTensor<T>,
+  dtype: DType,
+  others: Readonly<Record<string, FloatArray | undefined>>,
+): T {
+  checkLength(inPlace);
+  if (out === undefined) return newArray(dtype, inPlace.size);
+  checkOut(out, inPlace, dtype);
+  checkOverlap(out, inPlace, others);
+  return out;
+}
+
+/**
+ * Normalizes x with the mean and the biased variance of each channel: y = (x − mean) / √(variance + eps) · weight + bias
+ * (Ioffe and Szegedy, "Batch Normalization", 2015, algorithm 1).
+ *
+ * One value per channel is allowed (variance 0). An empty x gives an empty y and NaN statistics. A channel with a value
+ * that is not finite has statistics that are not, and touches no other channel.
+ *
+ * @param x any rank from 1 on.
+ * @returns y in the dtype and shape of x; statistics in double.
+ * @throws TypeError, RangeError for what does not fit; then nothing is written.
+ */
+export function forwardTraining<T extends FloatArray>(
+  x: TensorLike<T>,
+  options: PassOptions<T> = {},
+): TrainingResult<T> {
+  checkOptions('options', options, trainingKeys);
+  const { out } = options;
+  const { input, dtype, geometry, eps, weight, bias } = readPass(x, options);
+  const y = resultFor(out, input, dtype, { weight, bias });
+  const [outer, channels, inner] = geometry;
+  const mean = new Float64Array(channels);
+  const variance = new Float64Array(channels);
+  passesFor<T>(dtype).forwardTraining(...geometry, eps, input.data, y, weight, bias, mean, variance);
+  return { y: { data: y, shape: input.shape }, mean, variance, count: outer * inner };
+}
+
+/**
+ * Normalizes x with given statistics: y = (x − mean) / √(variance + eps) · weight + bias.
+ *
+ * @param x any rank from 1 on.
+ * @returns y in the dtype and shape of x.
+ * @throws TypeError, RangeError for what does not fit; then nothing is written.
+ */
+export function forwardInference<T extends FloatArray>(
+  x: TensorLike<T>,
+  options: ForwardInferenceOptions<T>,
+): Tensor<T> {
+  checkObject('options', options);
+  checkOptions('options', options, inferenceKeys);
+  const { mean, variance, out } = options;
+  const { input, dtype, geometry, eps, weight, bias } = readPass(x, options);
+  const stats = statsOf(mean, variance, geometry[1]);
+  const y = resultFor(out, input, dtype, { ...stats, weight, bias });
+  passesFor<T>(dtype).forwardInference(
+    ...geometry,
+    eps,
+    input.data,
+    y,
+    weight,
+    bias,
+    stats.mean,
+    stats.variance,
+  );
+  return { data: y, shape: input.shape };
+}
+
+/**
+ * The gradients of a forward pass over x with the same options.
+ *
+ * With r = 1 / √(variance + eps), x̂ = (x − mean) · r and M values per channel: dBias = Σdy, dWeight = Σdy·x̂,
+ * dx = weight · r · (dy − dBias / M − x̂ · dWeight / M) in training and dx = weight · r · dy otherwise.
+ *
+ * @param dy the gradient of y, of the dtype and shape of x.
+ * @param x the input of the forward pass.
+ * @param options `mean` and `variance` are those of the forward pass; `out` is for dx and may be dy's own memory; `bias`
+ *   has no effect on any gradient.
+ * @throws TypeError, RangeError for what does not fit; then nothing is written.
+ */
+export function backward<T extends FloatArray>(
+  dy: TensorLike<T>,
+  x: TensorLike<T>,
+  options: BackwardOptions<T>,
+): Gradients<T> {
+  checkObject('options', options);
+  checkOptions('options', options, backwardKeys);
+  const { mean, variance, training = true, out } = options;
+  const { input, dtype, geometry, eps, weight } = readPass(x, options);
+  const gradient = readShape<T>('dy', dy, dtype);
+  checkSameShape(gradient, 'x', input.shape);
+  checkBoolean('training', training);
+  const channels = geometry[1];
+  const stats = statsOf(mean, variance, channels);
+  checkLength(input);
+  const dx = resultFor(out, gradient, dtype, { 'x.data': input.data, ...stats, weight });
+  const dWeight = newArray<T>(dtype, channels);
+  const dBias = newArray<T>(dtype, channels);
+  passesFor<T>(dtype).backward(
+    ...geometry,
+    eps,
+    training,
+    gradient.data,
+    input.data,
+    stats.mean,
+    stats.variance,
+    weight,
+    dx,
+    dWeight,
+    dBias,
+  );
+  return { dx: { data: dx, shape: input.shape }, dWeight, dBias };
+}
+
+/**
+ * running = decay · running + (1 − decay) · batch, in place, computed in double.
+ *
+ * Nothing changes where `count` is 0, and runningVar stays as it is where `count` is 1 and the unbiased variance does
+ * not exist. A channel whose batch mean or variance is not finite is left alone.
+ *
+ * @param running runningMean and runningVar, one value per channel; these arrays are written.
+ * @param batch what {@link forwardTraining} returned.
+ * @returns the number of channels left alone.
+ * @throws TypeError, RangeError for what does not fit; then nothing is written.
+ */
+export function updateRunningStats(
+  running: RunningStats,
+  batch: BatchStats,
+  options: RunningStatsOptions = {},
+): number {
+  checkObject('running', running);
+  checkObject('batch', batch);
+  checkOptions('options', options, runningKeys);
+  const { runningMean, runningVar } = running;
+  const { mean, variance, count } = batch;
+  const { decay = 0.9, unbiasedRunningVar = true } = options;
+  dtypeOf('runningMean', runningMean);
+  const channels = runningMean.length;
+  if (channels === 0) throw rangeError('runningMean', 'have at least one value (one per channel)', '0');
+  checkVariance('runningVar', runningVar, channels);
+  const stats = statsOf(mean, variance, channels);
+  if (typeof count !== 'number' || !Number.isSafeInteger(count) || count < 0)
+    throw rangeError('count', 'be a non-negative safe integer (values per channel)', String(count));
+  checkFraction('decay', decay);
+  checkBoolean('unbiasedRunningVar', unbiasedRunningVar);
+  if (count === 0) return 0;
+  const ownRunningMean = toDtype<Float64Array>(runningMean, 'float64');
+  const ownRunningVar = toDtype<Float64Array>(runningVar, 'float64');
+  const rejected = backend.updateRunningStats(
+    stats.mean,
+    stats.variance,
+    channels,
+    count,
+    decay,
+    unbiasedRunningVar,
+    ownRunningMean,
+    ownRunningVar,
+  );
+  if (ownRunningMean !== runningMean) runningMean.set(ownRunningMean);
+  if (ownRunningVar !== runningVar) runningVar.set(ownRunningVar);
+  return rejected;
+}
+
+function statsOf(mean: unknown, variance: unknown, channels: number) {
+  return {
+    mean: toDtype<Float64Array>(checkPerChannel('mean', mean, channels), 'float64'),
+    variance: toDtype<Float64Array>(checkVariance('variance', variance, channels), 'float64'),
+  };
+}

@@ -1,0 +1,28 @@
+export {
+  BatchNorm,
+  type BatchNormConfig,
+  type BatchNormOptions,
+  type ForwardOptions,
+  type LayerBackwardOptions,
+  type LayerGradients,
+  type Parameter,
+} from './batchnorm.js';
+export type { Convention, Decay } from './conventions.js';
+export { FrozenBatchNorm, type FrozenOptions, type RunOptions } from './frozen.js';
+export {
+  type BackwardOptions,
+  type BatchStats,
+  backward,
+  type ForwardInferenceOptions,
+  forwardInference,
+  forwardTraining,
+  type Gradients,
+  type PassOptions,
+  type RunningStats,
+  type RunningStatsOptions,
+  type TrainingResult,
+  updateRunningStats,
+} from './functional.js';
+export { type Capabilities, capabilities, setThreads, threads } from './runtime.js';
+export type { StateDict } from './state.js';
+export { type ArrayOf, type DType, type FloatArray, type Tensor, type TensorLike, tensor } from './tensor.js';

@@ -1,0 +1,40 @@
+import { createRequire } from 'node:module';
+import { backend, maxThreads } from './backend/index.js';
+import { checkInteger } from './validate.js';
+
+const { version } = createRequire(import.meta.url)('../package.json') as { version: string };
+
+/** What computes in this process. */
+export interface Capabilities {
+  /** 'js' where no native binary could be loaded, or BATCHNORM_BACKEND asks for it. */
+  backend: 'native' | 'js';
+  /** The instruction set in use: 'avx512' | 'avx2' | 'neon' | 'generic', or 'js'. */
+  isa: string;
+  /** Those that could be used here (BATCHNORM_ISA), best first. */
+  isas: string[];
+  threads: number;
+  /** The version of this package. */
+  version: string;
+}
+
+/**
+ * The most threads that one call may use, the calling one among them, for the whole process (all its workers).
+ * It changes no bit of any result. The JS backend computes on the calling thread whatever this says.
+ *
+ * @param count an integer from 1 to 1024. At start: BATCHNORM_THREADS, or what affinity and cgroup quota allow.
+ * @throws TypeError or RangeError for anything else.
+ */
+export function setThreads(count: number): void {
+  backend.setThreads(checkInteger('threads', count, 1, maxThreads));
+}
+
+/** The most threads that one call may use. 1 on the JS backend. */
+export function threads(): number {
+  return backend.threads();
+}
+
+/** What computes here, and with what. */
+export function capabilities(): Capabilities {
+  const { name, isa, isas } = backend;
+  return { backend: name, isa, isas: [...isas], threads: threads(), version };
+}

@@ -1,0 +1,241 @@
+// Every check and, with errors.ts, every message. Reads each property of the caller's objects once: a getter that
+// changes things while they are read cannot make what was checked differ from what is used.
+import { describe, describeShape, isArray, rangeError, typedArrayType, typeError } from './errors.js';
+import type { DType, FloatArray } from './tensor.js';
+
+const arrayNames = { float32: 'Float32Array', float64: 'Float64Array' } as const;
+
+/** A tensor whose shape has been checked; its length is checked by {@link checkLength}, last of all. */
+export interface ReadTensor<T extends FloatArray = FloatArray> {
+  name: string;
+  data: T;
+  shape: readonly number[];
+  /** The product of the shape. */
+  size: number;
+}
+
+/** x[outer][channels][inner]. */
+export interface Geometry {
+  outer: number;
+  channels: number;
+  inner: number;
+}
+
+export function checkObject(name: string, value: unknown): asserts value is object {
+  if (value === null || typeof value !== 'object') throw typeError(name, 'be an object', value);
+}
+
+/** An options object, or undefined, with no property but those known. */
+export function checkOptions(name: string, value: unknown, known: ReadonlySet<string>): void {
+  if (value === undefined) return;
+  checkObject(name, value);
+  for (const key in value)
+    if (!known.has(key) && Object.hasOwn(value, key))
+      throw typeError(name, `only have ${[...known].join(', ')}`, key, 'UNKNOWN_OPTION');
+}
+
+export function dtypeOf(name: string, data: unknown): DType {
+  const type = typedArrayType(data);
+  if (type === 'Float32Array') return 'float32';
+  if (type === 'Float64Array') return 'float64';
+  throw typeError(name, 'be a Float32Array or Float64Array', data);
+}
+
+export function checkDtype(name: string, data: unknown, dtype: DType): void {
+  if (typedArrayType(data) !== arrayNames[dtype]) throw typeError(name, `be a ${arrayNames[dtype]}`, data);
+}
+
+/** Reads a tensor and checks all of it but its length; with `dtype`, its type too. */
+export function readShape<T extends FloatArray>(name: string, value: unknown, dtype?: DType): ReadTensor<T> {
+  checkObject(name, value);
+  const { data, shape, dims } = value as { data: T; shape?: unknown; dims?: unknown };
+  if (dtype === undefined) dtypeOf(`${name}.data`, data);
+  else checkDtype(`${name}.data`, data, dtype);
+  const named = shape === undefined && dims !== undefined ? 'dims' : 'shape';
+  const given = named === 'dims' ? dims : shape;
+  if (!isArray(given)) throw typeError(`${name}.${named}`, 'be an array of dimensions', given);
+  const copy: number[] = [];
+  let size = 1;
+  // The product without the zeros: neither it nor a part of it may pass 2^53.
+  let extent = 1;
+  for (let i = 0; i < given.length; i++) {
+    const dimension = given[i];
+    if (typeof dimension !== 'number')
+      throw typeError(`${name}.${named}[${i}]`, 'be a non-negative safe integer', dimension);
+    if (!Number.isSafeInteger(dimension) || dimension < 0)
+      throw rangeError(`${name}.${named}[${i}]`, 'be a non-negative safe integer', String(dimension));
+    copy.push(dimension);
+    size *= dimension;
+    if (dimension > 0) extent *= dimension;
+  }
+  if (copy.length === 0) throw rangeError(`${name}.${named}`, 'have at least one dimension', '[]');
+  if (extent > Number.MAX_SAFE_INTEGER)
+    throw rangeError(`${name}.${named}`, 'stay below 2^53 values', describeShape(copy));
+  return { name, data, shape: copy, size };
+}
+
+/** The data of a tensor must have the values its shape says. */
+export function checkLength(tensor: ReadTensor): void {
+  if (tensor.data.length !== tensor.size)
+    throw rangeError(
+      `${tensor.name}.data`,
+      `have ${tensor.size} values (${tensor.shape.join(' x ')})`,
+      String(tensor.data.length),
+    );
+}
+
+export function readTensor(name: string, value: unknown): ReadTensor {
+  const tensor = readShape(name, value);
+  checkLength(tensor);
+  return tensor;
+}
+
+/** Where the channels of a tensor are. `channels` is what they must be, or undefined for any number from 1 on. */
+export function geometryOf(tensor: ReadTensor, axis: number, channels?: number): Geometry {
+  const { name, shape } = tensor;
+  const rank = shape.length;
+  const index = axis < 0 ? axis + rank : axis;
+  if (index < 0 || index >= rank)
+    throw rangeError(
+      'axis',
+      `be an integer from ${-rank} to ${rank - 1} (${name} has shape ${describeShape(shape)})`,
+      String(axis),
+    );
+  if (channels === undefined ? shape[index] === 0 : shape[index] !== channels)
+    throw rangeError(
+      `${name}.shape[${index}]`,
+      channels === undefined ? 'be at least 1 (channels)' : `be ${channels} (channels)`,
+      String(shape[index]),
+    );
+  let outer = 1;
+  let inner = 1;
+  for (let i = 0; i < index; i++) outer *= shape[i];
+  for (let i = index + 1; i < rank; i++) inner *= shape[i];
+  return { outer, channels: shape[index], inner };
+}
+
+export function checkSameShape(tensor: ReadTensor, name: string, shape: readonly number[]): void {
+  if (tensor.shape.length !== shape.length || tensor.shape.some((dimension, i) => dimension !== shape[i]))
+    throw rangeError(
+      `${tensor.name}.shape`,
+      `be ${describeShape(shape)} (the shape of ${name})`,
+      describeShape(tensor.shape),
+    );
+}
+
+export function checkAxis(axis: unknown): number {
+  if (typeof axis !== 'number') throw typeError('axis', 'be an integer', axis);
+  if (!Number.isSafeInteger(axis)) throw rangeError('axis', 'be an integer', String(axis));
+  return axis;
+}
+
+export function checkEps(eps: unknown): number {
+  if (typeof eps !== 'number') throw typeError('eps', 'be a positive finite number', eps);
+  if (!(eps > 0 && eps < Infinity)) throw rangeError('eps', 'be a positive finite number', String(eps));
+  return eps;
+}
+
+/** A number from 0 to 1. `rule` says what else would have been right. */
+export function checkFraction(name: string, value: unknown, rule = 'be a number from 0 to 1'): number {
+  if (typeof value !== 'number') throw typeError(name, rule, value);
+  if (!(value >= 0 && value <= 1)) throw rangeError(name, rule, String(value));
+  return value;
+}
+
+export function checkInteger(name: string, value: unknown, from: number, to: number): number {
+  const rule =
+    to === Number.MAX_SAFE_INTEGER ? `be an integer from ${from} on` : `be an integer from ${from} to ${to}`;
+  if (typeof value !== 'number') throw typeError(name, rule, value);
+  if (!Number.isSafeInteger(value) || value < from || value > to) throw rangeError(name, rule, String(value));
+  return value;
+}
+
+export function checkBoolean(name: string, value: unknown): boolean {
+  if (typeof value !== 'boolean') throw typeError(name, 'be true or false', value);
+  return value;
+}
+
+export function checkOneOf<const T extends string>(name: string, value: unknown, known: readonly T[]): T {
+  const rule = `be ${known.map((one) => `'${one}'`).join(' or ')}`;
+  if (typeof value !== 'string') throw typeError(name, rule, value);
+  if (!known.includes(value as T)) throw rangeError(name, rule, describe(value));
+  return value as T;
+}
+
+/** A per-channel array: Float32Array or Float64Array with a value for each channel. */
+export function checkPerChannel(name: string, value: unknown, channels: number): FloatArray {
+  dtypeOf(name, value);
+  const array = value as FloatArray;
+  if (array.length !== channels)
+    throw rangeError(
+      name,
+      `have ${channels} ${channels === 1 ? 'value' : 'values'} (one per channel)`,
+      String(array.length),
+    );
+  return array;
+}
+
+export function checkVariance(name: string, value: unknown, channels: number): FloatArray {
+  const array = checkPerChannel(name, value, channels);
+  for (let channel = 0; channel < channels; channel++)
+    if (array[channel] < 0)
+      throw rangeError(name, 'not be negative', `${array[channel]} in channel ${channel}`);
+  return array;
+}
+
+/** A per-channel array in a dtype: itself where it has that dtype, else a copy. */
+export function toDtype<T extends FloatArray>(values: FloatArray, dtype: DType): T {
+  return (typedArrayType(values) === arrayNames[dtype] ? values : newArray(dtype, values)) as T;
+}
+
+/** A new array of a dtype: zeros, or a copy of `values`. */
+export function newArray<T extends FloatArray>(dtype: DType, values: number | FloatArray): T {
+  const ArrayType = dtype === 'float32' ? Float32Array : Float64Array;
+  // The two constructors take the same arguments, which the compiler cannot see in a union of them.
+  return new (ArrayType as new (values: number | FloatArray) => FloatArray)(values) as T;
+}
+
+/** Type and length of a result array for a tensor that has been read. */
+export function checkOut<T extends FloatArray>(out: unknown, tensor: ReadTensor<T>, dtype: DType): T {
+  checkDtype('out', out, dtype);
+  if ((out as T).length !== tensor.size)
+    throw rangeError(
+      'out',
+      `have ${tensor.size} values (${tensor.shape.join(' x ')})`,
+      String((out as T).length),
+    );
+  return out as T;
+}
+
+/** A result may go to the memory of `inPlace` itself; apart from that it must share none with what is read. */
+export function checkOverlap(
+  out: FloatArray,
+  inPlace: ReadTensor,
+  others: Readonly<Record<string, FloatArray | undefined>>,
+): void {
+  const { name, data } = inPlace;
+  if (overlaps(out, data) && out.byteOffset !== data.byteOffset)
+    throw overlapError(`be ${name}.data itself or not overlap it`, out, data);
+  for (const other in others) {
+    const array = others[other];
+    if (array !== undefined && overlaps(out, array)) throw overlapError(`not overlap ${other}`, out, array);
+  }
+}
+
+function overlapError(rule: string, out: FloatArray, other: FloatArray): Error {
+  return rangeError(
+    'out',
+    rule,
+    `bytes ${byteRange(out)} over bytes ${byteRange(other)} of a buffer`,
+    'OVERLAP',
+  );
+}
+
+function overlaps(a: FloatArray, b: FloatArray): boolean {
+  if (a.buffer !== b.buffer) return false;
+  return a.byteOffset < b.byteOffset + b.byteLength && b.byteOffset < a.byteOffset + a.byteLength;
+}
+
+function byteRange(array: FloatArray): string {
+  return `${array.byteOffset} to ${array.byteOffset + array.byteLength}`;
+}

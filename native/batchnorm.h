@@ -1,0 +1,81 @@
+// Batch normalization over x[outer][channels][inner]: the passes, without any knowledge of JavaScript.
+//
+// Statistics and per-channel arithmetic are in double; data, weight, bias and their gradients are in T (float
+// or double). An absent weight is 1, an absent bias 0 (nullptr). eps > 0. All functions may throw
+// std::bad_alloc, and only before they have written anything.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+
+#include "kernels.h"
+
+namespace batchnorm {
+
+struct Shape {
+  size_t outer;
+  size_t channels;
+  size_t inner;
+
+  /// Values per channel.
+  size_t count() const { return outer * inner; }
+  size_t size() const { return outer * channels * inner; }
+};
+
+/// How to compute. Changes no bit of any result.
+struct Execution {
+  const KernelTable* kernels;
+  size_t threads;
+};
+
+/// Gradients that were asked for; the others are nullptr.
+template <typename T>
+struct Gradients {
+  T* input;
+  T* weight;
+  T* bias;
+};
+
+/// Normalizes x with its own mean and biased variance, which it returns (channels values each; NaN where
+/// count() is 0). y may be x.
+template <typename T>
+void forward_training(const Execution& execution, Shape shape, double eps, const T* x, T* y, const T* weight,
+                      const T* bias, double* mean, double* variance);
+
+/// Normalizes x with the given statistics. y may be x.
+template <typename T>
+void forward_inference(const Execution& execution, Shape shape, double eps, const T* x, T* y,
+                       const double* mean, const double* variance, const T* weight, const T* bias);
+
+/// Gradients for the x, mean, variance, weight and eps of a forward pass. training: mean and variance are
+/// those of x and carry gradient; otherwise they are constants. gradients.input may be dy.
+template <typename T>
+void backward(const Execution& execution, Shape shape, double eps, bool training, const T* dy, const T* x,
+              const double* mean, const double* variance, const T* weight, Gradients<T> gradients);
+
+/// running = decay * running + (1 - decay) * batch, for the channels whose batch statistics are finite;
+/// returns the number of the others. `unbiased` stores variance * count / (count - 1), and nothing where
+/// count is 1.
+size_t update_running_stats(size_t channels, const double* mean, const double* variance, double count,
+                            double decay, bool unbiased, double* running_mean, double* running_var);
+
+/// The statistics and parameters of an inference, prepared once.
+template <typename T>
+class FrozenParameters {
+ public:
+  FrozenParameters(size_t channels, double eps, const double* mean, const double* variance, const T* weight,
+                   const T* bias);
+
+  size_t channels() const { return channels_; }
+  /// As forward_inference. shape.channels must be channels().
+  void run(const Execution& execution, Shape shape, const T* x, T* y) const;
+
+ private:
+  size_t channels_;
+  std::unique_ptr<unsigned char[]> memory_;
+  const T* mean_;
+  const T* scale_;
+  const T* offset_;
+};
+
+}  // namespace batchnorm

@@ -1,0 +1,5 @@
+#include "../simd/generic.h"
+
+#include "../kernels/passes.h"
+
+BATCHNORM_KERNEL_TABLE(generic)

@@ -1,0 +1,5 @@
+#include "../simd/neon.h"
+
+#include "../kernels/passes.h"
+
+BATCHNORM_KERNEL_TABLE(neon)

@@ -1,0 +1,134 @@
+// In which order a tile is walked, and with which tail. Knows the two layouts; knows nothing of the ISA or of
+// batch norm.
+//
+// Both layouts hand a pass groups of up to four vectors that belong to the same channels: four neighbours in
+// a row (channels-first) or the same columns of four rows (channels-last). A pass that sums does it as a tree
+// within a group and adds the group to its accumulator; groups start at multiples of four, so the order
+// depends on the tile alone.
+#pragma once
+
+#include "../simd/vec.h"
+
+namespace {
+
+using batchnorm::Tile;
+
+constexpr size_t kGroup = 4;
+
+/// `size` vectors, `distance` values apart; all but the last have `lanes` active lanes, the last has
+/// `last_lanes`.
+template <size_t Size, typename Lanes, typename LastLanes>
+struct Group {
+  size_t at;
+  size_t distance;
+  Lanes lanes;
+  LastLanes last_lanes;
+
+  static constexpr size_t size() { return Size; }
+  template <typename T>
+  inline Vec<T> load(const T* from, size_t index, Vec<T> fill) const {
+    const T* p = from + at + index * distance;
+    return index + 1 == Size ? Vec<T>::load(p, last_lanes, fill) : Vec<T>::load(p, lanes, fill);
+  }
+  template <typename T>
+  inline void store(T* to, size_t index, Vec<T> values) const {
+    T* p = to + at + index * distance;
+    if (index + 1 == Size)
+      values.store(p, last_lanes);
+    else
+      values.store(p, lanes);
+  }
+};
+
+/// Per-channel arrays seen from one row of a channels-first tile.
+struct RowChannel {
+  size_t row;
+  template <typename T>
+  inline Vec<T> coefficient(const T* array) const {
+    return Vec<T>::broadcast(array[row]);
+  }
+  template <typename T>
+  inline T* sums(T* array) const {
+    return array + row * kLanes<T>;
+  }
+};
+
+/// Per-channel arrays seen from one vector of columns of a channels-last tile.
+struct ColumnChannels {
+  size_t column;
+  template <typename T>
+  inline Vec<T> coefficient(const T* array) const {
+    return Vec<T>::load(array + column);
+  }
+  template <typename T>
+  inline T* sums(T* array) const {
+    return array + column;
+  }
+};
+
+/// Calls visit(Group<1..4>) for the values [from, to) of one row.
+template <typename T, typename Visit>
+inline void visit_row(size_t from, size_t to, Visit visit) {
+  constexpr size_t lanes = kLanes<T>;
+  for (; from + kGroup * lanes <= to; from += kGroup * lanes)
+    visit(Group<4, AllLanes, AllLanes>{from, lanes, {}, {}});
+  if (from == to) return;
+  const size_t before_last = (to - from - 1) / lanes;
+  const size_t last_lanes = to - from - before_last * lanes;
+  switch (before_last) {
+    case 0:
+      return visit(Group<1, AllLanes, size_t>{from, lanes, {}, last_lanes});
+    case 1:
+      return visit(Group<2, AllLanes, size_t>{from, lanes, {}, last_lanes});
+    case 2:
+      return visit(Group<3, AllLanes, size_t>{from, lanes, {}, last_lanes});
+    default:
+      return visit(Group<4, AllLanes, size_t>{from, lanes, {}, last_lanes});
+  }
+}
+
+template <size_t Size, typename T, typename Visit>
+inline void visit_columns(Tile tile, size_t row, Visit visit) {
+  constexpr size_t lanes = kLanes<T>;
+  const size_t at = row * tile.stride;
+  size_t column = 0;
+  for (; column + lanes <= tile.columns; column += lanes)
+    visit(ColumnChannels{column}, Group<Size, AllLanes, AllLanes>{at + column, tile.stride, {}, {}});
+  if (column < tile.columns) {
+    const size_t rest = tile.columns - column;
+    visit(ColumnChannels{column}, Group<Size, size_t, size_t>{at + column, tile.stride, rest, rest});
+  }
+}
+
+/// Channels-first: calls open(RowChannel) once per row, and the visitor it returns for each group of the row.
+template <typename T, typename Open>
+inline void for_each_row(Tile tile, Open open) {
+  for (size_t row = 0; row < tile.rows; row++) {
+    auto channel = open(RowChannel{row});
+    visit_row<T>(row * tile.stride, row * tile.stride + tile.columns,
+                 [&](auto group) { channel.visit(group); });
+    channel.close();
+  }
+}
+
+/// Channels-last: the same with ColumnChannels, for each vector of columns of every four rows.
+template <typename T, typename Open>
+inline void for_each_column(Tile tile, Open open) {
+  const auto visit = [&](ColumnChannels columns, auto group) {
+    auto channel = open(columns);
+    channel.visit(group);
+    channel.close();
+  };
+  size_t row = 0;
+  for (; row + kGroup <= tile.rows; row += kGroup) visit_columns<4, T>(tile, row, visit);
+  switch (tile.rows - row) {
+    case 1:
+      return visit_columns<1, T>(tile, row, visit);
+    case 2:
+      return visit_columns<2, T>(tile, row, visit);
+    case 3:
+      return visit_columns<3, T>(tile, row, visit);
+  }
+}
+
+}  // namespace

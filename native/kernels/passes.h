@@ -1,0 +1,174 @@
+// What is computed: the four passes of batch norm, each written once for all layouts, dtypes and ISAs.
+// No fused multiply-add anywhere (the project compiles with -ffp-contract=off): every CPU gives the same
+// bits.
+#pragma once
+
+#include "loops.h"
+
+namespace {
+
+/// ((a0 + a1) + (a2 + a3)), with what is missing left out.
+template <size_t Size, typename T>
+inline Vec<T> tree_sum(const Vec<T> (&terms)[Size]) {
+  if constexpr (Size == 1)
+    return terms[0];
+  else if constexpr (Size == 2)
+    return terms[0] + terms[1];
+  else if constexpr (Size == 3)
+    return (terms[0] + terms[1]) + terms[2];
+  else
+    return (terms[0] + terms[1]) + (terms[2] + terms[3]);
+}
+
+/// Two accumulators of a channel, in registers between open and close.
+template <typename T>
+struct PairOfSums {
+  T* first_at;
+  T* second_at;
+  Vec<T> first = Vec<T>::load(first_at);
+  Vec<T> second = Vec<T>::load(second_at);
+
+  template <size_t Size>
+  inline void add(const Vec<T> (&first_terms)[Size], const Vec<T> (&second_terms)[Size]) {
+    first = first + tree_sum(first_terms);
+    second = second + tree_sum(second_terms);
+  }
+  inline void close() const {
+    first.store(first_at);
+    second.store(second_at);
+  }
+};
+
+template <typename T>
+struct Moments {
+  const T* x;
+  Vec<T> shift;
+  PairOfSums<T> sums;
+
+  template <typename Group>
+  inline void visit(Group group) {
+    Vec<T> deviation[group.size()], square[group.size()];
+    for (size_t i = 0; i < group.size(); i++) {
+      // Filling with the shift makes inactive lanes add nothing.
+      deviation[i] = group.load(x, i, shift) - shift;
+      square[i] = deviation[i] * deviation[i];
+    }
+    sums.add(deviation, square);
+  }
+  inline void close() const { sums.close(); }
+};
+
+template <typename T>
+struct Normalize {
+  const T* x;
+  T* y;
+  Vec<T> mean, scale, offset;
+
+  template <typename Group>
+  inline void visit(Group group) const {
+    for (size_t i = 0; i < group.size(); i++)
+      group.store(y, i, (group.load(x, i, mean) - mean) * scale + offset);
+  }
+  inline void close() const {}
+};
+
+template <typename T>
+struct GradSums {
+  const T* dy;
+  const T* x;
+  Vec<T> mean;
+  PairOfSums<T> sums;
+
+  template <typename Group>
+  inline void visit(Group group) {
+    const Vec<T> zero = Vec<T>::broadcast(0);
+    Vec<T> gradient[group.size()], product[group.size()];
+    for (size_t i = 0; i < group.size(); i++) {
+      gradient[i] = group.load(dy, i, zero);
+      product[i] = gradient[i] * (group.load(x, i, mean) - mean);
+    }
+    sums.add(gradient, product);
+  }
+  inline void close() const { sums.close(); }
+};
+
+template <typename T>
+struct GradInput {
+  const T* dy;
+  const T* x;
+  T* dx;
+  Vec<T> mean, slope, constant, scale;
+
+  template <typename Group>
+  inline void visit(Group group) const {
+    for (size_t i = 0; i < group.size(); i++) {
+      const Vec<T> deviation = group.load(x, i, mean) - mean;
+      group.store(dx, i, ((group.load(dy, i, mean) - deviation * slope) - constant) * scale);
+    }
+  }
+  inline void close() const {}
+};
+
+/// Runs open(channel) over a tile in the given layout.
+template <batchnorm::Layout Layout, typename T, typename Open>
+inline void for_each_channel(Tile tile, Open open) {
+  if constexpr (Layout == batchnorm::kChannelsFirst)
+    for_each_row<T>(tile, open);
+  else
+    for_each_column<T>(tile, open);
+}
+
+template <batchnorm::Layout Layout, typename T>
+void moments(Tile tile, const T* x, const T* shift, T* sum, T* sum_squares) {
+  for_each_channel<Layout, T>(tile, [=](auto channel) {
+    return Moments<T>{x, channel.coefficient(shift), {channel.sums(sum), channel.sums(sum_squares)}};
+  });
+}
+
+template <batchnorm::Layout Layout, typename T>
+void normalize(Tile tile, const T* x, T* y, const T* mean, const T* scale, const T* offset) {
+  for_each_channel<Layout, T>(tile, [=](auto channel) {
+    return Normalize<T>{x, y, channel.coefficient(mean), channel.coefficient(scale),
+                        channel.coefficient(offset)};
+  });
+}
+
+template <batchnorm::Layout Layout, typename T>
+void grad_sums(Tile tile, const T* dy, const T* x, const T* mean, T* sum_dy, T* sum_dy_xc) {
+  for_each_channel<Layout, T>(tile, [=](auto channel) {
+    return GradSums<T>{dy, x, channel.coefficient(mean), {channel.sums(sum_dy), channel.sums(sum_dy_xc)}};
+  });
+}
+
+template <batchnorm::Layout Layout, typename T>
+void grad_input(Tile tile, const T* dy, const T* x, T* dx, const T* mean, const T* slope, const T* constant,
+                const T* scale) {
+  for_each_channel<Layout, T>(tile, [=](auto channel) {
+    return GradInput<T>{dy,
+                        x,
+                        dx,
+                        channel.coefficient(mean),
+                        channel.coefficient(slope),
+                        channel.coefficient(constant),
+                        channel.coefficient(scale)};
+  });
+}
+
+template <typename T>
+constexpr batchnorm::Kernels<T> all_kernels() {
+  using batchnorm::kChannelsFirst;
+  using batchnorm::kChannelsLast;
+  return {{moments<kChannelsFirst, T>, moments<kChannelsLast, T>},
+          {normalize<kChannelsFirst, T>, normalize<kChannelsLast, T>},
+          {grad_sums<kChannelsFirst, T>, grad_sums<kChannelsLast, T>},
+          {grad_input<kChannelsFirst, T>, grad_input<kChannelsLast, T>}};
+}
+
+}  // namespace
+
+// The only symbol of a per-ISA object. A template or inline function of the standard library must never come
+// in here: the linker could keep this ISA's copy for the portable code.
+#define BATCHNORM_KERNEL_TABLE(isa)                                                       \
+  extern "C" const batchnorm::KernelTable batchnorm_kernels_##isa;                        \
+  constexpr batchnorm::KernelTable batchnorm_kernels_##isa = {#isa, all_kernels<float>(), \
+                                                              all_kernels<double>()};

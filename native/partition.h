@@ -1,0 +1,116 @@
+// How a tensor is cut into chunks, the units of arithmetic: a function of shape and dtype alone, so that
+// neither the number of threads nor the cache sizes can change a bit.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <numeric>
+
+#include "batchnorm.h"
+#include "scratch.h"
+
+namespace batchnorm {
+
+/// `count` planes of a channels-first tensor from sample `first` on, of each the values [offset, offset +
+/// length); or `count` rows of a channels-last tensor from row `first` on, `length` columns of each.
+struct Span {
+  size_t first;
+  size_t count;
+  size_t offset;
+  size_t length;
+};
+
+/// Channels-last rows that are laid side by side, so that a narrow row still fills whole vectors and a loop
+/// over its columns is worth entering.
+template <typename T>
+size_t fold_of(size_t channels) {
+  constexpr size_t kWide = 128;
+  if (channels >= kWide) return 1;
+  const size_t whole = kLanes<T> / std::gcd(kLanes<T>, channels);
+  const size_t width = whole * channels;
+  return width >= kWide ? whole : whole * ((kWide + width - 1) / width);
+}
+
+template <typename T>
+class Partition {
+ public:
+  explicit Partition(Shape shape)
+      : shape_(shape), layout_(shape.inner == 1 ? kChannelsLast : kChannelsFirst) {
+    if (layout_ == kChannelsFirst) {
+      const size_t even = (shape.inner + kChunkValues - 1) / kChunkValues;
+      piece_ = round_up((shape.inner + even - 1) / even, 4 * kLanes<T>);
+      pieces_ = (shape.inner + piece_ - 1) / piece_;
+      run_ = std::max<size_t>(1, kChunkValues / shape.inner);
+      chunks_ = (shape.outer + run_ - 1) / run_ * pieces_;
+    } else {
+      fold_ = fold_of<T>(shape.channels);
+      run_ = kChunkRows;
+      rows_ = shape.outer / fold_;
+      rest_ = shape.outer % fold_ * shape.channels;
+      chunks_ = (rows_ + run_ - 1) / run_ + (rest_ > 0 ? 1 : 0);
+    }
+  }
+
+  Layout layout() const { return layout_; }
+  const Shape& shape() const { return shape_; }
+  size_t fold() const { return fold_; }
+  /// Channels side by side: a kernel sees this many rows (channels-first) or columns (channels-last).
+  size_t width() const { return shape_.channels * fold_; }
+  size_t chunks() const { return chunks_; }
+
+  Span chunk(size_t index) const {
+    if (layout_ == kChannelsFirst) {
+      const size_t first = index / pieces_ * run_;
+      const size_t offset = index % pieces_ * piece_;
+      return {first, std::min(run_, shape_.outer - first), offset, std::min(piece_, shape_.inner - offset)};
+    }
+    const size_t first = index * run_;
+    if (first >= rows_) return {rows_, 1, 0, rest_};
+    return {first, std::min(run_, rows_ - first), 0, width()};
+  }
+
+  /// Values of channel `channel` < width() in a span.
+  size_t values(const Span& span, size_t channel) const {
+    if (layout_ == kChannelsFirst) return span.count * span.length;
+    return channel < span.length ? span.count : 0;
+  }
+
+  /// Where value `index` of a channel < width() of a span lies in the tensor.
+  size_t position(const Span& span, size_t channel, size_t index) const {
+    if (layout_ == kChannelsFirst)
+      return ((span.first + index / span.length) * shape_.channels + channel) * shape_.inner + span.offset +
+             index % span.length;
+    return (span.first + index) * width() + channel;
+  }
+
+  /// Calls visit(tile, offset of its first value) for the tiles that make up channels [begin, end) of a span.
+  template <typename Visit>
+  void for_each_tile(const Span& span, size_t begin, size_t end, Visit visit) const {
+    if (layout_ == kChannelsLast) {
+      end = std::min(end, span.length);
+      if (begin < end) visit(Tile{span.count, end - begin, width()}, position(span, begin, 0));
+      return;
+    }
+    for (size_t sample = 0; sample < span.count; sample++)
+      visit(Tile{end - begin, span.length, shape_.inner}, position(span, begin, sample * span.length));
+  }
+
+ private:
+  /// Bounds the serial additions of a lane, and so the error of float32 sums, and amortises a chunk's fixed
+  /// cost.
+  static constexpr size_t kChunkValues = 8192;
+  /// The same where a lane is a column.
+  static constexpr size_t kChunkRows = 256;
+
+  Shape shape_;
+  Layout layout_;
+  size_t fold_ = 1;
+  size_t run_ = 1;
+  size_t pieces_ = 1;
+  size_t piece_ = 0;
+  size_t rows_ = 0;
+  size_t rest_ = 0;
+  size_t chunks_ = 0;
+};
+
+}  // namespace batchnorm

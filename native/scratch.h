@@ -1,0 +1,74 @@
+// Aligned working memory of a call: reused by the next call on the same thread, so that small calls do not
+// allocate.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+namespace batchnorm {
+
+constexpr size_t kAlignment = 64;
+
+constexpr size_t round_up(size_t value, size_t multiple) {
+  return (value + multiple - 1) / multiple * multiple;
+}
+
+inline unsigned char* align(unsigned char* pointer) {
+  return pointer + (kAlignment - reinterpret_cast<uintptr_t>(pointer) % kAlignment) % kAlignment;
+}
+
+/// Takes from the thread's memory until it is destroyed. Calls do not nest on a thread.
+class Scratch {
+ public:
+  Scratch() = default;
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+  ~Scratch() { memory().release(); }
+
+  /// `count` values, 64-byte aligned and padded to a multiple of 64 bytes, not initialised.
+  template <typename T>
+  T* take(size_t count) {
+    return reinterpret_cast<T*>(memory().take(round_up(count * sizeof(T), kAlignment)));
+  }
+
+ private:
+  struct Block {
+    std::unique_ptr<unsigned char[]> bytes;
+    size_t size;
+  };
+
+  struct Memory {
+    static constexpr size_t kFirst = size_t{64} << 10;
+    static constexpr size_t kKept = size_t{16} << 20;
+    std::vector<Block> blocks;
+    size_t used = 0;
+
+    unsigned char* take(size_t size) {
+      if (blocks.empty() || blocks.back().size - used < size) {
+        const size_t grown = blocks.empty() ? kFirst : 2 * blocks.back().size;
+        const size_t next = grown < size ? size : grown;
+        blocks.push_back({std::unique_ptr<unsigned char[]>(new unsigned char[next + kAlignment]), next});
+        used = 0;
+      }
+      unsigned char* taken = align(blocks.back().bytes.get()) + used;
+      used += size;
+      return taken;
+    }
+
+    /// Keeps the newest block, the largest.
+    void release() {
+      if (blocks.size() > 1) blocks.erase(blocks.begin(), blocks.end() - 1);
+      if (!blocks.empty() && blocks.back().size > kKept) blocks.clear();
+      used = 0;
+    }
+  };
+
+  static Memory& memory() {
+    static thread_local Memory instance;
+    return instance;
+  }
+};
+
+}  // namespace batchnorm

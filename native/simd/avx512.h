@@ -1,0 +1,48 @@
+// AVX-512: one register is a whole Vec.
+#pragma once
+
+#include <immintrin.h>
+#include <stddef.h>
+
+namespace {
+
+template <typename T>
+struct Register;
+
+template <>
+struct Register<float> {
+  static constexpr size_t kLanes = 16;
+  __m512 value;
+
+  static inline __mmask16 mask(size_t count) { return static_cast<__mmask16>((1u << count) - 1); }
+  static inline Register broadcast(float x) { return {_mm512_set1_ps(x)}; }
+  static inline Register load(const float* from) { return {_mm512_loadu_ps(from)}; }
+  static inline Register load(const float* from, size_t count, Register fill) {
+    return {_mm512_mask_loadu_ps(fill.value, mask(count), from)};
+  }
+  inline void store(float* to) const { _mm512_storeu_ps(to, value); }
+  inline void store(float* to, size_t count) const { _mm512_mask_storeu_ps(to, mask(count), value); }
+  friend inline Register add(Register a, Register b) { return {_mm512_add_ps(a.value, b.value)}; }
+  friend inline Register subtract(Register a, Register b) { return {_mm512_sub_ps(a.value, b.value)}; }
+  friend inline Register multiply(Register a, Register b) { return {_mm512_mul_ps(a.value, b.value)}; }
+};
+
+template <>
+struct Register<double> {
+  static constexpr size_t kLanes = 8;
+  __m512d value;
+
+  static inline __mmask8 mask(size_t count) { return static_cast<__mmask8>((1u << count) - 1); }
+  static inline Register broadcast(double x) { return {_mm512_set1_pd(x)}; }
+  static inline Register load(const double* from) { return {_mm512_loadu_pd(from)}; }
+  static inline Register load(const double* from, size_t count, Register fill) {
+    return {_mm512_mask_loadu_pd(fill.value, mask(count), from)};
+  }
+  inline void store(double* to) const { _mm512_storeu_pd(to, value); }
+  inline void store(double* to, size_t count) const { _mm512_mask_storeu_pd(to, mask(count), value); }
+  friend inline Register add(Register a, Register b) { return {_mm512_add_pd(a.value, b.value)}; }
+  friend inline Register subtract(Register a, Register b) { return {_mm512_sub_pd(a.value, b.value)}; }
+  friend inline Register multiply(Register a, Register b) { return {_mm512_mul_pd(a.value, b.value)}; }
+};
+
+}  // namespace

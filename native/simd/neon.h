@@ -1,0 +1,60 @@
+// NEON: a Vec is four registers.
+#pragma once
+
+#include <arm_neon.h>
+#include <stddef.h>
+
+namespace {
+
+template <typename T>
+struct Register;
+
+template <>
+struct Register<float> {
+  static constexpr size_t kLanes = 4;
+  float32x4_t value;
+
+  static inline Register broadcast(float x) { return {vdupq_n_f32(x)}; }
+  static inline Register load(const float* from) { return {vld1q_f32(from)}; }
+  static inline Register load(const float* from, size_t count, Register fill) {
+    float lanes[kLanes];
+    fill.store(lanes);
+    for (size_t i = 0; i < count; i++) lanes[i] = from[i];
+    return load(lanes);
+  }
+  inline void store(float* to) const { vst1q_f32(to, value); }
+  inline void store(float* to, size_t count) const {
+    float lanes[kLanes];
+    store(lanes);
+    for (size_t i = 0; i < count; i++) to[i] = lanes[i];
+  }
+  friend inline Register add(Register a, Register b) { return {vaddq_f32(a.value, b.value)}; }
+  friend inline Register subtract(Register a, Register b) { return {vsubq_f32(a.value, b.value)}; }
+  friend inline Register multiply(Register a, Register b) { return {vmulq_f32(a.value, b.value)}; }
+};
+
+template <>
+struct Register<double> {
+  static constexpr size_t kLanes = 2;
+  float64x2_t value;
+
+  static inline Register broadcast(double x) { return {vdupq_n_f64(x)}; }
+  static inline Register load(const double* from) { return {vld1q_f64(from)}; }
+  static inline Register load(const double* from, size_t count, Register fill) {
+    double lanes[kLanes];
+    fill.store(lanes);
+    for (size_t i = 0; i < count; i++) lanes[i] = from[i];
+    return load(lanes);
+  }
+  inline void store(double* to) const { vst1q_f64(to, value); }
+  inline void store(double* to, size_t count) const {
+    double lanes[kLanes];
+    store(lanes);
+    for (size_t i = 0; i < count; i++) to[i] = lanes[i];
+  }
+  friend inline Register add(Register a, Register b) { return {vaddq_f64(a.value, b.value)}; }
+  friend inline Register subtract(Register a, Register b) { return {vsubq_f64(a.value, b.value)}; }
+  friend inline Register multiply(Register a, Register b) { return {vmulq_f64(a.value, b.value)}; }
+};
+
+}  // namespace

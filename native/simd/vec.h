@@ -1,0 +1,67 @@
+// Vec: 64 bytes of values on every ISA, made of the registers that simd/<isa>.h defines.
+// Included by the per-ISA files only, after the ISA's header.
+#pragma once
+
+#include "../kernels.h"
+
+namespace {
+
+using batchnorm::kLanes;
+
+/// Tag for "all lanes": makes the partial forms below fold to the full ones, so that no tail is written
+/// twice.
+struct AllLanes {};
+
+template <typename T>
+struct Vec {
+  static constexpr size_t kRegisters = kLanes<T> / Register<T>::kLanes;
+  Register<T> registers[kRegisters];
+
+  static inline Vec broadcast(T value) {
+    return make([&](size_t) { return Register<T>::broadcast(value); });
+  }
+  static inline Vec load(const T* from, AllLanes = {}) {
+    return make([&](size_t i) { return Register<T>::load(from + i * Register<T>::kLanes); });
+  }
+  /// Lanes from `count` on are `fill`; memory behind `count` values is not read.
+  static inline Vec load(const T* from, size_t count, Vec fill) {
+    return make([&](size_t i) {
+      return Register<T>::load(from + i * Register<T>::kLanes, lanes_in(i, count), fill.registers[i]);
+    });
+  }
+  static inline Vec load(const T* from, AllLanes, Vec) { return load(from); }
+
+  inline void store(T* to, AllLanes = {}) const {
+    for (size_t i = 0; i < kRegisters; i++) registers[i].store(to + i * Register<T>::kLanes);
+  }
+  /// Memory behind `count` values is not written.
+  inline void store(T* to, size_t count) const {
+    for (size_t i = 0; i < kRegisters; i++)
+      registers[i].store(to + i * Register<T>::kLanes, lanes_in(i, count));
+  }
+
+  friend inline Vec operator+(Vec a, Vec b) {
+    return make([&](size_t i) { return add(a.registers[i], b.registers[i]); });
+  }
+  friend inline Vec operator-(Vec a, Vec b) {
+    return make([&](size_t i) { return subtract(a.registers[i], b.registers[i]); });
+  }
+  friend inline Vec operator*(Vec a, Vec b) {
+    return make([&](size_t i) { return multiply(a.registers[i], b.registers[i]); });
+  }
+
+ private:
+  template <typename Function>
+  static inline Vec make(Function function) {
+    Vec result;
+    for (size_t i = 0; i < kRegisters; i++) result.registers[i] = function(i);
+    return result;
+  }
+  static inline size_t lanes_in(size_t index, size_t count) {
+    const size_t before = index * Register<T>::kLanes;
+    if (count <= before) return 0;
+    return count - before < Register<T>::kLanes ? count - before : Register<T>::kLanes;
+  }
+};
+
+}  // namespace
