@@ -1,6 +1,6 @@
 import type { FrozenRun, Passes } from './backend/backend.js';
 import { backend } from './backend/index.js';
-import { rangeError, stateError } from './errors.js';
+import { stateError } from './errors.js';
 import { readState, type StateDict } from './state.js';
 import type { ArrayOf, DType, FloatArray, Tensor, TensorLike } from './tensor.js';
 import {
@@ -11,7 +11,6 @@ import {
   checkOptions,
   checkOut,
   checkOverlap,
-  checkPerChannel,
   geometryOf,
   newArray,
   readShape,
@@ -93,15 +92,11 @@ export class FrozenBatchNorm<D extends DType = DType> {
     checkAxis(axis);
     checkEps(eps);
     checkOneOf('dtype', dtype, ['float32', 'float64']);
-    const statistics = (state as StateDict | null | undefined)?.running_mean;
-    const channels = statistics?.length ?? 0;
-    const { weight, bias, running_mean, running_var } = readState(state, channels, {
+    const { channels, weight, bias, running_mean, running_var } = readState(state, undefined, {
       weight: 'optional',
       bias: 'optional',
       stats: true,
     });
-    if (channels === 0)
-      throw rangeError('state.running_mean', 'have at least one value (one per channel)', '0');
     return new FrozenBatchNorm({
       channels,
       axis,
@@ -109,8 +104,8 @@ export class FrozenBatchNorm<D extends DType = DType> {
       dtype,
       weight,
       bias,
-      mean: checkPerChannel('state.running_mean', running_mean, channels),
-      variance: checkPerChannel('state.running_var', running_var, channels),
+      mean: running_mean as FloatArray,
+      variance: running_var as FloatArray,
     });
   }
 

@@ -5,6 +5,7 @@ import { backend } from './backend/index.js';
 import { rangeError } from './errors.js';
 import type { DType, FloatArray, Tensor, TensorLike } from './tensor.js';
 import {
+  channelsOf,
   checkAxis,
   checkBoolean,
   checkEps,
@@ -273,9 +274,7 @@ export function updateRunningStats(
   const { runningMean, runningVar } = running;
   const { mean, variance, count } = batch;
   const { decay = 0.9, unbiasedRunningVar = true } = options;
-  dtypeOf('runningMean', runningMean);
-  const channels = runningMean.length;
-  if (channels === 0) throw rangeError('runningMean', 'have at least one value (one per channel)', '0');
+  const channels = channelsOf('runningMean', runningMean);
   checkVariance('runningVar', runningVar, channels);
   const stats = statsOf(mean, variance, channels);
   if (typeof count !== 'number' || !Number.isSafeInteger(count) || count < 0)

@@ -1,6 +1,6 @@
 import { rangeError, typeError } from './errors.js';
 import type { FloatArray } from './tensor.js';
-import { checkInteger, checkObject, checkPerChannel, checkVariance } from './validate.js';
+import { channelsOf, checkInteger, checkObject, checkPerChannel, checkVariance } from './validate.js';
 
 /**
  * The parameters and statistics of a layer under PyTorch's names. What a layer does not have is absent.
@@ -15,43 +15,41 @@ export interface StateDict {
   num_batches_tracked?: number;
 }
 
-/** Which parts of a state a reader needs (true), ignores nothing of (false: must be absent), or takes as it comes. */
+/** Whether a part must be there (true), must not (false), or may ('optional'). */
 interface Parts {
   weight: boolean | 'optional';
   bias: boolean | 'optional';
   stats: boolean;
 }
 
+/** A state that has been checked, with the number of its channels. */
+export interface ReadState extends StateDict {
+  channels: number;
+}
+
 /**
  * Reads a state and checks all of it before anything is changed.
  *
+ * @param channels what each array must have; undefined for as many as running_mean has.
  * @throws TypeError, RangeError naming the entry that is missing, unknown, or of another type or size.
  */
-export function readState(state: unknown, channels: number, parts: Parts): StateDict {
+export function readState(state: unknown, channels: number | undefined, parts: Parts): ReadState {
   checkObject('state', state);
   const { weight, bias, running_mean, running_var, num_batches_tracked, ...unknown } = state as StateDict;
-  const expected = {
-    weight: parts.weight,
-    bias: parts.bias,
-    running_mean: parts.stats,
-    running_var: parts.stats,
-    num_batches_tracked: parts.stats && 'optional',
-  };
+  const known = { weight, bias, running_mean, running_var, num_batches_tracked };
   for (const key in unknown)
-    throw typeError('state', `only have ${Object.keys(expected).join(', ')}`, key, 'UNKNOWN_OPTION');
-  const found = { weight, bias, running_mean, running_var, num_batches_tracked };
-  for (const [key, rule] of Object.entries(expected)) {
-    const value = found[key as keyof StateDict];
-    if (rule === true && value === undefined)
-      throw typeError(`state.${key}`, `have ${channels} values (one per channel)`, value);
-    if (rule === false && value !== undefined)
-      throw rangeError(`state.${key}`, 'be absent (the layer has none)', 'a value');
-  }
-  if (weight !== undefined) checkPerChannel('state.weight', weight, channels);
-  if (bias !== undefined) checkPerChannel('state.bias', bias, channels);
-  if (running_mean !== undefined) checkPerChannel('state.running_mean', running_mean, channels);
-  if (running_var !== undefined) checkVariance('state.running_var', running_var, channels);
-  if (num_batches_tracked !== undefined)
+    throw typeError('state', `only have ${Object.keys(known).join(', ')}`, key, 'UNKNOWN_OPTION');
+  const wanted = (name: keyof StateDict, rule: boolean | 'optional') => {
+    if (rule === false && known[name] !== undefined)
+      throw rangeError(`state.${name}`, 'be absent (the layer has none)', 'a value');
+    return rule === true || (rule === 'optional' && known[name] !== undefined);
+  };
+  const count = channels ?? channelsOf('state.running_mean', running_mean);
+  if (wanted('weight', parts.weight)) checkPerChannel('state.weight', weight, count);
+  if (wanted('bias', parts.bias)) checkPerChannel('state.bias', bias, count);
+  if (wanted('running_mean', parts.stats)) checkPerChannel('state.running_mean', running_mean, count);
+  if (wanted('running_var', parts.stats)) checkVariance('state.running_var', running_var, count);
+  if (wanted('num_batches_tracked', parts.stats && 'optional'))
     checkInteger('state.num_batches_tracked', num_batches_tracked, 0, Number.MAX_SAFE_INTEGER);
-  return found;
+  return { ...known, channels: count };
 }

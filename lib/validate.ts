@@ -175,6 +175,14 @@ export function checkPerChannel(name: string, value: unknown, channels: number):
   return array;
 }
 
+/** The number of channels of a per-channel array, which decides that of the others. */
+export function channelsOf(name: string, value: unknown): number {
+  dtypeOf(name, value);
+  const { length } = value as FloatArray;
+  if (length === 0) throw rangeError(name, 'have at least one value (one per channel)', '0');
+  return length;
+}
+
 export function checkVariance(name: string, value: unknown, channels: number): FloatArray {
   const array = checkPerChannel(name, value, channels);
   for (let channel = 0; channel < channels; channel++)

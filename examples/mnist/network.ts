@@ -1,0 +1,218 @@
+import { BatchNorm } from 'batchnorm';
+import { addProduct, addTransposedProduct, transpose } from './matrix.js';
+
+/** Activations `[batch][features]`: what a layer takes and gives, and a tensor of the batchnorm package. */
+export interface Activations {
+  readonly data: Float32Array;
+  readonly shape: readonly [batch: number, features: number];
+}
+
+/** What an optimiser sees of a parameter; `parameters()` of a `BatchNorm` layer has the same form. */
+export interface Parameter {
+  readonly name: string;
+  readonly value: Float32Array;
+  readonly grad: Float32Array;
+}
+
+/** A step from activations to activations, as a trained network needs it. */
+export interface Stage {
+  forward(x: Activations): Activations;
+}
+
+/** A stage that can be trained: `backward` turns dLoss/dy of the last forward into dLoss/dx. */
+export interface Layer extends Stage {
+  backward(dy: Activations): Activations;
+  parameters(): readonly Parameter[];
+  /** The stage for inference, with everything fixed that training still changes. */
+  freeze(): Stage;
+}
+
+/** y = x · weight + bias, with `weight[inputs][outputs]`. Its buffers hold one batch and are used again. */
+export class Linear implements Layer {
+  readonly #batch: number;
+  readonly #inputs: number;
+  readonly #outputs: number;
+  readonly #weight: Parameter;
+  readonly #bias: Parameter;
+  readonly #transposed: Float32Array;
+  readonly #y: Activations;
+  readonly #dx: Activations;
+  #x: Activations | undefined;
+
+  /** Weights begin uniform with variance 2 / inputs (He et al. 2015), biases at zero. */
+  constructor(batch: number, inputs: number, outputs: number, random: () => number) {
+    this.#batch = batch;
+    this.#inputs = inputs;
+    this.#outputs = outputs;
+    this.#weight = parameter('weight', inputs * outputs);
+    this.#bias = parameter('bias', outputs);
+    this.#transposed = new Float32Array(inputs * outputs);
+    this.#y = activations(batch, outputs);
+    this.#dx = activations(batch, inputs);
+    const bound = Math.sqrt(6 / inputs);
+    for (let i = 0; i < inputs * outputs; i++) this.#weight.value[i] = bound * (2 * random() - 1);
+  }
+
+  forward(x: Activations): Activations {
+    const y = this.#y.data;
+    for (let n = 0; n < this.#batch; n++) y.set(this.#bias.value, n * this.#outputs);
+    addProduct(x.data, this.#weight.value, y, this.#batch, this.#inputs, this.#outputs);
+    this.#x = x;
+    return this.#y;
+  }
+
+  backward(dy: Activations): Activations {
+    this.parameterGradients(dy);
+    const dx = this.#dx.data.fill(0);
+    transpose(this.#weight.value, this.#transposed, this.#inputs, this.#outputs);
+    addProduct(dy.data, this.#transposed, dx, this.#batch, this.#outputs, this.#inputs);
+    return this.#dx;
+  }
+
+  /** `backward` without dLoss/dx, which nobody asks of the first layer and which would be its largest cost. */
+  parameterGradients(dy: Activations): void {
+    if (this.#x === undefined) throw new Error('backward must follow a forward, got none before it');
+    const dWeight = this.#weight.grad.fill(0);
+    const dBias = this.#bias.grad.fill(0);
+    addTransposedProduct(this.#x.data, dy.data, dWeight, this.#inputs, this.#batch, this.#outputs);
+    for (let i = 0; i < dy.data.length; i++) dBias[i % this.#outputs] += dy.data[i];
+  }
+
+  parameters(): readonly Parameter[] {
+    return [this.#weight, this.#bias];
+  }
+
+  freeze(): Stage {
+    return this;
+  }
+}
+
+/** max(x, 0), in place: neither the layer before nor the one after needs the value it replaces. */
+export class Relu implements Layer {
+  #y: Activations | undefined;
+
+  forward(x: Activations): Activations {
+    const { data } = x;
+    for (let i = 0; i < data.length; i++) data[i] = Math.max(data[i], 0);
+    this.#y = x;
+    return x;
+  }
+
+  backward(dy: Activations): Activations {
+    const y = this.#y;
+    if (y === undefined) throw new Error('backward must follow a forward, got none before it');
+    for (let i = 0; i < dy.data.length; i++) if (y.data[i] === 0) dy.data[i] = 0;
+    return dy;
+  }
+
+  parameters(): readonly Parameter[] {
+    return [];
+  }
+
+  freeze(): Stage {
+    return this;
+  }
+}
+
+/** A `BatchNorm` as a layer of this network. */
+export class Normalization implements Layer {
+  readonly norm: BatchNorm;
+
+  constructor(features: number) {
+    this.norm = new BatchNorm(features, { reuse: true });
+  }
+
+  forward(x: Activations): Activations {
+    return { data: this.norm.forward(x).data, shape: x.shape };
+  }
+
+  backward(dy: Activations): Activations {
+    this.norm.backward(dy, { out: dy.data });
+    return dy;
+  }
+
+  parameters(): readonly Parameter[] {
+    return this.norm.parameters();
+  }
+
+  freeze(): Stage {
+    const frozen = this.norm.freeze();
+    return {
+      forward(x) {
+        frozen.run(x, { out: x.data });
+        return x;
+      },
+    };
+  }
+}
+
+/** A perceptron: linear layers with, between them, a ReLU and if wanted a batch normalization before it. */
+export class Network {
+  readonly #first: Linear;
+  readonly #rest: readonly Layer[];
+
+  /** `sizes` are the features from the input to the logits. */
+  constructor(batch: number, sizes: readonly number[], batchNorm: boolean, random: () => number) {
+    this.#first = new Linear(batch, sizes[0], sizes[1], random);
+    this.#rest = sizes.slice(2).flatMap((outputs, i) => {
+      const inputs = sizes[i + 1];
+      const norm = batchNorm ? [new Normalization(inputs)] : [];
+      return [...norm, new Relu(), new Linear(batch, inputs, outputs, random)];
+    });
+  }
+
+  get layers(): readonly Layer[] {
+    return [this.#first, ...this.#rest];
+  }
+
+  forward(x: Activations): Activations {
+    return run(this.layers, x);
+  }
+
+  backward(dLogits: Activations): void {
+    const dy = this.#rest.reduceRight((gradient, layer) => layer.backward(gradient), dLogits);
+    this.#first.parameterGradients(dy);
+  }
+
+  parameters(): readonly Parameter[] {
+    return this.layers.flatMap((layer) => layer.parameters());
+  }
+
+  freeze(): readonly Stage[] {
+    return this.layers.map((layer) => layer.freeze());
+  }
+}
+
+/** Sends activations through one stage after another. */
+export function run(stages: readonly Stage[], x: Activations): Activations {
+  return stages.reduce((activations, stage) => stage.forward(activations), x);
+}
+
+/**
+ * The mean of −log softmax(logits)[label] over the batch; its gradient, (softmax(logits) − one-hot(label)) /
+ * batch, is written to `dLogits`.
+ */
+export function softmaxCrossEntropy(logits: Activations, labels: Uint8Array, dLogits: Activations): number {
+  const [batch, classes] = logits.shape;
+  let loss = 0;
+  for (let n = 0; n < batch; n++) {
+    const row = logits.data.subarray(n * classes, (n + 1) * classes);
+    const gradient = dLogits.data.subarray(n * classes, (n + 1) * classes);
+    const largest = row.reduce((a, b) => Math.max(a, b));
+    let sum = 0;
+    for (let c = 0; c < classes; c++) sum += Math.exp(row[c] - largest);
+    for (let c = 0; c < classes; c++) gradient[c] = Math.exp(row[c] - largest) / sum / batch;
+    gradient[labels[n]] -= 1 / batch;
+    loss += Math.log(sum) + largest - row[labels[n]];
+  }
+  return loss / batch;
+}
+
+/** Zeroed activations for a batch. */
+export function activations(batch: number, features: number): Activations {
+  return { data: new Float32Array(batch * features), shape: [batch, features] };
+}
+
+function parameter(name: string, size: number): Parameter {
+  return { name, value: new Float32Array(size), grad: new Float32Array(size) };
+}

@@ -1,0 +1,115 @@
+// What the process-wide settings do, each in a process of its own.
+import { spawnSync } from 'node:child_process';
+import { cpSync, mkdtempSync, rmSync, symlinkSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { describe, expect, it } from 'vitest';
+import { capabilities } from '../lib/index.js';
+import manifest from '../package.json' with { type: 'json' };
+
+const report = `
+  import { capabilities, BatchNorm } from 'batchnorm';
+  const y = new BatchNorm(2).forward({ data: Float32Array.of(1, 2, 3, 4), shape: [2, 2] });
+  console.log(JSON.stringify({ ...capabilities(), y: [...y.data] }));`;
+
+function run(environment: Record<string, string>, flags: string[] = [], cwd = process.cwd()) {
+  const child = spawnSync(process.execPath, [...flags, '--input-type=module', '--eval', report], {
+    cwd,
+    env: { ...process.env, BATCHNORM_BACKEND: '', BATCHNORM_ISA: '', BATCHNORM_THREADS: '', ...environment },
+    encoding: 'utf8',
+  });
+  return {
+    status: child.status,
+    stderr: child.stderr,
+    report: child.status === 0 ? JSON.parse(child.stdout) : undefined,
+  };
+}
+
+const normalized = Float32Array.of(-1, -1, 1, 1).map((sign) => sign / Math.sqrt(1 + 1e-5));
+
+describe('the environment', () => {
+  it('chooses the native backend, its best instruction set and the version of the package by default', () => {
+    const { report } = run({});
+    expect(report).toMatchObject({ backend: 'native', version: manifest.version, y: [...normalized] });
+    expect(report.isa).toBe(report.isas[0]);
+    expect(report.isas.at(-1)).toBe('generic');
+    expect(report.threads).toBeGreaterThanOrEqual(1);
+  });
+
+  it('forces any instruction set the CPU has', () => {
+    const { report } = run({});
+    for (const isa of report.isas)
+      expect(run({ BATCHNORM_ISA: isa }).report).toMatchObject({ isa, y: [...normalized] });
+  });
+
+  it('is refused where it asks for an instruction set the CPU lacks', () => {
+    const { isas } = run({}).report;
+    const { status, stderr } = run({ BATCHNORM_ISA: 'mmx' });
+    expect(status).toBe(1);
+    expect(stderr).toContain(
+      `RangeError: BATCHNORM_ISA must be one that this CPU has (${isas.join(', ')}), got mmx`,
+    );
+    expect(stderr).toContain('ERR_BATCHNORM_UNSUPPORTED_ISA');
+  });
+
+  it('sets the number of threads', () => {
+    expect(run({ BATCHNORM_THREADS: '3' }).report.threads).toBe(3);
+  });
+
+  it.each(['0', '-1', '1.5', 'many', '1025'])('is refused where it asks for %s threads', (threads) => {
+    const { status, stderr } = run({ BATCHNORM_THREADS: threads });
+    expect(status).toBe(1);
+    expect(stderr).toContain(`BATCHNORM_THREADS must be an integer from 1 to 1024, got "${threads}"`);
+  });
+
+  it('forces the JS backend without a warning', () => {
+    const { report, stderr } = run({ BATCHNORM_BACKEND: 'js' });
+    expect(report).toMatchObject({ backend: 'js', isa: 'js', threads: 1, y: [...normalized] });
+    expect(stderr).toBe('');
+  });
+
+  it('is refused where it asks for an unknown backend', () => {
+    const { status, stderr } = run({ BATCHNORM_BACKEND: 'gpu' });
+    expect(status).toBe(1);
+    expect(stderr).toContain(`BATCHNORM_BACKEND must be 'js' or 'native', got "gpu"`);
+  });
+});
+
+describe('without a binary', () => {
+  it('the JS backend takes over with one warning that says why and what to do', () => {
+    const { report, stderr } = run({}, ['--no-addons']);
+    expect(report).toMatchObject({ backend: 'js', y: [...normalized] });
+    expect(stderr.match(/BatchnormWarning/g)).toHaveLength(1);
+    expect(stderr).toContain(`could not be loaded on ${process.platform}-${process.arch}`);
+    expect(stderr).toContain('--no-addons');
+    expect(stderr).toContain('npx cmake-js compile');
+  });
+
+  it('a demand for the native backend is refused', () => {
+    const { status, stderr } = run({ BATCHNORM_BACKEND: 'native' }, ['--no-addons']);
+    expect(status).toBe(1);
+    expect(stderr).toContain('ERR_BATCHNORM_NATIVE_UNAVAILABLE');
+  });
+
+  it('a package that was installed without one works', () => {
+    const folder = mkdtempSync(join(tmpdir(), 'batchnorm-'));
+    try {
+      for (const part of ['dist', 'package.json']) cpSync(part, join(folder, part), { recursive: true });
+      symlinkSync(join(process.cwd(), 'node_modules'), join(folder, 'node_modules'));
+      const { report, stderr } = run({}, [], folder);
+      expect(report).toMatchObject({ backend: 'js', y: [...normalized] });
+      expect(stderr).toContain('No native build was found');
+    } finally {
+      rmSync(folder, { recursive: true });
+    }
+  });
+});
+
+describe('this run', () => {
+  it('tests the backend and instruction set it was asked for', () => {
+    const { BATCHNORM_BACKEND: wantedBackend, BATCHNORM_ISA: wantedIsa } = process.env;
+    const { backend, isa } = capabilities();
+    expect(backend).toBe(wantedBackend || 'native');
+    if (wantedIsa) expect(isa).toBe(wantedIsa);
+  });
+});
