@@ -39,17 +39,23 @@ interface Measurement {
 }
 
 function start(name: string, contender: string, threads: number): Process {
-  const child = fork(new URL('child.ts', import.meta.url), [contender, `--threads=${threads}`]);
-  child.on('exit', (code) => {
-    if (code) throw new Error(`${name} must not end before the benchmark, got exit code ${code}`);
-  });
-  return { name, child };
+  return { name, child: fork(new URL('child.ts', import.meta.url), [contender, `--threads=${threads}`]) };
 }
 
-async function ask({ child }: Process, request: Request): Promise<Reply> {
+async function ask({ name, child }: Process, request: Request): Promise<Reply> {
+  const ended = new AbortController();
+  const onExit = (code: number | null, signal: string | null) =>
+    ended.abort(new Error(`${name} must not end before the benchmark, got ${signal ?? `exit code ${code}`}`));
+  child.once('exit', onExit);
   child.send(request);
-  const [reply] = await once(child, 'message');
-  return reply as Reply;
+  try {
+    const [reply] = await once(child, 'message', { signal: ended.signal });
+    return reply as Reply;
+  } catch (error) {
+    throw ended.signal.reason ?? error;
+  } finally {
+    child.off('exit', onExit);
+  }
 }
 
 function median(values: number[]): number {

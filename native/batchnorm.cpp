@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <type_traits>
 
 #include "parallel.h"
 #include "partition.h"
@@ -23,6 +24,8 @@ constexpr size_t kLargeChannelBytes = size_t{4} << 20;
 constexpr size_t kBytesPerThread = size_t{64} << 10;
 /// Waking a sleeping thread takes as long as this much work.
 constexpr size_t kWakeBytes = size_t{1} << 20;
+/// A result larger than this is written past the caches: whoever reads it next will not find it there anyway.
+constexpr size_t kStreamBytes = size_t{24} << 20;
 /// Columns whose coefficients and sums stay in the nearest cache.
 constexpr size_t kBlockColumns = 4096;
 
@@ -109,50 +112,89 @@ class Sweep {
 
 // ---- Per-channel arithmetic, in double. ----
 
-/// A per-channel array of a partition's width: the value of a channel at each of its places.
+/// The length of a per-channel array that kernels read: a partition's width, and in channels-last what the
+/// streaming ones read of the next row.
 template <typename T>
-void spread(const Partition<T>& partition, T* array, size_t channel, T value) {
-  const size_t channels = partition.shape().channels;
-  for (size_t copy = 0; copy < partition.fold(); copy++) array[copy * channels + channel] = value;
+size_t padded_width(const Partition<T>& partition) {
+  return partition.layout() == kChannelsFirst ? partition.width() : partition.width() + kLanes<T>;
 }
 
-/// The coefficients of the normalize kernel. The mean is split into what T holds (`mean`) and the rest, which
-/// goes into the offset: folding all of it there loses the digits that x - mean cancels.
+/// Writes the value of a channel to each of its places in such an array.
+template <typename T>
+void spread(const Partition<T>& partition, T* array, size_t channel, T value) {
+  const size_t end = padded_width(partition);
+  for (size_t place = channel; place < end; place += partition.shape().channels) array[place] = value;
+}
+
+/// The per-channel arrays of the normalize kernel.
 template <typename T>
 struct Normalization {
   T* mean;
   T* scale;
   T* offset;
-
-  void set(const Partition<T>& partition, size_t channel, double eps, double channel_mean, double variance,
-           const T* weight, const T* bias) const {
-    const double inverse_deviation = 1 / std::sqrt(variance + eps);
-    const double factor = (weight ? static_cast<double>(weight[channel]) : 1) * inverse_deviation;
-    const T high = static_cast<T>(channel_mean);
-    const double low = channel_mean - static_cast<double>(high);
-    const double constant = (bias ? static_cast<double>(bias[channel]) : 0) - low * factor;
-    spread(partition, mean, channel, high);
-    spread(partition, scale, channel, static_cast<T>(factor));
-    spread(partition, offset, channel, static_cast<T>(constant));
-  }
+  operator Normalization<const T>() const { return {mean, scale, offset}; }
 };
 
+/// The per-channel arrays of the grad_input kernel.
 template <typename T>
-Normalization<T> take_normalization(Scratch& scratch, size_t width) {
+struct GradInput {
+  T* mean;
+  T* slope;
+  T* constant;
+  T* scale;
+  operator GradInput<const T>() const { return {mean, slope, constant, scale}; }
+};
+
+/// The mean is split into what T holds (`mean`) and the rest, which goes into the offset: folding all of it
+/// there loses the digits that x - mean cancels.
+template <typename T>
+void set_normalization(const Normalization<T>& coefficients, const Partition<T>& partition, Range channels,
+                       double eps, const double* mean, const double* variance, const T* weight,
+                       const T* bias) {
+  for (size_t channel = channels.begin; channel < channels.end; channel++) {
+    const double inverse_deviation = 1 / std::sqrt(variance[channel] + eps);
+    const double scale = (weight ? static_cast<double>(weight[channel]) : 1) * inverse_deviation;
+    const T high = static_cast<T>(mean[channel]);
+    const double low = mean[channel] - static_cast<double>(high);
+    spread(partition, coefficients.mean, channel, high);
+    spread(partition, coefficients.scale, channel, static_cast<T>(scale));
+    spread(partition, coefficients.offset, channel,
+           static_cast<T>((bias ? static_cast<double>(bias[channel]) : 0) - low * scale));
+  }
+}
+
+template <typename T>
+Normalization<T> take_normalization(Scratch& scratch, const Partition<T>& partition) {
+  const size_t width = padded_width(partition);
   return {scratch.take<T>(width), scratch.take<T>(width), scratch.take<T>(width)};
 }
 
-/// Two sums per chunk and channel.
+/// Two sums per chunk and channel, and the chunks.
 struct Partials {
   template <typename T>
   Partials(Scratch& scratch, const Partition<T>& partition)
-      : stride(partition.width()),
+      : stride(round_up(partition.width(), kLanes<T>)),
+        spans(scratch.take<Span>(partition.chunks())),
         first(scratch.take<double>(stride * partition.chunks())),
-        second(scratch.take<double>(stride * partition.chunks())) {}
+        second(scratch.take<double>(stride * partition.chunks())) {
+    for (size_t chunk = 0; chunk < partition.chunks(); chunk++) spans[chunk] = partition.chunk(chunk);
+  }
+  /// Whole vectors: what is per chunk and channel in T is then aligned for every chunk.
   size_t stride;
+  Span* spans;
   double* first;
   double* second;
 };
+
+/// Calls add(place, channel) for the places of channels [begin, end) in a chunk, in the order of the copies.
+template <typename T, typename Add>
+void for_each_place(const Partition<T>& partition, const Span& span, Range channels, Add add) {
+  const size_t width = partition.shape().channels;
+  const size_t places = partition.layout() == kChannelsFirst ? width : span.length;
+  for (size_t copy = 0; copy < places; copy += width)
+    for (size_t channel = channels.begin; channel < channels.end && copy + channel < places; channel++)
+      add(copy + channel, channel);
+}
 
 /// A thread's accumulators for the channels of one task.
 template <typename T>
@@ -189,12 +231,6 @@ double sum_of_lanes(const T* lanes) {
 }
 
 template <typename T>
-double sum_of_channel(Layout layout, const T* sums, size_t channel) {
-  return layout == kChannelsFirst ? sum_of_lanes(sums + channel * kLanes<T>)
-                                  : static_cast<double>(sums[channel]);
-}
-
-template <typename T>
 void clear(Layout layout, Accumulators<T> sums, size_t channels) {
   const size_t size = round_up(layout == kChannelsFirst ? channels * kLanes<T> : channels, kLanes<T>);
   std::fill_n(sums.first, size, T{0});
@@ -210,15 +246,38 @@ T median(T a, T b, T c) {
 }
 
 /// A value of the data near its centre (Tukey, "The ninther, a technique for low-effort robust (resistant)
-/// location in large samples", 1978). Being one of the values it lies on their grid: deviations of data with
-/// few mantissa bits, and their squares, are exact, and those of a constant channel are 0.
+/// location in large samples", 1978) for channels [begin, end) of a chunk. Being one of the values it lies on
+/// their grid: deviations of data with few mantissa bits, and their squares, are exact, and those of a
+/// constant channel are 0.
 template <typename T>
-T ninther(const Partition<T>& partition, const Span& span, size_t channel, const T* x) {
+void ninthers(const Partition<T>& partition, const Span& span, Range channels, const T* x, T* centres) {
   constexpr size_t kNearby = 64;
-  const size_t step = std::min(kNearby, partition.values(span, channel)) / 9;
-  const auto value = [&](size_t i) { return x[partition.position(span, channel, i * step)]; };
-  return median(median(value(0), value(1), value(2)), median(value(3), value(4), value(5)),
-                median(value(6), value(7), value(8)));
+  const size_t step = std::min(kNearby, partition.values(span, channels.begin)) / 9;
+  const T* from[9];
+  for (size_t i = 0; i < 9; i++) from[i] = x + partition.position(span, channels.begin, i * step);
+  const auto centres_at = [&](auto stride) {
+    for (size_t channel = 0; channel < channels.end - channels.begin; channel++) {
+      const auto value = [&](size_t i) { return from[i][channel * stride]; };
+      centres[channel] = median(median(value(0), value(1), value(2)), median(value(3), value(4), value(5)),
+                                median(value(6), value(7), value(8)));
+    }
+  };
+  // A constant 1 lets the compiler work on several columns at once.
+  if (partition.layout() == kChannelsLast)
+    centres_at(std::integral_constant<size_t, 1>{});
+  else
+    centres_at(partition.channel_stride());
+}
+
+/// Moves a thread's sums of channels [begin, end) to the doubles of a chunk.
+template <typename T>
+void store_sums(Layout layout, const T* sums, Range channels, double* to) {
+  if (layout == kChannelsFirst)
+    for (size_t i = 0; i < channels.end - channels.begin; i++)
+      to[channels.begin + i] = sum_of_lanes(sums + i * kLanes<T>);
+  else
+    for (size_t i = 0; i < channels.end - channels.begin; i++)
+      to[channels.begin + i] = static_cast<double>(sums[i]);
 }
 
 /// Sums of deviations from a shift near the data, per chunk.
@@ -230,61 +289,59 @@ class Moments {
         partition_(partition),
         x_(x),
         partials_(scratch, partition),
-        // Kernels load whole vectors of it: the last chunk needs room behind it.
-        shifts_(scratch.take<T>(stride() * partition.chunks())) {}
+        shifts_(scratch.take<T>(partials_.stride * partition.chunks())),
+        reference_sums_(scratch.take<double>(partition.shape().channels)),
+        reference_squares_(scratch.take<double>(partition.shape().channels)) {}
 
   /// For channels [begin, end) < width of one chunk.
   void sum(size_t chunk, Range channels, Accumulators<T> sums) const {
-    const Span span = partition_.chunk(chunk);
-    T* shift = shifts_ + chunk * stride() + channels.begin;
-    const size_t end =
-        partition_.layout() == kChannelsLast ? std::min(channels.end, span.length) : channels.end;
-    for (size_t channel = channels.begin; channel < end; channel++)
-      shift[channel - channels.begin] = ninther(partition_, span, channel, x_);
+    const Span& span = partials_.spans[chunk];
+    if (partition_.layout() == kChannelsLast) channels.end = std::min(channels.end, span.length);
+    if (channels.begin >= channels.end) return;
+    T* shifts = shifts_ + chunk * partials_.stride + channels.begin;
+    ninthers(partition_, span, channels, x_, shifts);
     clear(partition_.layout(), sums, channels.end - channels.begin);
     partition_.for_each_tile(span, channels.begin, channels.end, [&](Tile tile, size_t offset) {
-      kernel_(tile, x_ + offset, shift, sums.first, sums.second);
+      kernel_(tile, x_ + offset, shifts, sums.first, sums.second);
     });
     double* first = partials_.first + chunk * partials_.stride;
     double* second = partials_.second + chunk * partials_.stride;
-    for (size_t channel = channels.begin; channel < end; channel++) {
-      first[channel] = sum_of_channel(partition_.layout(), sums.first, channel - channels.begin);
-      second[channel] = sum_of_channel(partition_.layout(), sums.second, channel - channels.begin);
+    store_sums(partition_.layout(), sums.first, channels, first);
+    store_sums(partition_.layout(), sums.second, channels, second);
+    for (size_t channel = channels.begin; channel < channels.end; channel++)
       if (!std::isfinite(first[channel]) || !std::isfinite(second[channel]))
-        sum_in_double(span, channel, shift[channel - channels.begin], first[channel], second[channel]);
-    }
+        sum_in_double(span, channel, shifts[channel - channels.begin], first[channel], second[channel]);
   }
 
-  /// Mean and biased variance of a channel of the tensor: the chunks in their order, all with reference to
-  /// the shift of the first.
-  void merge(size_t channel, double& mean, double& variance) const {
-    const size_t channels = partition_.shape().channels;
-    const double reference = static_cast<double>(shifts_[channel]);
-    double sum = 0, sum_squares = 0;
+  /// Mean and biased variance of channels [begin, end) of the tensor: the chunks in their order, all with
+  /// reference to the shift of the first.
+  void merge(Range channels, double* mean, double* variance) const {
+    for (size_t channel = channels.begin; channel < channels.end; channel++) {
+      reference_sums_[channel] = 0;
+      reference_squares_[channel] = 0;
+    }
     for (size_t chunk = 0; chunk < partition_.chunks(); chunk++) {
-      const Span span = partition_.chunk(chunk);
-      for (size_t copy = 0; copy < partition_.fold(); copy++) {
-        const size_t place = copy * channels + channel;
-        const double values = static_cast<double>(partition_.values(span, place));
-        if (values == 0) break;
-        const double first = partials_.first[chunk * partials_.stride + place];
-        const double second = partials_.second[chunk * partials_.stride + place];
-        const double distance = static_cast<double>(shifts_[chunk * stride() + place]) - reference;
-        sum += first + values * distance;
-        sum_squares += second + distance * (2 * first + values * distance);
-      }
+      const Span& span = partials_.spans[chunk];
+      const double values = static_cast<double>(partition_.values(span, 0));
+      const double* first = partials_.first + chunk * partials_.stride;
+      const double* second = partials_.second + chunk * partials_.stride;
+      const T* shifts = shifts_ + chunk * partials_.stride;
+      for_each_place(partition_, span, channels, [&](size_t place, size_t channel) {
+        const double distance = static_cast<double>(shifts[place]) - static_cast<double>(shifts_[channel]);
+        reference_sums_[channel] += first[place] + values * distance;
+        reference_squares_[channel] += second[place] + distance * (2 * first[place] + values * distance);
+      });
     }
     const double count = static_cast<double>(partition_.shape().count());
-    const double offset = sum / count;
-    const double biased = (sum_squares - sum * offset) / count;
-    mean = reference + offset;
-    variance = biased < 0 ? 0 : biased;
+    for (size_t channel = channels.begin; channel < channels.end; channel++) {
+      const double offset = reference_sums_[channel] / count;
+      const double biased = (reference_squares_[channel] - reference_sums_[channel] * offset) / count;
+      mean[channel] = static_cast<double>(shifts_[channel]) + offset;
+      variance[channel] = biased < 0 ? 0 : biased;
+    }
   }
 
  private:
-  /// Whole vectors, so that the shifts of every chunk are aligned.
-  size_t stride() const { return round_up(partition_.width(), kLanes<T>); }
-
   /// Where float32 sums overflow (deviations from 1e19 on) the double ones do not, and where the data is not
   /// finite the result must not depend on the order of the additions.
   void sum_in_double(const Span& span, size_t channel, T& shift, double& first, double& second) const {
@@ -300,11 +357,13 @@ class Moments {
     }
   }
 
-  void (*kernel_)(Tile, const T*, const T*, T*, T*);
+  typename Kernels<T>::MomentsKernel* kernel_;
   const Partition<T>& partition_;
   const T* x_;
   Partials partials_;
   T* shifts_;
+  double* reference_sums_;
+  double* reference_squares_;
 };
 
 /// Sums of dy and dy * (x - mean), per chunk.
@@ -318,51 +377,135 @@ class GradSums {
         dy_(dy),
         x_(x),
         mean_(mean),
-        partials_(scratch, partition) {}
+        partials_(scratch, partition),
+        sums_dy_(scratch.take<double>(partition.shape().channels)),
+        sums_dy_xc_(scratch.take<double>(partition.shape().channels)) {}
 
   /// For channels [begin, end) < width of one chunk.
   void sum(size_t chunk, Range channels, Accumulators<T> sums) const {
-    const Span span = partition_.chunk(chunk);
     clear(partition_.layout(), sums, channels.end - channels.begin);
-    partition_.for_each_tile(span, channels.begin, channels.end, [&](Tile tile, size_t offset) {
-      kernel_(tile, dy_ + offset, x_ + offset, mean_ + channels.begin, sums.first, sums.second);
+    partition_.for_each_tile(partials_.spans[chunk], channels.begin, channels.end, [&](Tile tile, size_t at) {
+      kernel_(tile, dy_ + at, x_ + at, mean_ + channels.begin, sums.first, sums.second);
     });
-    double* first = partials_.first + chunk * partials_.stride;
-    double* second = partials_.second + chunk * partials_.stride;
+    store_sums(partition_.layout(), sums.first, channels, partials_.first + chunk * partials_.stride);
+    store_sums(partition_.layout(), sums.second, channels, partials_.second + chunk * partials_.stride);
+  }
+
+  /// The sums of channels [begin, end) of the tensor, the chunks in their order.
+  void merge(Range channels) const {
     for (size_t channel = channels.begin; channel < channels.end; channel++) {
-      first[channel] = sum_of_channel(partition_.layout(), sums.first, channel - channels.begin);
-      second[channel] = sum_of_channel(partition_.layout(), sums.second, channel - channels.begin);
+      sums_dy_[channel] = 0;
+      sums_dy_xc_[channel] = 0;
+    }
+    for (size_t chunk = 0; chunk < partition_.chunks(); chunk++) {
+      const double* first = partials_.first + chunk * partials_.stride;
+      const double* second = partials_.second + chunk * partials_.stride;
+      for_each_place(partition_, partials_.spans[chunk], channels, [&](size_t place, size_t channel) {
+        sums_dy_[channel] += first[place];
+        sums_dy_xc_[channel] += second[place];
+      });
     }
   }
-
-  void merge(size_t channel, double& sum_dy, double& sum_dy_xc) const {
-    sum_dy = 0;
-    sum_dy_xc = 0;
-    for (size_t chunk = 0; chunk < partition_.chunks(); chunk++)
-      for (size_t copy = 0; copy < partition_.fold(); copy++) {
-        const size_t place = chunk * partials_.stride + copy * partition_.shape().channels + channel;
-        sum_dy += partials_.first[place];
-        sum_dy_xc += partials_.second[place];
-      }
-  }
+  double sum_dy(size_t channel) const { return sums_dy_[channel]; }
+  double sum_dy_xc(size_t channel) const { return sums_dy_xc_[channel]; }
 
  private:
-  void (*kernel_)(Tile, const T*, const T*, const T*, T*, T*);
+  typename Kernels<T>::GradSumsKernel* kernel_;
   const Partition<T>& partition_;
   const T* dy_;
   const T* x_;
   const T* mean_;
   Partials partials_;
+  double* sums_dy_;
+  double* sums_dy_xc_;
+};
+
+// ---- Writers: one tile of a result, with the stores that suit its size. ----
+
+/// Whether a result goes past the caches: not in place, where its lines are in the cache already.
+template <typename T>
+bool is_streamed(const Partition<T>& partition, const T* from, const T* to) {
+  const Shape& shape = partition.shape();
+  return from != to && shape.size() * sizeof(T) >= kStreamBytes &&
+         (partition.layout() == kChannelsLast || shape.inner >= kLanes<T>);
+}
+
+template <typename T>
+class NormalizeWriter {
+ public:
+  NormalizeWriter(const Execution& execution, const Partition<T>& partition, const T* x, T* y,
+                  Normalization<const T> coefficients)
+      : x_(x), y_(y), coefficients_(coefficients) {
+    const Kernels<T>& kernels = kernels_of<T>(*execution.kernels);
+    const bool streamed = is_streamed(partition, x, y);
+    kernel_ = (streamed ? kernels.stream_normalize : kernels.normalize)[partition.layout()];
+    if (streamed) fence_ = execution.kernels->fence;
+  }
+  void write(Tile tile, size_t at, size_t channel) const {
+    kernel_(tile, x_ + at, y_ + at, coefficients_.mean + channel, coefficients_.scale + channel,
+            coefficients_.offset + channel);
+  }
+  /// After the last tile of a task.
+  void finish() const {
+    if (fence_) fence_();
+  }
+
+ private:
+  typename Kernels<T>::NormalizeKernel* kernel_;
+  void (*fence_)() = nullptr;
+  const T* x_;
+  T* y_;
+  Normalization<const T> coefficients_;
+};
+
+template <typename T>
+class GradInputWriter {
+ public:
+  GradInputWriter(const Execution& execution, const Partition<T>& partition, const T* dy, const T* x, T* dx,
+                  GradInput<const T> coefficients)
+      : dy_(dy), x_(x), dx_(dx), coefficients_(coefficients) {
+    const Kernels<T>& kernels = kernels_of<T>(*execution.kernels);
+    const bool streamed = is_streamed<T>(partition, dy, dx);
+    kernel_ = (streamed ? kernels.stream_grad_input : kernels.grad_input)[partition.layout()];
+    if (streamed) fence_ = execution.kernels->fence;
+  }
+  void write(Tile tile, size_t at, size_t channel) const {
+    kernel_(tile, dy_ + at, x_ + at, dx_ + at, coefficients_.mean + channel, coefficients_.slope + channel,
+            coefficients_.constant + channel, coefficients_.scale + channel);
+  }
+  /// After the last tile of a task.
+  void finish() const {
+    if (fence_) fence_();
+  }
+
+ private:
+  typename Kernels<T>::GradInputKernel* kernel_;
+  void (*fence_)() = nullptr;
+  const T* dy_;
+  const T* x_;
+  T* dx_;
+  GradInput<const T> coefficients_;
 };
 
 // ---- Traversals: sum every chunk, settle every channel, write every value. ----
 
-/// Runs sums.sum(chunk, channels, accumulators) over the tensor, settle(channel) once a channel's sums are
-/// complete, and write(tile, offset, first channel) over the tensor after that; or no write if `writes` is
-/// false. `tensors`: how many of the tensor's size the sums read.
-template <typename T, typename Sums, typename Settle, typename Write>
+/// Writes a whole tensor block by block.
+template <typename T, typename Writer>
+void sweep(const Crew& crew, const Partition<T>& partition, const Writer& writer, bool backwards) {
+  const Sweep<T> blocks(partition);
+  crew.work(blocks.size(), [&](size_t task, size_t) {
+    blocks.for_each_tile(backwards ? blocks.size() - 1 - task : task,
+                         [&](Tile tile, size_t at, size_t channel) { writer.write(tile, at, channel); });
+    writer.finish();
+  });
+}
+
+/// Runs sums.sum(chunk, channels, accumulators) over the tensor, settle(channels) once the sums of channels
+/// are complete, and writer over the tensor after that; or no writer where it is nullptr. `tensors`: how many
+/// of the tensor's size the sums read.
+template <typename T, typename Sums, typename Settle, typename Writer>
 void sum_settle_write(Scratch& scratch, const Execution& execution, const Partition<T>& partition,
-                      size_t tensors, const Sums& sums, Settle settle, bool writes, Write write) {
+                      size_t tensors, const Sums& sums, Settle settle, const Writer* writer) {
   const Shape& shape = partition.shape();
   const Layout layout = partition.layout();
   const size_t chunks = partition.chunks();
@@ -380,12 +523,13 @@ void sum_settle_write(Scratch& scratch, const Execution& execution, const Partit
     crew.work(divide_up(shape.channels, group), [&](size_t task, size_t slot) {
       const Range channels = part(shape.channels, group, task);
       for (size_t chunk = 0; chunk < chunks; chunk++) sums.sum(chunk, channels, accumulators.of(slot));
-      for (size_t channel = channels.begin; channel < channels.end; channel++) settle(channel);
-      if (!writes) return;
+      settle(channels);
+      if (!writer) return;
       // Backwards: the last read is the nearest.
-      for (size_t chunk = chunks; chunk-- > 0;)
-        partition.for_each_tile(partition.chunk(chunk), channels.begin, channels.end,
-                                [&](Tile tile, size_t offset) { write(tile, offset, channels.begin); });
+      for (size_t sample = shape.outer; sample-- > 0;)
+        partition.for_each_tile(Span{sample, 1, 0, shape.inner}, channels.begin, channels.end,
+                                [&](Tile tile, size_t at) { writer->write(tile, at, channels.begin); });
+      writer->finish();
     });
     return;
   }
@@ -399,26 +543,17 @@ void sum_settle_write(Scratch& scratch, const Execution& execution, const Partit
   crew.work(chunks * groups, [&](size_t task, size_t slot) {
     sums.sum(task / groups, part(width, group, task % groups), accumulators.of(slot));
   });
-  const size_t settled = std::max<size_t>(16, divide_up(shape.channels, 4 * crew.threads));
-  crew.work(divide_up(shape.channels, settled), [&](size_t task, size_t) {
-    const Range channels = part(shape.channels, settled, task);
-    for (size_t channel = channels.begin; channel < channels.end; channel++) settle(channel);
-  });
-  if (!writes) return;
-  const Sweep<T> sweep(partition);
-  crew.work(sweep.size(), [&](size_t task, size_t) { sweep.for_each_tile(sweep.size() - 1 - task, write); });
+  const size_t settled = std::max<size_t>(64, divide_up(shape.channels, 4 * crew.threads));
+  crew.work(divide_up(shape.channels, settled),
+            [&](size_t task, size_t) { settle(part(shape.channels, settled, task)); });
+  if (writer) sweep(crew, partition, *writer, true);
 }
 
 template <typename T>
-void normalize(const Execution& execution, const Partition<T>& partition, const T* x, T* y, const T* mean,
-               const T* scale, const T* offset) {
-  const auto kernel = kernels_of<T>(*execution.kernels).normalize[partition.layout()];
-  const Sweep<T> sweep(partition);
-  Crew(execution, partition.shape().size() * sizeof(T)).work(sweep.size(), [&](size_t task, size_t) {
-    sweep.for_each_tile(task, [&](Tile tile, size_t at, size_t channel) {
-      kernel(tile, x + at, y + at, mean + channel, scale + channel, offset + channel);
-    });
-  });
+void infer(const Execution& execution, const Partition<T>& partition, const T* x, T* y,
+           const Normalization<const T>& coefficients) {
+  sweep(Crew(execution, partition.shape().size() * sizeof(T)), partition,
+        NormalizeWriter<T>(execution, partition, x, y, coefficients), false);
 }
 
 }  // namespace
@@ -434,19 +569,13 @@ void forward_training(const Execution& execution, Shape shape, double eps, const
   Scratch scratch;
   const Partition<T> partition(shape);
   const Moments<T> moments(scratch, execution, partition, x);
-  const Normalization<T> coefficients = take_normalization<T>(scratch, partition.width());
-  const auto kernel = kernels_of<T>(*execution.kernels).normalize[partition.layout()];
-  sum_settle_write(
-      scratch, execution, partition, 1, moments,
-      [&](size_t channel) {
-        moments.merge(channel, mean[channel], variance[channel]);
-        coefficients.set(partition, channel, eps, mean[channel], variance[channel], weight, bias);
-      },
-      true,
-      [&](Tile tile, size_t at, size_t channel) {
-        kernel(tile, x + at, y + at, coefficients.mean + channel, coefficients.scale + channel,
-               coefficients.offset + channel);
-      });
+  const Normalization<T> coefficients = take_normalization(scratch, partition);
+  const NormalizeWriter<T> writer(execution, partition, x, y, coefficients);
+  const auto settle = [&](Range channels) {
+    moments.merge(channels, mean, variance);
+    set_normalization(coefficients, partition, channels, eps, mean, variance, weight, bias);
+  };
+  sum_settle_write(scratch, execution, partition, 1, moments, settle, &writer);
 }
 
 template <typename T>
@@ -455,10 +584,9 @@ void forward_inference(const Execution& execution, Shape shape, double eps, cons
   if (shape.size() == 0) return;
   Scratch scratch;
   const Partition<T> partition(shape);
-  const Normalization<T> coefficients = take_normalization<T>(scratch, partition.width());
-  for (size_t channel = 0; channel < shape.channels; channel++)
-    coefficients.set(partition, channel, eps, mean[channel], variance[channel], weight, bias);
-  normalize<T>(execution, partition, x, y, coefficients.mean, coefficients.scale, coefficients.offset);
+  const Normalization<T> coefficients = take_normalization(scratch, partition);
+  set_normalization(coefficients, partition, {0, shape.channels}, eps, mean, variance, weight, bias);
+  infer<T>(execution, partition, x, y, coefficients);
 }
 
 template <typename T>
@@ -471,53 +599,43 @@ void backward(const Execution& execution, Shape shape, double eps, bool training
   }
   Scratch scratch;
   const Partition<T> partition(shape);
-  const size_t width = partition.width();
-  const Kernels<T>& kernels = kernels_of<T>(*execution.kernels);
-  T* const high = scratch.take<T>(width);
-  T* const slope = scratch.take<T>(width);
-  T* const constant = scratch.take<T>(width);
-  T* const scale = scratch.take<T>(width);
-
+  const size_t width = padded_width(partition);
+  const GradInput<T> coefficients = {scratch.take<T>(width), scratch.take<T>(width), scratch.take<T>(width),
+                                     scratch.take<T>(width)};
   const auto inverse_deviation = [&](size_t channel) { return 1 / std::sqrt(variance[channel] + eps); };
-  const auto weight_of = [&](size_t channel) { return weight ? static_cast<double>(weight[channel]) : 1; };
   for (size_t channel = 0; channel < shape.channels; channel++) {
-    spread(partition, high, channel, static_cast<T>(mean[channel]));
-    spread(partition, scale, channel, static_cast<T>(weight_of(channel) * inverse_deviation(channel)));
-  }
-  const bool sums_needed = training || gradients.weight || gradients.bias;
-  // Statistics that carry no gradient leave dx = dy * scale: the normalize kernel with nothing to subtract or
-  // add.
-  const auto write_frozen = [&] {
-    std::fill_n(constant, width, T{0});
-    normalize<T>(execution, partition, dy, gradients.input, constant, scale, constant);
-  };
-  if (!sums_needed) {
-    if (gradients.input) write_frozen();
-    return;
+    const double factor = weight ? static_cast<double>(weight[channel]) : 1;
+    spread(partition, coefficients.mean, channel, static_cast<T>(mean[channel]));
+    spread(partition, coefficients.scale, channel, static_cast<T>(factor * inverse_deviation(channel)));
   }
 
-  const GradSums<T> sums(scratch, execution, partition, dy, x, high);
-  const auto settle = [&](size_t channel) {
-    double sum_dy, sum_dy_xc;
-    sums.merge(channel, sum_dy, sum_dy_xc);
-    const double low = mean[channel] - static_cast<double>(high[channel]);
-    const double deviation = inverse_deviation(channel);
-    const double sum_dy_normalized = (sum_dy_xc - low * sum_dy) * deviation;
-    if (gradients.weight) gradients.weight[channel] = static_cast<T>(sum_dy_normalized);
-    if (gradients.bias) gradients.bias[channel] = static_cast<T>(sum_dy);
-    if (!training) return;
+  if (training || gradients.weight || gradients.bias) {
+    const GradSums<T> sums(scratch, execution, partition, dy, x, coefficients.mean);
+    const GradInputWriter<T> writer(execution, partition, dy, x, gradients.input, coefficients);
     const double count = static_cast<double>(shape.count());
-    const double channel_slope = deviation * (sum_dy_normalized / count);
-    spread(partition, slope, channel, static_cast<T>(channel_slope));
-    spread(partition, constant, channel, static_cast<T>(sum_dy / count - low * channel_slope));
-  };
-  sum_settle_write(scratch, execution, partition, 2, sums, settle, training && gradients.input,
-                   [&](Tile tile, size_t at, size_t channel) {
-                     kernels.grad_input[partition.layout()](tile, dy + at, x + at, gradients.input + at,
-                                                            high + channel, slope + channel,
-                                                            constant + channel, scale + channel);
-                   });
-  if (!training && gradients.input) write_frozen();
+    const auto settle = [&](Range channels) {
+      sums.merge(channels);
+      for (size_t channel = channels.begin; channel < channels.end; channel++) {
+        const double sum_dy = sums.sum_dy(channel);
+        const double low = mean[channel] - static_cast<double>(coefficients.mean[channel]);
+        const double sum_dy_normalized =
+            (sums.sum_dy_xc(channel) - low * sum_dy) * inverse_deviation(channel);
+        const double slope = inverse_deviation(channel) * (sum_dy_normalized / count);
+        if (gradients.weight) gradients.weight[channel] = static_cast<T>(sum_dy_normalized);
+        if (gradients.bias) gradients.bias[channel] = static_cast<T>(sum_dy);
+        spread(partition, coefficients.slope, channel, static_cast<T>(slope));
+        spread(partition, coefficients.constant, channel, static_cast<T>(sum_dy / count - low * slope));
+      }
+    };
+    sum_settle_write(scratch, execution, partition, 2, sums, settle,
+                     training && gradients.input ? &writer : nullptr);
+  }
+  if (!training && gradients.input) {
+    // Statistics that carry no gradient leave dx = dy * scale: nothing to subtract, nothing to add.
+    std::fill_n(coefficients.constant, width, T{0});
+    infer<T>(execution, partition, dy, gradients.input,
+             {coefficients.constant, coefficients.scale, coefficients.constant});
+  }
 }
 
 size_t update_running_stats(size_t channels, const double* mean, const double* variance, double count,
@@ -544,15 +662,14 @@ template <typename T>
 FrozenParameters<T>::FrozenParameters(size_t channels, double eps, const double* mean, const double* variance,
                                       const T* weight, const T* bias)
     : channels_(channels) {
-  // As wide as the channels-last tables, whose beginning serves channels-first as well.
+  // As long as in channels-last, the beginning of which serves channels-first as well.
   const Partition<T> partition(Shape{1, channels, 1});
-  const size_t bytes = round_up(partition.width() * sizeof(T), kAlignment);
+  const size_t bytes = round_up(padded_width(partition) * sizeof(T), kAlignment);
   memory_.reset(new unsigned char[3 * bytes + kAlignment]());
   unsigned char* const start = align(memory_.get());
   const Normalization<T> coefficients = {reinterpret_cast<T*>(start), reinterpret_cast<T*>(start + bytes),
                                          reinterpret_cast<T*>(start + 2 * bytes)};
-  for (size_t channel = 0; channel < channels; channel++)
-    coefficients.set(partition, channel, eps, mean[channel], variance[channel], weight, bias);
+  set_normalization(coefficients, partition, {0, channels}, eps, mean, variance, weight, bias);
   mean_ = coefficients.mean;
   scale_ = coefficients.scale;
   offset_ = coefficients.offset;
@@ -561,7 +678,7 @@ FrozenParameters<T>::FrozenParameters(size_t channels, double eps, const double*
 template <typename T>
 void FrozenParameters<T>::run(const Execution& execution, Shape shape, const T* x, T* y) const {
   if (shape.size() == 0) return;
-  normalize<T>(execution, Partition<T>(shape), x, y, mean_, scale_, offset_);
+  infer<T>(execution, Partition<T>(shape), x, y, {mean_, scale_, offset_});
 }
 
 #define BATCHNORM_INSTANTIATE(T)                                                                       \

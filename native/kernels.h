@@ -28,22 +28,34 @@ constexpr size_t kLanes = 64 / sizeof(T);
 /// Per-channel inputs and sums are 64-byte aligned arrays of ours, padded to whole vectors of kLanes.
 /// Sums hold kLanes<T> partial sums per channel in kChannelsFirst and one sum per channel in kChannelsLast;
 /// a kernel adds to what is there. The order of the additions is part of the contract (see kernels/passes.h).
+///
+/// The stream_ forms write past the caches, want rows without gaps (stride == columns), of at least kLanes<T>
+/// values in kChannelsFirst, and per-channel arrays that go on for another kLanes<T> values in kChannelsLast,
+/// as if the next row followed. Each thread must call fence() after its last one.
 template <typename T>
 struct Kernels {
+  using MomentsKernel = void(Tile tile, const T* x, const T* shift, T* sum, T* sum_squares);
+  using NormalizeKernel = void(Tile tile, const T* x, T* y, const T* mean, const T* scale, const T* offset);
+  using GradSumsKernel = void(Tile tile, const T* dy, const T* x, const T* mean, T* sum_dy, T* sum_dy_xc);
+  using GradInputKernel = void(Tile tile, const T* dy, const T* x, T* dx, const T* mean, const T* slope,
+                               const T* constant, const T* scale);
+
   /// sum += x - shift, sum_squares += (x - shift)^2
-  void (*moments[2])(Tile tile, const T* x, const T* shift, T* sum, T* sum_squares);
+  MomentsKernel* moments[2];
   /// y = (x - mean) * scale + offset
-  void (*normalize[2])(Tile tile, const T* x, T* y, const T* mean, const T* scale, const T* offset);
+  NormalizeKernel* normalize[2];
+  NormalizeKernel* stream_normalize[2];
   /// sum_dy += dy, sum_dy_xc += dy * (x - mean)
-  void (*grad_sums[2])(Tile tile, const T* dy, const T* x, const T* mean, T* sum_dy, T* sum_dy_xc);
+  GradSumsKernel* grad_sums[2];
   /// dx = (dy - (x - mean) * slope - constant) * scale
-  void (*grad_input[2])(Tile tile, const T* dy, const T* x, T* dx, const T* mean, const T* slope,
-                        const T* constant, const T* scale);
+  GradInputKernel* grad_input[2];
+  GradInputKernel* stream_grad_input[2];
 };
 
 /// All kernels of one instruction set.
 struct KernelTable {
   const char* name;  ///< as in BATCHNORM_ISA: generic, neon, avx2, avx512
+  void (*fence)();   ///< makes what the calling thread has streamed visible to the others
   Kernels<float> f32;
   Kernels<double> f64;
 };

@@ -83,6 +83,9 @@ class Partition {
     return (span.first + index) * width() + channel;
   }
 
+  /// How far apart the values of neighbouring channels lie.
+  size_t channel_stride() const { return layout_ == kChannelsFirst ? shape_.inner : 1; }
+
   /// Calls visit(tile, offset of its first value) for the tiles that make up channels [begin, end) of a span.
   template <typename Visit>
   void for_each_tile(const Span& span, size_t begin, size_t end, Visit visit) const {
@@ -91,8 +94,10 @@ class Partition {
       if (begin < end) visit(Tile{span.count, end - begin, width()}, position(span, begin, 0));
       return;
     }
-    for (size_t sample = 0; sample < span.count; sample++)
-      visit(Tile{end - begin, span.length, shape_.inner}, position(span, begin, sample * span.length));
+    const Tile tile{end - begin, span.length, shape_.inner};
+    size_t at = position(span, begin, 0);
+    for (size_t sample = 0; sample < span.count; sample++, at += shape_.channels * shape_.inner)
+      visit(tile, at);
   }
 
  private:

@@ -131,4 +131,70 @@ inline void for_each_column(Tile tile, Open open) {
   }
 }
 
+/// Far enough ahead for memory to have answered, near enough for the nearest caches to hold it.
+constexpr size_t kPrefetchBytes = 16384;
+
+template <typename T>
+inline void prefetch(const T* at) {
+  __builtin_prefetch(reinterpret_cast<const char*>(at) + kPrefetchBytes);
+}
+
+/// Values before the first 64-byte line of `to`, at most `total`.
+template <typename T>
+inline size_t before_first_line(const T* to, size_t total) {
+  const size_t misaligned = reinterpret_cast<size_t>(to) % 64 / sizeof(T);
+  const size_t before = misaligned == 0 ? 0 : kLanes<T> - misaligned;
+  return before < total ? before : total;
+}
+
+/// Maps a channels-first tile without gaps line by line of the output. A line that two channels share gets a
+/// mix of their coefficients: writing its parts one after the other would cost a read of the line.
+template <typename T, typename Map>
+inline void stream_rows(Tile tile, T* to, const Map& map) {
+  constexpr size_t lanes = kLanes<T>;
+  const size_t total = tile.rows * tile.columns;
+  auto coefficients = map.coefficients(RowChannel{0});
+  size_t at = before_first_line(to, total);
+  if (at > 0) map.apply(coefficients, Group<1, size_t, size_t>{0, 0, at, at}, 0).store(to, at);
+  const auto stream_line = [&](const auto& of_line) {
+    map.apply(of_line, Group<1, AllLanes, AllLanes>{at, 0, {}, {}}, 0).stream(to + at);
+    map.prefetch_from(at);
+    at += lanes;
+  };
+  for (size_t row = 0; row < tile.rows; row++) {
+    const size_t end = (row + 1) * tile.columns;
+    while (at + lanes <= end) stream_line(coefficients);
+    if (row + 1 == tile.rows) break;
+    const auto next = map.coefficients(RowChannel{row + 1});
+    if (at < end) stream_line(select(end - at, coefficients, next));
+    coefficients = next;
+  }
+  if (at < total)
+    map.apply(coefficients, Group<1, size_t, size_t>{at, 0, total - at, total - at}, 0)
+        .store(to + at, total - at);
+}
+
+/// Maps a channels-last tile without gaps line by line of the output. A line may begin at any column and
+/// reach into the next row, which is why the coefficients go on behind the last column.
+template <typename T, typename Map>
+inline void stream_columns(Tile tile, T* to, const Map& map) {
+  constexpr size_t lanes = kLanes<T>;
+  const size_t total = tile.rows * tile.columns;
+  size_t at = before_first_line(to, total);
+  if (at > 0)
+    map.apply(map.coefficients(ColumnChannels{0}), Group<1, size_t, size_t>{0, 0, at, at}, 0).store(to, at);
+  size_t column = at < tile.columns ? at : at % tile.columns;
+  for (; at + lanes <= total; at += lanes) {
+    map.apply(map.coefficients(ColumnChannels{column}), Group<1, AllLanes, AllLanes>{at, 0, {}, {}}, 0)
+        .stream(to + at);
+    map.prefetch_from(at);
+    column += lanes;
+    if (column >= tile.columns) column -= tile.columns;
+  }
+  if (at < total)
+    map.apply(map.coefficients(ColumnChannels{column}),
+              Group<1, size_t, size_t>{at, 0, total - at, total - at}, 0)
+        .store(to + at, total - at);
+}
+
 }  // namespace

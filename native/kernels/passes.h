@@ -58,18 +58,34 @@ struct Moments {
   inline void close() const { sums.close(); }
 };
 
+/// Coefficients of one channel, or of the channels of a vector of columns.
+template <typename T, size_t Count>
+struct Coefficients {
+  Vec<T> of[Count];
+
+  friend inline Coefficients select(size_t count, const Coefficients& first, const Coefficients& rest) {
+    Coefficients result;
+    for (size_t i = 0; i < Count; i++) result.of[i] = select(count, first.of[i], rest.of[i]);
+    return result;
+  }
+};
+
 template <typename T>
 struct Normalize {
   const T* x;
-  T* y;
-  Vec<T> mean, scale, offset;
+  const T* mean;
+  const T* scale;
+  const T* offset;
 
-  template <typename Group>
-  inline void visit(Group group) const {
-    for (size_t i = 0; i < group.size(); i++)
-      group.store(y, i, (group.load(x, i, mean) - mean) * scale + offset);
+  template <typename Channel>
+  inline Coefficients<T, 3> coefficients(Channel channel) const {
+    return {{channel.coefficient(mean), channel.coefficient(scale), channel.coefficient(offset)}};
   }
-  inline void close() const {}
+  template <typename Group>
+  inline Vec<T> apply(const Coefficients<T, 3>& c, Group group, size_t index) const {
+    return (group.load(x, index, c.of[0]) - c.of[0]) * c.of[1] + c.of[2];
+  }
+  inline void prefetch_from(size_t at) const { prefetch(x + at); }
 };
 
 template <typename T>
@@ -96,15 +112,37 @@ template <typename T>
 struct GradInput {
   const T* dy;
   const T* x;
-  T* dx;
-  Vec<T> mean, slope, constant, scale;
+  const T* mean;
+  const T* slope;
+  const T* constant;
+  const T* scale;
+
+  template <typename Channel>
+  inline Coefficients<T, 4> coefficients(Channel channel) const {
+    return {{channel.coefficient(mean), channel.coefficient(slope), channel.coefficient(constant),
+             channel.coefficient(scale)}};
+  }
+  template <typename Group>
+  inline Vec<T> apply(const Coefficients<T, 4>& c, Group group, size_t index) const {
+    const Vec<T> deviation = group.load(x, index, c.of[0]) - c.of[0];
+    return ((group.load(dy, index, c.of[0]) - deviation * c.of[1]) - c.of[2]) * c.of[3];
+  }
+  inline void prefetch_from(size_t at) const {
+    prefetch(x + at);
+    prefetch(dy + at);
+  }
+};
+
+/// Writes map.apply over the groups of a channel.
+template <typename T, typename Map, typename OfChannel>
+struct Writer {
+  const Map& map;
+  T* to;
+  OfChannel coefficients;
 
   template <typename Group>
   inline void visit(Group group) const {
-    for (size_t i = 0; i < group.size(); i++) {
-      const Vec<T> deviation = group.load(x, i, mean) - mean;
-      group.store(dx, i, ((group.load(dy, i, mean) - deviation * slope) - constant) * scale);
-    }
+    for (size_t i = 0; i < group.size(); i++) group.store(to, i, map.apply(coefficients, group, i));
   }
   inline void close() const {}
 };
@@ -125,12 +163,21 @@ void moments(Tile tile, const T* x, const T* shift, T* sum, T* sum_squares) {
   });
 }
 
-template <batchnorm::Layout Layout, typename T>
+template <batchnorm::Layout Layout, bool Stream, typename T, typename Map>
+inline void write_tile(Tile tile, T* to, const Map& map) {
+  if constexpr (!Stream)
+    for_each_channel<Layout, T>(tile, [&](auto channel) {
+      return Writer<T, Map, decltype(map.coefficients(channel))>{map, to, map.coefficients(channel)};
+    });
+  else if constexpr (Layout == batchnorm::kChannelsFirst)
+    stream_rows(tile, to, map);
+  else
+    stream_columns(tile, to, map);
+}
+
+template <batchnorm::Layout Layout, bool Stream, typename T>
 void normalize(Tile tile, const T* x, T* y, const T* mean, const T* scale, const T* offset) {
-  for_each_channel<Layout, T>(tile, [=](auto channel) {
-    return Normalize<T>{x, y, channel.coefficient(mean), channel.coefficient(scale),
-                        channel.coefficient(offset)};
-  });
+  write_tile<Layout, Stream>(tile, y, Normalize<T>{x, mean, scale, offset});
 }
 
 template <batchnorm::Layout Layout, typename T>
@@ -140,18 +187,10 @@ void grad_sums(Tile tile, const T* dy, const T* x, const T* mean, T* sum_dy, T* 
   });
 }
 
-template <batchnorm::Layout Layout, typename T>
+template <batchnorm::Layout Layout, bool Stream, typename T>
 void grad_input(Tile tile, const T* dy, const T* x, T* dx, const T* mean, const T* slope, const T* constant,
                 const T* scale) {
-  for_each_channel<Layout, T>(tile, [=](auto channel) {
-    return GradInput<T>{dy,
-                        x,
-                        dx,
-                        channel.coefficient(mean),
-                        channel.coefficient(slope),
-                        channel.coefficient(constant),
-                        channel.coefficient(scale)};
-  });
+  write_tile<Layout, Stream>(tile, dx, GradInput<T>{dy, x, mean, slope, constant, scale});
 }
 
 template <typename T>
@@ -159,16 +198,18 @@ constexpr batchnorm::Kernels<T> all_kernels() {
   using batchnorm::kChannelsFirst;
   using batchnorm::kChannelsLast;
   return {{moments<kChannelsFirst, T>, moments<kChannelsLast, T>},
-          {normalize<kChannelsFirst, T>, normalize<kChannelsLast, T>},
+          {normalize<kChannelsFirst, false, T>, normalize<kChannelsLast, false, T>},
+          {normalize<kChannelsFirst, true, T>, normalize<kChannelsLast, true, T>},
           {grad_sums<kChannelsFirst, T>, grad_sums<kChannelsLast, T>},
-          {grad_input<kChannelsFirst, T>, grad_input<kChannelsLast, T>}};
+          {grad_input<kChannelsFirst, false, T>, grad_input<kChannelsLast, false, T>},
+          {grad_input<kChannelsFirst, true, T>, grad_input<kChannelsLast, true, T>}};
 }
 
 }  // namespace
 
 // The only symbol of a per-ISA object. A template or inline function of the standard library must never come
 // in here: the linker could keep this ISA's copy for the portable code.
-#define BATCHNORM_KERNEL_TABLE(isa)                                                       \
-  extern "C" const batchnorm::KernelTable batchnorm_kernels_##isa;                        \
-  constexpr batchnorm::KernelTable batchnorm_kernels_##isa = {#isa, all_kernels<float>(), \
+#define BATCHNORM_KERNEL_TABLE(isa)                                                                      \
+  extern "C" const batchnorm::KernelTable batchnorm_kernels_##isa;                                       \
+  constexpr batchnorm::KernelTable batchnorm_kernels_##isa = {#isa, fence_streams, all_kernels<float>(), \
                                                               all_kernels<double>()};

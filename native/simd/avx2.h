@@ -6,6 +6,11 @@
 
 namespace {
 
+/// Makes streamed values visible to other threads.
+inline void fence_streams() {
+  _mm_sfence();
+}
+
 template <typename T>
 struct Register;
 
@@ -21,11 +26,14 @@ struct Register<float> {
   static inline Register broadcast(float x) { return {_mm256_set1_ps(x)}; }
   static inline Register load(const float* from) { return {_mm256_loadu_ps(from)}; }
   static inline Register load(const float* from, size_t count, Register fill) {
-    const __m256i active = mask(count);
-    return {_mm256_blendv_ps(fill.value, _mm256_maskload_ps(from, active), _mm256_castsi256_ps(active))};
+    return select(count, {_mm256_maskload_ps(from, mask(count))}, fill);
   }
   inline void store(float* to) const { _mm256_storeu_ps(to, value); }
   inline void store(float* to, size_t count) const { _mm256_maskstore_ps(to, mask(count), value); }
+  inline void stream(float* to) const { _mm256_stream_ps(to, value); }
+  friend inline Register select(size_t count, Register first, Register rest) {
+    return {_mm256_blendv_ps(rest.value, first.value, _mm256_castsi256_ps(mask(count)))};
+  }
   friend inline Register add(Register a, Register b) { return {_mm256_add_ps(a.value, b.value)}; }
   friend inline Register subtract(Register a, Register b) { return {_mm256_sub_ps(a.value, b.value)}; }
   friend inline Register multiply(Register a, Register b) { return {_mm256_mul_ps(a.value, b.value)}; }
@@ -43,11 +51,14 @@ struct Register<double> {
   static inline Register broadcast(double x) { return {_mm256_set1_pd(x)}; }
   static inline Register load(const double* from) { return {_mm256_loadu_pd(from)}; }
   static inline Register load(const double* from, size_t count, Register fill) {
-    const __m256i active = mask(count);
-    return {_mm256_blendv_pd(fill.value, _mm256_maskload_pd(from, active), _mm256_castsi256_pd(active))};
+    return select(count, {_mm256_maskload_pd(from, mask(count))}, fill);
   }
   inline void store(double* to) const { _mm256_storeu_pd(to, value); }
   inline void store(double* to, size_t count) const { _mm256_maskstore_pd(to, mask(count), value); }
+  inline void stream(double* to) const { _mm256_stream_pd(to, value); }
+  friend inline Register select(size_t count, Register first, Register rest) {
+    return {_mm256_blendv_pd(rest.value, first.value, _mm256_castsi256_pd(mask(count)))};
+  }
   friend inline Register add(Register a, Register b) { return {_mm256_add_pd(a.value, b.value)}; }
   friend inline Register subtract(Register a, Register b) { return {_mm256_sub_pd(a.value, b.value)}; }
   friend inline Register multiply(Register a, Register b) { return {_mm256_mul_pd(a.value, b.value)}; }

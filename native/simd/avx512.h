@@ -6,6 +6,11 @@
 
 namespace {
 
+/// Makes streamed values visible to other threads.
+inline void fence_streams() {
+  _mm_sfence();
+}
+
 template <typename T>
 struct Register;
 
@@ -22,6 +27,10 @@ struct Register<float> {
   }
   inline void store(float* to) const { _mm512_storeu_ps(to, value); }
   inline void store(float* to, size_t count) const { _mm512_mask_storeu_ps(to, mask(count), value); }
+  inline void stream(float* to) const { _mm512_stream_ps(to, value); }
+  friend inline Register select(size_t count, Register first, Register rest) {
+    return {_mm512_mask_blend_ps(mask(count), rest.value, first.value)};
+  }
   friend inline Register add(Register a, Register b) { return {_mm512_add_ps(a.value, b.value)}; }
   friend inline Register subtract(Register a, Register b) { return {_mm512_sub_ps(a.value, b.value)}; }
   friend inline Register multiply(Register a, Register b) { return {_mm512_mul_ps(a.value, b.value)}; }
@@ -40,6 +49,10 @@ struct Register<double> {
   }
   inline void store(double* to) const { _mm512_storeu_pd(to, value); }
   inline void store(double* to, size_t count) const { _mm512_mask_storeu_pd(to, mask(count), value); }
+  inline void stream(double* to) const { _mm512_stream_pd(to, value); }
+  friend inline Register select(size_t count, Register first, Register rest) {
+    return {_mm512_mask_blend_pd(mask(count), rest.value, first.value)};
+  }
   friend inline Register add(Register a, Register b) { return {_mm512_add_pd(a.value, b.value)}; }
   friend inline Register subtract(Register a, Register b) { return {_mm512_sub_pd(a.value, b.value)}; }
   friend inline Register multiply(Register a, Register b) { return {_mm512_mul_pd(a.value, b.value)}; }

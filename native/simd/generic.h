@@ -5,6 +5,9 @@
 
 namespace {
 
+/// Plain stores need no fence of their own.
+inline void fence_streams() {}
+
 template <typename T>
 struct Register {
   static constexpr size_t kLanes = 16 / sizeof(T);
@@ -27,6 +30,10 @@ struct Register {
   inline void store(T* to) const { store(to, kLanes); }
   inline void store(T* to, size_t count) const {
     for (size_t i = 0; i < count; i++) to[i] = value[i];
+  }
+  inline void stream(T* to) const { store(to); }
+  friend inline Register select(size_t count, Register first, Register rest) {
+    return load(first.value, count, rest);
   }
   friend inline Register add(Register a, Register b) {
     for (size_t i = 0; i < kLanes; i++) a.value[i] += b.value[i];

@@ -6,6 +6,9 @@
 
 namespace {
 
+/// There are no intrinsics for streaming stores: plain ones need no fence of their own.
+inline void fence_streams() {}
+
 template <typename T>
 struct Register;
 
@@ -27,6 +30,12 @@ struct Register<float> {
     float lanes[kLanes];
     store(lanes);
     for (size_t i = 0; i < count; i++) to[i] = lanes[i];
+  }
+  inline void stream(float* to) const { store(to); }
+  friend inline Register select(size_t count, Register first, Register rest) {
+    float lanes[kLanes];
+    first.store(lanes);
+    return load(lanes, count, rest);
   }
   friend inline Register add(Register a, Register b) { return {vaddq_f32(a.value, b.value)}; }
   friend inline Register subtract(Register a, Register b) { return {vsubq_f32(a.value, b.value)}; }
@@ -51,6 +60,12 @@ struct Register<double> {
     double lanes[kLanes];
     store(lanes);
     for (size_t i = 0; i < count; i++) to[i] = lanes[i];
+  }
+  inline void stream(double* to) const { store(to); }
+  friend inline Register select(size_t count, Register first, Register rest) {
+    double lanes[kLanes];
+    first.store(lanes);
+    return load(lanes, count, rest);
   }
   friend inline Register add(Register a, Register b) { return {vaddq_f64(a.value, b.value)}; }
   friend inline Register subtract(Register a, Register b) { return {vsubq_f64(a.value, b.value)}; }

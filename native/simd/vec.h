@@ -40,6 +40,15 @@ struct Vec {
       registers[i].store(to + i * Register<T>::kLanes, lanes_in(i, count));
   }
 
+  /// To a 64-byte aligned place, past the caches where the ISA can do that. Needs fence_streams().
+  inline void stream(T* to) const {
+    for (size_t i = 0; i < kRegisters; i++) registers[i].stream(to + i * Register<T>::kLanes);
+  }
+  /// The first `count` lanes of one and the others of another.
+  friend inline Vec select(size_t count, Vec first, Vec rest) {
+    return make([&](size_t i) { return select(lanes_in(i, count), first.registers[i], rest.registers[i]); });
+  }
+
   friend inline Vec operator+(Vec a, Vec b) {
     return make([&](size_t i) { return add(a.registers[i], b.registers[i]); });
   }
