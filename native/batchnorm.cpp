@@ -16,16 +16,12 @@ namespace {
 
 /// What one task works on.
 constexpr size_t kBlockBytes = size_t{256} << 10;
-/// What the passes over a group of channels may reread from the cache.
-constexpr size_t kCacheBytes = size_t{512} << 10;
 /// A channel larger than this is not reread from any cache.
 constexpr size_t kLargeChannelBytes = size_t{4} << 20;
 /// Work below this is done before a second thread has joined.
 constexpr size_t kBytesPerThread = size_t{64} << 10;
 /// Waking a sleeping thread takes as long as this much work.
 constexpr size_t kWakeBytes = size_t{1} << 20;
-/// A result larger than this is written past the caches: whoever reads it next will not find it there anyway.
-constexpr size_t kStreamBytes = size_t{24} << 20;
 /// Columns whose coefficients and sums stay in the nearest cache.
 constexpr size_t kBlockColumns = 4096;
 
@@ -424,9 +420,9 @@ class GradSums {
 
 /// Whether a result goes past the caches: not in place, where its lines are in the cache already.
 template <typename T>
-bool is_streamed(const Partition<T>& partition, const T* from, const T* to) {
+bool is_streamed(const Execution& execution, const Partition<T>& partition, const T* from, const T* to) {
   const Shape& shape = partition.shape();
-  return from != to && shape.size() * sizeof(T) >= kStreamBytes &&
+  return from != to && shape.size() * sizeof(T) >= execution.stream_bytes &&
          (partition.layout() == kChannelsLast || shape.inner >= kLanes<T>);
 }
 
@@ -437,7 +433,7 @@ class NormalizeWriter {
                   Normalization<const T> coefficients)
       : x_(x), y_(y), coefficients_(coefficients) {
     const Kernels<T>& kernels = kernels_of<T>(*execution.kernels);
-    const bool streamed = is_streamed(partition, x, y);
+    const bool streamed = is_streamed(execution, partition, x, y);
     kernel_ = (streamed ? kernels.stream_normalize : kernels.normalize)[partition.layout()];
     if (streamed) fence_ = execution.kernels->fence;
   }
@@ -465,7 +461,7 @@ class GradInputWriter {
                   GradInput<const T> coefficients)
       : dy_(dy), x_(x), dx_(dx), coefficients_(coefficients) {
     const Kernels<T>& kernels = kernels_of<T>(*execution.kernels);
-    const bool streamed = is_streamed<T>(partition, dy, dx);
+    const bool streamed = is_streamed<T>(execution, partition, dy, dx);
     kernel_ = (streamed ? kernels.stream_grad_input : kernels.grad_input)[partition.layout()];
     if (streamed) fence_ = execution.kernels->fence;
   }
@@ -516,7 +512,7 @@ void sum_settle_write(Scratch& scratch, const Execution& execution, const Partit
   if (layout == kChannelsFirst && channel_bytes <= kLargeChannelBytes &&
       (crew.threads == 1 || shape.channels >= 2 * crew.threads)) {
     // A group of channels at a time: what the sums have read, the write finds in the cache.
-    const size_t cached = std::max<size_t>(1, kCacheBytes / channel_bytes);
+    const size_t cached = std::max<size_t>(1, execution.cache_bytes / channel_bytes);
     const size_t fair = crew.threads == 1 ? cached : divide_up(shape.channels, 4 * crew.threads);
     const size_t group = std::min({cached, fair, shape.channels});
     const AccumulatorsOfThreads<T> accumulators(scratch, layout, group, crew.threads);

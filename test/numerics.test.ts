@@ -1,0 +1,542 @@
+import { describe, expect, it } from 'vitest';
+import {
+  BatchNorm,
+  backward,
+  type DType,
+  type FloatArray,
+  forwardInference,
+  forwardTraining,
+} from '../lib/index.js';
+import { Random, seedNote } from './random.js';
+import * as reference from './reference.js';
+import {
+  channelValues,
+  eachKind,
+  expectClose,
+  expectSame,
+  extentsOf,
+  fromChannels,
+  generate,
+  type Layout,
+  largest,
+  randomActivations,
+  randomNormals,
+  randomParameters,
+  sizeOf,
+  typed,
+} from './tensors.js';
+
+const eps = 1e-5;
+
+/**
+ * Statistics and y against the textbook. The mean is judged by the deviations around it: its share of a mean of 1e4
+ * would allow an error of a standard deviation where that is 1e-2.
+ */
+function expectStatisticsAndOutput(
+  x: FloatArray,
+  shape: number[],
+  axis: number,
+  options: { eps: number; weight?: FloatArray; bias?: FloatArray },
+  share: { variance: number; mean: number; y: number },
+  floor = 0,
+): { mean: Float64Array; variance: Float64Array } {
+  const extents = extentsOf(shape, axis);
+  const expected = reference.forwardTraining(x, extents, options);
+  const { y, mean, variance } = forwardTraining({ data: x, shape }, { axis, ...options });
+  const deviation = (c: number) =>
+    largest(channelValues(x, extents, c).map((value) => value - expected.mean[c]));
+  expectClose(variance, expected.variance, (c) => share.variance * expected.variance[c] + floor, 'variance');
+  expectClose(mean, expected.mean, (c) => share.mean * deviation(c), 'mean');
+  expectClose(y.data, expected.y, share.y * largest(expected.y), 'y');
+  return { mean, variance };
+}
+
+interface HardCase {
+  readonly title: string;
+  readonly mean: number;
+  readonly std: number;
+  readonly shape: (layout: Layout, dtype: DType) => number[];
+}
+
+const hardCases: readonly HardCase[] = [
+  { title: 'N(0, 1)', mean: 0, std: 1, shape: (layout) => layout.shape(8, 5, 3137) },
+  { title: 'mean 1000', mean: 1000, std: 1, shape: (layout) => layout.shape(8, 5, 3137) },
+  {
+    title: 'mean 1e4, standard deviation 1e-2',
+    mean: 1e4,
+    std: 1e-2,
+    shape: (layout) => layout.shape(8, 5, 3137),
+  },
+  {
+    title: 'millions of values per channel',
+    mean: 1,
+    std: 1,
+    // What is special about so many values is float32; doubles take fewer, for the time it takes.
+    shape: ({ name, shape }, dtype) =>
+      shape(dtype === 'float32' ? 4 : 1, name === 'channels-first' ? 1 : 2, 1_000_003),
+  },
+  { title: 'a constant channel', mean: 1234.567, std: 0, shape: (layout) => layout.shape(8, 5, 3137) },
+];
+
+describe(`the five hard cases (${seedNote})`, () => {
+  for (const { title, mean, std, shape } of hardCases) {
+    eachKind(title, ({ dtype, layout }) => {
+      const random = new Random();
+      const dimensions = shape(layout, dtype);
+      const { axis } = layout;
+      const extents = extentsOf(dimensions, axis);
+      const length = sizeOf(extents);
+      const x = generate(dtype, length, () => random.normal(mean, std));
+      const parameters = randomParameters(random, dtype, extents.channels);
+      const options = { eps, ...parameters };
+      // In doubles the mean is known to half an ulp of itself, which is what x − mean then lacks.
+      const rounding = dtype === 'float32' ? 1e-6 : 1e-12 + (std > 0 ? (2 ** -51 * mean) / std : 0);
+      const statistics = expectStatisticsAndOutput(x, dimensions, axis, options, {
+        variance: dtype === 'float32' ? 1e-6 : 1e-12,
+        mean: rounding,
+        y: rounding,
+      });
+
+      const noise = randomNormals(random, dtype, 99_991);
+      const dy = generate(dtype, length, (i) => noise[i % noise.length]);
+      const { dx } = backward(
+        { data: dy, shape: dimensions },
+        { data: x, shape: dimensions },
+        { axis, ...options, ...statistics },
+      );
+      const expected = reference.backwardTraining(dy, x, extents, options);
+      expectClose(dx.data, expected.dx, rounding * largest(expected.dx), 'dx');
+    });
+  }
+
+  eachKind('a constant channel has variance 0 and its bias as y, exactly', ({ dtype, layout }) => {
+    const shape = layout.shape(8, 5, 3137);
+    const extents = extentsOf(shape, layout.axis);
+    const parameters = randomParameters(new Random(), dtype, extents.channels);
+    const x = typed(dtype, new Float64Array(sizeOf(extents)).fill(1234.567));
+    const { y, mean, variance } = forwardTraining(
+      { data: x, shape },
+      { axis: layout.axis, eps, ...parameters },
+    );
+    expectSame(mean, new Array(5).fill(x[0]), 'mean');
+    expectSame(variance, new Float64Array(5), 'variance');
+    expectSame(
+      y.data,
+      fromChannels(dtype, extents, (c) => parameters.bias[c]),
+      'y',
+    );
+  });
+});
+
+describe(`statistics without any error (${seedNote})`, () => {
+  interface ExactChannel {
+    readonly values: number[];
+    readonly mean: number;
+    readonly variance: number;
+  }
+
+  /**
+   * Pairs mean ± d with d among few multiples of a power of two: every sum a chunk can meet is exact, whatever the
+   * order.
+   */
+  function exactChannel(
+    random: Random,
+    count: number,
+    magnitudes: (pairs: number) => number[],
+  ): ExactChannel {
+    const quantum = 2 ** random.integer(-8, 4);
+    const mean = random.integer(-(2 ** random.integer(1, 13)), 2 ** 13) * quantum;
+    const values: number[] = [];
+    let squares = 0;
+    for (const magnitude of magnitudes(count >> 1)) {
+      const deviation = (random.uniform() < 0.5 ? -magnitude : magnitude) * quantum;
+      values.push(mean + deviation, mean - deviation);
+      squares += 2 * deviation * deviation;
+    }
+    if (count % 2 === 1) values.push(mean);
+    return { values, mean, variance: squares / count };
+  }
+
+  const samples = (random: Random, positions: number) =>
+    random.integer(1, Math.max(1, Math.floor(6000 / positions)));
+
+  function expectExact(
+    random: Random,
+    dtype: DType,
+    layout: Layout,
+    outer: number,
+    inner: number,
+    magnitudes: (pairs: number) => number[],
+  ): void {
+    const channels = outer * inner > 10_000 ? 2 : random.pick([1, 2, 3, 16, 17]);
+    const shape = layout.shape(outer, channels, inner);
+    const exact = Array.from({ length: channels }, () => exactChannel(random, outer * inner, magnitudes));
+    const x = fromChannels(dtype, extentsOf(shape, layout.axis), (c, position) => exact[c].values[position]);
+    const { mean, variance } = forwardTraining({ data: x, shape }, { axis: layout.axis });
+    const where = `${layout.name} over [${shape}]`;
+    expectSame(
+      mean,
+      exact.map((channel) => channel.mean),
+      `mean, ${where}`,
+    );
+    expectSame(
+      variance,
+      exact.map((channel) => channel.variance),
+      `variance, ${where}`,
+    );
+  }
+
+  eachKind('mean and variance of exact pairs are exact', ({ dtype, layout }) => {
+    const random = new Random();
+    for (let i = 0; i < 100; i++) {
+      // An odd number of positions makes pairs straddle the planes.
+      const inner = random.pick([1, 2, 7, 49, 63, 64, 65, 225, 1000, 1023]);
+      const outer = 2 * Math.ceil(samples(random, inner) / 2);
+      expectExact(random, dtype, layout, outer, inner, (pairs) => {
+        // As many deviations of 1 as of 7, the others 5: since 1² + 7² = 2·5², the variance is 25 quanta.
+        const ones = random.integer(0, Math.floor(pairs / 2));
+        const list = Array.from({ length: pairs }, (_, p) => (p < ones ? 1 : p < 2 * ones ? 7 : 5));
+        return random.shuffle(list);
+      });
+    }
+  });
+
+  eachKind('mean of exact pairs is exact, variance its sum divided once', ({ dtype, layout }) => {
+    const random = new Random();
+    for (let i = 0; i < 100; i++) {
+      const inner = random.integer(1, 1100);
+      expectExact(random, dtype, layout, samples(random, inner), inner, (pairs) =>
+        Array.from({ length: pairs }, () => random.integer(0, 9)),
+      );
+    }
+  });
+
+  eachKind('exact pairs are exact in channels of 300,000 values', ({ dtype, layout }) => {
+    const random = new Random();
+    for (const [outer, inner] of [
+      [6, 50_001],
+      [300, 1001],
+      [300_007, 1],
+    ]) {
+      expectExact(random, dtype, layout, outer, inner, (pairs) =>
+        Array.from({ length: pairs }, () => random.integer(0, 9)),
+      );
+    }
+  });
+});
+
+describe(`hostile data (${seedNote})`, () => {
+  const count = 20_022;
+
+  interface Hostile {
+    readonly title: string;
+    readonly value: (random: Random, position: number) => number;
+    /** Allowed error of the variance, and of mean, y and dx as a share of their largest. */
+    readonly share: number;
+    readonly eps?: number;
+    /** Allowed error of the variance whatever its size. */
+    readonly floor?: number;
+    /** Whether dx is judged too. */
+    readonly backward?: false;
+  }
+
+  /** The same distribution everywhere: any shift found in the data is as good as another. */
+  const uniform = 1e-6;
+  /**
+   * The start of the data misleads about the rest, so that squares are summed about a point that is off by as much as
+   * the spread. A float32 lane that adds 128 such squares rounds each time by up to 2^-24 of what it holds: 7.6e-6.
+   */
+  const misleading = 1e-5;
+
+  const hostiles: readonly Hostile[] = [
+    {
+      title: 'the first value is an outlier of 1e6',
+      value: (random, i) => (i === 0 ? 1e6 : random.normal()),
+      share: misleading,
+    },
+    { title: 'a ramp from 0 to 20', value: (_, i) => i / 1000, share: misleading },
+    {
+      title: 'two narrow peaks far apart, one after the other',
+      value: (random, i) => random.normal(i < count / 2 ? -1000 : 1000, 0.01),
+      share: misleading,
+    },
+    {
+      title: 'two narrow peaks far apart, mixed',
+      value: (random) => random.normal(random.uniform() < 0.5 ? -1000 : 1000, 0.01),
+      share: uniform,
+    },
+    {
+      title: 'planes that start with a border of zeros, then vary around 1000',
+      value: (random, i) => (i % (count / 2) < 64 ? 0 : random.normal(1000, 1)),
+      share: misleading,
+    },
+    {
+      title: 'planes that start with a border of zeros, then are flat',
+      value: (_, i) => (i % (count / 2) < 64 ? 0 : 1000.1),
+      share: misleading,
+    },
+    { title: 'values of 1e20', value: (random) => random.normal(3e20, 1e20), share: uniform },
+    { title: 'values of 1e30', value: (random) => random.normal(-1e30, 1e30), share: uniform },
+    // eps far below the variance of 1e-36, or y would be the bias whatever the variance.
+    { title: 'values of 1e-18', value: (random) => random.normal(1e-18, 1e-18), share: uniform, eps: 1e-60 },
+    // Squares below the smallest normal float32 may be lost: 2^-126, by 10^32 less than any eps in use.
+    {
+      title: 'values of 1e-25',
+      value: (random) => random.normal(1e-25, 1e-25),
+      share: uniform,
+      floor: 2 ** -126,
+    },
+    {
+      title: 'an outlier of 1e6 in the middle of N(0, 1)',
+      value: (random, i) => (i === count / 2 + 77 ? 1e6 : random.normal()),
+      share: misleading,
+    },
+    {
+      title: 'alternating sign',
+      value: (_, i) => (i % 2 === 0 ? 1 : -1) * (100 + (i % 7) / 8),
+      share: uniform,
+    },
+    {
+      title: 'sorted, from −20 to 20 and flat in the middle',
+      value: (_, i) => 20 * ((2 * i) / count - 1) ** 3,
+      share: misleading,
+    },
+    {
+      title: 'heavy tails (Cauchy)',
+      value: (random) => Math.tan(Math.PI * (random.uniform(1e-6, 1 - 1e-6) - 0.5)),
+      share: misleading,
+    },
+    // Forward alone: the gradient to the weight, Σ dy·(x − mean), has no room left in a float32.
+    {
+      title: 'the whole range of float32, lowest first',
+      value: (_, i) => (i < count / 2 ? -3e38 : 3e38),
+      share: misleading,
+      backward: false,
+    },
+  ];
+
+  for (const hostile of hostiles) {
+    eachKind(hostile.title, ({ dtype, layout }) => {
+      const random = new Random();
+      const shape = layout.shape(2, 3, count / 2);
+      const extents = extentsOf(shape, layout.axis);
+      // The middle channel is ordinary, so that one channel's trouble would show in its neighbour.
+      const x = fromChannels(dtype, extents, (c, i) =>
+        c === 1 ? random.normal() : hostile.value(random, i),
+      );
+      const parameters = randomParameters(random, dtype, extents.channels);
+      const share = dtype === 'float32' ? hostile.share : 1e-11;
+      const options = { eps: hostile.eps ?? eps, ...parameters };
+      const shares = { variance: share, mean: share, y: share };
+      const { mean, variance } = expectStatisticsAndOutput(
+        x,
+        shape,
+        layout.axis,
+        options,
+        shares,
+        hostile.floor,
+      );
+      if (hostile.backward === false) return;
+
+      const dy = randomNormals(random, dtype, x.length);
+      const expected = reference.backwardTraining(dy, x, extents, options);
+      const { dx } = backward(
+        { data: dy, shape },
+        { data: x, shape },
+        { axis: layout.axis, ...options, mean, variance },
+      );
+      for (let c = 0; c < extents.channels; c++) {
+        const wanted = channelValues(expected.dx, extents, c);
+        expectClose(
+          channelValues(dx.data, extents, c),
+          wanted,
+          share * largest(wanted),
+          `dx of channel ${c}`,
+        );
+      }
+    });
+  }
+});
+
+describe(`values that are not finite (${seedNote})`, () => {
+  const channels = 5;
+  const poisons = [
+    { title: 'NaN', values: [Number.NaN] },
+    { title: 'Infinity', values: [Number.POSITIVE_INFINITY] },
+    { title: '-Infinity', values: [Number.NEGATIVE_INFINITY] },
+    { title: 'both infinities', values: [Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY] },
+  ];
+  /** A copy with the values at random places of one channel. */
+  function poisoned(
+    random: Random,
+    x: FloatArray,
+    extents: reference.Extents,
+    channel: number,
+    values: number[],
+  ) {
+    const copy = x.slice() as FloatArray;
+    for (const value of values) {
+      const o = random.integer(0, extents.outer - 1);
+      const i = random.integer(0, extents.inner - 1);
+      copy[(o * extents.channels + channel) * extents.inner + i] = value;
+    }
+    return copy;
+  }
+
+  function expectOthersSame(
+    actual: FloatArray,
+    clean: FloatArray,
+    extents: reference.Extents,
+    channel: number,
+    what: string,
+  ): void {
+    for (let c = 0; c < extents.channels; c++) {
+      if (c === channel) continue;
+      const name = `${what} of channel ${c}`;
+      expectSame(channelValues(actual, extents, c), channelValues(clean, extents, c), name);
+    }
+  }
+
+  for (const { title, values } of poisons) {
+    eachKind(`${title} in x stays in its channel`, ({ dtype, layout }) => {
+      const random = new Random();
+      for (const positions of [3, 49, 9001]) {
+        const shape = layout.shape(3, channels, positions);
+        const { axis } = layout;
+        const extents = extentsOf(shape, axis);
+        const clean = randomActivations(random, dtype, extents);
+        const dy = randomNormals(random, dtype, clean.length);
+        const parameters = randomParameters(random, dtype, channels);
+        const channel = random.integer(0, channels - 1);
+        const dirty = poisoned(random, clean, extents, channel, values);
+        const run = (x: FloatArray) => {
+          const forward = forwardTraining({ data: x, shape }, { axis, ...parameters });
+          const statistics = { mean: forward.mean, variance: forward.variance };
+          const gradient = backward(
+            { data: dy, shape },
+            { data: x, shape },
+            { axis, ...parameters, ...statistics },
+          );
+          return { ...forward, ...gradient };
+        };
+        const expected = run(clean);
+        const actual = run(dirty);
+        expectOthersSame(actual.y.data, expected.y.data, extents, channel, 'y');
+        expectOthersSame(actual.dx.data, expected.dx.data, extents, channel, 'dx');
+        const perChannel = { outer: 1, channels, inner: 1 };
+        expectOthersSame(actual.mean, expected.mean, perChannel, channel, 'mean');
+        expectOthersSame(actual.variance, expected.variance, perChannel, channel, 'variance');
+        expectOthersSame(
+          actual.dWeight as FloatArray,
+          expected.dWeight as FloatArray,
+          perChannel,
+          channel,
+          'dWeight',
+        );
+        expectSame(actual.dBias as FloatArray, expected.dBias as FloatArray, 'dBias');
+        expect(Number.isFinite(actual.variance[channel]), 'a finite variance').toBe(false);
+        expect(channelValues(actual.y.data, extents, channel).some(Number.isNaN), 'a NaN in y').toBe(true);
+      }
+    });
+
+    eachKind(`${title} is one value of y in inference`, ({ dtype, layout }) => {
+      const random = new Random();
+      const shape = layout.shape(3, channels, 49);
+      const extents = extentsOf(shape, layout.axis);
+      const clean = randomActivations(random, dtype, extents);
+      const dirty = poisoned(random, clean, extents, 2, values);
+      const options = {
+        axis: layout.axis,
+        mean: new Float64Array(channels).fill(0.3),
+        variance: new Float64Array(channels).fill(2),
+        weight: typed(dtype, new Array(channels).fill(1.5)),
+      };
+      const expected = forwardInference({ data: clean, shape }, options).data;
+      const actual = forwardInference({ data: dirty, shape }, options).data;
+      for (let i = 0; i < dirty.length; i++) {
+        // Weight and variance are positive: what is not finite passes as it is.
+        const value = Number.isFinite(dirty[i]) ? expected[i] : dirty[i];
+        if (!Object.is(actual[i], value)) expect(actual[i], `y[${i}]`).toBe(value);
+      }
+    });
+
+    eachKind(`${title} in dy stays in its channel`, ({ dtype, layout }) => {
+      const random = new Random();
+      const shape = layout.shape(3, channels, 49);
+      const { axis } = layout;
+      const extents = extentsOf(shape, axis);
+      const x = randomActivations(random, dtype, extents);
+      const clean = randomNormals(random, dtype, x.length);
+      const dirty = poisoned(random, clean, extents, 2, values);
+      const { mean, variance } = forwardTraining({ data: x, shape }, { axis });
+      const run = (dy: FloatArray) =>
+        backward({ data: dy, shape }, { data: x, shape }, { axis, mean, variance }).dx.data;
+      const actual = run(dirty);
+      expectOthersSame(actual, run(clean), extents, 2, 'dx');
+      expect(channelValues(actual, extents, 2).some(Number.isNaN), 'a NaN in dx').toBe(true);
+    });
+
+    eachKind(`${title} is kept out of the running statistics`, ({ dtype, layout }) => {
+      const random = new Random();
+      const shape = layout.shape(3, channels, 49);
+      const { axis } = layout;
+      const extents = extentsOf(shape, axis);
+      const disturbed = new BatchNorm(channels, { axis, dtype });
+      const undisturbed = new BatchNorm(channels, { axis, dtype });
+      const forward = (bn: typeof disturbed, x: FloatArray) => {
+        bn.forward({ data: x as never, shape });
+      };
+      const first = randomActivations(random, dtype, extents);
+      forward(disturbed, first);
+      forward(undisturbed, first);
+      expect(disturbed.rejectedUpdates).toBe(0);
+      const before = (disturbed.runningMean as Float64Array)[3];
+      const beforeVar = (disturbed.runningVar as Float64Array)[3];
+
+      const second = randomActivations(random, dtype, extents);
+      forward(disturbed, poisoned(random, second, extents, 3, values));
+      forward(undisturbed, second);
+      expect(disturbed.rejectedUpdates).toBe(1);
+      expect(undisturbed.rejectedUpdates).toBe(0);
+      expect(disturbed.batchesTracked).toBe(2);
+      const expectedMean = (undisturbed.runningMean as Float64Array).slice();
+      const expectedVar = (undisturbed.runningVar as Float64Array).slice();
+      expectedMean[3] = before;
+      expectedVar[3] = beforeVar;
+      expectSame(disturbed.runningMean as Float64Array, expectedMean, 'runningMean');
+      expectSame(disturbed.runningVar as Float64Array, expectedVar, 'runningVar');
+    });
+  }
+
+  it('every rejected channel counts, batch after batch', () => {
+    const bn = new BatchNorm(4);
+    const data = Float32Array.of(1, Number.NaN, 3, 4, 5, 6, Number.POSITIVE_INFINITY, 9);
+    for (let batch = 1; batch <= 3; batch++) {
+      bn.forward({ data, shape: [2, 4] });
+      expect(bn.rejectedUpdates).toBe(2 * batch);
+      expect(bn.batchesTracked).toBe(batch);
+    }
+    expectSame(
+      (bn.runningMean as Float64Array).subarray(1, 3),
+      [0, 0],
+      'runningMean of the rejected channels',
+    );
+    expectSame((bn.runningVar as Float64Array).subarray(1, 3), [1, 1], 'runningVar of the rejected channels');
+    expect((bn.runningMean as Float64Array)[0]).toBeCloseTo(3 * (1 - 0.9 ** 3), 12);
+  });
+
+  it('a variance beyond the doubles is rejected as well', () => {
+    const bn = new BatchNorm(2, { dtype: 'float64' });
+    bn.forward({ data: Float64Array.of(1e200, 1, -1e200, 3), shape: [2, 2] });
+    expect(bn.rejectedUpdates).toBe(1);
+    expect(bn.runningVar?.[0]).toBe(1);
+    expect(bn.runningVar?.[1]).toBeCloseTo(0.9 + 0.1 * 2, 12);
+  });
+
+  it('a squared deviation beyond float32 is not: the statistics are doubles', () => {
+    const bn = new BatchNorm(1);
+    bn.forward({ data: Float32Array.of(2 ** 100, -(2 ** 100)), shape: [2, 1] });
+    expect(bn.rejectedUpdates).toBe(0);
+    expect((bn.runningVar as Float64Array)[0] / 2 ** 200).toBeCloseTo(0.1 * 2, 12);
+  });
+});
