@@ -151,9 +151,18 @@ function readConfig<D extends DType>(options: BatchNormOptions<D>): BatchNormCon
 class ResultBuffer<T extends FloatArray> {
   #buffer: T | undefined;
 
-  take(dtype: DType, length: number): T {
-    if (this.#buffer === undefined || this.#buffer.length < length) this.#buffer = newArray<T>(dtype, length);
-    return this.#buffer.length === length ? this.#buffer : (this.#buffer.subarray(0, length) as T);
+  /** Never memory of `inputs`: a result of this layer may come back as its input. */
+  take(dtype: DType, length: number, inputs: readonly T[]): T {
+    let buffer = this.#buffer;
+    if (
+      buffer === undefined ||
+      buffer.length < length ||
+      inputs.some((input) => input.buffer === buffer?.buffer)
+    ) {
+      buffer = newArray<T>(dtype, length);
+      this.#buffer = buffer;
+    }
+    return buffer.length === length ? buffer : (buffer.subarray(0, length) as T);
   }
 }
 
@@ -266,7 +275,9 @@ export class BatchNorm<D extends DType = 'float32'> {
       checkOut(out, input, dtype);
       checkOverlap(out, input, this.#arrays());
     }
-    const y = out ?? (reuse ? this.#y.take(dtype, input.size) : newArray<ArrayOf<D>>(dtype, input.size));
+    const y =
+      out ??
+      (reuse ? this.#y.take(dtype, input.size, [input.data]) : newArray<ArrayOf<D>>(dtype, input.size));
 
     const pass = batchStats ? this.#passes.forwardTraining : this.#passes.forwardInference;
     pass(
@@ -342,7 +353,10 @@ export class BatchNorm<D extends DType = 'float32'> {
     const wantsInput = only !== 'parameters';
     const wantsParameters = only !== 'input';
     const dx = wantsInput
-      ? (out ?? (reuse ? this.#dx.take(dtype, gradient.size) : newArray<ArrayOf<D>>(dtype, gradient.size)))
+      ? (out ??
+        (reuse
+          ? this.#dx.take(dtype, gradient.size, [gradient.data, input.data])
+          : newArray<ArrayOf<D>>(dtype, gradient.size)))
       : undefined;
     const dWeight = wantsParameters ? this.#weightGrad : undefined;
     const dBias = wantsParameters ? this.#biasGrad : undefined;

@@ -9,7 +9,6 @@ type Round = (value: number) => number;
 const chunkValues = 8192;
 const chunkRows = 256;
 const wide = 128;
-const nearby = 64;
 
 /** As Partition in native/partition.h. */
 interface Partition {
@@ -111,7 +110,8 @@ function median(a: number, b: number, c: number): number {
 }
 
 function ninther(partition: Partition, span: Span, channel: number, x: FloatArray): number {
-  const step = Math.floor(Math.min(nearby, valuesOf(partition, span, channel)) / 9);
+  const ninth = Math.floor(valuesOf(partition, span, channel) / 9);
+  const step = ninth === 0 ? 0 : (ninth - 1) | 1;
   const value = (i: number) => x[positionOf(partition, span, channel, i * step)];
   return median(
     median(value(0), value(1), value(2)),
