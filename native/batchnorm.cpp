@@ -241,10 +241,10 @@ T median(T a, T b, T c) {
   return low < middle ? middle : low;
 }
 
-/// A value of the data near its centre (Tukey, "The ninther, a technique for low-effort robust (resistant) location
-/// in large samples", 1978) for channels [begin, end) of a chunk, from all over the chunk: images begin with borders.
-/// Being one of the values it lies on their grid: deviations of data with few mantissa bits, and their squares, are
-/// exact, and those of a constant channel are 0.
+/// A value of the data near its centre (Tukey, "The ninther, a technique for low-effort robust (resistant)
+/// location in large samples", 1978) for channels [begin, end) of a chunk, from all over the chunk: images
+/// begin with borders. Being one of the values it lies on their grid: deviations of data with few mantissa
+/// bits, and their squares, are exact, and those of a constant channel are 0.
 template <typename T>
 void ninthers(const Partition<T>& partition, const Span& span, Range channels, const T* x, T* centres) {
   const size_t ninth = partition.values(span, channels.begin) / 9;

@@ -653,9 +653,10 @@ describe(`results of the layer (${seedNote})`, () => {
     const random = new Random();
     const bn = new BatchNorm(channels);
     const y = bn.forward(activations(random)).data;
-    const dx = bn.backward(gradients(random)).dx?.data;
-    assertPresent(dx, 'dx');
-    expectUnmodified({ y, dx }, () => {
+    const { dx: tensor, dWeight, dBias } = bn.backward(gradients(random));
+    assertPresent(tensor, 'dx');
+    const dx = tensor.data;
+    expectUnmodified({ y, dx, dWeight, dBias }, () => {
       for (let batch = 0; batch < 3; batch++) {
         const laterY = bn.forward(activations(random)).data;
         const laterDx = bn.backward(gradients(random)).dx?.data;

@@ -51,6 +51,7 @@ struct Moments {
     for (size_t i = 0; i < group.size(); i++) {
       // Filling with the shift makes inactive lanes add nothing.
       deviation[i] = group.load(x, i, shift) - shift;
+      prefetch(x + group.at + i * group.distance);
       square[i] = deviation[i] * deviation[i];
     }
     sums.add(deviation, square);
@@ -102,6 +103,8 @@ struct GradSums {
     for (size_t i = 0; i < group.size(); i++) {
       gradient[i] = group.load(dy, i, zero);
       product[i] = gradient[i] * (group.load(x, i, mean) - mean);
+      prefetch(x + group.at + i * group.distance);
+      prefetch(dy + group.at + i * group.distance);
     }
     sums.add(gradient, product);
   }
