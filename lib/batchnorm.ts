@@ -1,5 +1,5 @@
 import type { Passes } from './backend/backend.js';
-import { backend } from './backend/index.js';
+import { backend, passesFor } from './backend/index.js';
 import { type Convention, type Decay, defaultsOf } from './conventions.js';
 import { oneValuePerChannelError, stateError, typeError } from './errors.js';
 import { FrozenBatchNorm } from './frozen.js';
@@ -193,6 +193,8 @@ export class BatchNorm<D extends DType = 'float32'> {
   #training = true;
   #batchesTracked = 0;
   #rejectedUpdates = 0;
+  /** Batches that a channel has rejected since the state was loaded; undefined where none has. */
+  #missed: Float64Array | undefined;
 
   #last: Forward<ArrayOf<D>> | undefined;
   readonly #lastMean: Float64Array;
@@ -207,7 +209,7 @@ export class BatchNorm<D extends DType = 'float32'> {
     this.channels = checkInteger('channels', channels, 1, 2 ** 31 - 1);
     this.config = readConfig(options);
     const { dtype, weight, bias, trackRunningStats } = this.config;
-    this.#passes = backend[dtype] as Passes<FloatArray> as Passes<ArrayOf<D>>;
+    this.#passes = passesFor(dtype);
     this.weight = weight ? (newArray<ArrayOf<D>>(dtype, channels).fill(1) as ArrayOf<D>) : null;
     this.bias = bias ? newArray<ArrayOf<D>>(dtype, channels) : null;
     this.runningMean = trackRunningStats ? new Float64Array(channels) : null;
@@ -419,6 +421,7 @@ export class BatchNorm<D extends DType = 'float32'> {
     if (read.running_mean) this.runningMean?.set(read.running_mean);
     if (read.running_var) this.runningVar?.set(read.running_var);
     this.#batchesTracked = read.num_batches_tracked ?? 0;
+    this.#missed = undefined;
     return this;
   }
 
@@ -459,15 +462,37 @@ export class BatchNorm<D extends DType = 'float32'> {
     if (runningMean === null || runningVar === null) return;
     const { decay, unbiasedRunningVar } = this.config;
     this.#batchesTracked++;
-    this.#rejectedUpdates += backend.updateRunningStats(
-      this.#lastMean,
-      this.#lastVariance,
-      this.channels,
-      count,
-      decay === 'cumulative' ? 1 - 1 / this.#batchesTracked : decay,
-      unbiasedRunningVar,
-      runningMean,
-      runningVar,
+    const update = (of: (array: Float64Array) => Float64Array, channels: number, ownDecay: number) =>
+      backend.updateRunningStats(
+        of(this.#lastMean),
+        of(this.#lastVariance),
+        channels,
+        count,
+        ownDecay,
+        unbiasedRunningVar,
+        of(runningMean),
+        of(runningVar),
+      );
+    if (decay !== 'cumulative' || this.#missed === undefined) {
+      const ownDecay = decay === 'cumulative' ? 1 - 1 / this.#batchesTracked : decay;
+      const rejected = update((array) => array, this.channels, ownDecay);
+      if (rejected > 0) this.#countRejected(rejected);
+      return;
+    }
+    // The mean over the batches of each channel: those it rejected do not count.
+    for (let channel = 0; channel < this.channels; channel++) {
+      const ownDecay = 1 - 1 / (this.#batchesTracked - this.#missed[channel]);
+      const rejected = update((array) => array.subarray(channel, channel + 1), 1, ownDecay);
+      this.#rejectedUpdates += rejected;
+      this.#missed[channel] += rejected;
+    }
+  }
+
+  #countRejected(rejected: number): void {
+    this.#rejectedUpdates += rejected;
+    if (this.config.decay !== 'cumulative') return;
+    this.#missed = this.#lastMean.map((mean, channel) =>
+      Number.isFinite(mean) && Number.isFinite(this.#lastVariance[channel]) ? 0 : 1,
     );
   }
 

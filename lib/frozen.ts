@@ -1,5 +1,5 @@
-import type { FrozenRun, Passes } from './backend/backend.js';
-import { backend } from './backend/index.js';
+import type { FrozenRun } from './backend/backend.js';
+import { passesFor } from './backend/index.js';
 import { stateError } from './errors.js';
 import { readState, type StateDict } from './state.js';
 import type { ArrayOf, DType, FloatArray, Tensor, TensorLike } from './tensor.js';
@@ -11,6 +11,7 @@ import {
   checkOptions,
   checkOut,
   checkOverlap,
+  dtypeOf,
   geometryOf,
   newArray,
   readShape,
@@ -22,7 +23,7 @@ export interface FrozenOptions<D extends DType = DType> {
   axis?: number;
   /** Added to the variance under the root. Default 1e-5. */
   eps?: number;
-  /** Of the data that will come in. Default 'float32'. */
+  /** Of the data that will come in. Default: either. */
   dtype?: D;
 }
 
@@ -34,12 +35,13 @@ export interface RunOptions<T extends FloatArray> {
   out?: T;
 }
 
-/** What a frozen layer is made of; state has been read. @internal */
+/** What a frozen layer is made of; everything has been checked. @internal */
 export interface FrozenParts<D extends DType> {
   channels: number;
   axis: number;
   eps: number;
-  dtype: D;
+  /** undefined: either. */
+  dtype: D | undefined;
   weight: FloatArray | undefined;
   bias: FloatArray | undefined;
   mean: FloatArray;
@@ -57,8 +59,10 @@ export class FrozenBatchNorm<D extends DType = DType> {
   readonly channels: number;
   readonly axis: number;
   readonly eps: number;
-  readonly dtype: D;
-  #run: FrozenRun<ArrayOf<D>> | undefined;
+  /** Of the data it takes: that of the layer; undefined, either, where it was made from a state without naming one. */
+  readonly dtype: D | undefined;
+  #parts: FrozenParts<D> | undefined;
+  readonly #runs: { [K in DType]?: FrozenRun<FloatArray> } = {};
 
   /** @internal */
   constructor(parts: FrozenParts<D>) {
@@ -67,14 +71,14 @@ export class FrozenBatchNorm<D extends DType = DType> {
     this.axis = axis;
     this.eps = eps;
     this.dtype = dtype;
-    this.#run = (backend[dtype] as Passes<FloatArray>).freeze(
-      channels,
-      eps,
-      weight && toDtype(weight, dtype),
-      bias && toDtype(bias, dtype),
-      toDtype(mean, 'float64'),
-      toDtype(variance, 'float64'),
-    );
+    // Copies: the caller goes on writing to its arrays.
+    this.#parts = {
+      ...parts,
+      weight: weight?.slice(),
+      bias: bias?.slice(),
+      mean: mean.slice(),
+      variance: variance.slice(),
+    };
   }
 
   /**
@@ -83,15 +87,12 @@ export class FrozenBatchNorm<D extends DType = DType> {
    *
    * @throws TypeError, RangeError naming the entry that does not fit.
    */
-  static from<D extends DType = 'float32'>(
-    state: StateDict,
-    options: FrozenOptions<D> = {},
-  ): FrozenBatchNorm<D> {
+  static from<D extends DType = DType>(state: StateDict, options: FrozenOptions<D> = {}): FrozenBatchNorm<D> {
     checkOptions('options', options, frozenKeys);
-    const { axis = 1, eps = 1e-5, dtype = 'float32' as D } = options;
+    const { axis = 1, eps = 1e-5, dtype } = options;
     checkAxis(axis);
     checkEps(eps);
-    checkOneOf('dtype', dtype, ['float32', 'float64']);
+    if (dtype !== undefined) checkOneOf('dtype', dtype, ['float32', 'float64']);
     const { channels, weight, bias, running_mean, running_var } = readState(state, undefined, {
       weight: 'optional',
       bias: 'optional',
@@ -115,26 +116,46 @@ export class FrozenBatchNorm<D extends DType = DType> {
    *
    * @throws TypeError, RangeError for what does not fit, Error after disposal; then nothing is written.
    */
-  run(x: TensorLike<ArrayOf<D>>, options?: RunOptions<ArrayOf<D>>): Tensor<ArrayOf<D>> {
-    if (this.#run === undefined)
+  run<T extends ArrayOf<D>>(x: TensorLike<T>, options?: RunOptions<T>): Tensor<T> {
+    if (this.#parts === undefined)
       throw stateError('DISPOSED', 'a frozen layer must not be used after its disposal, got a call of run()');
     checkOptions('options', options, runKeys);
     const out = options?.out;
-    const input = readShape<ArrayOf<D>>('x', x, this.dtype);
+    const input = readShape<T>('x', x, this.dtype);
+    const dtype = this.dtype ?? dtypeOf('x.data', input.data);
     const { outer, inner } = geometryOf(input, this.axis, this.channels);
     checkLength(input);
-    let y: ArrayOf<D>;
-    if (out === undefined) y = newArray(this.dtype, input.size);
+    let y: T;
+    if (out === undefined) y = newArray(dtype, input.size);
     else {
-      y = checkOut(out, input, this.dtype);
+      y = checkOut(out, input, dtype);
       checkOverlap(y, input, {});
     }
-    this.#run(outer, inner, input.data, y);
+    const run = this.#runs[dtype] ?? this.#prepare(dtype, this.#parts);
+    run(outer, inner, input.data, y);
     return { data: y, shape: input.shape };
   }
 
   /** Lets go of the native memory, which is freed with the next garbage collection. Doing it twice is harmless. */
   [Symbol.dispose](): void {
-    this.#run = undefined;
+    this.#parts = undefined;
+    this.#runs.float32 = undefined;
+    this.#runs.float64 = undefined;
+  }
+
+  #prepare(
+    dtype: DType,
+    { channels, eps, weight, bias, mean, variance }: FrozenParts<D>,
+  ): FrozenRun<FloatArray> {
+    const run = passesFor<FloatArray>(dtype).freeze(
+      channels,
+      eps,
+      weight && toDtype(weight, dtype),
+      bias && toDtype(bias, dtype),
+      toDtype(mean, 'float64'),
+      toDtype(variance, 'float64'),
+    );
+    this.#runs[dtype] = run;
+    return run;
   }
 }

@@ -1,7 +1,6 @@
 // The functions: no state.
 
-import type { Passes } from './backend/backend.js';
-import { backend } from './backend/index.js';
+import { backend, passesFor } from './backend/index.js';
 import { rangeError } from './errors.js';
 import type { DType, FloatArray, Tensor, TensorLike } from './tensor.js';
 import {
@@ -32,10 +31,10 @@ export interface PassOptions<T extends FloatArray> {
   axis?: number;
   /** Added to the variance under the root. Positive and finite. Default 1e-5. */
   eps?: number;
-  /** One value per channel. Default: 1 for each. */
-  weight?: FloatArray;
-  /** One value per channel. Default: 0 for each. */
-  bias?: FloatArray;
+  /** One value per channel. Default, and for null: 1 for each. */
+  weight?: FloatArray | null;
+  /** One value per channel. Default, and for null: 0 for each. */
+  bias?: FloatArray | null;
   /**
    * Where the result goes: an array of the result's length and dtype, which becomes the `data` of the returned tensor.
    * It may be the input's own memory (in place), or overlap nothing. Default: a new array.
@@ -104,11 +103,6 @@ const inferenceKeys = new Set([...passKeys, 'mean', 'variance']);
 const backwardKeys = new Set([...inferenceKeys, 'training']);
 const runningKeys = new Set(['decay', 'unbiasedRunningVar']);
 
-/** The passes of the backend for a data type. */
-export function passesFor<T extends FloatArray>(dtype: DType): Passes<T> {
-  return backend[dtype] as Passes<FloatArray> as Passes<T>;
-}
-
 /** What every pass reads of x and its options, checked but for lengths of data. */
 interface ReadPass<T extends FloatArray> {
   input: ReadTensor<T>;
@@ -125,7 +119,9 @@ function readPass<T extends FloatArray>(x: unknown, options: PassOptions<T>): Re
   const dtype = dtypeOf('x.data', input.data);
   const { outer, channels, inner } = geometryOf(input, checkAxis(axis));
   const perChannel = (name: string, value: unknown) =>
-    value === undefined ? undefined : toDtype<T>(checkPerChannel(name, value, channels), dtype);
+    value === undefined || value === null
+      ? undefined
+      : toDtype<T>(checkPerChannel(name, value, channels), dtype);
   return {
     input,
     dtype,

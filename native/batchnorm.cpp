@@ -25,6 +25,10 @@ constexpr size_t kWakeBytes = size_t{1} << 20;
 /// Columns whose coefficients and sums stay in the nearest cache.
 constexpr size_t kBlockColumns = 4096;
 
+/// How far ahead of a long run memory is asked for: memory has answered, and the caches still hold the
+/// answer.
+constexpr size_t kAheadBytes = size_t{16} << 10;
+
 constexpr size_t divide_up(size_t value, size_t by) {
   return (value + by - 1) / by;
 }
@@ -91,7 +95,7 @@ class Sweep {
       span = {first, std::min(run_, shape.outer - first), piece.begin, piece.end - piece.begin};
       channels = part(shape.channels, group_, index / pieces_ % groups_);
     }
-    partition_.for_each_tile(span, channels.begin, channels.end,
+    partition_.for_each_tile(span, channels.begin, channels.end, kAheadBytes / sizeof(T),
                              [&](Tile tile, size_t offset) { visit(tile, offset, channels.begin); });
   }
 
@@ -216,16 +220,6 @@ class AccumulatorsOfThreads {
   T* memory_;
 };
 
-/// The lanes of one channel, halved until one is left.
-template <typename T>
-double sum_of_lanes(const T* lanes) {
-  double sums[kLanes<T>];
-  for (size_t i = 0; i < kLanes<T>; i++) sums[i] = static_cast<double>(lanes[i]);
-  for (size_t half = kLanes<T> / 2; half > 0; half /= 2)
-    for (size_t i = 0; i < half; i++) sums[i] += sums[i + half];
-  return sums[0];
-}
-
 template <typename T>
 void clear(Layout layout, Accumulators<T> sums, size_t channels) {
   const size_t size = round_up(layout == kChannelsFirst ? channels * kLanes<T> : channels, kLanes<T>);
@@ -268,13 +262,22 @@ void ninthers(const Partition<T>& partition, const Span& span, Range channels, c
 
 /// Moves a thread's sums of channels [begin, end) to the doubles of a chunk.
 template <typename T>
-void store_sums(Layout layout, const T* sums, Range channels, double* to) {
+void store_sums(const Kernels<T>& kernels, Layout layout, const T* sums, Range channels, double* to) {
+  const size_t count = channels.end - channels.begin;
   if (layout == kChannelsFirst)
-    for (size_t i = 0; i < channels.end - channels.begin; i++)
-      to[channels.begin + i] = sum_of_lanes(sums + i * kLanes<T>);
+    kernels.sum_lanes(sums, count, to + channels.begin);
   else
-    for (size_t i = 0; i < channels.end - channels.begin; i++)
-      to[channels.begin + i] = static_cast<double>(sums[i]);
+    std::copy_n(sums, count, to + channels.begin);
+}
+
+/// The next sample's run of the same channels where runs are short, else what follows in memory.
+template <typename T>
+ptrdiff_t ahead(const Partition<T>& partition, const Span& span, Range channels) {
+  const Shape& shape = partition.shape();
+  const size_t run = (channels.end - channels.begin) * span.length;
+  if (partition.layout() == kChannelsFirst && run * sizeof(T) < 4 * kAheadBytes)
+    return static_cast<ptrdiff_t>(shape.channels * shape.inner);
+  return kAheadBytes / sizeof(T);
 }
 
 /// Sums of deviations from a shift near the data, per chunk.
@@ -282,7 +285,7 @@ template <typename T>
 class Moments {
  public:
   Moments(Scratch& scratch, const Execution& execution, const Partition<T>& partition, const T* x)
-      : kernel_(kernels_of<T>(*execution.kernels).moments[partition.layout()]),
+      : kernels_(kernels_of<T>(*execution.kernels)),
         partition_(partition),
         x_(x),
         partials_(scratch, partition),
@@ -298,15 +301,16 @@ class Moments {
     T* shifts = shifts_ + chunk * partials_.stride + channels.begin;
     ninthers(partition_, span, channels, x_, shifts);
     clear(partition_.layout(), sums, channels.end - channels.begin);
-    partition_.for_each_tile(span, channels.begin, channels.end, [&](Tile tile, size_t offset) {
-      kernel_(tile, x_ + offset, shifts, sums.first, sums.second);
-    });
+    partition_.for_each_tile(
+        span, channels.begin, channels.end, ahead(partition_, span, channels), [&](Tile tile, size_t offset) {
+          kernels_.moments[partition_.layout()](tile, x_ + offset, shifts, sums.first, sums.second);
+        });
     double* first = partials_.first + chunk * partials_.stride;
     double* second = partials_.second + chunk * partials_.stride;
-    store_sums(partition_.layout(), sums.first, channels, first);
-    store_sums(partition_.layout(), sums.second, channels, second);
+    store_sums(kernels_, partition_.layout(), sums.first, channels, first);
+    store_sums(kernels_, partition_.layout(), sums.second, channels, second);
     for (size_t channel = channels.begin; channel < channels.end; channel++)
-      if (!std::isfinite(first[channel]) || !std::isfinite(second[channel]))
+      if (!is_good(partition_.values(span, channel), first[channel], second[channel]))
         sum_in_double(span, channel, shifts[channel - channels.begin], first[channel], second[channel]);
   }
 
@@ -339,22 +343,41 @@ class Moments {
   }
 
  private:
-  /// Where float32 sums overflow (deviations from 1e19 on) the double ones do not, and where the data is not
-  /// finite the result must not depend on the order of the additions.
-  void sum_in_double(const Span& span, size_t channel, T& shift, double& first, double& second) const {
-    if (!std::isfinite(shift)) shift = 0;
-    first = 0;
-    second = 0;
-    const size_t values = partition_.values(span, channel);
-    for (size_t i = 0; i < values; i++) {
-      const double deviation =
-          static_cast<double>(x_[partition_.position(span, channel, i)]) - static_cast<double>(shift);
-      first += deviation;
-      second += deviation * deviation;
-    }
+  /// Whether the sums of a chunk can be relied upon: they are finite, and in float32 less than 15/16 of the
+  /// squares are due to the distance between shift and mean, or rounding the squares would cost digits of the
+  /// variance.
+  static bool is_good(size_t values, double first, double second) {
+    if (!std::isfinite(first) || !std::isfinite(second)) return false;
+    return !std::is_same<T, float>::value ||
+           !(first * first > 0.9375 * (second * static_cast<double>(values)));
   }
 
-  typename Kernels<T>::MomentsKernel* kernel_;
+  /// In double, where float32 sums overflow (deviations from 1e19 on), where the shift is far from the mean,
+  /// and where the data is not finite, for then the result must not depend on the order of the additions.
+  void sum_in_double(const Span& span, size_t channel, T& shift, double& first, double& second) const {
+    if (!std::isfinite(shift)) shift = 0;
+    double sums[kLanes<T>] = {};
+    double squares[kLanes<T>] = {};
+    const auto add = [&](T value, size_t lane) {
+      const double deviation = static_cast<double>(value) - static_cast<double>(shift);
+      sums[lane] += deviation;
+      squares[lane] += deviation * deviation;
+    };
+    partition_.for_each_tile(span, channel, channel + 1, 0, [&](Tile tile, size_t at) {
+      for (size_t row = 0; row < tile.rows; row++)
+        for (size_t column = 0; column < tile.columns; column++)
+          add(x_[at + row * tile.stride + column], column % kLanes<T>);
+    });
+    for (size_t half = kLanes<T> / 2; half > 0; half /= 2)
+      for (size_t lane = 0; lane < half; lane++) {
+        sums[lane] += sums[lane + half];
+        squares[lane] += squares[lane + half];
+      }
+    first = sums[0];
+    second = squares[0];
+  }
+
+  const Kernels<T>& kernels_;
   const Partition<T>& partition_;
   const T* x_;
   Partials partials_;
@@ -369,7 +392,7 @@ class GradSums {
  public:
   GradSums(Scratch& scratch, const Execution& execution, const Partition<T>& partition, const T* dy,
            const T* x, const T* mean)
-      : kernel_(kernels_of<T>(*execution.kernels).grad_sums[partition.layout()]),
+      : kernels_(kernels_of<T>(*execution.kernels)),
         partition_(partition),
         dy_(dy),
         x_(x),
@@ -381,11 +404,15 @@ class GradSums {
   /// For channels [begin, end) < width of one chunk.
   void sum(size_t chunk, Range channels, Accumulators<T> sums) const {
     clear(partition_.layout(), sums, channels.end - channels.begin);
-    partition_.for_each_tile(partials_.spans[chunk], channels.begin, channels.end, [&](Tile tile, size_t at) {
-      kernel_(tile, dy_ + at, x_ + at, mean_ + channels.begin, sums.first, sums.second);
-    });
-    store_sums(partition_.layout(), sums.first, channels, partials_.first + chunk * partials_.stride);
-    store_sums(partition_.layout(), sums.second, channels, partials_.second + chunk * partials_.stride);
+    partition_.for_each_tile(partials_.spans[chunk], channels.begin, channels.end,
+                             ahead(partition_, partials_.spans[chunk], channels), [&](Tile tile, size_t at) {
+                               kernels_.grad_sums[partition_.layout()](
+                                   tile, dy_ + at, x_ + at, mean_ + channels.begin, sums.first, sums.second);
+                             });
+    store_sums(kernels_, partition_.layout(), sums.first, channels,
+               partials_.first + chunk * partials_.stride);
+    store_sums(kernels_, partition_.layout(), sums.second, channels,
+               partials_.second + chunk * partials_.stride);
   }
 
   /// The sums of channels [begin, end) of the tensor, the chunks in their order.
@@ -407,7 +434,7 @@ class GradSums {
   double sum_dy_xc(size_t channel) const { return sums_dy_xc_[channel]; }
 
  private:
-  typename Kernels<T>::GradSumsKernel* kernel_;
+  const Kernels<T>& kernels_;
   const Partition<T>& partition_;
   const T* dy_;
   const T* x_;
@@ -522,9 +549,13 @@ void sum_settle_write(Scratch& scratch, const Execution& execution, const Partit
       for (size_t chunk = 0; chunk < chunks; chunk++) sums.sum(chunk, channels, accumulators.of(slot));
       settle(channels);
       if (!writer) return;
+      // Reading from the cache leaves memory idle but for the writes: time to ask for this thread's next
+      // group.
+      const size_t next = crew.threads * group;
+      const ptrdiff_t ahead = channels.end + next <= shape.channels ? next * shape.inner : 0;
       // Backwards: the last read is the nearest.
       for (size_t sample = shape.outer; sample-- > 0;)
-        partition.for_each_tile(Span{sample, 1, 0, shape.inner}, channels.begin, channels.end,
+        partition.for_each_tile(Span{sample, 1, 0, shape.inner}, channels.begin, channels.end, ahead,
                                 [&](Tile tile, size_t at) { writer->write(tile, at, channels.begin); });
       writer->finish();
     });

@@ -17,6 +17,8 @@ struct Tile {
   size_t rows;
   size_t columns;
   size_t stride;
+  /// How many values behind what it is reading a kernel asks memory for; 0 asks for nothing new.
+  ptrdiff_t ahead;
 };
 
 /// Values in 64 bytes, the unit of arithmetic on every ISA.
@@ -40,6 +42,8 @@ struct Kernels {
   using GradInputKernel = void(Tile tile, const T* dy, const T* x, T* dx, const T* mean, const T* slope,
                                const T* constant, const T* scale);
 
+  /// to[channel] = the sum of the kLanes<T> partial sums of each channel, halved until one is left
+  void (*sum_lanes)(const T* sums, size_t channels, double* to);
   /// sum += x - shift, sum_squares += (x - shift)^2
   MomentsKernel* moments[2];
   /// y = (x - mean) * scale + offset

@@ -88,13 +88,13 @@ class Partition {
 
   /// Calls visit(tile, offset of its first value) for the tiles that make up channels [begin, end) of a span.
   template <typename Visit>
-  void for_each_tile(const Span& span, size_t begin, size_t end, Visit visit) const {
+  void for_each_tile(const Span& span, size_t begin, size_t end, ptrdiff_t ahead, Visit visit) const {
     if (layout_ == kChannelsLast) {
       end = std::min(end, span.length);
-      if (begin < end) visit(Tile{span.count, end - begin, width()}, position(span, begin, 0));
+      if (begin < end) visit(Tile{span.count, end - begin, width(), ahead}, position(span, begin, 0));
       return;
     }
-    const Tile tile{end - begin, span.length, shape_.inner};
+    const Tile tile{end - begin, span.length, shape_.inner, ahead};
     size_t at = position(span, begin, 0);
     for (size_t sample = 0; sample < span.count; sample++, at += shape_.channels * shape_.inner)
       visit(tile, at);

@@ -341,3 +341,20 @@ describe(`updateRunningStats (${seedNote})`, () => {
     expectSame(running.runningVar, [3, 2, 2, 2], 'runningVar');
   });
 });
+
+describe('a cumulative mean', () => {
+  it('is over the batches that each channel has accepted', () => {
+    const bn = new BatchNorm(2, { decay: 'cumulative', unbiasedRunningVar: false });
+    const batch = (...rows: number[]) => ({ data: Float32Array.from(rows), shape: [2, 2] });
+    bn.forward(batch(Number.NaN, 1, 2, 3));
+    bn.forward(batch(9, 5, 11, 7));
+    bn.forward(batch(1, Number.NaN, 3, 4));
+    bn.forward(batch(7, 10, 9, 12));
+    // Channel 0 accepted the means 10, 2, 8 (variance 1), channel 1 the means 2, 6, 11.
+    expect(bn.runningMean?.[0]).toBeCloseTo(20 / 3, 12);
+    expect(bn.runningMean?.[1]).toBeCloseTo(19 / 3, 12);
+    expect([...(bn.runningVar ?? [])]).toEqual([1, 1]);
+    expect(bn.rejectedUpdates).toBe(2);
+    expect(bn.batchesTracked).toBe(4);
+  });
+});

@@ -1,6 +1,7 @@
 // Chooses the backend, once, when the library is loaded.
 import { rangeError, stateError } from '../errors.js';
-import type { Backend } from './backend.js';
+import type { DType, FloatArray } from '../tensor.js';
+import type { Backend, Passes } from './backend.js';
 import { createJsBackend } from './js.js';
 import { createNativeBackend } from './native.js';
 import { defaultThreads } from './threads.js';
@@ -56,3 +57,8 @@ export const maxThreads = 1024;
 
 export const backend: Backend = chooseBackend();
 backend.setThreads(threadsAtStart());
+
+/** The passes for a data type. */
+export function passesFor<T extends FloatArray>(dtype: DType): Passes<T> {
+  return backend[dtype] as Passes<FloatArray> as Passes<T>;
+}

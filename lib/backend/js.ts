@@ -203,6 +203,26 @@ function passesOf<T extends FloatArray>(round: Round, lanes: number): Passes<T> 
     second[lane] = squares;
   }
 
+  function momentsOfLaneInDouble(
+    x: T,
+    shift: number,
+    start: number,
+    distance: number,
+    terms: number,
+    lane: number,
+  ): void {
+    for (let term = 0, at = start; term < terms; term++, at += distance) {
+      const deviation = x[at] - shift;
+      first[lane] += deviation;
+      second[lane] += deviation * deviation;
+    }
+  }
+
+  function isGood(values: number, sum: number, squares: number): boolean {
+    if (!Number.isFinite(sum) || !Number.isFinite(squares)) return false;
+    return round !== Math.fround || !(sum * sum > 0.9375 * (squares * values));
+  }
+
   function gradSumsOfLane(
     dy: T,
     x: T,
@@ -267,15 +287,14 @@ function passesOf<T extends FloatArray>(round: Round, lanes: number): Passes<T> 
           );
           let chunkSum = sumOfLanes(first);
           let chunkSquares = sumOfLanes(second);
-          if (!Number.isFinite(chunkSum) || !Number.isFinite(chunkSquares)) {
+          if (!isGood(values, chunkSum, chunkSquares)) {
             if (!Number.isFinite(shift)) shift = 0;
-            chunkSum = 0;
-            chunkSquares = 0;
-            for (let i = 0; i < values; i++) {
-              const deviation = x[positionOf(partition, span, place, i)] - shift;
-              chunkSum += deviation;
-              chunkSquares += deviation * deviation;
-            }
+            clear();
+            forEachLane(partition, span, place, (start, distance, terms, lane) =>
+              momentsOfLaneInDouble(x, shift, start, distance, terms, lane),
+            );
+            chunkSum = sumOfLanes(first);
+            chunkSquares = sumOfLanes(second);
           }
           if (chunk === 0 && copy === 0) reference = shift;
           const distance = shift - reference;

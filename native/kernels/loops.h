@@ -15,6 +15,12 @@ using batchnorm::Tile;
 
 constexpr size_t kGroup = 4;
 
+/// Asks for a line in the second-level cache: the nearest one is busy with what is being read.
+template <typename T>
+inline void prefetch(const T* at) {
+  __builtin_prefetch(at, 0, 2);
+}
+
 /// `size` vectors, `distance` values apart; all but the last have `lanes` active lanes, the last has
 /// `last_lanes`.
 template <size_t Size, typename Lanes, typename LastLanes>
@@ -131,14 +137,6 @@ inline void for_each_column(Tile tile, Open open) {
   }
 }
 
-/// Far enough ahead for memory to have answered, near enough for the nearest caches to hold it.
-constexpr size_t kPrefetchBytes = 16384;
-
-template <typename T>
-inline void prefetch(const T* at) {
-  __builtin_prefetch(reinterpret_cast<const char*>(at) + kPrefetchBytes);
-}
-
 /// Values before the first 64-byte line of `to`, at most `total`.
 template <typename T>
 inline size_t before_first_line(const T* to, size_t total) {
@@ -158,7 +156,7 @@ inline void stream_rows(Tile tile, T* to, const Map& map) {
   if (at > 0) map.apply(coefficients, Group<1, size_t, size_t>{0, 0, at, at}, 0).store(to, at);
   const auto stream_line = [&](const auto& of_line) {
     map.apply(of_line, Group<1, AllLanes, AllLanes>{at, 0, {}, {}}, 0).stream(to + at);
-    map.prefetch_from(at);
+    map.prefetch_from(at + tile.ahead);
     at += lanes;
   };
   for (size_t row = 0; row < tile.rows; row++) {
@@ -191,7 +189,7 @@ inline void stream_columns(Tile tile, T* to, const Map& map) {
         const Group<kGroup, AllLanes, AllLanes> group{at, tile.columns, {}, {}};
         for (size_t i = 0; i < kGroup; i++) {
           map.apply(coefficients, group, i).stream(to + at + i * tile.columns);
-          map.prefetch_from(at + i * tile.columns);
+          map.prefetch_from(at + i * tile.columns + tile.ahead);
         }
         column += lanes;
         if (column >= tile.columns) column -= tile.columns;
@@ -202,7 +200,7 @@ inline void stream_columns(Tile tile, T* to, const Map& map) {
   for (; at + lanes <= total; at += lanes) {
     map.apply(map.coefficients(ColumnChannels{column}), Group<1, AllLanes, AllLanes>{at, 0, {}, {}}, 0)
         .stream(to + at);
-    map.prefetch_from(at);
+    map.prefetch_from(at + tile.ahead);
     column += lanes;
     if (column >= tile.columns) column -= tile.columns;
   }

@@ -42,6 +42,7 @@ struct PairOfSums {
 template <typename T>
 struct Moments {
   const T* x;
+  ptrdiff_t ahead;
   Vec<T> shift;
   PairOfSums<T> sums;
 
@@ -51,7 +52,7 @@ struct Moments {
     for (size_t i = 0; i < group.size(); i++) {
       // Filling with the shift makes inactive lanes add nothing.
       deviation[i] = group.load(x, i, shift) - shift;
-      prefetch(x + group.at + i * group.distance);
+      prefetch(x + group.at + i * group.distance + ahead);
       square[i] = deviation[i] * deviation[i];
     }
     sums.add(deviation, square);
@@ -93,6 +94,7 @@ template <typename T>
 struct GradSums {
   const T* dy;
   const T* x;
+  ptrdiff_t ahead;
   Vec<T> mean;
   PairOfSums<T> sums;
 
@@ -103,8 +105,8 @@ struct GradSums {
     for (size_t i = 0; i < group.size(); i++) {
       gradient[i] = group.load(dy, i, zero);
       product[i] = gradient[i] * (group.load(x, i, mean) - mean);
-      prefetch(x + group.at + i * group.distance);
-      prefetch(dy + group.at + i * group.distance);
+      prefetch(x + group.at + i * group.distance + ahead);
+      prefetch(dy + group.at + i * group.distance + ahead);
     }
     sums.add(gradient, product);
   }
@@ -141,11 +143,15 @@ template <typename T, typename Map, typename OfChannel>
 struct Writer {
   const Map& map;
   T* to;
+  ptrdiff_t ahead;
   OfChannel coefficients;
 
   template <typename Group>
   inline void visit(Group group) const {
-    for (size_t i = 0; i < group.size(); i++) group.store(to, i, map.apply(coefficients, group, i));
+    for (size_t i = 0; i < group.size(); i++) {
+      group.store(to, i, map.apply(coefficients, group, i));
+      map.prefetch_from(group.at + i * group.distance + ahead);
+    }
   }
   inline void close() const {}
 };
@@ -162,7 +168,8 @@ inline void for_each_channel(Tile tile, Open open) {
 template <batchnorm::Layout Layout, typename T>
 void moments(Tile tile, const T* x, const T* shift, T* sum, T* sum_squares) {
   for_each_channel<Layout, T>(tile, [=](auto channel) {
-    return Moments<T>{x, channel.coefficient(shift), {channel.sums(sum), channel.sums(sum_squares)}};
+    return Moments<T>{
+        x, tile.ahead, channel.coefficient(shift), {channel.sums(sum), channel.sums(sum_squares)}};
   });
 }
 
@@ -170,7 +177,8 @@ template <batchnorm::Layout Layout, bool Stream, typename T, typename Map>
 inline void write_tile(Tile tile, T* to, const Map& map) {
   if constexpr (!Stream)
     for_each_channel<Layout, T>(tile, [&](auto channel) {
-      return Writer<T, Map, decltype(map.coefficients(channel))>{map, to, map.coefficients(channel)};
+      return Writer<T, Map, decltype(map.coefficients(channel))>{map, to, tile.ahead,
+                                                                 map.coefficients(channel)};
     });
   else if constexpr (Layout == batchnorm::kChannelsFirst)
     stream_rows(tile, to, map);
@@ -186,7 +194,8 @@ void normalize(Tile tile, const T* x, T* y, const T* mean, const T* scale, const
 template <batchnorm::Layout Layout, typename T>
 void grad_sums(Tile tile, const T* dy, const T* x, const T* mean, T* sum_dy, T* sum_dy_xc) {
   for_each_channel<Layout, T>(tile, [=](auto channel) {
-    return GradSums<T>{dy, x, channel.coefficient(mean), {channel.sums(sum_dy), channel.sums(sum_dy_xc)}};
+    return GradSums<T>{
+        dy, x, tile.ahead, channel.coefficient(mean), {channel.sums(sum_dy), channel.sums(sum_dy_xc)}};
   });
 }
 
@@ -196,11 +205,30 @@ void grad_input(Tile tile, const T* dy, const T* x, T* dx, const T* mean, const 
   write_tile<Layout, Stream>(tile, dx, GradInput<T>{dy, x, mean, slope, constant, scale});
 }
 
+/// The sum of Count values and of the Count behind them, as a tree of halves.
+template <size_t Count, typename T>
+inline double sum_of_halves(const T* values) {
+  double sums[Count];
+  for (size_t i = 0; i < Count; i++)
+    sums[i] = static_cast<double>(values[i]) + static_cast<double>(values[i + Count]);
+  if constexpr (Count == 1)
+    return sums[0];
+  else
+    return sum_of_halves<Count / 2>(sums);
+}
+
+template <typename T>
+void sum_lanes(const T* sums, size_t channels, double* to) {
+  for (size_t channel = 0; channel < channels; channel++)
+    to[channel] = sum_of_halves<kLanes<T> / 2>(sums + channel * kLanes<T>);
+}
+
 template <typename T>
 constexpr batchnorm::Kernels<T> all_kernels() {
   using batchnorm::kChannelsFirst;
   using batchnorm::kChannelsLast;
-  return {{moments<kChannelsFirst, T>, moments<kChannelsLast, T>},
+  return {sum_lanes<T>,
+          {moments<kChannelsFirst, T>, moments<kChannelsLast, T>},
           {normalize<kChannelsFirst, false, T>, normalize<kChannelsLast, false, T>},
           {normalize<kChannelsFirst, true, T>, normalize<kChannelsLast, true, T>},
           {grad_sums<kChannelsFirst, T>, grad_sums<kChannelsLast, T>},
