@@ -6,7 +6,9 @@
 
 #include <napi.h>
 
+#include <algorithm>
 #include <atomic>
+#include <cstdint>
 #include <exception>
 #include <string>
 #include <vector>
@@ -21,8 +23,8 @@ using batchnorm::FrozenParameters;
 using batchnorm::Gradients;
 using batchnorm::Shape;
 
-/// Process-wide, like the threads themselves.
-std::atomic<size_t> thread_count{1};
+/// Process-wide, like the threads themselves. 0 until the first setThreads.
+std::atomic<size_t> thread_count{0};
 
 /// Of one Node environment: BATCHNORM_ISA may differ between workers.
 struct Instance {
@@ -32,11 +34,26 @@ struct Instance {
 Execution execution_of(napi_env env) {
   void* instance = nullptr;
   napi_get_instance_data(env, &instance);
-  return {static_cast<Instance*>(instance)->kernels, thread_count.load(std::memory_order_relaxed)};
+  return {static_cast<Instance*>(instance)->kernels,
+          std::max<size_t>(1, thread_count.load(std::memory_order_relaxed))};
 }
 
 /// Thrown where an array is not as long as it was when lib/ looked.
 struct BufferChanged {};
+
+/// Thrown where two views share memory that lib/ could not see to be the same: two SharedArrayBuffer objects
+/// may map it.
+struct Overlap {};
+
+/// Whether a result is written over an input; it must do so value for value or not at all.
+template <typename T>
+bool is_in_place(const T* input, const T* result, size_t length) {
+  if (length == 0) return false;
+  if (input == result) return true;
+  const auto distance = reinterpret_cast<intptr_t>(input) - reinterpret_cast<intptr_t>(result);
+  if (static_cast<size_t>(std::abs(distance)) < length * sizeof(T)) throw Overlap{};
+  return false;
+}
 
 /// The arguments of a call, read through the C interface: the wrappers of node-addon-api ask for types.
 template <size_t Count>
@@ -93,6 +110,10 @@ napi_value guarded(napi_env env, napi_callback_info info) {
     napi_throw_error(
         env, "ERR_BATCHNORM_BUFFER_CHANGED",
         "every array must keep its length during a call, got a buffer that was detached or resized");
+  } catch (const Overlap&) {
+    napi_throw_range_error(
+        env, "ERR_BATCHNORM_OVERLAP",
+        "out must be an input itself or not overlap it, got views that overlap in shared memory");
   } catch (const Napi::Error& error) {
     error.ThrowAsJavaScriptException();
   } catch (const std::exception& error) {
@@ -103,30 +124,34 @@ napi_value guarded(napi_env env, napi_callback_info info) {
   return nullptr;
 }
 
-/// forwardTraining(outer, channels, inner, eps, x, y, weight?, bias?, mean, variance)
+/// forwardTraining(outer, channels, inner, eps, x, y, weight?, bias?, mean, variance): whether y is x
 template <typename T>
 napi_value forward_training(napi_env env, napi_callback_info info) {
   const Arguments<10> arguments(env, info);
   const Shape shape{arguments.size(0), arguments.size(1), arguments.size(2)};
+  const T* x = arguments.array<T>(4, shape.size());
+  T* y = arguments.array<T>(5, shape.size());
+  const bool in_place = is_in_place(x, y, shape.size());
   batchnorm::forward_training<T>(
-      execution_of(env), shape, arguments.number(3), arguments.array<T>(4, shape.size()),
-      arguments.array<T>(5, shape.size()), arguments.optional_array<T>(6, shape.channels),
+      execution_of(env), shape, arguments.number(3), x, y, arguments.optional_array<T>(6, shape.channels),
       arguments.optional_array<T>(7, shape.channels), arguments.array<double>(8, shape.channels),
       arguments.array<double>(9, shape.channels));
-  return nullptr;
+  return Napi::Boolean::New(env, in_place);
 }
 
-/// forwardInference(outer, channels, inner, eps, x, y, weight?, bias?, mean, variance)
+/// forwardInference(outer, channels, inner, eps, x, y, weight?, bias?, mean, variance): whether y is x
 template <typename T>
 napi_value forward_inference(napi_env env, napi_callback_info info) {
   const Arguments<10> arguments(env, info);
   const Shape shape{arguments.size(0), arguments.size(1), arguments.size(2)};
+  const T* x = arguments.array<T>(4, shape.size());
+  T* y = arguments.array<T>(5, shape.size());
+  const bool in_place = is_in_place(x, y, shape.size());
   batchnorm::forward_inference<T>(
-      execution_of(env), shape, arguments.number(3), arguments.array<T>(4, shape.size()),
-      arguments.array<T>(5, shape.size()), arguments.array<double>(8, shape.channels),
+      execution_of(env), shape, arguments.number(3), x, y, arguments.array<double>(8, shape.channels),
       arguments.array<double>(9, shape.channels), arguments.optional_array<T>(6, shape.channels),
       arguments.optional_array<T>(7, shape.channels));
-  return nullptr;
+  return Napi::Boolean::New(env, in_place);
 }
 
 /// backward(outer, channels, inner, eps, training, dy, x, mean, variance, weight?, dx?, dWeight?, dBias?)
@@ -134,13 +159,18 @@ template <typename T>
 napi_value backward(napi_env env, napi_callback_info info) {
   const Arguments<13> arguments(env, info);
   const Shape shape{arguments.size(0), arguments.size(1), arguments.size(2)};
-  batchnorm::backward<T>(execution_of(env), shape, arguments.number(3), arguments.boolean(4),
-                         arguments.array<T>(5, shape.size()), arguments.array<T>(6, shape.size()),
+  const T* dy = arguments.array<T>(5, shape.size());
+  const T* x = arguments.array<T>(6, shape.size());
+  T* dx = arguments.optional_array<T>(10, shape.size());
+  if (dx) {
+    is_in_place(dy, dx, shape.size());
+    if (is_in_place(x, dx, shape.size())) throw Overlap{};
+  }
+  batchnorm::backward<T>(execution_of(env), shape, arguments.number(3), arguments.boolean(4), dy, x,
                          arguments.array<double>(7, shape.channels),
                          arguments.array<double>(8, shape.channels),
                          arguments.optional_array<T>(9, shape.channels),
-                         Gradients<T>{arguments.optional_array<T>(10, shape.size()),
-                                      arguments.optional_array<T>(11, shape.channels),
+                         Gradients<T>{dx, arguments.optional_array<T>(11, shape.channels),
                                       arguments.optional_array<T>(12, shape.channels)});
   return nullptr;
 }
@@ -151,8 +181,10 @@ napi_value run_frozen(napi_env env, napi_callback_info info) {
   const Arguments<4> arguments(env, info);
   const auto* parameters = static_cast<const FrozenParameters<T>*>(arguments.data());
   const Shape shape{arguments.size(0), parameters->channels(), arguments.size(1)};
-  parameters->run(execution_of(env), shape, arguments.array<T>(2, shape.size()),
-                  arguments.array<T>(3, shape.size()));
+  const T* x = arguments.array<T>(2, shape.size());
+  T* y = arguments.array<T>(3, shape.size());
+  is_in_place(x, y, shape.size());
+  parameters->run(execution_of(env), shape, x, y);
   return nullptr;
 }
 

@@ -2,10 +2,12 @@ import type { Passes } from './backend/backend.js';
 import { backend, passesFor } from './backend/index.js';
 import { type Convention, type Decay, defaultsOf } from './conventions.js';
 import { oneValuePerChannelError, stateError, typeError } from './errors.js';
-import { FrozenBatchNorm } from './frozen.js';
+import { constructorKey, FrozenBatchNorm } from './frozen.js';
 import { readState, type StateDict } from './state.js';
 import type { ArrayOf, DType, FloatArray, Tensor, TensorLike } from './tensor.js';
+import { extentOf } from './typed-array.js';
 import {
+  checkApart,
   checkAxis,
   checkBoolean,
   checkEps,
@@ -16,10 +18,13 @@ import {
   checkOptions,
   checkOut,
   checkOverlap,
+  checkPerChannel,
   checkSameShape,
   checkVariance,
   type Geometry,
   geometryOf,
+  maxChannels,
+  type NamedArrays,
   newArray,
   type ReadTensor,
   readShape,
@@ -113,9 +118,10 @@ const optionKeys = new Set([
 ]);
 const forwardKeys = new Set(['out', 'updateStats']);
 const backwardKeys = new Set(['out', 'only']);
+const freezeKeys = new Set<string>();
 
 function readConfig<D extends DType>(options: BatchNormOptions<D>): BatchNormConfig<D> {
-  checkOptions('options', options, optionKeys);
+  checkOptions(options, optionKeys);
   const { convention, momentum, decay: givenDecay } = options;
   const defaults = defaultsOf(convention, momentum);
   const {
@@ -130,7 +136,7 @@ function readConfig<D extends DType>(options: BatchNormOptions<D>): BatchNormCon
   } = options;
   if (givenDecay !== undefined && momentum !== undefined)
     throw typeError('decay', 'be left out beside momentum', givenDecay);
-  const decay = givenDecay ?? defaults.decay;
+  const decay = givenDecay === undefined ? defaults.decay : givenDecay;
   return Object.freeze({
     axis: checkAxis(axis),
     eps: checkEps(eps),
@@ -157,7 +163,7 @@ class ResultBuffer<T extends FloatArray> {
     if (
       buffer === undefined ||
       buffer.length < length ||
-      inputs.some((input) => input.buffer === buffer?.buffer)
+      inputs.some((input) => extentOf(input).buffer === buffer?.buffer)
     ) {
       buffer = newArray<T>(dtype, length);
       this.#buffer = buffer;
@@ -173,18 +179,12 @@ class ResultBuffer<T extends FloatArray> {
  * A new layer is in training mode.
  */
 export class BatchNorm<D extends DType = 'float32'> {
-  readonly channels: number;
-  /** The options in full: `new BatchNorm(bn.channels, bn.config)` is the same layer. */
-  readonly config: BatchNormConfig<D>;
-  /** The live array, one value per channel; null where the layer has none. */
-  readonly weight: ArrayOf<D> | null;
-  /** The live array, one value per channel; null where the layer has none. */
-  readonly bias: ArrayOf<D> | null;
-  /** The live array, at first 0 for each channel; null without trackRunningStats. */
-  readonly runningMean: Float64Array | null;
-  /** The live array, at first 1 for each channel; null without trackRunningStats. */
-  readonly runningVar: Float64Array | null;
-
+  readonly #channels: number;
+  readonly #config: BatchNormConfig<D>;
+  readonly #weight: ArrayOf<D> | null;
+  readonly #bias: ArrayOf<D> | null;
+  readonly #runningMean: Float64Array | null;
+  readonly #runningVar: Float64Array | null;
   readonly #passes: Passes<ArrayOf<D>>;
   readonly #weightGrad: ArrayOf<D> | undefined;
   readonly #biasGrad: ArrayOf<D> | undefined;
@@ -206,19 +206,48 @@ export class BatchNorm<D extends DType = 'float32'> {
    * @throws TypeError for an unknown option or an option of the wrong type, RangeError for a wrong value.
    */
   constructor(channels: number, options: BatchNormOptions<D> = {}) {
-    this.channels = checkInteger('channels', channels, 1, 2 ** 31 - 1);
-    this.config = readConfig(options);
-    const { dtype, weight, bias, trackRunningStats } = this.config;
+    this.#channels = checkInteger('channels', channels, 1, maxChannels);
+    this.#config = readConfig(options);
+    const { dtype, weight, bias, trackRunningStats } = this.#config;
     this.#passes = passesFor(dtype);
-    this.weight = weight ? (newArray<ArrayOf<D>>(dtype, channels).fill(1) as ArrayOf<D>) : null;
-    this.bias = bias ? newArray<ArrayOf<D>>(dtype, channels) : null;
-    this.runningMean = trackRunningStats ? new Float64Array(channels) : null;
-    this.runningVar = trackRunningStats ? new Float64Array(channels).fill(1) : null;
+    this.#weight = weight ? (newArray<ArrayOf<D>>(dtype, channels).fill(1) as ArrayOf<D>) : null;
+    this.#bias = bias ? newArray<ArrayOf<D>>(dtype, channels) : null;
+    this.#runningMean = trackRunningStats ? newArray<Float64Array>('float64', channels) : null;
+    this.#runningVar = trackRunningStats ? newArray<Float64Array>('float64', channels).fill(1) : null;
     this.#weightGrad = weight ? newArray(dtype, channels) : undefined;
     this.#biasGrad = bias ? newArray(dtype, channels) : undefined;
-    this.#lastMean = new Float64Array(channels);
-    this.#lastVariance = new Float64Array(channels);
+    this.#lastMean = newArray('float64', channels);
+    this.#lastVariance = newArray('float64', channels);
     this.#lastWeight = weight ? newArray(dtype, channels) : undefined;
+  }
+
+  get channels(): number {
+    return this.#channels;
+  }
+
+  /** The options in full: `new BatchNorm(bn.channels, bn.config)` is the same layer. */
+  get config(): BatchNormConfig<D> {
+    return this.#config;
+  }
+
+  /** The live array, one value per channel, at first 1; null where the layer has none. */
+  get weight(): ArrayOf<D> | null {
+    return this.#weight;
+  }
+
+  /** The live array, one value per channel, at first 0; null where the layer has none. */
+  get bias(): ArrayOf<D> | null {
+    return this.#bias;
+  }
+
+  /** The live array, one value per channel, at first 0; null without trackRunningStats. */
+  get runningMean(): Float64Array | null {
+    return this.#runningMean;
+  }
+
+  /** The live array, one value per channel, at first 1; null without trackRunningStats. */
+  get runningVar(): Float64Array | null {
+    return this.#runningVar;
   }
 
   /** Whether forward uses the statistics of the batch and updates the running ones. */
@@ -226,7 +255,7 @@ export class BatchNorm<D extends DType = 'float32'> {
     return this.#training;
   }
 
-  /** Batches that went into the running statistics. */
+  /** Training batches whose statistics were offered to the running ones. */
   get batchesTracked(): number {
     return this.#batchesTracked;
   }
@@ -260,18 +289,22 @@ export class BatchNorm<D extends DType = 'float32'> {
    *   written and no state has changed.
    */
   forward(x: TensorLike<ArrayOf<D>>, options?: ForwardOptions<ArrayOf<D>>): Tensor<ArrayOf<D>> {
-    checkOptions('options', options, forwardKeys);
+    checkOptions(options, forwardKeys);
     const { out, updateStats = true } = options ?? {};
-    const { axis, dtype, eps, reuse } = this.config;
-    const { weight, bias, runningMean, runningVar } = this;
+    const { axis, dtype, eps, reuse } = this.#config;
+    const weight = this.#weight;
+    const bias = this.#bias;
+    const runningMean = this.#runningMean;
+    const runningVar = this.#runningVar;
     checkBoolean('updateStats', updateStats);
     const input = readShape<ArrayOf<D>>('x', x, dtype);
-    const geometry = geometryOf(input, axis, this.channels);
+    const geometry = geometryOf(input, axis, this.#channels);
     const { outer, channels, inner } = geometry;
     const count = outer * inner;
     const batchStats = this.#training || runningMean === null || runningVar === null;
-    if (batchStats && count === 1) throw oneValuePerChannelError(input.shape);
-    if (!batchStats) checkVariance('runningVar', runningVar, channels);
+    if (batchStats && count === 1) throw oneValuePerChannelError(input.shape, this.#training);
+    if (runningMean !== null) checkPerChannel('runningMean', runningMean, channels);
+    if (runningVar !== null) checkVariance('runningVar', runningVar, channels);
     checkLength(input);
     if (out !== undefined) {
       checkOut(out, input, dtype);
@@ -282,7 +315,7 @@ export class BatchNorm<D extends DType = 'float32'> {
       (reuse ? this.#y.take(dtype, input.size, [input.data]) : newArray<ArrayOf<D>>(dtype, input.size));
 
     const pass = batchStats ? this.#passes.forwardTraining : this.#passes.forwardInference;
-    pass(
+    const inPlace = pass(
       outer,
       channels,
       inner,
@@ -300,7 +333,7 @@ export class BatchNorm<D extends DType = 'float32'> {
     }
     if (weight !== null) this.#lastWeight?.set(weight);
     this.#last = {
-      x: out !== undefined && sameMemory(out, input.data) ? undefined : input.data,
+      x: inPlace ? undefined : input.data,
       size: input.size,
       shape: input.shape,
       geometry,
@@ -323,10 +356,12 @@ export class BatchNorm<D extends DType = 'float32'> {
     dy: TensorLike<ArrayOf<D>>,
     options?: LayerBackwardOptions<ArrayOf<D>>,
   ): LayerGradients<ArrayOf<D>> {
-    checkOptions('options', options, backwardKeys);
+    checkOptions(options, backwardKeys);
     const { out, only } = options ?? {};
-    const { dtype, eps, reuse } = this.config;
+    const { dtype, eps, reuse } = this.#config;
     if (only !== undefined) checkOneOf('only', only, ['input', 'parameters']);
+    if (only === 'parameters' && out !== undefined)
+      throw typeError('out', "be left out with only: 'parameters'", out);
     const gradient = readShape<ArrayOf<D>>('dy', dy, dtype);
     const last = this.#last;
     if (last === undefined)
@@ -352,6 +387,10 @@ export class BatchNorm<D extends DType = 'float32'> {
       checkOut(out, gradient, dtype);
       checkOverlap(out, gradient, { 'x.data': last.x, ...this.#arrays() });
     }
+    // Written before dx is.
+    const grads = { 'the gradient of weight': this.#weightGrad, 'the gradient of bias': this.#biasGrad };
+    checkApart('dy.data', gradient.data, grads);
+    checkApart('x.data', input.data, grads);
     const wantsInput = only !== 'parameters';
     const wantsParameters = only !== 'input';
     const dx = wantsInput
@@ -389,16 +428,19 @@ export class BatchNorm<D extends DType = 'float32'> {
   /** The learned parameters with their gradients (zeros before the first backward). */
   parameters(): Parameter<ArrayOf<D>>[] {
     const parameters: Parameter<ArrayOf<D>>[] = [];
-    if (this.weight && this.#weightGrad)
-      parameters.push({ name: 'weight', value: this.weight, grad: this.#weightGrad });
-    if (this.bias && this.#biasGrad)
-      parameters.push({ name: 'bias', value: this.bias, grad: this.#biasGrad });
+    if (this.#weight && this.#weightGrad)
+      parameters.push({ name: 'weight', value: this.#weight, grad: this.#weightGrad });
+    if (this.#bias && this.#biasGrad)
+      parameters.push({ name: 'bias', value: this.#bias, grad: this.#biasGrad });
     return parameters;
   }
 
   /** Copies of what the layer has learned and seen. */
   stateDict(): StateDict {
-    const { weight, bias, runningMean, runningVar } = this;
+    const weight = this.#weight;
+    const bias = this.#bias;
+    const runningMean = this.#runningMean;
+    const runningVar = this.#runningVar;
     return {
       ...(weight && { weight: weight.slice() }),
       ...(bias && { bias: bias.slice() }),
@@ -414,12 +456,12 @@ export class BatchNorm<D extends DType = 'float32'> {
    * @throws TypeError, RangeError naming the entry that does not fit; then nothing has changed.
    */
   loadStateDict(state: StateDict): this {
-    const { weight, bias, trackRunningStats } = this.config;
-    const read = readState(state, this.channels, { weight, bias, stats: trackRunningStats });
-    if (read.weight) this.weight?.set(read.weight);
-    if (read.bias) this.bias?.set(read.bias);
-    if (read.running_mean) this.runningMean?.set(read.running_mean);
-    if (read.running_var) this.runningVar?.set(read.running_var);
+    const { weight, bias, trackRunningStats } = this.#config;
+    const read = readState(state, this.#channels, { weight, bias, stats: trackRunningStats });
+    if (read.weight) this.#weight?.set(read.weight);
+    if (read.bias) this.#bias?.set(read.bias);
+    if (read.running_mean) this.#runningMean?.set(read.running_mean);
+    if (read.running_var) this.#runningVar?.set(read.running_var);
     this.#batchesTracked = read.num_batches_tracked ?? 0;
     this.#missed = undefined;
     return this;
@@ -436,32 +478,35 @@ export class BatchNorm<D extends DType = 'float32'> {
    *
    * @throws Error without running statistics, RangeError where a running variance is negative.
    */
-  freeze(): FrozenBatchNorm<D> {
-    const { channels, weight, bias, runningMean, runningVar } = this;
+  freeze(options?: Record<string, never>): FrozenBatchNorm<D> {
+    checkOptions(options, freezeKeys);
+    const runningMean = this.#runningMean;
+    const runningVar = this.#runningVar;
     if (runningMean === null || runningVar === null)
       throw stateError(
         'NO_RUNNING_STATS',
         'freeze() must have running statistics, got trackRunningStats: false',
       );
-    checkVariance('runningVar', runningVar, channels);
-    const { axis, eps, dtype } = this.config;
-    return new FrozenBatchNorm({
-      channels,
+    checkVariance('runningVar', runningVar, this.#channels);
+    const { axis, eps, dtype } = this.#config;
+    return new FrozenBatchNorm(constructorKey, {
+      channels: this.#channels,
       axis,
       eps,
       dtype,
-      weight: weight ?? undefined,
-      bias: bias ?? undefined,
+      weight: this.#weight ?? undefined,
+      bias: this.#bias ?? undefined,
       mean: runningMean,
       variance: runningVar,
     });
   }
 
   #updateRunningStats(count: number): void {
-    const { runningMean, runningVar } = this;
+    const runningMean = this.#runningMean;
+    const runningVar = this.#runningVar;
     if (runningMean === null || runningVar === null) return;
-    const { decay, unbiasedRunningVar } = this.config;
-    this.#batchesTracked++;
+    const { decay, unbiasedRunningVar } = this.#config;
+    const batches = this.#batchesTracked + 1;
     const update = (of: (array: Float64Array) => Float64Array, channels: number, ownDecay: number) =>
       backend.updateRunningStats(
         of(this.#lastMean),
@@ -474,41 +519,39 @@ export class BatchNorm<D extends DType = 'float32'> {
         of(runningVar),
       );
     if (decay !== 'cumulative' || this.#missed === undefined) {
-      const ownDecay = decay === 'cumulative' ? 1 - 1 / this.#batchesTracked : decay;
-      const rejected = update((array) => array, this.channels, ownDecay);
+      const ownDecay = decay === 'cumulative' ? 1 - 1 / batches : decay;
+      const rejected = update((array) => array, this.#channels, ownDecay);
+      this.#batchesTracked = batches;
       if (rejected > 0) this.#countRejected(rejected);
       return;
     }
     // The mean over the batches of each channel: those it rejected do not count.
-    for (let channel = 0; channel < this.channels; channel++) {
-      const ownDecay = 1 - 1 / (this.#batchesTracked - this.#missed[channel]);
+    for (let channel = 0; channel < this.#channels; channel++) {
+      const ownDecay = 1 - 1 / (batches - this.#missed[channel]);
       const rejected = update((array) => array.subarray(channel, channel + 1), 1, ownDecay);
       this.#rejectedUpdates += rejected;
       this.#missed[channel] += rejected;
     }
+    this.#batchesTracked = batches;
   }
 
   #countRejected(rejected: number): void {
     this.#rejectedUpdates += rejected;
-    if (this.config.decay !== 'cumulative') return;
+    if (this.#config.decay !== 'cumulative') return;
     this.#missed = this.#lastMean.map((mean, channel) =>
       Number.isFinite(mean) && Number.isFinite(this.#lastVariance[channel]) ? 0 : 1,
     );
   }
 
   /** The layer's arrays, which a result must not overlap. */
-  #arrays(): Record<string, FloatArray | undefined> {
+  #arrays(): NamedArrays {
     return {
-      weight: this.weight ?? undefined,
-      bias: this.bias ?? undefined,
-      runningMean: this.runningMean ?? undefined,
-      runningVar: this.runningVar ?? undefined,
+      weight: this.#weight,
+      bias: this.#bias,
+      runningMean: this.#runningMean,
+      runningVar: this.#runningVar,
       'the gradient of weight': this.#weightGrad,
       'the gradient of bias': this.#biasGrad,
     };
   }
-}
-
-function sameMemory(a: FloatArray, b: FloatArray): boolean {
-  return a.buffer === b.buffer && a.byteOffset === b.byteOffset;
 }

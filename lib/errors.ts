@@ -1,9 +1,13 @@
+import { typedArrayType } from './typed-array.js';
+
 /** What is wrong, as a program tells it apart; each value is the end of an error's `code`. */
 export type Reason =
   | 'INVALID_TYPE'
   | 'INVALID_VALUE'
   | 'UNKNOWN_OPTION'
   | 'OVERLAP'
+  | 'BUFFER_CHANGED'
+  | 'OUT_OF_MEMORY'
   | 'ONE_VALUE_PER_CHANNEL'
   | 'NO_FORWARD'
   | 'INPUT_OVERWRITTEN'
@@ -39,12 +43,15 @@ export function rangeError(
   return withCode(RangeError, reason, `${name} must ${rule}, got ${actual}`);
 }
 
-/** Training statistics that do not exist. */
-export function oneValuePerChannelError(shape: readonly number[]): Error {
+/** Batch statistics that do not exist, in training or in evaluation without running statistics. */
+export function oneValuePerChannelError(shape: readonly number[], training: boolean): Error {
+  const [what, cure] = training
+    ? ['training', 'call eval() or use a larger batch']
+    : ['evaluation without running statistics', 'use a larger batch'];
   return withCode(
     RangeError,
     'ONE_VALUE_PER_CHANNEL',
-    `training needs more than one value per channel, got shape ${describeShape(shape)}; call eval() or use a larger batch`,
+    `${what} needs more than one value per channel, got shape ${describeShape(shape)}; ${cure}`,
   );
 }
 
@@ -81,15 +88,4 @@ export function isArray(value: unknown): value is readonly unknown[] {
   } catch {
     return false;
   }
-}
-
-// The getter of %TypedArray%.prototype cannot be forged, works for arrays of any realm and costs a nanosecond.
-const typeTag = Object.getOwnPropertyDescriptor(
-  Object.getPrototypeOf(Uint8Array.prototype),
-  Symbol.toStringTag,
-)?.get as (this: unknown) => string | undefined;
-
-/** 'Float32Array' and the like for a typed array of any realm, undefined for anything else. */
-export function typedArrayType(value: unknown): string | undefined {
-  return typeTag.call(value);
 }

@@ -1,3 +1,4 @@
+/// <reference lib="esnext.disposable" preserve="true" />
 import type { FrozenRun } from './backend/backend.js';
 import { passesFor } from './backend/index.js';
 import { stateError } from './errors.js';
@@ -48,6 +49,9 @@ export interface FrozenParts<D extends DType> {
   variance: FloatArray;
 }
 
+/** Keeps the constructor to this library, which has checked what it gives. @internal */
+export const constructorKey = Symbol('frozen');
+
 const frozenKeys = new Set(['axis', 'eps', 'dtype']);
 const runKeys = new Set(['out']);
 
@@ -56,21 +60,18 @@ const runKeys = new Set(['out']);
  * native memory. Made by {@link BatchNorm.freeze} or {@link FrozenBatchNorm.from}.
  */
 export class FrozenBatchNorm<D extends DType = DType> {
-  readonly channels: number;
-  readonly axis: number;
-  readonly eps: number;
-  /** Of the data it takes: that of the layer; undefined, either, where it was made from a state without naming one. */
-  readonly dtype: D | undefined;
-  #parts: FrozenParts<D> | undefined;
+  #parts: FrozenParts<D>;
+  #disposed = false;
   readonly #runs: { [K in DType]?: FrozenRun<FloatArray> } = {};
 
   /** @internal */
-  constructor(parts: FrozenParts<D>) {
-    const { channels, axis, eps, dtype, weight, bias, mean, variance } = parts;
-    this.channels = channels;
-    this.axis = axis;
-    this.eps = eps;
-    this.dtype = dtype;
+  constructor(key: typeof constructorKey, parts: FrozenParts<D>) {
+    if (key !== constructorKey)
+      throw stateError(
+        'INVALID_TYPE',
+        'a FrozenBatchNorm must be made by freeze() or FrozenBatchNorm.from(), got a call of its constructor',
+      );
+    const { weight, bias, mean, variance } = parts;
     // Copies: the caller goes on writing to its arrays.
     this.#parts = {
       ...parts,
@@ -81,6 +82,23 @@ export class FrozenBatchNorm<D extends DType = DType> {
     };
   }
 
+  get channels(): number {
+    return this.#parts.channels;
+  }
+
+  get axis(): number {
+    return this.#parts.axis;
+  }
+
+  get eps(): number {
+    return this.#parts.eps;
+  }
+
+  /** Of the data it takes: that of the layer; undefined, either, where it was made from a state without naming one. */
+  get dtype(): D | undefined {
+    return this.#parts.dtype;
+  }
+
   /**
    * A frozen layer from a state, as {@link BatchNorm.stateDict} gives it or a checkpoint holds it. The state needs
    * running_mean and running_var; weight and bias may be absent (1 and 0).
@@ -88,7 +106,7 @@ export class FrozenBatchNorm<D extends DType = DType> {
    * @throws TypeError, RangeError naming the entry that does not fit.
    */
   static from<D extends DType = DType>(state: StateDict, options: FrozenOptions<D> = {}): FrozenBatchNorm<D> {
-    checkOptions('options', options, frozenKeys);
+    checkOptions(options, frozenKeys);
     const { axis = 1, eps = 1e-5, dtype } = options;
     checkAxis(axis);
     checkEps(eps);
@@ -98,7 +116,7 @@ export class FrozenBatchNorm<D extends DType = DType> {
       bias: 'optional',
       stats: true,
     });
-    return new FrozenBatchNorm({
+    return new FrozenBatchNorm(constructorKey, {
       channels,
       axis,
       eps,
@@ -117,13 +135,14 @@ export class FrozenBatchNorm<D extends DType = DType> {
    * @throws TypeError, RangeError for what does not fit, Error after disposal; then nothing is written.
    */
   run<T extends ArrayOf<D>>(x: TensorLike<T>, options?: RunOptions<T>): Tensor<T> {
-    if (this.#parts === undefined)
+    if (this.#disposed)
       throw stateError('DISPOSED', 'a frozen layer must not be used after its disposal, got a call of run()');
-    checkOptions('options', options, runKeys);
+    checkOptions(options, runKeys);
     const out = options?.out;
-    const input = readShape<T>('x', x, this.dtype);
-    const dtype = this.dtype ?? dtypeOf('x.data', input.data);
-    const { outer, inner } = geometryOf(input, this.axis, this.channels);
+    const parts = this.#parts;
+    const input = readShape<T>('x', x, parts.dtype);
+    const dtype = parts.dtype ?? dtypeOf('x.data', input.data);
+    const { outer, inner } = geometryOf(input, parts.axis, parts.channels);
     checkLength(input);
     let y: T;
     if (out === undefined) y = newArray(dtype, input.size);
@@ -131,22 +150,20 @@ export class FrozenBatchNorm<D extends DType = DType> {
       y = checkOut(out, input, dtype);
       checkOverlap(y, input, {});
     }
-    const run = this.#runs[dtype] ?? this.#prepare(dtype, this.#parts);
+    const run = this.#runs[dtype] ?? this.#prepare(dtype);
     run(outer, inner, input.data, y);
     return { data: y, shape: input.shape };
   }
 
   /** Lets go of the native memory, which is freed with the next garbage collection. Doing it twice is harmless. */
   [Symbol.dispose](): void {
-    this.#parts = undefined;
+    this.#disposed = true;
     this.#runs.float32 = undefined;
     this.#runs.float64 = undefined;
   }
 
-  #prepare(
-    dtype: DType,
-    { channels, eps, weight, bias, mean, variance }: FrozenParts<D>,
-  ): FrozenRun<FloatArray> {
+  #prepare(dtype: DType): FrozenRun<FloatArray> {
+    const { channels, eps, weight, bias, mean, variance } = this.#parts;
     const run = passesFor<FloatArray>(dtype).freeze(
       channels,
       eps,

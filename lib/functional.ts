@@ -1,14 +1,15 @@
 // The functions: no state.
 
 import { backend, passesFor } from './backend/index.js';
-import { rangeError } from './errors.js';
 import type { DType, FloatArray, Tensor, TensorLike } from './tensor.js';
 import {
   channelsOf,
+  checkApart,
   checkAxis,
   checkBoolean,
   checkEps,
   checkFraction,
+  checkInteger,
   checkLength,
   checkObject,
   checkOptions,
@@ -19,6 +20,7 @@ import {
   checkVariance,
   dtypeOf,
   geometryOf,
+  type NamedArrays,
   newArray,
   type ReadTensor,
   readShape,
@@ -111,6 +113,8 @@ interface ReadPass<T extends FloatArray> {
   eps: number;
   weight: T | undefined;
   bias: T | undefined;
+  /** The caller's own per-channel arrays, which a result must not overlap. */
+  given: NamedArrays;
 }
 
 function readPass<T extends FloatArray>(x: unknown, options: PassOptions<T>): ReadPass<T> {
@@ -129,6 +133,7 @@ function readPass<T extends FloatArray>(x: unknown, options: PassOptions<T>): Re
     eps: checkEps(eps),
     weight: perChannel('weight', weight),
     bias: perChannel('bias', bias),
+    given: { weight, bias },
   };
 }
 
@@ -137,7 +142,7 @@ function resultFor<T extends FloatArray>(
   out: T | undefined,
   inPlace: ReadTensor<T>,
   dtype: DType,
-  others: Readonly<Record<string, FloatArray | undefined>>,
+  others: NamedArrays,
 ): T {
   checkLength(inPlace);
   if (out === undefined) return newArray(dtype, inPlace.size);
@@ -161,13 +166,13 @@ export function forwardTraining<T extends FloatArray>(
   x: TensorLike<T>,
   options: PassOptions<T> = {},
 ): TrainingResult<T> {
-  checkOptions('options', options, trainingKeys);
+  checkOptions(options, trainingKeys);
   const { out } = options;
-  const { input, dtype, geometry, eps, weight, bias } = readPass(x, options);
-  const y = resultFor(out, input, dtype, { weight, bias });
+  const { input, dtype, geometry, eps, weight, bias, given } = readPass(x, options);
+  const y = resultFor(out, input, dtype, given);
   const [outer, channels, inner] = geometry;
-  const mean = new Float64Array(channels);
-  const variance = new Float64Array(channels);
+  const mean = newArray<Float64Array>('float64', channels);
+  const variance = newArray<Float64Array>('float64', channels);
   passesFor<T>(dtype).forwardTraining(...geometry, eps, input.data, y, weight, bias, mean, variance);
   return { y: { data: y, shape: input.shape }, mean, variance, count: outer * inner };
 }
@@ -184,11 +189,11 @@ export function forwardInference<T extends FloatArray>(
   options: ForwardInferenceOptions<T>,
 ): Tensor<T> {
   checkObject('options', options);
-  checkOptions('options', options, inferenceKeys);
+  checkOptions(options, inferenceKeys);
   const { mean, variance, out } = options;
-  const { input, dtype, geometry, eps, weight, bias } = readPass(x, options);
+  const { input, dtype, geometry, eps, weight, bias, given } = readPass(x, options);
   const stats = statsOf(mean, variance, geometry[1]);
-  const y = resultFor(out, input, dtype, { ...stats, weight, bias });
+  const y = resultFor(out, input, dtype, { ...given, mean, variance });
   passesFor<T>(dtype).forwardInference(
     ...geometry,
     eps,
@@ -220,16 +225,16 @@ export function backward<T extends FloatArray>(
   options: BackwardOptions<T>,
 ): Gradients<T> {
   checkObject('options', options);
-  checkOptions('options', options, backwardKeys);
+  checkOptions(options, backwardKeys);
   const { mean, variance, training = true, out } = options;
-  const { input, dtype, geometry, eps, weight } = readPass(x, options);
+  const { input, dtype, geometry, eps, weight, given } = readPass(x, options);
   const gradient = readShape<T>('dy', dy, dtype);
   checkSameShape(gradient, 'x', input.shape);
   checkBoolean('training', training);
   const channels = geometry[1];
   const stats = statsOf(mean, variance, channels);
   checkLength(input);
-  const dx = resultFor(out, gradient, dtype, { 'x.data': input.data, ...stats, weight });
+  const dx = resultFor(out, gradient, dtype, { 'x.data': input.data, ...given, mean, variance });
   const dWeight = newArray<T>(dtype, channels);
   const dBias = newArray<T>(dtype, channels);
   passesFor<T>(dtype).backward(
@@ -266,15 +271,16 @@ export function updateRunningStats(
 ): number {
   checkObject('running', running);
   checkObject('batch', batch);
-  checkOptions('options', options, runningKeys);
+  checkOptions(options, runningKeys);
   const { runningMean, runningVar } = running;
   const { mean, variance, count } = batch;
   const { decay = 0.9, unbiasedRunningVar = true } = options;
   const channels = channelsOf('runningMean', runningMean);
   checkVariance('runningVar', runningVar, channels);
   const stats = statsOf(mean, variance, channels);
-  if (typeof count !== 'number' || !Number.isSafeInteger(count) || count < 0)
-    throw rangeError('count', 'be a non-negative safe integer (values per channel)', String(count));
+  checkInteger('count', count, 0, Number.MAX_SAFE_INTEGER);
+  checkApart('runningMean', runningMean, { runningVar, mean, variance });
+  checkApart('runningVar', runningVar, { mean, variance });
   checkFraction('decay', decay);
   checkBoolean('unbiasedRunningVar', unbiasedRunningVar);
   if (count === 0) return 0;

@@ -25,7 +25,7 @@ export interface Capabilities {
  * @throws TypeError or RangeError for anything else.
  */
 export function setThreads(count: number): void {
-  backend.setThreads(checkInteger('threads', count, 1, maxThreads));
+  backend.setThreads(checkInteger('count', count, 1, maxThreads));
 }
 
 /** The most threads that one call may use. 1 on the JS backend. */

@@ -1,7 +1,8 @@
 // Every check and, with errors.ts, every message. Reads each property of the caller's objects once: a getter that
 // changes things while they are read cannot make what was checked differ from what is used.
-import { describe, describeShape, isArray, rangeError, typedArrayType, typeError } from './errors.js';
+import { describe, describeShape, isArray, rangeError, typeError } from './errors.js';
 import type { DType, FloatArray } from './tensor.js';
+import { extentOf, lengthOf, typedArrayType } from './typed-array.js';
 
 const arrayNames = { float32: 'Float32Array', float64: 'Float64Array' } as const;
 
@@ -21,17 +22,26 @@ export interface Geometry {
   inner: number;
 }
 
+/** So many that per-channel arrays can still be made. */
+export const maxChannels = 2 ** 31 - 1;
+
 export function checkObject(name: string, value: unknown): asserts value is object {
   if (value === null || typeof value !== 'object') throw typeError(name, 'be an object', value);
 }
 
-/** An options object, or undefined, with no property but those known. */
-export function checkOptions(name: string, value: unknown, known: ReadonlySet<string>): void {
+/** An options object, or undefined, with no property but those known; undefined is as good as absent. */
+export function checkOptions(value: unknown, known: ReadonlySet<string>): void {
   if (value === undefined) return;
-  checkObject(name, value);
+  checkObject('options', value);
+  if (isArray(value)) throw typeError('options', 'be an object', value);
   for (const key in value)
-    if (!known.has(key) && Object.hasOwn(value, key))
-      throw typeError(name, `only have ${[...known].join(', ')}`, key, 'UNKNOWN_OPTION');
+    if (!known.has(key) && Object.hasOwn(value, key) && (value as Record<string, unknown>)[key] !== undefined)
+      throw typeError(
+        'options',
+        known.size === 0 ? 'have no properties' : `only have ${[...known].join(', ')}`,
+        key,
+        'UNKNOWN_OPTION',
+      );
 }
 
 export function dtypeOf(name: string, data: unknown): DType {
@@ -76,11 +86,12 @@ export function readShape<T extends FloatArray>(name: string, value: unknown, dt
 
 /** The data of a tensor must have the values its shape says. */
 export function checkLength(tensor: ReadTensor): void {
-  if (tensor.data.length !== tensor.size)
+  const length = lengthOf(tensor.data);
+  if (length !== tensor.size)
     throw rangeError(
       `${tensor.name}.data`,
       `have ${tensor.size} values (${tensor.shape.join(' x ')})`,
-      String(tensor.data.length),
+      String(length),
     );
 }
 
@@ -107,6 +118,8 @@ export function geometryOf(tensor: ReadTensor, axis: number, channels?: number):
       channels === undefined ? 'be at least 1 (channels)' : `be ${channels} (channels)`,
       String(shape[index]),
     );
+  if (shape[index] > maxChannels)
+    throw rangeError(`${name}.shape[${index}]`, `be at most ${maxChannels} (channels)`, String(shape[index]));
   let outer = 1;
   let inner = 1;
   for (let i = 0; i < index; i++) outer *= shape[i];
@@ -165,20 +178,20 @@ export function checkOneOf<const T extends string>(name: string, value: unknown,
 /** A per-channel array: Float32Array or Float64Array with a value for each channel. */
 export function checkPerChannel(name: string, value: unknown, channels: number): FloatArray {
   dtypeOf(name, value);
-  const array = value as FloatArray;
-  if (array.length !== channels)
+  const length = lengthOf(value as FloatArray);
+  if (length !== channels)
     throw rangeError(
       name,
       `have ${channels} ${channels === 1 ? 'value' : 'values'} (one per channel)`,
-      String(array.length),
+      String(length),
     );
-  return array;
+  return value as FloatArray;
 }
 
 /** The number of channels of a per-channel array, which decides that of the others. */
 export function channelsOf(name: string, value: unknown): number {
   dtypeOf(name, value);
-  const { length } = value as FloatArray;
+  const length = lengthOf(value as FloatArray);
   if (length === 0) throw rangeError(name, 'have at least one value (one per channel)', '0');
   return length;
 }
@@ -199,51 +212,55 @@ export function toDtype<T extends FloatArray>(values: FloatArray, dtype: DType):
 /** A new array of a dtype: zeros, or a copy of `values`. */
 export function newArray<T extends FloatArray>(dtype: DType, values: number | FloatArray): T {
   const ArrayType = dtype === 'float32' ? Float32Array : Float64Array;
-  // The two constructors take the same arguments, which the compiler cannot see in a union of them.
-  return new (ArrayType as new (values: number | FloatArray) => FloatArray)(values) as T;
+  try {
+    // The two constructors take the same arguments, which the compiler cannot see in a union of them.
+    return new (ArrayType as new (values: number | FloatArray) => FloatArray)(values) as T;
+  } catch (error) {
+    if (typeof values !== 'number') throw error;
+    throw rangeError('a result', 'fit into memory', `${values} values of ${dtype}`, 'OUT_OF_MEMORY');
+  }
 }
 
 /** Type and length of a result array for a tensor that has been read. */
 export function checkOut<T extends FloatArray>(out: unknown, tensor: ReadTensor<T>, dtype: DType): T {
   checkDtype('out', out, dtype);
-  if ((out as T).length !== tensor.size)
-    throw rangeError(
-      'out',
-      `have ${tensor.size} values (${tensor.shape.join(' x ')})`,
-      String((out as T).length),
-    );
+  const length = lengthOf(out as T);
+  if (length !== tensor.size)
+    throw rangeError('out', `have ${tensor.size} values (${tensor.shape.join(' x ')})`, String(length));
   return out as T;
 }
 
+/** Arrays by the names that messages give them. */
+export type NamedArrays = Readonly<Record<string, FloatArray | null | undefined>>;
+
 /** A result may go to the memory of `inPlace` itself; apart from that it must share none with what is read. */
-export function checkOverlap(
-  out: FloatArray,
-  inPlace: ReadTensor,
-  others: Readonly<Record<string, FloatArray | undefined>>,
-): void {
+export function checkOverlap(out: FloatArray, inPlace: ReadTensor, others: NamedArrays): void {
   const { name, data } = inPlace;
-  if (overlaps(out, data) && out.byteOffset !== data.byteOffset)
-    throw overlapError(`be ${name}.data itself or not overlap it`, out, data);
+  if (overlaps(out, data) && !sameMemory(out, data))
+    throw overlapError('out', `be ${name}.data itself or not overlap it`, out, data);
+  checkApart('out', out, others);
+}
+
+/** An array must share no memory with others. */
+export function checkApart(name: string, array: FloatArray, others: NamedArrays): void {
   for (const other in others) {
-    const array = others[other];
-    if (array !== undefined && overlaps(out, array)) throw overlapError(`not overlap ${other}`, out, array);
+    const input = others[other];
+    if (input && overlaps(array, input)) throw overlapError(name, `not overlap ${other}`, array, input);
   }
 }
 
-function overlapError(rule: string, out: FloatArray, other: FloatArray): Error {
-  return rangeError(
-    'out',
-    rule,
-    `bytes ${byteRange(out)} over bytes ${byteRange(other)} of a buffer`,
-    'OVERLAP',
-  );
+/** Whether two arrays begin at the same place. */
+export function sameMemory(a: FloatArray, b: FloatArray): boolean {
+  const [first, second] = [extentOf(a), extentOf(b)];
+  return first.buffer === second.buffer && first.begin === second.begin;
 }
 
 function overlaps(a: FloatArray, b: FloatArray): boolean {
-  if (a.buffer !== b.buffer) return false;
-  return a.byteOffset < b.byteOffset + b.byteLength && b.byteOffset < a.byteOffset + a.byteLength;
+  const [first, second] = [extentOf(a), extentOf(b)];
+  return first.buffer === second.buffer && first.begin < second.end && second.begin < first.end;
 }
 
-function byteRange(array: FloatArray): string {
-  return `${array.byteOffset} to ${array.byteOffset + array.byteLength}`;
+function overlapError(name: string, rule: string, array: FloatArray, other: FloatArray): Error {
+  const bytes = (of: FloatArray) => `bytes ${extentOf(of).begin} to ${extentOf(of).end}`;
+  return rangeError(name, rule, `${bytes(array)} over ${bytes(other)} of a buffer`, 'OVERLAP');
 }

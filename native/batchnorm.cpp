@@ -163,10 +163,23 @@ void set_normalization(const Normalization<T>& coefficients, const Partition<T>&
   }
 }
 
+/// Whether a result goes past the caches: not in place, where its lines are in the cache already.
 template <typename T>
-Normalization<T> take_normalization(Scratch& scratch, const Partition<T>& partition) {
-  const size_t width = padded_width(partition);
-  return {scratch.take<T>(width), scratch.take<T>(width), scratch.take<T>(width)};
+bool is_streamed(const Execution& execution, const Partition<T>& partition, const T* from, const T* to) {
+  const Shape& shape = partition.shape();
+  return from != to && shape.size() * sizeof(T) >= execution.stream_bytes &&
+         (partition.layout() == kChannelsLast || shape.inner >= kLanes<T>);
+}
+
+/// Takes a per-channel array that kernels read while they write `to`. Where they stream channels-last rows
+/// they load it where lines of `to` begin: it begins as far behind a line as `to`, for a load that straddles
+/// two lines costs two.
+template <typename T>
+T* take_coefficients(Scratch& scratch, const Partition<T>& partition, bool streamed, const T* to) {
+  const size_t shift = streamed && partition.layout() == kChannelsLast
+                           ? reinterpret_cast<uintptr_t>(to) % kAlignment / sizeof(T)
+                           : 0;
+  return scratch.take<T>(padded_width(partition) + shift) + shift;
 }
 
 /// Two sums per chunk and channel, and the chunks.
@@ -446,22 +459,13 @@ class GradSums {
 
 // ---- Writers: one tile of a result, with the stores that suit its size. ----
 
-/// Whether a result goes past the caches: not in place, where its lines are in the cache already.
-template <typename T>
-bool is_streamed(const Execution& execution, const Partition<T>& partition, const T* from, const T* to) {
-  const Shape& shape = partition.shape();
-  return from != to && shape.size() * sizeof(T) >= execution.stream_bytes &&
-         (partition.layout() == kChannelsLast || shape.inner >= kLanes<T>);
-}
-
 template <typename T>
 class NormalizeWriter {
  public:
-  NormalizeWriter(const Execution& execution, const Partition<T>& partition, const T* x, T* y,
+  NormalizeWriter(const Execution& execution, const Partition<T>& partition, bool streamed, const T* x, T* y,
                   Normalization<const T> coefficients)
       : x_(x), y_(y), coefficients_(coefficients) {
     const Kernels<T>& kernels = kernels_of<T>(*execution.kernels);
-    const bool streamed = is_streamed(execution, partition, x, y);
     kernel_ = (streamed ? kernels.stream_normalize : kernels.normalize)[partition.layout()];
     if (streamed) fence_ = execution.kernels->fence;
   }
@@ -485,11 +489,10 @@ class NormalizeWriter {
 template <typename T>
 class GradInputWriter {
  public:
-  GradInputWriter(const Execution& execution, const Partition<T>& partition, const T* dy, const T* x, T* dx,
-                  GradInput<const T> coefficients)
+  GradInputWriter(const Execution& execution, const Partition<T>& partition, bool streamed, const T* dy,
+                  const T* x, T* dx, GradInput<const T> coefficients)
       : dy_(dy), x_(x), dx_(dx), coefficients_(coefficients) {
     const Kernels<T>& kernels = kernels_of<T>(*execution.kernels);
-    const bool streamed = is_streamed<T>(execution, partition, dy, dx);
     kernel_ = (streamed ? kernels.stream_grad_input : kernels.grad_input)[partition.layout()];
     if (streamed) fence_ = execution.kernels->fence;
   }
@@ -578,10 +581,10 @@ void sum_settle_write(Scratch& scratch, const Execution& execution, const Partit
 }
 
 template <typename T>
-void infer(const Execution& execution, const Partition<T>& partition, const T* x, T* y,
+void infer(const Execution& execution, const Partition<T>& partition, bool streamed, const T* x, T* y,
            const Normalization<const T>& coefficients) {
   sweep(Crew(execution, partition.shape().size() * sizeof(T)), partition,
-        NormalizeWriter<T>(execution, partition, x, y, coefficients), false);
+        NormalizeWriter<T>(execution, partition, streamed, x, y, coefficients), false);
 }
 
 }  // namespace
@@ -597,8 +600,10 @@ void forward_training(const Execution& execution, Shape shape, double eps, const
   Scratch scratch;
   const Partition<T> partition(shape);
   const Moments<T> moments(scratch, execution, partition, x);
-  const Normalization<T> coefficients = take_normalization(scratch, partition);
-  const NormalizeWriter<T> writer(execution, partition, x, y, coefficients);
+  const bool streamed = is_streamed(execution, partition, x, y);
+  const auto take = [&] { return take_coefficients(scratch, partition, streamed, y); };
+  const Normalization<T> coefficients = {take(), take(), take()};
+  const NormalizeWriter<T> writer(execution, partition, streamed, x, y, coefficients);
   const auto settle = [&](Range channels) {
     moments.merge(channels, mean, variance);
     set_normalization(coefficients, partition, channels, eps, mean, variance, weight, bias);
@@ -612,9 +617,11 @@ void forward_inference(const Execution& execution, Shape shape, double eps, cons
   if (shape.size() == 0) return;
   Scratch scratch;
   const Partition<T> partition(shape);
-  const Normalization<T> coefficients = take_normalization(scratch, partition);
+  const bool streamed = is_streamed(execution, partition, x, y);
+  const auto take = [&] { return take_coefficients(scratch, partition, streamed, y); };
+  const Normalization<T> coefficients = {take(), take(), take()};
   set_normalization(coefficients, partition, {0, shape.channels}, eps, mean, variance, weight, bias);
-  infer<T>(execution, partition, x, y, coefficients);
+  infer<T>(execution, partition, streamed, x, y, coefficients);
 }
 
 template <typename T>
@@ -627,9 +634,9 @@ void backward(const Execution& execution, Shape shape, double eps, bool training
   }
   Scratch scratch;
   const Partition<T> partition(shape);
-  const size_t width = padded_width(partition);
-  const GradInput<T> coefficients = {scratch.take<T>(width), scratch.take<T>(width), scratch.take<T>(width),
-                                     scratch.take<T>(width)};
+  const bool streamed = is_streamed<T>(execution, partition, dy, gradients.input);
+  const auto take = [&] { return take_coefficients<T>(scratch, partition, streamed, gradients.input); };
+  const GradInput<T> coefficients = {take(), take(), take(), take()};
   const auto inverse_deviation = [&](size_t channel) { return 1 / std::sqrt(variance[channel] + eps); };
   for (size_t channel = 0; channel < shape.channels; channel++) {
     const double factor = weight ? static_cast<double>(weight[channel]) : 1;
@@ -639,7 +646,7 @@ void backward(const Execution& execution, Shape shape, double eps, bool training
 
   if (training || gradients.weight || gradients.bias) {
     const GradSums<T> sums(scratch, execution, partition, dy, x, coefficients.mean);
-    const GradInputWriter<T> writer(execution, partition, dy, x, gradients.input, coefficients);
+    const GradInputWriter<T> writer(execution, partition, streamed, dy, x, gradients.input, coefficients);
     const double count = static_cast<double>(shape.count());
     const auto settle = [&](Range channels) {
       sums.merge(channels);
@@ -660,8 +667,8 @@ void backward(const Execution& execution, Shape shape, double eps, bool training
   }
   if (!training && gradients.input) {
     // Statistics that carry no gradient leave dx = dy * scale: nothing to subtract, nothing to add.
-    std::fill_n(coefficients.constant, width, T{0});
-    infer<T>(execution, partition, dy, gradients.input,
+    std::fill_n(coefficients.constant, padded_width(partition), T{0});
+    infer<T>(execution, partition, streamed, dy, gradients.input,
              {coefficients.constant, coefficients.scale, coefficients.constant});
   }
 }
@@ -706,7 +713,16 @@ FrozenParameters<T>::FrozenParameters(size_t channels, double eps, const double*
 template <typename T>
 void FrozenParameters<T>::run(const Execution& execution, Shape shape, const T* x, T* y) const {
   if (shape.size() == 0) return;
-  infer<T>(execution, Partition<T>(shape), x, y, {mean_, scale_, offset_});
+  const Partition<T> partition(shape);
+  const bool streamed = is_streamed(execution, partition, x, y);
+  if (!streamed) return infer<T>(execution, partition, false, x, y, {mean_, scale_, offset_});
+  Scratch scratch;
+  const auto copy = [&](const T* array) {
+    T* coefficients = take_coefficients(scratch, partition, streamed, y);
+    std::copy_n(array, padded_width(partition), coefficients);
+    return static_cast<const T*>(coefficients);
+  };
+  infer<T>(execution, partition, streamed, x, y, {copy(mean_), copy(scale_), copy(offset_)});
 }
 
 #define BATCHNORM_INSTANTIATE(T)                                                                       \

@@ -7,7 +7,7 @@ import { goldenDigest } from './golden.js';
  * Of goldenDigest(), on every instruction set, thread count and backend. It moves only when the arithmetic is changed
  * on purpose; the commit that moves it says why.
  */
-const golden = 'd953d88ccb87db6087075aa9403dfaa324478d2928c43e2a439029db3eea9f3f';
+const golden = '94b0827380796280a6caf366b38cc52afd5dd2bf1caf099c6de7decb18287f64';
 
 const atStart = threads();
 afterEach(() => setThreads(atStart));
@@ -74,5 +74,13 @@ describe('threads', () => {
     setThreads(5);
     expect(threads()).toBe(capabilities().backend === 'native' ? 5 : 1);
     expect(capabilities().threads).toBe(threads());
+  });
+
+  it('are those of the process, also after a worker has loaded the library', async () => {
+    setThreads(5);
+    const expected = threads();
+    const worker = new Worker("import('batchnorm')", { eval: true });
+    await new Promise((resolve) => worker.once('exit', resolve));
+    expect(threads()).toBe(expected);
   });
 });

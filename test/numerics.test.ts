@@ -557,3 +557,25 @@ describe(`values that are not finite (${seedNote})`, () => {
     expect((bn.runningVar as Float64Array)[0] / 2 ** 200).toBeCloseTo(0.1 * 2, 12);
   });
 });
+
+describe(`sums in float32 (${seedNote})`, () => {
+  // Small planes and many channels: serial sums are long, and the worst of many channels counts.
+  it.each([
+    [4096, 64, 2],
+    [4096, 64, 3],
+    [2048, 32, 16],
+    [256, 1024, 1],
+    [512, 512, 1],
+    [9000, 3, 1],
+  ])('keep the variance of %i x %i x %i to 1e-6, also behind a ReLU', (...shape) => {
+    const random = new Random();
+    for (const rectify of [false, true]) {
+      const x = generate('float32', shape[0] * shape[1] * shape[2], () => {
+        const value = random.normal(0, 1);
+        return rectify ? Math.max(0, value) : value;
+      });
+      const share = { variance: 1e-6, mean: 1e-6, y: 1e-6 };
+      expectStatisticsAndOutput(x, shape, 1, { eps }, share, 0, rectify ? ' behind a ReLU' : '');
+    }
+  });
+});

@@ -3,6 +3,7 @@ import { describe, expect, it } from 'vitest';
 import {
   BatchNorm,
   backward,
+  capabilities,
   FrozenBatchNorm,
   forwardInference,
   forwardTraining,
@@ -314,11 +315,99 @@ const cases: [title: string, call: () => unknown, expected: Failure][] = [
     () => new BatchNorm(3).train(1 as Wrong),
     type('mode must be true or false, got 1'),
   ],
-  ['no threads', () => setThreads(0), range('threads must be an integer from 1 to 1024, got 0')],
+  ['no threads', () => setThreads(0), range('count must be an integer from 1 to 1024, got 0')],
   [
     'threads by name',
     () => setThreads('2' as Wrong),
-    type('threads must be an integer from 1 to 1024, got "2"'),
+    type('count must be an integer from 1 to 1024, got "2"'),
+  ],
+
+  [
+    'an unknown option of freeze',
+    () => new BatchNorm(3).freeze({ activation: 'relu' } as Wrong),
+    type('options must have no properties, got "activation"', 'ERR_BATCHNORM_UNKNOWN_OPTION'),
+  ],
+  [
+    'options that are an array',
+    () => forwardTraining(x(), [] as Wrong),
+    type('options must be an object, got an array'),
+  ],
+  [
+    'a decay of null',
+    () => new BatchNorm(3, { decay: null as Wrong }),
+    type("decay must be a number from 0 to 1 or 'cumulative', got null"),
+  ],
+  [
+    'an out for parameters alone',
+    () => new BatchNorm(3).backward(x(), { only: 'parameters', out: new Float32Array(24) }),
+    type("out must be left out with only: 'parameters', got Float32Array"),
+  ],
+  [
+    'a count that is a string',
+    () =>
+      updateRunningStats(
+        { runningMean: new Float64Array(3), runningVar: new Float64Array(3) },
+        { ...stats(), count: '4' as Wrong },
+      ),
+    type('count must be an integer from 0 on, got "4"'),
+  ],
+  [
+    'one array for both running statistics',
+    () => {
+      const both = new Float64Array(3);
+      updateRunningStats({ runningMean: both, runningVar: both }, { ...stats(), count: 4 });
+    },
+    range(
+      'runningMean must not overlap runningVar, got bytes 0 to 24 over bytes 0 to 24 of a buffer',
+      'ERR_BATCHNORM_OVERLAP',
+    ),
+  ],
+  [
+    'an out over a weight of another dtype',
+    () => {
+      const buffer = new ArrayBuffer(96);
+      forwardTraining(x(), { weight: new Float64Array(buffer, 0, 3), out: new Float32Array(buffer) });
+    },
+    range(
+      'out must not overlap weight, got bytes 0 to 96 over bytes 0 to 24 of a buffer',
+      'ERR_BATCHNORM_OVERLAP',
+    ),
+  ],
+  [
+    'a gradient in the memory of a gradient',
+    () => {
+      const bn = new BatchNorm(2).eval();
+      bn.forward({ data: new Float32Array(2), shape: [1, 2] });
+      bn.backward({ data: bn.parameters()[0].grad, shape: [1, 2] });
+    },
+    range(
+      'dy.data must not overlap the gradient of weight, got bytes 0 to 8 over bytes 0 to 8 of a buffer',
+      'ERR_BATCHNORM_OVERLAP',
+    ),
+  ],
+  [
+    'more channels than an array can have',
+    () => forwardTraining({ data: new Float32Array(0), shape: [2 ** 50, 0] }, { axis: 0 }),
+    range('x.shape[0] must be at most 2147483647 (channels), got 1125899906842624'),
+  ],
+  [
+    'evaluation without statistics of one value per channel',
+    () =>
+      new BatchNorm(3, { trackRunningStats: false })
+        .eval()
+        .forward({ data: new Float32Array(3), shape: [1, 3] }),
+    range(
+      'evaluation without running statistics needs more than one value per channel, got shape [1, 3]; use a larger batch',
+      'ERR_BATCHNORM_ONE_VALUE_PER_CHANNEL',
+    ),
+  ],
+  [
+    'a call of the constructor of frozen layers',
+    () => new (FrozenBatchNorm as Wrong)({ channels: 0 }),
+    state(
+      'ERR_BATCHNORM_INVALID_TYPE',
+      'a FrozenBatchNorm must be made by freeze() or FrozenBatchNorm.from(), got a call of its constructor',
+    ),
   ],
 
   // Per-channel arrays
@@ -569,7 +658,7 @@ const cases: [title: string, call: () => unknown, expected: Failure][] = [
         { runningMean: new Float64Array(3), runningVar: new Float64Array(3) },
         { ...stats(), count: 1.5 },
       ),
-    range('count must be a non-negative safe integer (values per channel), got 1.5'),
+    range('count must be an integer from 0 on, got 1.5'),
   ],
   [
     'a cumulative decay for the function',
@@ -650,13 +739,57 @@ describe('errors', () => {
         return 24;
       }
     }
+    const call = () => new BatchNorm(3).forward({ data: new Liar(6), shape: [2, 3, 4] });
+    expect(failureOf(call)).toEqual(range('x.data must have 24 values (2 x 3 x 4), got 6'));
+  });
+
+  it('come where a result meets its input in shared memory that is mapped twice', () => {
+    const data = new Float32Array(new SharedArrayBuffer(4 * 25), 0, 24).map((_, i) => i);
+    const shared = new Float32Array(new SharedArrayBuffer(4 * 25), 0, 24);
+    shared.set(data);
+    const twin = structuredClone(shared.buffer);
     const bn = new BatchNorm(3);
-    const call = () => bn.forward({ data: new Liar(6), shape: [2, 3, 4] });
-    // The native backend sees the real length; the JS backend reads undefined, which is NaN.
-    try {
-      expect(call().data.some(Number.isNaN)).toBe(true);
-    } catch (error) {
-      expect((error as { code?: string }).code).toBe('ERR_BATCHNORM_BUFFER_CHANGED');
+    if (capabilities().backend === 'native') {
+      expect(
+        failureOf(() =>
+          bn.forward({ data: shared, shape: [2, 3, 4] }, { out: new Float32Array(twin, 4, 24) }),
+        ),
+      ).toEqual(
+        range(
+          'out must be an input itself or not overlap it, got views that overlap in shared memory',
+          'ERR_BATCHNORM_OVERLAP',
+        ),
+      );
+      bn.forward({ data: shared, shape: [2, 3, 4] }, { out: new Float32Array(twin, 0, 24) });
+      expect(failureOf(() => bn.backward(x())).code).toBe('ERR_BATCHNORM_INPUT_OVERWRITTEN');
+    } else {
+      // JavaScript cannot see that two SharedArrayBuffers are one: as the documentation says.
+      expect(twin).not.toBe(shared.buffer);
     }
+  });
+
+  it('keep the arrays of a layer from being replaced', () => {
+    const bn = new BatchNorm(3) as Wrong;
+    for (const name of ['channels', 'config', 'weight', 'bias', 'runningMean', 'runningVar'])
+      expect(() => {
+        bn[name] = new Uint8Array(3);
+      }, name).toThrow(TypeError);
+    const frozen = bn.freeze();
+    for (const name of ['channels', 'axis', 'eps', 'dtype'])
+      expect(() => {
+        frozen[name] = 0;
+      }, name).toThrow(TypeError);
+  });
+
+  it('come before training statistics are half updated, where a running array is detached', () => {
+    const bn = new BatchNorm(3);
+    const { buffer } = bn.runningMean as Float64Array;
+    structuredClone(buffer, { transfer: [buffer] as ArrayBuffer[] });
+    const out = new Float32Array(24).fill(7);
+    expect(failureOf(() => bn.forward(x(), { out }))).toEqual(
+      range('runningMean must have 3 values (one per channel), got 0'),
+    );
+    expect(out.every((value) => value === 7)).toBe(true);
+    expect(bn.batchesTracked).toBe(0);
   });
 });

@@ -2,10 +2,11 @@ import type { FloatArray } from '../tensor.js';
 
 /**
  * The passes for one data type over x[outer][channels][inner]. Callers have checked everything: arrays of `T` have
- * outer * channels * inner values, per-channel arrays `channels`. An absent weight is 1, an absent bias 0.
+ * outer * channels * inner values, per-channel arrays `channels`. An absent weight is 1, an absent bias 0. Where an array
+ * has lost its buffer since, they throw ERR_BATCHNORM_BUFFER_CHANGED before anything is written.
  */
 export interface Passes<T extends FloatArray> {
-  /** Writes y, mean and the biased variance. y may be x. */
+  /** Writes y, mean and the biased variance. y may be x; returns whether it is. */
   forwardTraining(
     outer: number,
     channels: number,
@@ -17,8 +18,8 @@ export interface Passes<T extends FloatArray> {
     bias: T | undefined,
     mean: Float64Array,
     variance: Float64Array,
-  ): void;
-  /** Writes y. y may be x. */
+  ): boolean;
+  /** Writes y. y may be x; returns whether it is. */
   forwardInference(
     outer: number,
     channels: number,
@@ -30,7 +31,7 @@ export interface Passes<T extends FloatArray> {
     bias: T | undefined,
     mean: Float64Array,
     variance: Float64Array,
-  ): void;
+  ): boolean;
   /** Writes the gradients that are given. dx may be dy. */
   backward(
     outer: number,
@@ -82,5 +83,6 @@ export interface Backend {
     runningVar: Float64Array,
   ): number;
   setThreads(count: number): void;
+  /** 0 before the first setThreads of the process. */
   threads(): number;
 }

@@ -12,7 +12,7 @@ function loadFailure(cause: unknown): string {
   return [
     `the native binary of batchnorm could not be loaded on ${process.platform}-${process.arch}: ${reason}`,
     'Possible causes and what to do:',
-    '- there is no binary for this platform: compile it with "npx cmake-js compile" in the folder of the package (needs CMake and a C++17 compiler)',
+    '- there is no binary for this platform: compile it with "npx cmake-js@8 compile" in the folder of the package (needs CMake and a C++17 compiler)',
     '- Node.js runs with --no-addons, or its permission model forbids addons: allow them',
     '- node_modules was copied from another operating system or CPU: install again on this machine',
   ].join('\n');
@@ -56,7 +56,9 @@ function threadsAtStart(): number {
 export const maxThreads = 1024;
 
 export const backend: Backend = chooseBackend();
-backend.setThreads(threadsAtStart());
+const startThreads = threadsAtStart();
+// The threads are the process's: a worker that loads the library later leaves them as they are.
+if (backend.threads() === 0) backend.setThreads(startThreads);
 
 /** The passes for a data type. */
 export function passesFor<T extends FloatArray>(dtype: DType): Passes<T> {

@@ -1,13 +1,16 @@
 // The fallback where no binary can be loaded, and a second implementation of the same arithmetic: chunks, order of
 // additions and roundings are those of native/, so its results are the same to the bit. Names follow native/.
+import { stateError } from '../errors.js';
 import type { FloatArray } from '../tensor.js';
+import { lengthOf } from '../typed-array.js';
+import { sameMemory } from '../validate.js';
 import type { Backend, Passes } from './backend.js';
 
 /** Rounds a double to the data type: exact float32 arithmetic is double arithmetic rounded after each operation. */
 type Round = (value: number) => number;
 
-const chunkValues = 8192;
-const chunkRows = 256;
+const chunkGroups = 128;
+const chunkRows = 128;
 const wide = 128;
 
 /** As Partition in native/partition.h. */
@@ -65,10 +68,11 @@ function partitionOf(outer: number, channels: number, inner: number, lanes: numb
       chunks,
     };
   }
-  const even = Math.ceil(inner / chunkValues);
-  const piece = Math.ceil(Math.ceil(inner / even) / (4 * lanes)) * 4 * lanes;
+  const group = 4 * lanes;
+  const groups = Math.ceil(inner / group);
+  const piece = Math.ceil(groups / Math.ceil(groups / chunkGroups)) * group;
   const pieces = Math.ceil(inner / piece);
-  const run = Math.max(1, Math.floor(chunkValues / inner));
+  const run = Math.max(1, Math.floor(chunkGroups / groups));
   const chunks = Math.ceil(outer / run) * pieces;
   return { ...shape, fold: 1, width: channels, run, piece, pieces, rows: 0, rest: 0, chunks };
 }
@@ -156,8 +160,19 @@ function forEachRun(
   inner: number,
   visit: (channel: number, start: number, end: number) => void,
 ): void {
+  if (inner === 0) return;
   for (let sample = 0, start = 0; sample < outer; sample++)
     for (let channel = 0; channel < channels; channel++, start += inner) visit(channel, start, start + inner);
+}
+
+/** Each array must still be as long as it was when it was checked. */
+function checkLengths(length: number, ...arrays: (FloatArray | undefined)[]): void {
+  for (const array of arrays)
+    if (array !== undefined && lengthOf(array) !== length)
+      throw stateError(
+        'BUFFER_CHANGED',
+        'every array must keep its length during a call, got a buffer that was detached or resized',
+      );
 }
 
 function passesOf<T extends FloatArray>(round: Round, lanes: number): Passes<T> {
@@ -348,20 +363,28 @@ function passesOf<T extends FloatArray>(round: Round, lanes: number): Passes<T> 
 
   return {
     forwardTraining(outer, channels, inner, eps, x, y, weight, bias, mean, variance) {
+      checkLengths(outer * channels * inner, x, y);
+      checkLengths(channels, weight, bias, mean, variance);
       if (x.length === 0) {
         mean.fill(Number.NaN);
         variance.fill(Number.NaN);
-        return;
+        return sameMemory(x, y);
       }
       moments(partitionOf(outer, channels, inner, lanes), x, mean, variance);
       normalize(outer, channels, inner, x, y, normalization(channels, eps, weight, bias, mean, variance));
+      return sameMemory(x, y);
     },
 
     forwardInference(outer, channels, inner, eps, x, y, weight, bias, mean, variance) {
+      checkLengths(outer * channels * inner, x, y);
+      checkLengths(channels, weight, bias, mean, variance);
       normalize(outer, channels, inner, x, y, normalization(channels, eps, weight, bias, mean, variance));
+      return sameMemory(x, y);
     },
 
     backward(outer, channels, inner, eps, training, dy, x, mean, variance, weight, dx, dWeight, dBias) {
+      checkLengths(outer * channels * inner, dy, x, dx);
+      checkLengths(channels, mean, variance, weight, dWeight, dBias);
       if (x.length === 0) {
         dWeight?.fill(0);
         dBias?.fill(0);
@@ -417,8 +440,12 @@ function passesOf<T extends FloatArray>(round: Round, lanes: number): Passes<T> 
     },
 
     freeze(channels, eps, weight, bias, mean, variance) {
+      checkLengths(channels, weight, bias, mean, variance);
       const coefficients = normalization(channels, eps, weight, bias, mean, variance);
-      return (outer, inner, x, y) => normalize(outer, channels, inner, x, y, coefficients);
+      return (outer, inner, x, y) => {
+        checkLengths(outer * channels * inner, x, y);
+        normalize(outer, channels, inner, x, y, coefficients);
+      };
     },
   };
 }
@@ -439,6 +466,7 @@ export function createJsBackend(): Backend {
     float32: passesOf<Float32Array>(Math.fround, 16),
     float64: passesOf<Float64Array>((value) => value, 8),
     updateRunningStats(mean, variance, channels, count, decay, unbiased, runningMean, runningVar) {
+      checkLengths(channels, mean, variance, runningMean, runningVar);
       const average = (running: number, batch: number) =>
         decay === 0 ? batch : decay * running + (1 - decay) * batch;
       const varianceExists = !unbiased || count > 1;

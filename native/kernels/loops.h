@@ -15,10 +15,10 @@ using batchnorm::Tile;
 
 constexpr size_t kGroup = 4;
 
-/// Asks for a line in the second-level cache: the nearest one is busy with what is being read.
+/// Asks memory for the line at `at`, which need not exist.
 template <typename T>
 inline void prefetch(const T* at) {
-  __builtin_prefetch(at, 0, 2);
+  __builtin_prefetch(at);
 }
 
 /// `size` vectors, `distance` values apart; all but the last have `lanes` active lanes, the last has
@@ -181,21 +181,6 @@ inline void stream_columns(Tile tile, T* to, const Map& map) {
   size_t at = before_first_line(to, total);
   if (at > 0)
     map.apply(map.coefficients(ColumnChannels{0}), Group<1, size_t, size_t>{0, 0, at, at}, 0).store(to, at);
-  if (tile.columns % lanes == 0) {
-    // Lines a row apart have the same coefficients: four of them for one look at the tables.
-    for (; at + kGroup * tile.columns <= total; at += (kGroup - 1) * tile.columns) {
-      for (size_t end = at + tile.columns, column = at % tile.columns; at < end; at += lanes) {
-        const auto coefficients = map.coefficients(ColumnChannels{column});
-        const Group<kGroup, AllLanes, AllLanes> group{at, tile.columns, {}, {}};
-        for (size_t i = 0; i < kGroup; i++) {
-          map.apply(coefficients, group, i).stream(to + at + i * tile.columns);
-          map.prefetch_from(at + i * tile.columns + tile.ahead);
-        }
-        column += lanes;
-        if (column >= tile.columns) column -= tile.columns;
-      }
-    }
-  }
   size_t column = at % tile.columns;
   for (; at + lanes <= total; at += lanes) {
     map.apply(map.coefficients(ColumnChannels{column}), Group<1, AllLanes, AllLanes>{at, 0, {}, {}}, 0)
