@@ -194,7 +194,7 @@ napi_value freeze(napi_env env, napi_callback_info info) {
   const Arguments<6> arguments(env, info);
   const size_t channels = arguments.size(0);
   auto parameters = std::make_unique<FrozenParameters<T>>(
-      channels, arguments.number(1), arguments.array<double>(4, channels),
+      execution_of(env), channels, arguments.number(1), arguments.array<double>(4, channels),
       arguments.array<double>(5, channels), arguments.optional_array<T>(2, channels),
       arguments.optional_array<T>(3, channels));
   napi_value function;

@@ -119,11 +119,15 @@ size_t padded_width(const Partition<T>& partition) {
   return partition.layout() == kChannelsFirst ? partition.width() : partition.width() + kLanes<T>;
 }
 
-/// Writes the value of a channel to each of its places in such an array.
-template <typename T>
-void spread(const Partition<T>& partition, T* array, size_t channel, T value) {
+/// Copies the values of channels [begin, end) to all their other places in such arrays.
+template <typename T, typename... Arrays>
+void repeat(const Partition<T>& partition, Range channels, Arrays*... arrays) {
+  const size_t width = partition.shape().channels;
   const size_t end = padded_width(partition);
-  for (size_t place = channel; place < end; place += partition.shape().channels) array[place] = value;
+  for (size_t copy = width; copy + channels.begin < end; copy += width) {
+    const size_t count = std::min(channels.end, end - copy) - channels.begin;
+    (std::copy_n(arrays + channels.begin, count, arrays + copy + channels.begin), ...);
+  }
 }
 
 /// The per-channel arrays of the normalize kernel.
@@ -145,22 +149,15 @@ struct GradInput {
   operator GradInput<const T>() const { return {mean, slope, constant, scale}; }
 };
 
-/// The mean is split into what T holds (`mean`) and the rest, which goes into the offset: folding all of it
-/// there loses the digits that x - mean cancels.
 template <typename T>
-void set_normalization(const Normalization<T>& coefficients, const Partition<T>& partition, Range channels,
-                       double eps, const double* mean, const double* variance, const T* weight,
-                       const T* bias) {
-  for (size_t channel = channels.begin; channel < channels.end; channel++) {
-    const double inverse_deviation = 1 / std::sqrt(variance[channel] + eps);
-    const double scale = (weight ? static_cast<double>(weight[channel]) : 1) * inverse_deviation;
-    const T high = static_cast<T>(mean[channel]);
-    const double low = mean[channel] - static_cast<double>(high);
-    spread(partition, coefficients.mean, channel, high);
-    spread(partition, coefficients.scale, channel, static_cast<T>(scale));
-    spread(partition, coefficients.offset, channel,
-           static_cast<T>((bias ? static_cast<double>(bias[channel]) : 0) - low * scale));
-  }
+void set_normalization(const Normalization<T>& coefficients, const Kernels<T>& kernels,
+                       const Partition<T>& partition, Range channels, double eps, const double* mean,
+                       const double* variance, const T* weight, const T* bias) {
+  const size_t at = channels.begin;
+  kernels.normalization(channels.end - at, eps, mean + at, variance + at, weight ? weight + at : nullptr,
+                        bias ? bias + at : nullptr, coefficients.mean + at, coefficients.scale + at,
+                        coefficients.offset + at);
+  repeat(partition, channels, coefficients.mean, coefficients.scale, coefficients.offset);
 }
 
 /// Whether a result goes past the caches: not in place, where its lines are in the cache already.
@@ -199,14 +196,14 @@ struct Partials {
   double* second;
 };
 
-/// Calls add(place, channel) for the places of channels [begin, end) in a chunk, in the order of the copies.
+/// Calls add(first place, first channel, count) for the runs of places that channels [begin, end) have in a
+/// chunk, in the order of the copies.
 template <typename T, typename Add>
-void for_each_place(const Partition<T>& partition, const Span& span, Range channels, Add add) {
+void for_each_run(const Partition<T>& partition, const Span& span, Range channels, Add add) {
   const size_t width = partition.shape().channels;
   const size_t places = partition.layout() == kChannelsFirst ? width : span.length;
-  for (size_t copy = 0; copy < places; copy += width)
-    for (size_t channel = channels.begin; channel < channels.end && copy + channel < places; channel++)
-      add(copy + channel, channel);
+  for (size_t copy = 0; copy + channels.begin < places; copy += width)
+    add(copy + channels.begin, channels.begin, std::min(copy + channels.end, places) - copy - channels.begin);
 }
 
 /// A thread's accumulators for the channels of one task.
@@ -240,47 +237,18 @@ void clear(Layout layout, Accumulators<T> sums, size_t channels) {
   std::fill_n(sums.second, size, T{0});
 }
 
-template <typename T>
-T median(T a, T b, T c) {
-  const T low = a < b ? a : b;
-  const T high = a < b ? b : a;
-  const T middle = high < c ? high : c;
-  return low < middle ? middle : low;
-}
-
-/// A value of the data near its centre (Tukey, "The ninther, a technique for low-effort robust (resistant)
-/// location in large samples", 1978) for channels [begin, end) of a chunk, from all over the chunk: images
+/// A value of the data near its centre for channels [begin, end) of a chunk, from all over the chunk: images
 /// begin with borders. Being one of the values it lies on their grid: deviations of data with few mantissa
 /// bits, and their squares, are exact, and those of a constant channel are 0.
 template <typename T>
-void ninthers(const Partition<T>& partition, const Span& span, Range channels, const T* x, T* centres) {
+void find_centres(const Kernels<T>& kernels, const Partition<T>& partition, const Span& span, Range channels,
+                  const T* x, T* centres) {
   const size_t ninth = partition.values(span, channels.begin) / 9;
   // Odd, so that it does not keep to one column of an image.
   const size_t step = ninth == 0 ? 0 : (ninth - 1) | 1;
   const T* from[9];
   for (size_t i = 0; i < 9; i++) from[i] = x + partition.position(span, channels.begin, i * step);
-  const auto centres_at = [&](auto stride) {
-    for (size_t channel = 0; channel < channels.end - channels.begin; channel++) {
-      const auto value = [&](size_t i) { return from[i][channel * stride]; };
-      centres[channel] = median(median(value(0), value(1), value(2)), median(value(3), value(4), value(5)),
-                                median(value(6), value(7), value(8)));
-    }
-  };
-  // A constant 1 lets the compiler work on several columns at once.
-  if (partition.layout() == kChannelsLast)
-    centres_at(std::integral_constant<size_t, 1>{});
-  else
-    centres_at(partition.channel_stride());
-}
-
-/// Moves a thread's sums of channels [begin, end) to the doubles of a chunk.
-template <typename T>
-void store_sums(const Kernels<T>& kernels, Layout layout, const T* sums, Range channels, double* to) {
-  const size_t count = channels.end - channels.begin;
-  if (layout == kChannelsFirst)
-    kernels.sum_lanes(sums, count, to + channels.begin);
-  else
-    std::copy_n(sums, count, to + channels.begin);
+  kernels.centres(from, partition.channel_stride(), channels.end - channels.begin, centres);
 }
 
 /// The next sample's run of the same channels where runs are short, else what follows in memory.
@@ -312,7 +280,7 @@ class Moments {
     if (partition_.layout() == kChannelsLast) channels.end = std::min(channels.end, span.length);
     if (channels.begin >= channels.end) return;
     T* shifts = shifts_ + chunk * partials_.stride + channels.begin;
-    ninthers(partition_, span, channels, x_, shifts);
+    find_centres(kernels_, partition_, span, channels, x_, shifts);
     clear(partition_.layout(), sums, channels.end - channels.begin);
     partition_.for_each_tile(
         span, channels.begin, channels.end, ahead(partition_, span, channels), [&](Tile tile, size_t offset) {
@@ -320,10 +288,14 @@ class Moments {
         });
     double* first = partials_.first + chunk * partials_.stride;
     double* second = partials_.second + chunk * partials_.stride;
-    store_sums(kernels_, partition_.layout(), sums.first, channels, first);
-    store_sums(kernels_, partition_.layout(), sums.second, channels, second);
+    const auto collect = kernels_.collect[partition_.layout()];
+    collect(sums.first, channels.end - channels.begin, first + channels.begin);
+    collect(sums.second, channels.end - channels.begin, second + channels.begin);
+    const double values = static_cast<double>(partition_.values(span, channels.begin));
+    const size_t count = channels.end - channels.begin;
+    if (kernels_.are_good(count, values, first + channels.begin, second + channels.begin)) return;
     for (size_t channel = channels.begin; channel < channels.end; channel++)
-      if (!is_good(partition_.values(span, channel), first[channel], second[channel]))
+      if (!kernels_.are_good(1, values, first + channel, second + channel))
         sum_in_double(span, channel, shifts[channel - channels.begin], first[channel], second[channel]);
   }
 
@@ -340,31 +312,17 @@ class Moments {
       const double* first = partials_.first + chunk * partials_.stride;
       const double* second = partials_.second + chunk * partials_.stride;
       const T* shifts = shifts_ + chunk * partials_.stride;
-      for_each_place(partition_, span, channels, [&](size_t place, size_t channel) {
-        const double distance = static_cast<double>(shifts[place]) - static_cast<double>(shifts_[channel]);
-        reference_sums_[channel] += first[place] + values * distance;
-        reference_squares_[channel] += second[place] + distance * (2 * first[place] + values * distance);
+      for_each_run(partition_, span, channels, [&](size_t place, size_t channel, size_t run) {
+        kernels_.merge(run, values, first + place, second + place, shifts + place, shifts_ + channel,
+                       reference_sums_ + channel, reference_squares_ + channel);
       });
     }
-    const double count = static_cast<double>(partition_.shape().count());
-    for (size_t channel = channels.begin; channel < channels.end; channel++) {
-      const double offset = reference_sums_[channel] / count;
-      const double biased = (reference_squares_[channel] - reference_sums_[channel] * offset) / count;
-      mean[channel] = static_cast<double>(shifts_[channel]) + offset;
-      variance[channel] = biased < 0 ? 0 : biased;
-    }
+    const size_t at = channels.begin;
+    kernels_.statistics(channels.end - at, static_cast<double>(partition_.shape().count()), shifts_ + at,
+                        reference_sums_ + at, reference_squares_ + at, mean + at, variance + at);
   }
 
  private:
-  /// Whether the sums of a chunk can be relied upon: they are finite, and in float32 less than 15/16 of the
-  /// squares are due to the distance between shift and mean, or rounding the squares would cost digits of the
-  /// variance.
-  static bool is_good(size_t values, double first, double second) {
-    if (!std::isfinite(first) || !std::isfinite(second)) return false;
-    return !std::is_same<T, float>::value ||
-           !(first * first > 0.9375 * (second * static_cast<double>(values)));
-  }
-
   /// In double, where float32 sums overflow (deviations from 1e19 on), where the shift is far from the mean,
   /// and where the data is not finite, for then the result must not depend on the order of the additions.
   void sum_in_double(const Span& span, size_t channel, T& shift, double& first, double& second) const {
@@ -422,10 +380,10 @@ class GradSums {
                                kernels_.grad_sums[partition_.layout()](
                                    tile, dy_ + at, x_ + at, mean_ + channels.begin, sums.first, sums.second);
                              });
-    store_sums(kernels_, partition_.layout(), sums.first, channels,
-               partials_.first + chunk * partials_.stride);
-    store_sums(kernels_, partition_.layout(), sums.second, channels,
-               partials_.second + chunk * partials_.stride);
+    const auto collect = kernels_.collect[partition_.layout()];
+    const size_t at = chunk * partials_.stride + channels.begin;
+    collect(sums.first, channels.end - channels.begin, partials_.first + at);
+    collect(sums.second, channels.end - channels.begin, partials_.second + at);
   }
 
   /// The sums of channels [begin, end) of the tensor, the chunks in their order.
@@ -437,14 +395,17 @@ class GradSums {
     for (size_t chunk = 0; chunk < partition_.chunks(); chunk++) {
       const double* first = partials_.first + chunk * partials_.stride;
       const double* second = partials_.second + chunk * partials_.stride;
-      for_each_place(partition_, partials_.spans[chunk], channels, [&](size_t place, size_t channel) {
-        sums_dy_[channel] += first[place];
-        sums_dy_xc_[channel] += second[place];
-      });
+      for_each_run(partition_, partials_.spans[chunk], channels,
+                   [&](size_t place, size_t channel, size_t run) {
+                     for (size_t i = 0; i < run; i++) {
+                       sums_dy_[channel + i] += first[place + i];
+                       sums_dy_xc_[channel + i] += second[place + i];
+                     }
+                   });
     }
   }
-  double sum_dy(size_t channel) const { return sums_dy_[channel]; }
-  double sum_dy_xc(size_t channel) const { return sums_dy_xc_[channel]; }
+  const double* sums_dy() const { return sums_dy_; }
+  const double* sums_dy_xc() const { return sums_dy_xc_; }
 
  private:
   const Kernels<T>& kernels_;
@@ -606,7 +567,8 @@ void forward_training(const Execution& execution, Shape shape, double eps, const
   const NormalizeWriter<T> writer(execution, partition, streamed, x, y, coefficients);
   const auto settle = [&](Range channels) {
     moments.merge(channels, mean, variance);
-    set_normalization(coefficients, partition, channels, eps, mean, variance, weight, bias);
+    set_normalization(coefficients, kernels_of<T>(*execution.kernels), partition, channels, eps, mean,
+                      variance, weight, bias);
   };
   sum_settle_write(scratch, execution, partition, 1, moments, settle, &writer);
 }
@@ -620,7 +582,8 @@ void forward_inference(const Execution& execution, Shape shape, double eps, cons
   const bool streamed = is_streamed(execution, partition, x, y);
   const auto take = [&] { return take_coefficients(scratch, partition, streamed, y); };
   const Normalization<T> coefficients = {take(), take(), take()};
-  set_normalization(coefficients, partition, {0, shape.channels}, eps, mean, variance, weight, bias);
+  set_normalization(coefficients, kernels_of<T>(*execution.kernels), partition, {0, shape.channels}, eps,
+                    mean, variance, weight, bias);
   infer<T>(execution, partition, streamed, x, y, coefficients);
 }
 
@@ -637,12 +600,9 @@ void backward(const Execution& execution, Shape shape, double eps, bool training
   const bool streamed = is_streamed<T>(execution, partition, dy, gradients.input);
   const auto take = [&] { return take_coefficients<T>(scratch, partition, streamed, gradients.input); };
   const GradInput<T> coefficients = {take(), take(), take(), take()};
-  const auto inverse_deviation = [&](size_t channel) { return 1 / std::sqrt(variance[channel] + eps); };
-  for (size_t channel = 0; channel < shape.channels; channel++) {
-    const double factor = weight ? static_cast<double>(weight[channel]) : 1;
-    spread(partition, coefficients.mean, channel, static_cast<T>(mean[channel]));
-    spread(partition, coefficients.scale, channel, static_cast<T>(factor * inverse_deviation(channel)));
-  }
+  const Kernels<T>& kernels = kernels_of<T>(*execution.kernels);
+  set_normalization({coefficients.mean, coefficients.scale, coefficients.constant}, kernels, partition,
+                    {0, shape.channels}, eps, mean, variance, weight, static_cast<const T*>(nullptr));
 
   if (training || gradients.weight || gradients.bias) {
     const GradSums<T> sums(scratch, execution, partition, dy, x, coefficients.mean);
@@ -650,17 +610,12 @@ void backward(const Execution& execution, Shape shape, double eps, bool training
     const double count = static_cast<double>(shape.count());
     const auto settle = [&](Range channels) {
       sums.merge(channels);
-      for (size_t channel = channels.begin; channel < channels.end; channel++) {
-        const double sum_dy = sums.sum_dy(channel);
-        const double low = mean[channel] - static_cast<double>(coefficients.mean[channel]);
-        const double sum_dy_normalized =
-            (sums.sum_dy_xc(channel) - low * sum_dy) * inverse_deviation(channel);
-        const double slope = inverse_deviation(channel) * (sum_dy_normalized / count);
-        if (gradients.weight) gradients.weight[channel] = static_cast<T>(sum_dy_normalized);
-        if (gradients.bias) gradients.bias[channel] = static_cast<T>(sum_dy);
-        spread(partition, coefficients.slope, channel, static_cast<T>(slope));
-        spread(partition, coefficients.constant, channel, static_cast<T>(sum_dy / count - low * slope));
-      }
+      const size_t at = channels.begin;
+      kernels.gradients(channels.end - at, eps, count, mean + at, variance + at, coefficients.mean + at,
+                        sums.sums_dy() + at, sums.sums_dy_xc() + at, coefficients.slope + at,
+                        coefficients.constant + at, gradients.weight ? gradients.weight + at : nullptr,
+                        gradients.bias ? gradients.bias + at : nullptr);
+      repeat(partition, channels, coefficients.slope, coefficients.constant);
     };
     sum_settle_write(scratch, execution, partition, 2, sums, settle,
                      training && gradients.input ? &writer : nullptr);
@@ -694,8 +649,9 @@ size_t update_running_stats(size_t channels, const double* mean, const double* v
 }
 
 template <typename T>
-FrozenParameters<T>::FrozenParameters(size_t channels, double eps, const double* mean, const double* variance,
-                                      const T* weight, const T* bias)
+FrozenParameters<T>::FrozenParameters(const Execution& execution, size_t channels, double eps,
+                                      const double* mean, const double* variance, const T* weight,
+                                      const T* bias)
     : channels_(channels) {
   // As long as in channels-last, the beginning of which serves channels-first as well.
   const Partition<T> partition(Shape{1, channels, 1});
@@ -704,7 +660,8 @@ FrozenParameters<T>::FrozenParameters(size_t channels, double eps, const double*
   unsigned char* const start = align(memory_.get());
   const Normalization<T> coefficients = {reinterpret_cast<T*>(start), reinterpret_cast<T*>(start + bytes),
                                          reinterpret_cast<T*>(start + 2 * bytes)};
-  set_normalization(coefficients, partition, {0, channels}, eps, mean, variance, weight, bias);
+  set_normalization(coefficients, kernels_of<T>(*execution.kernels), partition, {0, channels}, eps, mean,
+                    variance, weight, bias);
   mean_ = coefficients.mean;
   scale_ = coefficients.scale;
   offset_ = coefficients.offset;

@@ -68,8 +68,8 @@ size_t update_running_stats(size_t channels, const double* mean, const double* v
 template <typename T>
 class FrozenParameters {
  public:
-  FrozenParameters(size_t channels, double eps, const double* mean, const double* variance, const T* weight,
-                   const T* bias);
+  FrozenParameters(const Execution& execution, size_t channels, double eps, const double* mean,
+                   const double* variance, const T* weight, const T* bias);
 
   size_t channels() const { return channels_; }
   /// As forward_inference. shape.channels must be channels().

@@ -42,8 +42,27 @@ struct Kernels {
   using GradInputKernel = void(Tile tile, const T* dy, const T* x, T* dx, const T* mean, const T* slope,
                                const T* constant, const T* scale);
 
-  /// to[channel] = the sum of the kLanes<T> partial sums of each channel, halved until one is left
-  void (*sum_lanes)(const T* sums, size_t channels, double* to);
+  /// to[channel] = a value near the centre of the nine values from[i][channel * stride]
+  void (*centres)(const T* const (&from)[9], size_t stride, size_t channels, T* to);
+  /// to[channel] = the sum of the channel's partial sums, halved until one is left
+  void (*collect[2])(const T* sums, size_t channels, double* to);
+  /// Whether all sums are finite, and in float32 less than 15/16 of the squares are due to the distance
+  /// between shift and mean: else rounding the squares has cost digits of the variance.
+  bool (*are_good)(size_t channels, double values, const double* sum, const double* sum_squares);
+  /// Adds the sums of a chunk of `values` values per channel, which refer to shift, to those that refer to
+  /// reference.
+  void (*merge)(size_t channels, double values, const double* chunk_sum, const double* chunk_squares,
+                const T* shift, const T* reference, double* sum, double* sum_squares);
+  /// mean and biased variance from sums of `count` values that refer to reference
+  void (*statistics)(size_t channels, double count, const T* reference, const double* sum,
+                     const double* sum_squares, double* mean, double* variance);
+  /// What normalize takes. An absent (nullptr) weight is 1, an absent bias 0.
+  void (*normalization)(size_t channels, double eps, const double* mean, const double* variance,
+                        const T* weight, const T* bias, T* high, T* scale, T* offset);
+  /// What grad_input takes beside that, and the gradients of weight and bias where they are not nullptr.
+  void (*gradients)(size_t channels, double eps, double count, const double* mean, const double* variance,
+                    const T* high, const double* sum_dy, const double* sum_dy_xc, T* slope, T* constant,
+                    T* dweight, T* dbias);
   /// sum += x - shift, sum_squares += (x - shift)^2
   MomentsKernel* moments[2];
   /// y = (x - mean) * scale + offset

@@ -28,7 +28,7 @@ struct Span {
 /// over its columns is worth entering.
 template <typename T>
 size_t fold_of(size_t channels) {
-  constexpr size_t kWide = 128;
+  constexpr size_t kWide = 256;
   if (channels >= kWide) return 1;
   const size_t whole = kLanes<T> / std::gcd(kLanes<T>, channels);
   const size_t width = whole * channels;

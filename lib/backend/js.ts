@@ -11,7 +11,7 @@ type Round = (value: number) => number;
 
 const chunkGroups = 128;
 const chunkRows = 128;
-const wide = 128;
+const wide = 256;
 
 /** As Partition in native/partition.h. */
 interface Partition {

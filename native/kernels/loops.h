@@ -27,10 +27,15 @@ template <size_t Size, typename Lanes, typename LastLanes>
 struct Group {
   size_t at;
   size_t distance;
+  size_t line;
   Lanes lanes;
   LastLanes last_lanes;
 
   static constexpr size_t size() { return Size; }
+  template <typename T>
+  inline void prefetch(const T* from) const {
+    for (size_t i = 0; i < Size; i++) ::prefetch(from + line + i * kLanes<T>);
+  }
   template <typename T>
   inline Vec<T> load(const T* from, size_t index, Vec<T> fill) const {
     const T* p = from + at + index * distance;
@@ -77,19 +82,19 @@ template <typename T, typename Visit>
 inline void visit_row(size_t from, size_t to, Visit visit) {
   constexpr size_t lanes = kLanes<T>;
   for (; from + kGroup * lanes <= to; from += kGroup * lanes)
-    visit(Group<4, AllLanes, AllLanes>{from, lanes, {}, {}});
+    visit(Group<4, AllLanes, AllLanes>{from, lanes, from, {}, {}});
   if (from == to) return;
   const size_t before_last = (to - from - 1) / lanes;
   const size_t last_lanes = to - from - before_last * lanes;
   switch (before_last) {
     case 0:
-      return visit(Group<1, AllLanes, size_t>{from, lanes, {}, last_lanes});
+      return visit(Group<1, AllLanes, size_t>{from, lanes, from, {}, last_lanes});
     case 1:
-      return visit(Group<2, AllLanes, size_t>{from, lanes, {}, last_lanes});
+      return visit(Group<2, AllLanes, size_t>{from, lanes, from, {}, last_lanes});
     case 2:
-      return visit(Group<3, AllLanes, size_t>{from, lanes, {}, last_lanes});
+      return visit(Group<3, AllLanes, size_t>{from, lanes, from, {}, last_lanes});
     default:
-      return visit(Group<4, AllLanes, size_t>{from, lanes, {}, last_lanes});
+      return visit(Group<4, AllLanes, size_t>{from, lanes, from, {}, last_lanes});
   }
 }
 
@@ -99,10 +104,12 @@ inline void visit_columns(Tile tile, size_t row, Visit visit) {
   const size_t at = row * tile.stride;
   size_t column = 0;
   for (; column + lanes <= tile.columns; column += lanes)
-    visit(ColumnChannels{column}, Group<Size, AllLanes, AllLanes>{at + column, tile.stride, {}, {}});
+    visit(ColumnChannels{column},
+          Group<Size, AllLanes, AllLanes>{at + column, tile.stride, at + Size * column, {}, {}});
   if (column < tile.columns) {
     const size_t rest = tile.columns - column;
-    visit(ColumnChannels{column}, Group<Size, size_t, size_t>{at + column, tile.stride, rest, rest});
+    visit(ColumnChannels{column},
+          Group<Size, size_t, size_t>{at + column, tile.stride, at + Size * column, rest, rest});
   }
 }
 
@@ -153,10 +160,11 @@ inline void stream_rows(Tile tile, T* to, const Map& map) {
   const size_t total = tile.rows * tile.columns;
   auto coefficients = map.coefficients(RowChannel{0});
   size_t at = before_first_line(to, total);
-  if (at > 0) map.apply(coefficients, Group<1, size_t, size_t>{0, 0, at, at}, 0).store(to, at);
+  if (at > 0) map.apply(coefficients, Group<1, size_t, size_t>{0, 0, 0, at, at}, 0).store(to, at);
   const auto stream_line = [&](const auto& of_line) {
-    map.apply(of_line, Group<1, AllLanes, AllLanes>{at, 0, {}, {}}, 0).stream(to + at);
-    map.prefetch_from(at + tile.ahead);
+    const Group<1, AllLanes, AllLanes> line{at, 0, at, {}, {}};
+    map.apply(of_line, line, 0).stream(to + at);
+    map.prefetch(line, tile.ahead);
     at += lanes;
   };
   for (size_t row = 0; row < tile.rows; row++) {
@@ -168,7 +176,7 @@ inline void stream_rows(Tile tile, T* to, const Map& map) {
     coefficients = next;
   }
   if (at < total)
-    map.apply(coefficients, Group<1, size_t, size_t>{at, 0, total - at, total - at}, 0)
+    map.apply(coefficients, Group<1, size_t, size_t>{at, 0, at, total - at, total - at}, 0)
         .store(to + at, total - at);
 }
 
@@ -180,18 +188,19 @@ inline void stream_columns(Tile tile, T* to, const Map& map) {
   const size_t total = tile.rows * tile.columns;
   size_t at = before_first_line(to, total);
   if (at > 0)
-    map.apply(map.coefficients(ColumnChannels{0}), Group<1, size_t, size_t>{0, 0, at, at}, 0).store(to, at);
+    map.apply(map.coefficients(ColumnChannels{0}), Group<1, size_t, size_t>{0, 0, 0, at, at}, 0)
+        .store(to, at);
   size_t column = at % tile.columns;
   for (; at + lanes <= total; at += lanes) {
-    map.apply(map.coefficients(ColumnChannels{column}), Group<1, AllLanes, AllLanes>{at, 0, {}, {}}, 0)
-        .stream(to + at);
-    map.prefetch_from(at + tile.ahead);
+    const Group<1, AllLanes, AllLanes> line{at, 0, at, {}, {}};
+    map.apply(map.coefficients(ColumnChannels{column}), line, 0).stream(to + at);
+    map.prefetch(line, tile.ahead);
     column += lanes;
     if (column >= tile.columns) column -= tile.columns;
   }
   if (at < total)
     map.apply(map.coefficients(ColumnChannels{column}),
-              Group<1, size_t, size_t>{at, 0, total - at, total - at}, 0)
+              Group<1, size_t, size_t>{at, 0, at, total - at, total - at}, 0)
         .store(to + at, total - at);
 }
 

@@ -3,6 +3,7 @@
 // bits.
 #pragma once
 
+#include "channels.h"
 #include "loops.h"
 
 namespace {
@@ -52,9 +53,9 @@ struct Moments {
     for (size_t i = 0; i < group.size(); i++) {
       // Filling with the shift makes inactive lanes add nothing.
       deviation[i] = group.load(x, i, shift) - shift;
-      prefetch(x + group.at + i * group.distance + ahead);
       square[i] = deviation[i] * deviation[i];
     }
+    group.prefetch(x + ahead);
     sums.add(deviation, square);
   }
   inline void close() const { sums.close(); }
@@ -87,7 +88,10 @@ struct Normalize {
   inline Vec<T> apply(const Coefficients<T, 3>& c, Group group, size_t index) const {
     return (group.load(x, index, c.of[0]) - c.of[0]) * c.of[1] + c.of[2];
   }
-  inline void prefetch_from(size_t at) const { prefetch(x + at); }
+  template <typename Group>
+  inline void prefetch(Group group, ptrdiff_t ahead) const {
+    group.prefetch(x + ahead);
+  }
 };
 
 template <typename T>
@@ -105,9 +109,9 @@ struct GradSums {
     for (size_t i = 0; i < group.size(); i++) {
       gradient[i] = group.load(dy, i, zero);
       product[i] = gradient[i] * (group.load(x, i, mean) - mean);
-      prefetch(x + group.at + i * group.distance + ahead);
-      prefetch(dy + group.at + i * group.distance + ahead);
     }
+    group.prefetch(x + ahead);
+    group.prefetch(dy + ahead);
     sums.add(gradient, product);
   }
   inline void close() const { sums.close(); }
@@ -132,9 +136,10 @@ struct GradInput {
     const Vec<T> deviation = group.load(x, index, c.of[0]) - c.of[0];
     return ((group.load(dy, index, c.of[0]) - deviation * c.of[1]) - c.of[2]) * c.of[3];
   }
-  inline void prefetch_from(size_t at) const {
-    prefetch(x + at);
-    prefetch(dy + at);
+  template <typename Group>
+  inline void prefetch(Group group, ptrdiff_t ahead) const {
+    group.prefetch(x + ahead);
+    group.prefetch(dy + ahead);
   }
 };
 
@@ -148,10 +153,8 @@ struct Writer {
 
   template <typename Group>
   inline void visit(Group group) const {
-    for (size_t i = 0; i < group.size(); i++) {
-      group.store(to, i, map.apply(coefficients, group, i));
-      map.prefetch_from(group.at + i * group.distance + ahead);
-    }
+    for (size_t i = 0; i < group.size(); i++) group.store(to, i, map.apply(coefficients, group, i));
+    map.prefetch(group, ahead);
   }
   inline void close() const {}
 };
@@ -205,29 +208,17 @@ void grad_input(Tile tile, const T* dy, const T* x, T* dx, const T* mean, const 
   write_tile<Layout, Stream>(tile, dx, GradInput<T>{dy, x, mean, slope, constant, scale});
 }
 
-/// The sum of Count values and of the Count behind them, as a tree of halves.
-template <size_t Count, typename T>
-inline double sum_of_halves(const T* values) {
-  double sums[Count];
-  for (size_t i = 0; i < Count; i++)
-    sums[i] = static_cast<double>(values[i]) + static_cast<double>(values[i + Count]);
-  if constexpr (Count == 1)
-    return sums[0];
-  else
-    return sum_of_halves<Count / 2>(sums);
-}
-
-template <typename T>
-void sum_lanes(const T* sums, size_t channels, double* to) {
-  for (size_t channel = 0; channel < channels; channel++)
-    to[channel] = sum_of_halves<kLanes<T> / 2>(sums + channel * kLanes<T>);
-}
-
 template <typename T>
 constexpr batchnorm::Kernels<T> all_kernels() {
   using batchnorm::kChannelsFirst;
   using batchnorm::kChannelsLast;
-  return {sum_lanes<T>,
+  return {centres<T>,
+          {collect<kChannelsFirst, T>, collect<kChannelsLast, T>},
+          are_good<T>,
+          merge<T>,
+          statistics<T>,
+          normalization<T>,
+          gradients<T>,
           {moments<kChannelsFirst, T>, moments<kChannelsLast, T>},
           {normalize<kChannelsFirst, false, T>, normalize<kChannelsLast, false, T>},
           {normalize<kChannelsFirst, true, T>, normalize<kChannelsLast, true, T>},

@@ -99,8 +99,8 @@ std::unique_ptr<Results<T>> run(const Execution& execution, Shape shape, size_t 
   constexpr double eps = 1e-5;
   batchnorm::forward_training<T>(execution, shape, eps, x.get(), r.y.data(), weight.get(), bias.get(),
                                  r.mean.data(), r.variance.data());
-  const batchnorm::FrozenParameters<T> frozen(shape.channels, eps, r.mean.data(), r.variance.data(),
-                                              weight.get(), bias.get());
+  const batchnorm::FrozenParameters<T> frozen(execution, shape.channels, eps, r.mean.data(),
+                                              r.variance.data(), weight.get(), bias.get());
   frozen.run(execution, shape, x.get(), r.inferred.data());
   batchnorm::backward<T>(execution, shape, eps, true, dy.get(), x.get(), r.mean.data(), r.variance.data(),
                          weight.get(), {r.dx.data(), r.dweight.data(), r.dbias.data()});

@@ -1,0 +1,132 @@
+// What happens per channel between the passes: plain loops over channels, which the compiler turns into the
+// ISA's instructions. All that is not written in T is in double.
+#pragma once
+
+#include "../kernels.h"
+
+namespace {
+
+using batchnorm::kLanes;
+
+template <typename T>
+inline T median(T a, T b, T c) {
+  const T low = a < b ? a : b;
+  const T high = a < b ? b : a;
+  const T middle = high < c ? high : c;
+  return low < middle ? middle : low;
+}
+
+/// The ninther (Tukey, "The ninther, a technique for low-effort robust (resistant) location in large
+/// samples", 1978): the median of three medians of three. It is one of the values.
+template <typename T>
+inline void centres_at(const T* const (&from)[9], size_t stride, size_t channels, T* to) {
+  for (size_t channel = 0; channel < channels; channel++) {
+    const size_t at = channel * stride;
+    to[channel] =
+        median(median(from[0][at], from[1][at], from[2][at]), median(from[3][at], from[4][at], from[5][at]),
+               median(from[6][at], from[7][at], from[8][at]));
+  }
+}
+
+template <typename T>
+void centres(const T* const (&from)[9], size_t stride, size_t channels, T* to) {
+  // A constant lets the compiler work on neighbouring columns at once.
+  if (stride == 1)
+    centres_at(from, 1, channels, to);
+  else
+    centres_at(from, stride, channels, to);
+}
+
+/// The sum of Count values and of the Count behind them, as a tree of halves.
+template <size_t Count, typename T>
+inline double sum_of_halves(const T* values) {
+  double sums[Count];
+  for (size_t i = 0; i < Count; i++)
+    sums[i] = static_cast<double>(values[i]) + static_cast<double>(values[i + Count]);
+  if constexpr (Count == 1)
+    return sums[0];
+  else
+    return sum_of_halves<Count / 2>(sums);
+}
+
+template <batchnorm::Layout Layout, typename T>
+void collect(const T* sums, size_t channels, double* to) {
+  for (size_t channel = 0; channel < channels; channel++)
+    if constexpr (Layout == batchnorm::kChannelsFirst)
+      to[channel] = sum_of_halves<kLanes<T> / 2>(sums + channel * kLanes<T>);
+    else
+      to[channel] = static_cast<double>(sums[channel]);
+}
+
+template <typename T>
+void merge(size_t channels, double values, const double* chunk_sum, const double* chunk_squares,
+           const T* shift, const T* reference, double* __restrict sum, double* __restrict sum_squares) {
+  for (size_t channel = 0; channel < channels; channel++) {
+    const double distance = static_cast<double>(shift[channel]) - static_cast<double>(reference[channel]);
+    sum[channel] += chunk_sum[channel] + values * distance;
+    sum_squares[channel] += chunk_squares[channel] + distance * (2 * chunk_sum[channel] + values * distance);
+  }
+}
+
+template <typename T>
+bool are_good(size_t channels, double values, const double* sum, const double* sum_squares) {
+  constexpr bool is_float32 = sizeof(T) == sizeof(float);
+  size_t bad = 0;
+  for (size_t channel = 0; channel < channels; channel++) {
+    const double first = sum[channel];
+    const double second = sum_squares[channel];
+    // Infinite and NaN differ from themselves by NaN.
+    const bool finite = (first - first) + (second - second) == 0;
+    const bool far = is_float32 && first * first > 0.9375 * (second * values);
+    bad += !finite || far ? 1 : 0;
+  }
+  return bad == 0;
+}
+
+template <typename T>
+void statistics(size_t channels, double count, const T* reference, const double* sum,
+                const double* sum_squares, double* __restrict mean, double* __restrict variance) {
+  for (size_t channel = 0; channel < channels; channel++) {
+    const double offset = sum[channel] / count;
+    const double biased = (sum_squares[channel] - sum[channel] * offset) / count;
+    mean[channel] = static_cast<double>(reference[channel]) + offset;
+    variance[channel] = biased < 0 ? 0 : biased;
+  }
+}
+
+inline double inverse_deviation(double variance, double eps) {
+  return 1 / __builtin_sqrt(variance + eps);
+}
+
+/// The mean is split into what T holds (`high`) and the rest, which goes into the offset: folding all of it
+/// there loses the digits that x - mean cancels.
+template <typename T>
+void normalization(size_t channels, double eps, const double* mean, const double* variance, const T* weight,
+                   const T* bias, T* __restrict high, T* __restrict scale, T* __restrict offset) {
+  for (size_t channel = 0; channel < channels; channel++) {
+    const double factor =
+        (weight ? static_cast<double>(weight[channel]) : 1) * inverse_deviation(variance[channel], eps);
+    high[channel] = static_cast<T>(mean[channel]);
+    const double low = mean[channel] - static_cast<double>(high[channel]);
+    scale[channel] = static_cast<T>(factor);
+    offset[channel] = static_cast<T>((bias ? static_cast<double>(bias[channel]) : 0) - low * factor);
+  }
+}
+
+template <typename T>
+void gradients(size_t channels, double eps, double count, const double* mean, const double* variance,
+               const T* high, const double* sum_dy, const double* sum_dy_xc, T* __restrict slope,
+               T* __restrict constant, T* dweight, T* dbias) {
+  for (size_t channel = 0; channel < channels; channel++) {
+    const double low = mean[channel] - static_cast<double>(high[channel]);
+    const double inverse = inverse_deviation(variance[channel], eps);
+    const double sum_dy_normalized = (sum_dy_xc[channel] - low * sum_dy[channel]) * inverse;
+    const double channel_slope = inverse * (sum_dy_normalized / count);
+    slope[channel] = static_cast<T>(channel_slope);
+    constant[channel] = static_cast<T>(sum_dy[channel] / count - low * channel_slope);
+    if (dweight) dweight[channel] = static_cast<T>(sum_dy_normalized);
+    if (dbias) dbias[channel] = static_cast<T>(sum_dy[channel]);
+  }
+}
+
+}  // namespace
