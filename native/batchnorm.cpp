@@ -538,7 +538,9 @@ void sum_settle_write(Scratch& scratch, const Execution& execution, const Partit
   const size_t settled = std::max<size_t>(64, divide_up(shape.channels, 4 * crew.threads));
   crew.work(divide_up(shape.channels, settled),
             [&](size_t task, size_t) { settle(part(shape.channels, settled, task)); });
-  if (writer) sweep(crew, partition, *writer, true);
+  // Backwards, the last read is the nearest; in a tensor that no cache holds memory rather goes on as it
+  // went.
+  if (writer) sweep(crew, partition, *writer, shape.size() * sizeof(T) < execution.stream_bytes);
 }
 
 template <typename T>

@@ -40,14 +40,14 @@ class Scratch {
   };
 
   struct Memory {
-    static constexpr size_t kFirst = size_t{64} << 10;
     static constexpr size_t kKept = size_t{16} << 20;
     std::vector<Block> blocks;
     size_t used = 0;
+    size_t first = size_t{64} << 10;
 
     unsigned char* take(size_t size) {
       if (blocks.empty() || blocks.back().size - used < size) {
-        const size_t grown = blocks.empty() ? kFirst : 2 * blocks.back().size;
+        const size_t grown = blocks.empty() ? first : 2 * blocks.back().size;
         const size_t next = grown < size ? size : grown;
         blocks.push_back({std::unique_ptr<unsigned char[]>(new unsigned char[next + kAlignment]), next});
         used = 0;
@@ -57,9 +57,14 @@ class Scratch {
       return taken;
     }
 
-    /// Keeps the newest block, the largest.
+    /// Keeps one block; where there were several, the next call gets one that holds as much as all of them.
     void release() {
-      if (blocks.size() > 1) blocks.erase(blocks.begin(), blocks.end() - 1);
+      if (blocks.size() > 1) {
+        size_t total = 0;
+        for (const Block& block : blocks) total += block.size;
+        first = total < kKept ? total : kKept;
+        blocks.clear();
+      }
       if (!blocks.empty() && blocks.back().size > kKept) blocks.clear();
       used = 0;
     }

@@ -154,8 +154,8 @@ inline size_t before_first_line(const T* to, size_t total) {
 
 /// Maps a channels-first tile without gaps line by line of the output. A line that two channels share gets a
 /// mix of their coefficients: writing its parts one after the other would cost a read of the line.
-template <typename T, typename Map>
-inline void stream_rows(Tile tile, T* to, const Map& map) {
+template <bool Stream, typename T, typename Map>
+inline void write_lines_of_rows(Tile tile, T* to, const Map& map) {
   constexpr size_t lanes = kLanes<T>;
   const size_t total = tile.rows * tile.columns;
   auto coefficients = map.coefficients(RowChannel{0});
@@ -163,7 +163,11 @@ inline void stream_rows(Tile tile, T* to, const Map& map) {
   if (at > 0) map.apply(coefficients, Group<1, size_t, size_t>{0, 0, 0, at, at}, 0).store(to, at);
   const auto stream_line = [&](const auto& of_line) {
     const Group<1, AllLanes, AllLanes> line{at, 0, at, {}, {}};
-    map.apply(of_line, line, 0).stream(to + at);
+    const Vec<T> values = map.apply(of_line, line, 0);
+    if constexpr (Stream)
+      values.stream(to + at);
+    else
+      values.store(to + at);
     map.prefetch(line, tile.ahead);
     at += lanes;
   };

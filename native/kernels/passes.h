@@ -178,15 +178,17 @@ void moments(Tile tile, const T* x, const T* shift, T* sum, T* sum_squares) {
 
 template <batchnorm::Layout Layout, bool Stream, typename T, typename Map>
 inline void write_tile(Tile tile, T* to, const Map& map) {
-  if constexpr (!Stream)
-    for_each_channel<Layout, T>(tile, [&](auto channel) {
-      return Writer<T, Map, decltype(map.coefficients(channel))>{map, to, tile.ahead,
-                                                                 map.coefficients(channel)};
-    });
-  else if constexpr (Layout == batchnorm::kChannelsFirst)
-    stream_rows(tile, to, map);
-  else
-    stream_columns(tile, to, map);
+  if constexpr (Layout == batchnorm::kChannelsFirst) {
+    // Line by line wherever lines go on from row to row: stores that straddle lines cost two.
+    if (Stream || (tile.stride == tile.columns && tile.columns >= kLanes<T>))
+      return write_lines_of_rows<Stream>(tile, to, map);
+  } else if (Stream) {
+    return stream_columns(tile, to, map);
+  }
+  for_each_channel<Layout, T>(tile, [&](auto channel) {
+    return Writer<T, Map, decltype(map.coefficients(channel))>{map, to, tile.ahead,
+                                                               map.coefficients(channel)};
+  });
 }
 
 template <batchnorm::Layout Layout, bool Stream, typename T>
