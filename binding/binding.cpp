@@ -124,33 +124,19 @@ napi_value guarded(napi_env env, napi_callback_info info) {
   return nullptr;
 }
 
-/// forwardTraining(outer, channels, inner, eps, x, y, weight?, bias?, mean, variance): whether y is x
-template <typename T>
-napi_value forward_training(napi_env env, napi_callback_info info) {
+/// forwardTraining and forwardInference (outer, channels, inner, eps, x, y, weight?, bias?, mean, variance):
+/// whether y is
+/// x
+template <typename T, auto Forward>
+napi_value forward(napi_env env, napi_callback_info info) {
   const Arguments<10> arguments(env, info);
   const Shape shape{arguments.size(0), arguments.size(1), arguments.size(2)};
   const T* x = arguments.array<T>(4, shape.size());
   T* y = arguments.array<T>(5, shape.size());
   const bool in_place = is_in_place(x, y, shape.size());
-  batchnorm::forward_training<T>(
-      execution_of(env), shape, arguments.number(3), x, y, arguments.optional_array<T>(6, shape.channels),
-      arguments.optional_array<T>(7, shape.channels), arguments.array<double>(8, shape.channels),
-      arguments.array<double>(9, shape.channels));
-  return Napi::Boolean::New(env, in_place);
-}
-
-/// forwardInference(outer, channels, inner, eps, x, y, weight?, bias?, mean, variance): whether y is x
-template <typename T>
-napi_value forward_inference(napi_env env, napi_callback_info info) {
-  const Arguments<10> arguments(env, info);
-  const Shape shape{arguments.size(0), arguments.size(1), arguments.size(2)};
-  const T* x = arguments.array<T>(4, shape.size());
-  T* y = arguments.array<T>(5, shape.size());
-  const bool in_place = is_in_place(x, y, shape.size());
-  batchnorm::forward_inference<T>(
-      execution_of(env), shape, arguments.number(3), x, y, arguments.array<double>(8, shape.channels),
-      arguments.array<double>(9, shape.channels), arguments.optional_array<T>(6, shape.channels),
-      arguments.optional_array<T>(7, shape.channels));
+  Forward(execution_of(env), shape, arguments.number(3), x, y, arguments.optional_array<T>(6, shape.channels),
+          arguments.optional_array<T>(7, shape.channels), arguments.array<double>(8, shape.channels),
+          arguments.array<double>(9, shape.channels));
   return Napi::Boolean::New(env, in_place);
 }
 
@@ -251,8 +237,8 @@ void export_function(Napi::Object target, const char* name) {
 template <typename T>
 Napi::Object passes_of(Napi::Env env) {
   Napi::Object passes = Napi::Object::New(env);
-  export_function<forward_training<T>>(passes, "forwardTraining");
-  export_function<forward_inference<T>>(passes, "forwardInference");
+  export_function<forward<T, batchnorm::forward_training<T>>>(passes, "forwardTraining");
+  export_function<forward<T, batchnorm::forward_inference<T>>>(passes, "forwardInference");
   export_function<backward<T>>(passes, "backward");
   export_function<freeze<T>>(passes, "freeze");
   return passes;

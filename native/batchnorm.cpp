@@ -576,8 +576,8 @@ void forward_training(const Execution& execution, Shape shape, double eps, const
 }
 
 template <typename T>
-void forward_inference(const Execution& execution, Shape shape, double eps, const T* x, T* y,
-                       const double* mean, const double* variance, const T* weight, const T* bias) {
+void forward_inference(const Execution& execution, Shape shape, double eps, const T* x, T* y, const T* weight,
+                       const T* bias, const double* mean, const double* variance) {
   if (shape.size() == 0) return;
   Scratch scratch;
   const Partition<T> partition(shape);
@@ -684,13 +684,13 @@ void FrozenParameters<T>::run(const Execution& execution, Shape shape, const T* 
   infer<T>(execution, partition, streamed, x, y, {copy(mean_), copy(scale_), copy(offset_)});
 }
 
-#define BATCHNORM_INSTANTIATE(T)                                                                       \
-  template void forward_training<T>(const Execution&, Shape, double, const T*, T*, const T*, const T*, \
-                                    double*, double*);                                                 \
-  template void forward_inference<T>(const Execution&, Shape, double, const T*, T*, const double*,     \
-                                     const double*, const T*, const T*);                               \
-  template void backward<T>(const Execution&, Shape, double, bool, const T*, const T*, const double*,  \
-                            const double*, const T*, Gradients<T>);                                    \
+#define BATCHNORM_INSTANTIATE(T)                                                                        \
+  template void forward_training<T>(const Execution&, Shape, double, const T*, T*, const T*, const T*,  \
+                                    double*, double*);                                                  \
+  template void forward_inference<T>(const Execution&, Shape, double, const T*, T*, const T*, const T*, \
+                                     const double*, const double*);                                     \
+  template void backward<T>(const Execution&, Shape, double, bool, const T*, const T*, const double*,   \
+                            const double*, const T*, Gradients<T>);                                     \
   template class FrozenParameters<T>;
 BATCHNORM_INSTANTIATE(float)
 BATCHNORM_INSTANTIATE(double)

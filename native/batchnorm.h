@@ -49,8 +49,8 @@ void forward_training(const Execution& execution, Shape shape, double eps, const
 
 /// Normalizes x with the given statistics. y may be x.
 template <typename T>
-void forward_inference(const Execution& execution, Shape shape, double eps, const T* x, T* y,
-                       const double* mean, const double* variance, const T* weight, const T* bias);
+void forward_inference(const Execution& execution, Shape shape, double eps, const T* x, T* y, const T* weight,
+                       const T* bias, const double* mean, const double* variance);
 
 /// Gradients for the x, mean, variance, weight and eps of a forward pass. training: mean and variance are
 /// those of x and carry gradient; otherwise they are constants. gradients.input may be dy.
