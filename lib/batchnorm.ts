@@ -5,7 +5,7 @@ import { oneValuePerChannelError, stateError, typeError } from './errors.js';
 import { constructorKey, FrozenBatchNorm } from './frozen.js';
 import { readState, type StateDict } from './state.js';
 import type { ArrayOf, DType, FloatArray, Tensor, TensorLike } from './tensor.js';
-import { extentOf } from './typed-array.js';
+import { shareBuffer } from './typed-array.js';
 import {
   checkApart,
   checkAxis,
@@ -163,7 +163,7 @@ class ResultBuffer<T extends FloatArray> {
     if (
       buffer === undefined ||
       buffer.length < length ||
-      inputs.some((input) => extentOf(input).buffer === buffer?.buffer)
+      inputs.some((input) => buffer !== undefined && shareBuffer(input, buffer))
     ) {
       buffer = newArray<T>(dtype, length);
       this.#buffer = buffer;
@@ -201,6 +201,11 @@ export class BatchNorm<D extends DType = 'float32'> {
   readonly #lastVariance: Float64Array;
   readonly #lastWeight: ArrayOf<D> | undefined;
 
+  /** The layer's gradients by the names that messages give them. */
+  readonly #grads: NamedArrays;
+  /** All its arrays, which a result must not overlap. */
+  readonly #arrays: NamedArrays;
+
   /**
    * @param channels values per channel array, an integer from 1 on.
    * @throws TypeError for an unknown option or an option of the wrong type, RangeError for a wrong value.
@@ -219,6 +224,14 @@ export class BatchNorm<D extends DType = 'float32'> {
     this.#lastMean = newArray('float64', channels);
     this.#lastVariance = newArray('float64', channels);
     this.#lastWeight = weight ? newArray(dtype, channels) : undefined;
+    this.#grads = { 'the gradient of weight': this.#weightGrad, 'the gradient of bias': this.#biasGrad };
+    this.#arrays = {
+      weight: this.#weight,
+      bias: this.#bias,
+      runningMean: this.#runningMean,
+      runningVar: this.#runningVar,
+      ...this.#grads,
+    };
   }
 
   get channels(): number {
@@ -308,7 +321,7 @@ export class BatchNorm<D extends DType = 'float32'> {
     checkLength(input);
     if (out !== undefined) {
       checkOut(out, input, dtype);
-      checkOverlap(out, input, this.#arrays());
+      checkOverlap(out, input, this.#arrays);
     }
     const y =
       out ??
@@ -385,12 +398,12 @@ export class BatchNorm<D extends DType = 'float32'> {
     checkLength(gradient);
     if (out !== undefined) {
       checkOut(out, gradient, dtype);
-      checkOverlap(out, gradient, { 'x.data': last.x, ...this.#arrays() });
+      checkOverlap(out, gradient, this.#arrays);
+      checkApart('out', out, { 'x.data': last.x });
     }
-    // Written before dx is.
-    const grads = { 'the gradient of weight': this.#weightGrad, 'the gradient of bias': this.#biasGrad };
-    checkApart('dy.data', gradient.data, grads);
-    checkApart('x.data', input.data, grads);
+    // The gradients of the parameters are written before dx is.
+    checkApart('dy.data', gradient.data, this.#grads);
+    checkApart('x.data', input.data, this.#grads);
     const wantsInput = only !== 'parameters';
     const wantsParameters = only !== 'input';
     const dx = wantsInput
@@ -541,17 +554,5 @@ export class BatchNorm<D extends DType = 'float32'> {
     this.#missed = this.#lastMean.map((mean, channel) =>
       Number.isFinite(mean) && Number.isFinite(this.#lastVariance[channel]) ? 0 : 1,
     );
-  }
-
-  /** The layer's arrays, which a result must not overlap. */
-  #arrays(): NamedArrays {
-    return {
-      weight: this.#weight,
-      bias: this.#bias,
-      runningMean: this.#runningMean,
-      runningVar: this.#runningVar,
-      'the gradient of weight': this.#weightGrad,
-      'the gradient of bias': this.#biasGrad,
-    };
   }
 }

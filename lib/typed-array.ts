@@ -26,14 +26,18 @@ export function lengthOf(array: FloatArray): number {
   return length.call(array);
 }
 
+/** Whether two arrays are views of one buffer object. */
+export function shareBuffer(a: FloatArray, b: FloatArray): boolean {
+  return buffer.call(a) === buffer.call(b);
+}
+
 /** The bytes of its buffer that an array covers. */
 export interface Extent {
-  buffer: ArrayBufferLike;
   begin: number;
   end: number;
 }
 
 export function extentOf(array: FloatArray): Extent {
   const begin = byteOffset.call(array);
-  return { buffer: buffer.call(array), begin, end: begin + byteLength.call(array) };
+  return { begin, end: begin + byteLength.call(array) };
 }

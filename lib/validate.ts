@@ -2,7 +2,7 @@
 // changes things while they are read cannot make what was checked differ from what is used.
 import { describe, describeShape, isArray, rangeError, typeError } from './errors.js';
 import type { DType, FloatArray } from './tensor.js';
-import { extentOf, lengthOf, typedArrayType } from './typed-array.js';
+import { extentOf, lengthOf, shareBuffer, typedArrayType } from './typed-array.js';
 
 const arrayNames = { float32: 'Float32Array', float64: 'Float64Array' } as const;
 
@@ -251,13 +251,14 @@ export function checkApart(name: string, array: FloatArray, others: NamedArrays)
 
 /** Whether two arrays begin at the same place. */
 export function sameMemory(a: FloatArray, b: FloatArray): boolean {
-  const [first, second] = [extentOf(a), extentOf(b)];
-  return first.buffer === second.buffer && first.begin === second.begin;
+  return shareBuffer(a, b) && extentOf(a).begin === extentOf(b).begin;
 }
 
 function overlaps(a: FloatArray, b: FloatArray): boolean {
+  // Nearly always different buffers: nothing more to ask then.
+  if (!shareBuffer(a, b)) return false;
   const [first, second] = [extentOf(a), extentOf(b)];
-  return first.buffer === second.buffer && first.begin < second.end && second.begin < first.end;
+  return first.begin < second.end && second.begin < first.end;
 }
 
 function overlapError(name: string, rule: string, array: FloatArray, other: FloatArray): Error {

@@ -59,13 +59,12 @@ struct Crew {
 template <typename T>
 class Sweep {
  public:
-  explicit Sweep(const Partition<T>& partition) : partition_(partition) {
-    const Shape& shape = partition.shape();
+  explicit Sweep(const Tiling<T>& tiling) : tiling_(tiling) {
+    const Shape& shape = tiling.shape();
     const size_t values = kBlockBytes / sizeof(T);
-    if (partition.layout() == kChannelsLast) {
-      whole_rows_ = shape.outer / partition.fold();
-      run_ = std::max<size_t>(1, values / partition.width());
-      size_ = divide_up(whole_rows_, run_) + (shape.outer % partition.fold() > 0 ? 1 : 0);
+    if (tiling.layout() == kChannelsLast) {
+      run_ = std::max<size_t>(1, values / tiling.width());
+      size_ = divide_up(tiling.rows(), run_) + (tiling.rest() > 0 ? 1 : 0);
     } else {
       piece_ = std::min(shape.inner, values);
       pieces_ = divide_up(shape.inner, piece_);
@@ -81,28 +80,28 @@ class Sweep {
   /// Calls visit(tile, offset, first channel) for the tiles of block `index`.
   template <typename Visit>
   void for_each_tile(size_t index, Visit visit) const {
-    const Shape& shape = partition_.shape();
+    const Shape& shape = tiling_.shape();
     Span span;
     Range channels;
-    if (partition_.layout() == kChannelsLast) {
+    if (tiling_.layout() == kChannelsLast) {
       const size_t first = index * run_;
-      span = first < whole_rows_ ? Span{first, std::min(run_, whole_rows_ - first), 0, partition_.width()}
-                                 : Span{whole_rows_, 1, 0, shape.outer % partition_.fold() * shape.channels};
-      channels = {0, partition_.width()};
+      const size_t rows = tiling_.rows();
+      span = first < rows ? Span{first, std::min(run_, rows - first), 0, tiling_.width()}
+                          : Span{rows, 1, 0, tiling_.rest()};
+      channels = {0, tiling_.width()};
     } else {
       const Range piece = part(shape.inner, piece_, index % pieces_);
       const size_t first = index / pieces_ / groups_ * run_;
       span = {first, std::min(run_, shape.outer - first), piece.begin, piece.end - piece.begin};
       channels = part(shape.channels, group_, index / pieces_ % groups_);
     }
-    partition_.for_each_tile(span, channels.begin, channels.end, kAheadBytes / sizeof(T),
-                             [&](Tile tile, size_t offset) { visit(tile, offset, channels.begin); });
+    tiling_.for_each_tile(span, channels.begin, channels.end, kAheadBytes / sizeof(T),
+                          [&](Tile tile, size_t offset) { visit(tile, offset, channels.begin); });
   }
 
  private:
-  const Partition<T>& partition_;
+  const Tiling<T>& tiling_;
   size_t run_ = 1;
-  size_t whole_rows_ = 0;
   size_t group_ = 1;
   size_t groups_ = 1;
   size_t piece_ = 0;
@@ -115,15 +114,15 @@ class Sweep {
 /// The length of a per-channel array that kernels read: a partition's width, and in channels-last what the
 /// streaming ones read of the next row.
 template <typename T>
-size_t padded_width(const Partition<T>& partition) {
-  return partition.layout() == kChannelsFirst ? partition.width() : partition.width() + kLanes<T>;
+size_t padded_width(const Tiling<T>& tiling) {
+  return tiling.layout() == kChannelsFirst ? tiling.width() : tiling.width() + kLanes<T>;
 }
 
 /// Copies the values of channels [begin, end) to all their other places in such arrays.
 template <typename T, typename... Arrays>
-void repeat(const Partition<T>& partition, Range channels, Arrays*... arrays) {
-  const size_t width = partition.shape().channels;
-  const size_t end = padded_width(partition);
+void repeat(const Tiling<T>& tiling, Range channels, Arrays*... arrays) {
+  const size_t width = tiling.shape().channels;
+  const size_t end = padded_width(tiling);
   for (size_t copy = width; copy + channels.begin < end; copy += width) {
     const size_t count = std::min(channels.end, end - copy) - channels.begin;
     (std::copy_n(arrays + channels.begin, count, arrays + copy + channels.begin), ...);
@@ -151,32 +150,32 @@ struct GradInput {
 
 template <typename T>
 void set_normalization(const Normalization<T>& coefficients, const Kernels<T>& kernels,
-                       const Partition<T>& partition, Range channels, double eps, const double* mean,
+                       const Tiling<T>& tiling, Range channels, double eps, const double* mean,
                        const double* variance, const T* weight, const T* bias) {
   const size_t at = channels.begin;
   kernels.normalization(channels.end - at, eps, mean + at, variance + at, weight ? weight + at : nullptr,
                         bias ? bias + at : nullptr, coefficients.mean + at, coefficients.scale + at,
                         coefficients.offset + at);
-  repeat(partition, channels, coefficients.mean, coefficients.scale, coefficients.offset);
+  repeat(tiling, channels, coefficients.mean, coefficients.scale, coefficients.offset);
 }
 
 /// Whether a result goes past the caches: not in place, where its lines are in the cache already.
 template <typename T>
-bool is_streamed(const Execution& execution, const Partition<T>& partition, const T* from, const T* to) {
-  const Shape& shape = partition.shape();
+bool is_streamed(const Execution& execution, const Tiling<T>& tiling, const T* from, const T* to) {
+  const Shape& shape = tiling.shape();
   return from != to && shape.size() * sizeof(T) >= execution.stream_bytes &&
-         (partition.layout() == kChannelsLast || shape.inner >= kLanes<T>);
+         (tiling.layout() == kChannelsLast || shape.inner >= kLanes<T>);
 }
 
 /// Takes a per-channel array that kernels read while they write `to`. Where they stream channels-last rows
 /// they load it where lines of `to` begin: it begins as far behind a line as `to`, for a load that straddles
 /// two lines costs two.
 template <typename T>
-T* take_coefficients(Scratch& scratch, const Partition<T>& partition, bool streamed, const T* to) {
-  const size_t shift = streamed && partition.layout() == kChannelsLast
+T* take_coefficients(Scratch& scratch, const Tiling<T>& tiling, bool streamed, const T* to) {
+  const size_t shift = streamed && tiling.layout() == kChannelsLast
                            ? reinterpret_cast<uintptr_t>(to) % kAlignment / sizeof(T)
                            : 0;
-  return scratch.take<T>(padded_width(partition) + shift) + shift;
+  return scratch.take<T>(padded_width(tiling) + shift) + shift;
 }
 
 /// Two sums per chunk and channel, and the chunks.
@@ -423,11 +422,11 @@ class GradSums {
 template <typename T>
 class NormalizeWriter {
  public:
-  NormalizeWriter(const Execution& execution, const Partition<T>& partition, bool streamed, const T* x, T* y,
+  NormalizeWriter(const Execution& execution, const Tiling<T>& tiling, bool streamed, const T* x, T* y,
                   Normalization<const T> coefficients)
       : x_(x), y_(y), coefficients_(coefficients) {
     const Kernels<T>& kernels = kernels_of<T>(*execution.kernels);
-    kernel_ = (streamed ? kernels.stream_normalize : kernels.normalize)[partition.layout()];
+    kernel_ = (streamed ? kernels.stream_normalize : kernels.normalize)[tiling.layout()];
     if (streamed) fence_ = execution.kernels->fence;
   }
   void write(Tile tile, size_t at, size_t channel) const {
@@ -450,11 +449,11 @@ class NormalizeWriter {
 template <typename T>
 class GradInputWriter {
  public:
-  GradInputWriter(const Execution& execution, const Partition<T>& partition, bool streamed, const T* dy,
-                  const T* x, T* dx, GradInput<const T> coefficients)
+  GradInputWriter(const Execution& execution, const Tiling<T>& tiling, bool streamed, const T* dy, const T* x,
+                  T* dx, GradInput<const T> coefficients)
       : dy_(dy), x_(x), dx_(dx), coefficients_(coefficients) {
     const Kernels<T>& kernels = kernels_of<T>(*execution.kernels);
-    kernel_ = (streamed ? kernels.stream_grad_input : kernels.grad_input)[partition.layout()];
+    kernel_ = (streamed ? kernels.stream_grad_input : kernels.grad_input)[tiling.layout()];
     if (streamed) fence_ = execution.kernels->fence;
   }
   void write(Tile tile, size_t at, size_t channel) const {
@@ -479,8 +478,13 @@ class GradInputWriter {
 
 /// Writes a whole tensor block by block.
 template <typename T, typename Writer>
-void sweep(const Crew& crew, const Partition<T>& partition, const Writer& writer, bool backwards) {
-  const Sweep<T> blocks(partition);
+void sweep(const Crew& crew, const Tiling<T>& tiling, const Writer& writer, bool backwards) {
+  constexpr ptrdiff_t kAhead = kAheadBytes / sizeof(T);
+  if (tiling.shape().size() <= kBlockBytes / sizeof(T)) {
+    tiling.for_each_tile(kAhead, [&](Tile tile, size_t at) { writer.write(tile, at, 0); });
+    return writer.finish();
+  }
+  const Sweep<T> blocks(tiling);
   crew.work(blocks.size(), [&](size_t task, size_t) {
     blocks.for_each_tile(backwards ? blocks.size() - 1 - task : task,
                          [&](Tile tile, size_t at, size_t channel) { writer.write(tile, at, channel); });
@@ -544,10 +548,10 @@ void sum_settle_write(Scratch& scratch, const Execution& execution, const Partit
 }
 
 template <typename T>
-void infer(const Execution& execution, const Partition<T>& partition, bool streamed, const T* x, T* y,
+void infer(const Execution& execution, const Tiling<T>& tiling, bool streamed, const T* x, T* y,
            const Normalization<const T>& coefficients) {
-  sweep(Crew(execution, partition.shape().size() * sizeof(T)), partition,
-        NormalizeWriter<T>(execution, partition, streamed, x, y, coefficients), false);
+  sweep(Crew(execution, tiling.shape().size() * sizeof(T)), tiling,
+        NormalizeWriter<T>(execution, tiling, streamed, x, y, coefficients), false);
 }
 
 }  // namespace
@@ -580,13 +584,13 @@ void forward_inference(const Execution& execution, Shape shape, double eps, cons
                        const T* bias, const double* mean, const double* variance) {
   if (shape.size() == 0) return;
   Scratch scratch;
-  const Partition<T> partition(shape);
-  const bool streamed = is_streamed(execution, partition, x, y);
-  const auto take = [&] { return take_coefficients(scratch, partition, streamed, y); };
+  const Tiling<T> tiling(shape);
+  const bool streamed = is_streamed(execution, tiling, x, y);
+  const auto take = [&] { return take_coefficients(scratch, tiling, streamed, y); };
   const Normalization<T> coefficients = {take(), take(), take()};
-  set_normalization(coefficients, kernels_of<T>(*execution.kernels), partition, {0, shape.channels}, eps,
-                    mean, variance, weight, bias);
-  infer<T>(execution, partition, streamed, x, y, coefficients);
+  set_normalization(coefficients, kernels_of<T>(*execution.kernels), tiling, {0, shape.channels}, eps, mean,
+                    variance, weight, bias);
+  infer<T>(execution, tiling, streamed, x, y, coefficients);
 }
 
 template <typename T>
@@ -654,15 +658,15 @@ template <typename T>
 FrozenParameters<T>::FrozenParameters(const Execution& execution, size_t channels, double eps,
                                       const double* mean, const double* variance, const T* weight,
                                       const T* bias)
-    : channels_(channels) {
+    : channels_(channels), fold_(fold_of<T>(channels)) {
   // As long as in channels-last, the beginning of which serves channels-first as well.
-  const Partition<T> partition(Shape{1, channels, 1});
-  const size_t bytes = round_up(padded_width(partition) * sizeof(T), kAlignment);
+  const Tiling<T> tiling(Shape{1, channels, 1});
+  const size_t bytes = round_up(padded_width(tiling) * sizeof(T), kAlignment);
   memory_.reset(new unsigned char[3 * bytes + kAlignment]());
   unsigned char* const start = align(memory_.get());
   const Normalization<T> coefficients = {reinterpret_cast<T*>(start), reinterpret_cast<T*>(start + bytes),
                                          reinterpret_cast<T*>(start + 2 * bytes)};
-  set_normalization(coefficients, kernels_of<T>(*execution.kernels), partition, {0, channels}, eps, mean,
+  set_normalization(coefficients, kernels_of<T>(*execution.kernels), tiling, {0, channels}, eps, mean,
                     variance, weight, bias);
   mean_ = coefficients.mean;
   scale_ = coefficients.scale;
@@ -672,16 +676,16 @@ FrozenParameters<T>::FrozenParameters(const Execution& execution, size_t channel
 template <typename T>
 void FrozenParameters<T>::run(const Execution& execution, Shape shape, const T* x, T* y) const {
   if (shape.size() == 0) return;
-  const Partition<T> partition(shape);
-  const bool streamed = is_streamed(execution, partition, x, y);
-  if (!streamed) return infer<T>(execution, partition, false, x, y, {mean_, scale_, offset_});
+  const Tiling<T> tiling(shape, shape.inner == 1 ? fold_ : 1);
+  const bool streamed = is_streamed(execution, tiling, x, y);
+  if (!streamed) return infer<T>(execution, tiling, false, x, y, {mean_, scale_, offset_});
   Scratch scratch;
   const auto copy = [&](const T* array) {
-    T* coefficients = take_coefficients(scratch, partition, streamed, y);
-    std::copy_n(array, padded_width(partition), coefficients);
+    T* coefficients = take_coefficients(scratch, tiling, streamed, y);
+    std::copy_n(array, padded_width(tiling), coefficients);
     return static_cast<const T*>(coefficients);
   };
-  infer<T>(execution, partition, streamed, x, y, {copy(mean_), copy(scale_), copy(offset_)});
+  infer<T>(execution, tiling, streamed, x, y, {copy(mean_), copy(scale_), copy(offset_)});
 }
 
 #define BATCHNORM_INSTANTIATE(T)                                                                        \

@@ -77,6 +77,7 @@ class FrozenParameters {
 
  private:
   size_t channels_;
+  size_t fold_;
   std::unique_ptr<unsigned char[]> memory_;
   const T* mean_;
   const T* scale_;

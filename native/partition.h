@@ -35,25 +35,17 @@ size_t fold_of(size_t channels) {
   return width >= kWide ? whole : whole * divide_up(kWide, width);
 }
 
+/// How a tensor is seen as tiles: which layout, and in channels-last how many rows are folded into one.
 template <typename T>
-class Partition {
+class Tiling {
  public:
-  explicit Partition(Shape shape)
-      : shape_(shape), layout_(shape.inner == 1 ? kChannelsLast : kChannelsFirst) {
-    if (layout_ == kChannelsFirst) {
-      constexpr size_t group = 4 * kLanes<T>;
-      const size_t groups = divide_up(shape.inner, group);
-      piece_ = divide_up(groups, divide_up(groups, kChunkGroups)) * group;
-      pieces_ = divide_up(shape.inner, piece_);
-      run_ = std::max<size_t>(1, kChunkGroups / groups);
-      chunks_ = divide_up(shape.outer, run_) * pieces_;
-    } else {
-      fold_ = fold_of<T>(shape.channels);
-      run_ = kChunkRows;
-      rows_ = shape.outer / fold_;
-      rest_ = shape.outer % fold_ * shape.channels;
-      chunks_ = divide_up(rows_, run_) + (rest_ > 0 ? 1 : 0);
-    }
+  explicit Tiling(Shape shape) : Tiling(shape, shape.inner == 1 ? fold_of<T>(shape.channels) : 1) {}
+  /// With the fold known: divisions are what a small call spends its time on.
+  Tiling(Shape shape, size_t fold)
+      : shape_(shape), layout_(shape.inner == 1 ? kChannelsLast : kChannelsFirst), fold_(fold) {
+    if (layout_ == kChannelsFirst) return;
+    rows_ = shape.outer < fold_ ? 0 : shape.outer / fold_;
+    rest_ = (shape.outer - rows_ * fold_) * shape.channels;
   }
 
   Layout layout() const { return layout_; }
@@ -61,18 +53,9 @@ class Partition {
   size_t fold() const { return fold_; }
   /// Channels side by side: a kernel sees this many rows (channels-first) or columns (channels-last).
   size_t width() const { return shape_.channels * fold_; }
-  size_t chunks() const { return chunks_; }
-
-  Span chunk(size_t index) const {
-    if (layout_ == kChannelsFirst) {
-      const size_t first = index / pieces_ * run_;
-      const size_t offset = index % pieces_ * piece_;
-      return {first, std::min(run_, shape_.outer - first), offset, std::min(piece_, shape_.inner - offset)};
-    }
-    const size_t first = index * run_;
-    if (first >= rows_) return {rows_, 1, 0, rest_};
-    return {first, std::min(run_, rows_ - first), 0, width()};
-  }
+  /// Channels-last: the folded rows, and the values after the last of them.
+  size_t rows() const { return rows_; }
+  size_t rest() const { return rest_; }
 
   /// Values of channel `channel` < width() in a span.
   size_t values(const Span& span, size_t channel) const {
@@ -96,13 +79,62 @@ class Partition {
   void for_each_tile(const Span& span, size_t begin, size_t end, ptrdiff_t ahead, Visit visit) const {
     if (layout_ == kChannelsLast) {
       end = std::min(end, span.length);
-      if (begin < end) visit(Tile{span.count, end - begin, width(), ahead}, position(span, begin, 0));
+      if (begin < end) visit(Tile{span.count, end - begin, width(), ahead}, span.first * width() + begin);
       return;
     }
     const Tile tile{end - begin, span.length, shape_.inner, ahead};
-    size_t at = position(span, begin, 0);
+    size_t at = (span.first * shape_.channels + begin) * shape_.inner + span.offset;
     for (size_t sample = 0; sample < span.count; sample++, at += shape_.channels * shape_.inner)
       visit(tile, at);
+  }
+
+  /// The same for the whole tensor.
+  template <typename Visit>
+  void for_each_tile(ptrdiff_t ahead, Visit visit) const {
+    if (layout_ == kChannelsFirst)
+      return for_each_tile(Span{0, shape_.outer, 0, shape_.inner}, 0, shape_.channels, ahead, visit);
+    if (rows_ > 0) for_each_tile(Span{0, rows_, 0, width()}, 0, width(), ahead, visit);
+    if (rest_ > 0) for_each_tile(Span{rows_, 1, 0, rest_}, 0, width(), ahead, visit);
+  }
+
+ private:
+  Shape shape_;
+  Layout layout_;
+  size_t fold_;
+  size_t rows_ = 0;
+  size_t rest_ = 0;
+};
+
+/// A tiling with its chunks.
+template <typename T>
+class Partition : public Tiling<T> {
+ public:
+  explicit Partition(Shape shape) : Tiling<T>(shape) {
+    if (this->layout() == kChannelsFirst) {
+      constexpr size_t group = 4 * kLanes<T>;
+      const size_t groups = divide_up(shape.inner, group);
+      piece_ = divide_up(groups, divide_up(groups, kChunkGroups)) * group;
+      pieces_ = divide_up(shape.inner, piece_);
+      run_ = std::max<size_t>(1, kChunkGroups / groups);
+      chunks_ = divide_up(shape.outer, run_) * pieces_;
+    } else {
+      run_ = kChunkRows;
+      chunks_ = divide_up(this->rows(), run_) + (this->rest() > 0 ? 1 : 0);
+    }
+  }
+
+  size_t chunks() const { return chunks_; }
+
+  Span chunk(size_t index) const {
+    if (this->layout() == kChannelsFirst) {
+      const Shape& shape = this->shape();
+      const size_t first = index / pieces_ * run_;
+      const size_t offset = index % pieces_ * piece_;
+      return {first, std::min(run_, shape.outer - first), offset, std::min(piece_, shape.inner - offset)};
+    }
+    const size_t first = index * run_;
+    if (first >= this->rows()) return {this->rows(), 1, 0, this->rest()};
+    return {first, std::min(run_, this->rows() - first), 0, this->width()};
   }
 
  private:
@@ -112,14 +144,9 @@ class Partition {
   /// Fewer where a lane is a column, whose errors no other lane averages out.
   static constexpr size_t kChunkRows = 128;
 
-  Shape shape_;
-  Layout layout_;
-  size_t fold_ = 1;
   size_t run_ = 1;
   size_t pieces_ = 1;
   size_t piece_ = 0;
-  size_t rows_ = 0;
-  size_t rest_ = 0;
   size_t chunks_ = 0;
 };
 
