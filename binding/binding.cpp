@@ -41,18 +41,29 @@ Execution execution_of(napi_env env) {
 /// Thrown where an array is not as long as it was when lib/ looked.
 struct BufferChanged {};
 
-/// Thrown where two views share memory that lib/ could not see to be the same: two SharedArrayBuffer objects
-/// may map it.
-struct Overlap {};
+/// Thrown where a result overlaps an input. Pointers see what lib/ cannot: memory that two SharedArrayBuffer
+/// objects map.
+struct Overlap {
+  const char* rule;
+  size_t bytes;
+};
+
+constexpr const char* kOverX = "be x.data itself or not overlap it";
+
+/// How many bytes two arrays share.
+template <typename T>
+size_t shared_bytes(const T* a, const T* b, size_t length) {
+  const size_t distance =
+      static_cast<size_t>(std::abs(reinterpret_cast<intptr_t>(a) - reinterpret_cast<intptr_t>(b)));
+  return distance < length * sizeof(T) ? length * sizeof(T) - distance : 0;
+}
 
 /// Whether a result is written over an input; it must do so value for value or not at all.
 template <typename T>
-bool is_in_place(const T* input, const T* result, size_t length) {
-  if (length == 0) return false;
-  if (input == result) return true;
-  const auto distance = reinterpret_cast<intptr_t>(input) - reinterpret_cast<intptr_t>(result);
-  if (static_cast<size_t>(std::abs(distance)) < length * sizeof(T)) throw Overlap{};
-  return false;
+bool is_in_place(const T* result, const T* input, size_t length, const char* rule) {
+  const size_t shared = shared_bytes(result, input, length);
+  if (shared > 0 && result != input) throw Overlap{rule, shared};
+  return shared > 0;
 }
 
 /// The arguments of a call, read through the C interface: the wrappers of node-addon-api ask for types.
@@ -110,10 +121,10 @@ napi_value guarded(napi_env env, napi_callback_info info) {
     napi_throw_error(
         env, "ERR_BATCHNORM_BUFFER_CHANGED",
         "every array must keep its length during a call, got a buffer that was detached or resized");
-  } catch (const Overlap&) {
-    napi_throw_range_error(
-        env, "ERR_BATCHNORM_OVERLAP",
-        "out must be an input itself or not overlap it, got views that overlap in shared memory");
+  } catch (const Overlap& overlap) {
+    const std::string message = std::string("out must ") + overlap.rule + ", got views that share " +
+                                std::to_string(overlap.bytes) + " bytes";
+    napi_throw_range_error(env, "ERR_BATCHNORM_OVERLAP", message.c_str());
   } catch (const Napi::Error& error) {
     error.ThrowAsJavaScriptException();
   } catch (const std::exception& error) {
@@ -133,7 +144,7 @@ napi_value forward(napi_env env, napi_callback_info info) {
   const Shape shape{arguments.size(0), arguments.size(1), arguments.size(2)};
   const T* x = arguments.array<T>(4, shape.size());
   T* y = arguments.array<T>(5, shape.size());
-  const bool in_place = is_in_place(x, y, shape.size());
+  const bool in_place = is_in_place<T>(y, x, shape.size(), kOverX);
   Forward(execution_of(env), shape, arguments.number(3), x, y, arguments.optional_array<T>(6, shape.channels),
           arguments.optional_array<T>(7, shape.channels), arguments.array<double>(8, shape.channels),
           arguments.array<double>(9, shape.channels));
@@ -149,8 +160,9 @@ napi_value backward(napi_env env, napi_callback_info info) {
   const T* x = arguments.array<T>(6, shape.size());
   T* dx = arguments.optional_array<T>(10, shape.size());
   if (dx) {
-    is_in_place(dy, dx, shape.size());
-    if (is_in_place(x, dx, shape.size())) throw Overlap{};
+    is_in_place<T>(dx, dy, shape.size(), "be dy.data itself or not overlap it");
+    const size_t shared = shared_bytes<T>(dx, x, shape.size());
+    if (shared > 0) throw Overlap{"not overlap x.data", shared};
   }
   batchnorm::backward<T>(execution_of(env), shape, arguments.number(3), arguments.boolean(4), dy, x,
                          arguments.array<double>(7, shape.channels),
@@ -169,7 +181,7 @@ napi_value run_frozen(napi_env env, napi_callback_info info) {
   const Shape shape{arguments.size(0), parameters->channels(), arguments.size(1)};
   const T* x = arguments.array<T>(2, shape.size());
   T* y = arguments.array<T>(3, shape.size());
-  is_in_place(x, y, shape.size());
+  is_in_place<T>(y, x, shape.size(), kOverX);
   parameters->run(execution_of(env), shape, x, y);
   return nullptr;
 }

@@ -17,7 +17,6 @@ import {
   checkOneOf,
   checkOptions,
   checkOut,
-  checkOverlap,
   checkPerChannel,
   checkSameShape,
   checkVariance,
@@ -321,7 +320,7 @@ export class BatchNorm<D extends DType = 'float32'> {
     checkLength(input);
     if (out !== undefined) {
       checkOut(out, input, dtype);
-      checkOverlap(out, input, this.#arrays);
+      checkApart('out', out, this.#arrays);
     }
     const y =
       out ??
@@ -398,8 +397,7 @@ export class BatchNorm<D extends DType = 'float32'> {
     checkLength(gradient);
     if (out !== undefined) {
       checkOut(out, gradient, dtype);
-      checkOverlap(out, gradient, this.#arrays);
-      checkApart('out', out, { 'x.data': last.x });
+      checkApart('out', out, this.#arrays);
     }
     // The gradients of the parameters are written before dx is.
     checkApart('dy.data', gradient.data, this.#grads);

@@ -11,7 +11,6 @@ import {
   checkOneOf,
   checkOptions,
   checkOut,
-  checkOverlap,
   dtypeOf,
   geometryOf,
   newArray,
@@ -144,12 +143,7 @@ export class FrozenBatchNorm<D extends DType = DType> {
     const dtype = parts.dtype ?? dtypeOf('x.data', input.data);
     const { outer, inner } = geometryOf(input, parts.axis, parts.channels);
     checkLength(input);
-    let y: T;
-    if (out === undefined) y = newArray(dtype, input.size);
-    else {
-      y = checkOut(out, input, dtype);
-      checkOverlap(y, input, {});
-    }
+    const y = out === undefined ? newArray<T>(dtype, input.size) : checkOut<T>(out, input, dtype);
     const run = this.#runs[dtype] ?? this.#prepare(dtype);
     run(outer, inner, input.data, y);
     return { data: y, shape: input.shape };

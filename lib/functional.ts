@@ -14,7 +14,6 @@ import {
   checkObject,
   checkOptions,
   checkOut,
-  checkOverlap,
   checkPerChannel,
   checkSameShape,
   checkVariance,
@@ -147,7 +146,7 @@ function resultFor<T extends FloatArray>(
   checkLength(inPlace);
   if (out === undefined) return newArray(dtype, inPlace.size);
   checkOut(out, inPlace, dtype);
-  checkOverlap(out, inPlace, others);
+  checkApart('out', out, others);
   return out;
 }
 
@@ -234,7 +233,7 @@ export function backward<T extends FloatArray>(
   const channels = geometry[1];
   const stats = statsOf(mean, variance, channels);
   checkLength(input);
-  const dx = resultFor(out, gradient, dtype, { 'x.data': input.data, ...given, mean, variance });
+  const dx = resultFor(out, gradient, dtype, { ...given, mean, variance });
   const dWeight = newArray<T>(dtype, channels);
   const dBias = newArray<T>(dtype, channels);
   passesFor<T>(dtype).backward(

@@ -64,17 +64,17 @@ export function readShape<T extends FloatArray>(name: string, value: unknown, dt
   const named = shape === undefined && dims !== undefined ? 'dims' : 'shape';
   const given = named === 'dims' ? dims : shape;
   if (!isArray(given)) throw typeError(`${name}.${named}`, 'be an array of dimensions', given);
-  const copy: number[] = [];
+  const copy = new Array<number>(given.length);
   let size = 1;
   // The product without the zeros: neither it nor a part of it may pass 2^53.
   let extent = 1;
-  for (let i = 0; i < given.length; i++) {
+  for (let i = 0; i < copy.length; i++) {
     const dimension = given[i];
     if (typeof dimension !== 'number')
       throw typeError(`${name}.${named}[${i}]`, 'be a non-negative safe integer', dimension);
     if (!Number.isSafeInteger(dimension) || dimension < 0)
       throw rangeError(`${name}.${named}[${i}]`, 'be a non-negative safe integer', String(dimension));
-    copy.push(dimension);
+    copy[i] = dimension;
     size *= dimension;
     if (dimension > 0) extent *= dimension;
   }
@@ -233,35 +233,33 @@ export function checkOut<T extends FloatArray>(out: unknown, tensor: ReadTensor<
 /** Arrays by the names that messages give them. */
 export type NamedArrays = Readonly<Record<string, FloatArray | null | undefined>>;
 
-/** A result may go to the memory of `inPlace` itself; apart from that it must share none with what is read. */
-export function checkOverlap(out: FloatArray, inPlace: ReadTensor, others: NamedArrays): void {
-  const { name, data } = inPlace;
-  if (overlaps(out, data) && !sameMemory(out, data))
-    throw overlapError('out', `be ${name}.data itself or not overlap it`, out, data);
-  checkApart('out', out, others);
-}
-
 /** An array must share no memory with others. */
 export function checkApart(name: string, array: FloatArray, others: NamedArrays): void {
   for (const other in others) {
     const input = others[other];
-    if (input && overlaps(array, input)) throw overlapError(name, `not overlap ${other}`, array, input);
+    const shared = input ? sharedBytes(array, input) : 0;
+    if (shared > 0) throw overlapError(name, `not overlap ${other}`, shared);
   }
 }
 
-/** Whether two arrays begin at the same place. */
-export function sameMemory(a: FloatArray, b: FloatArray): boolean {
-  return shareBuffer(a, b) && extentOf(a).begin === extentOf(b).begin;
+/**
+ * Whether a result begins where an input does. It may then take that input's place; otherwise it must not overlap it.
+ * Backends check it, last of all: the native one sees memory that two SharedArrayBuffer objects map.
+ */
+export function isInPlace(result: FloatArray, name: string, input: FloatArray): boolean {
+  const shared = sharedBytes(result, input);
+  if (shared === 0) return false;
+  if (extentOf(result).begin === extentOf(input).begin) return true;
+  throw overlapError('out', `be ${name} itself or not overlap it`, shared);
 }
 
-function overlaps(a: FloatArray, b: FloatArray): boolean {
+function sharedBytes(a: FloatArray, b: FloatArray): number {
   // Nearly always different buffers: nothing more to ask then.
-  if (!shareBuffer(a, b)) return false;
+  if (!shareBuffer(a, b)) return 0;
   const [first, second] = [extentOf(a), extentOf(b)];
-  return first.begin < second.end && second.begin < first.end;
+  return Math.max(0, Math.min(first.end, second.end) - Math.max(first.begin, second.begin));
 }
 
-function overlapError(name: string, rule: string, array: FloatArray, other: FloatArray): Error {
-  const bytes = (of: FloatArray) => `bytes ${extentOf(of).begin} to ${extentOf(of).end}`;
-  return rangeError(name, rule, `${bytes(array)} over ${bytes(other)} of a buffer`, 'OVERLAP');
+function overlapError(name: string, rule: string, bytes: number): Error {
+  return rangeError(name, rule, `views that share ${bytes} bytes`, 'OVERLAP');
 }

@@ -3,7 +3,8 @@ import type { FloatArray } from '../tensor.js';
 /**
  * The passes for one data type over x[outer][channels][inner]. Callers have checked everything: arrays of `T` have
  * outer * channels * inner values, per-channel arrays `channels`. An absent weight is 1, an absent bias 0. Where an array
- * has lost its buffer since, they throw ERR_BATCHNORM_BUFFER_CHANGED before anything is written.
+ * has lost its buffer since, they throw ERR_BATCHNORM_BUFFER_CHANGED, where a result overlaps an input of its size without
+ * being in its place, ERR_BATCHNORM_OVERLAP; both before anything is written.
  */
 export interface Passes<T extends FloatArray> {
   /** Writes y, mean and the biased variance. y may be x; returns whether it is. */

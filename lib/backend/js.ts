@@ -3,7 +3,7 @@
 import { stateError } from '../errors.js';
 import type { FloatArray } from '../tensor.js';
 import { lengthOf } from '../typed-array.js';
-import { sameMemory } from '../validate.js';
+import { checkApart, isInPlace } from '../validate.js';
 import type { Backend, Passes } from './backend.js';
 
 /** Rounds a double to the data type: exact float32 arithmetic is double arithmetic rounded after each operation. */
@@ -365,26 +365,32 @@ function passesOf<T extends FloatArray>(round: Round, lanes: number): Passes<T> 
     forwardTraining(outer, channels, inner, eps, x, y, weight, bias, mean, variance) {
       checkLengths(outer * channels * inner, x, y);
       checkLengths(channels, weight, bias, mean, variance);
+      const inPlace = isInPlace(y, 'x.data', x);
       if (x.length === 0) {
         mean.fill(Number.NaN);
         variance.fill(Number.NaN);
-        return sameMemory(x, y);
+        return inPlace;
       }
       moments(partitionOf(outer, channels, inner, lanes), x, mean, variance);
       normalize(outer, channels, inner, x, y, normalization(channels, eps, weight, bias, mean, variance));
-      return sameMemory(x, y);
+      return inPlace;
     },
 
     forwardInference(outer, channels, inner, eps, x, y, weight, bias, mean, variance) {
       checkLengths(outer * channels * inner, x, y);
       checkLengths(channels, weight, bias, mean, variance);
+      const inPlace = isInPlace(y, 'x.data', x);
       normalize(outer, channels, inner, x, y, normalization(channels, eps, weight, bias, mean, variance));
-      return sameMemory(x, y);
+      return inPlace;
     },
 
     backward(outer, channels, inner, eps, training, dy, x, mean, variance, weight, dx, dWeight, dBias) {
       checkLengths(outer * channels * inner, dy, x, dx);
       checkLengths(channels, mean, variance, weight, dWeight, dBias);
+      if (dx) {
+        isInPlace(dx, 'dy.data', dy);
+        checkApart('out', dx, { 'x.data': x });
+      }
       if (x.length === 0) {
         dWeight?.fill(0);
         dBias?.fill(0);
@@ -444,6 +450,7 @@ function passesOf<T extends FloatArray>(round: Round, lanes: number): Passes<T> 
       const coefficients = normalization(channels, eps, weight, bias, mean, variance);
       return (outer, inner, x, y) => {
         checkLengths(outer * channels * inner, x, y);
+        isInPlace(y, 'x.data', x);
         normalize(outer, channels, inner, x, y, coefficients);
       };
     },
