@@ -26,16 +26,19 @@ using batchnorm::Shape;
 /// Process-wide, like the threads themselves. 0 until the first setThreads.
 std::atomic<size_t> thread_count{0};
 
-/// Of one Node environment: BATCHNORM_ISA may differ between workers.
+/// Of one Node environment: environment variables may differ between workers.
 struct Instance {
   const batchnorm::KernelTable* kernels = batchnorm::kernel_tables().front();
+  size_t cache_bytes = 0;
+  size_t stream_bytes = 0;
 };
 
 Execution execution_of(napi_env env) {
   void* instance = nullptr;
   napi_get_instance_data(env, &instance);
-  return {static_cast<Instance*>(instance)->kernels,
-          std::max<size_t>(1, thread_count.load(std::memory_order_relaxed))};
+  const Instance& settings = *static_cast<Instance*>(instance);
+  return {settings.kernels, std::max<size_t>(1, thread_count.load(std::memory_order_relaxed)),
+          settings.cache_bytes, settings.stream_bytes};
 }
 
 /// Thrown where an array is not as long as it was when lib/ looked.
@@ -229,6 +232,15 @@ napi_value threads(napi_env env, napi_callback_info) {
   return Napi::Number::New(env, static_cast<double>(thread_count.load(std::memory_order_relaxed)));
 }
 
+/// setCaches(cacheBytes, streamBytes)
+napi_value set_caches(napi_env env, napi_callback_info info) {
+  const Arguments<2> arguments(env, info);
+  Instance& settings = *Napi::Env(env).GetInstanceData<Instance>();
+  settings.cache_bytes = arguments.size(0);
+  settings.stream_bytes = arguments.size(1);
+  return nullptr;
+}
+
 /// useIsa(name): whether this CPU can run it
 napi_value use_isa(napi_env env, napi_callback_info info) {
   const std::string name = Napi::String(env, Arguments<1>(env, info)[0]);
@@ -267,6 +279,7 @@ Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   export_function<update_running_stats>(exports, "updateRunningStats");
   export_function<set_threads>(exports, "setThreads");
   export_function<threads>(exports, "threads");
+  export_function<set_caches>(exports, "setCaches");
   export_function<use_isa>(exports, "useIsa");
   return exports;
 }

@@ -316,7 +316,8 @@ export class BatchNorm<D extends DType = 'float32'> {
     const batchStats = this.#training || runningMean === null || runningVar === null;
     if (batchStats && count === 1) throw oneValuePerChannelError(input.shape, this.#training);
     if (runningMean !== null) checkPerChannel('runningMean', runningMean, channels);
-    if (runningVar !== null) checkVariance('runningVar', runningVar, channels);
+    if (runningVar !== null)
+      (batchStats ? checkPerChannel : checkVariance)('runningVar', runningVar, channels);
     checkLength(input);
     if (out !== undefined) {
       checkOut(out, input, dtype);
@@ -428,7 +429,7 @@ export class BatchNorm<D extends DType = 'float32'> {
       dWeight,
       dBias,
     );
-    const own = (grad: ArrayOf<D>) => (reuse ? grad : newArray<ArrayOf<D>>(dtype, grad));
+    const own = (grad: ArrayOf<D>) => (reuse ? grad : (grad.slice() as ArrayOf<D>));
     return {
       ...(dx && { dx: { data: dx, shape: gradient.shape } }),
       ...(dWeight && { dWeight: own(dWeight) }),

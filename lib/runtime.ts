@@ -13,6 +13,10 @@ export interface Capabilities {
   /** Those that could be used here (BATCHNORM_ISA), best first. */
   isas: string[];
   threads: number;
+  /** The second-level cache of a core, which the order of work follows (no bit of a result does); 0 for 'js'. */
+  l2Bytes: number;
+  /** Results from this size on are written past the caches (BATCHNORM_STREAM_BYTES); 0 for 'js'. */
+  streamBytes: number;
   /** The version of this package. */
   version: string;
 }
@@ -35,6 +39,6 @@ export function threads(): number {
 
 /** What computes here, and with what. */
 export function capabilities(): Capabilities {
-  const { name, isa, isas } = backend;
-  return { backend: name, isa, isas: [...isas], threads: threads(), version };
+  const { name, isa, isas, l2Bytes, streamBytes } = backend;
+  return { backend: name, isa, isas: [...isas], threads: threads(), l2Bytes, streamBytes, version };
 }

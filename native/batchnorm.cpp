@@ -642,9 +642,14 @@ size_t update_running_stats(size_t channels, const double* mean, const double* v
   };
   const bool variance_exists = !unbiased || count > 1;
   const double correction = unbiased && variance_exists ? count / (count - 1) : 1;
+  // A sum of differences that is 0 for finite values and NaN for others: the loop needs no branch.
+  double trouble = 0;
+  for (size_t channel = 0; channel < channels; channel++)
+    trouble += (mean[channel] - mean[channel]) + (variance[channel] - variance[channel]);
+  const bool all_finite = trouble == 0;
   size_t rejected = 0;
   for (size_t channel = 0; channel < channels; channel++) {
-    if (!std::isfinite(mean[channel]) || !std::isfinite(variance[channel])) {
+    if (!all_finite && (!std::isfinite(mean[channel]) || !std::isfinite(variance[channel]))) {
       rejected++;
       continue;
     }

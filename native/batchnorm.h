@@ -27,10 +27,10 @@ struct Execution {
   const KernelTable* kernels;
   size_t threads;
   /// What the passes over a group of channels may reread from a cache of this thread's own.
-  size_t cache_bytes = size_t{512} << 10;
+  size_t cache_bytes;
   /// Results from this size on are written past the caches: whoever reads one next will not find it there
   /// anyway.
-  size_t stream_bytes = size_t{24} << 20;
+  size_t stream_bytes;
 };
 
 /// Gradients that were asked for; the others are nullptr.

@@ -15,7 +15,14 @@ const report = `
 function run(environment: Record<string, string>, flags: string[] = [], cwd = process.cwd()) {
   const child = spawnSync(process.execPath, [...flags, '--input-type=module', '--eval', report], {
     cwd,
-    env: { ...process.env, BATCHNORM_BACKEND: '', BATCHNORM_ISA: '', BATCHNORM_THREADS: '', ...environment },
+    env: {
+      ...process.env,
+      BATCHNORM_BACKEND: '',
+      BATCHNORM_ISA: '',
+      BATCHNORM_THREADS: '',
+      BATCHNORM_STREAM_BYTES: '',
+      ...environment,
+    },
     encoding: 'utf8',
   });
   return {
@@ -60,6 +67,22 @@ describe('the environment', () => {
     const { status, stderr } = run({ BATCHNORM_THREADS: threads });
     expect(status).toBe(1);
     expect(stderr).toContain(`BATCHNORM_THREADS must be an integer from 1 to 1024, got "${threads}"`);
+  });
+
+  it('sets the size from which results are written past the caches, which changes no bit', () => {
+    const usual = run({}).report;
+    expect(usual.l2Bytes).toBeGreaterThan(0);
+    expect(usual.streamBytes).toBe(24 * 2 ** 20);
+    const streamed = run({ BATCHNORM_STREAM_BYTES: '0' }).report;
+    expect(streamed).toMatchObject({ streamBytes: 0, y: usual.y });
+  });
+
+  it('is refused where that size is no number', () => {
+    const { status, stderr } = run({ BATCHNORM_STREAM_BYTES: '24M' });
+    expect(status).toBe(1);
+    expect(stderr).toContain(
+      'BATCHNORM_STREAM_BYTES must be an integer from 0 to 9007199254740991, got "24M"',
+    );
   });
 
   it('forces the JS backend without a warning', () => {

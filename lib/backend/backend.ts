@@ -83,6 +83,10 @@ export interface Backend {
     runningMean: Float64Array,
     runningVar: Float64Array,
   ): number;
+  /** What traversals follow; no bit of a result does. 0 on the JS backend, which follows nothing. */
+  readonly l2Bytes: number;
+  /** Results from this size on are written past the caches. */
+  readonly streamBytes: number;
   setThreads(count: number): void;
   /** 0 before the first setThreads of the process. */
   threads(): number;

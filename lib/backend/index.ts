@@ -6,6 +6,9 @@ import { createJsBackend } from './js.js';
 import { createNativeBackend } from './native.js';
 import { defaultThreads } from './threads.js';
 
+/** More than any machine has cores for one process; a bound against typing errors. */
+export const maxThreads = 1024;
+
 /** Causes and cures in the order of their likelihood. */
 function loadFailure(cause: unknown): string {
   const reason = cause instanceof Error ? cause.message.split('\n')[0] : String(cause);
@@ -26,9 +29,10 @@ function chooseBackend(): Backend {
   const wanted = environment('BATCHNORM_BACKEND');
   if (wanted !== undefined && wanted !== 'js' && wanted !== 'native')
     throw rangeError('BATCHNORM_BACKEND', "be 'js' or 'native'", JSON.stringify(wanted));
+  const streamBytes = environmentInteger('BATCHNORM_STREAM_BYTES', 0, Number.MAX_SAFE_INTEGER);
   if (wanted === 'js') return createJsBackend();
   try {
-    return createNativeBackend(environment('BATCHNORM_ISA'));
+    return createNativeBackend({ isa: environment('BATCHNORM_ISA'), streamBytes });
   } catch (error) {
     if ((error as { code?: unknown }).code === 'ERR_BATCHNORM_UNSUPPORTED_ISA') throw error;
     if (wanted === 'native') throw stateError('NATIVE_UNAVAILABLE', loadFailure(error), error);
@@ -43,20 +47,18 @@ function chooseBackend(): Backend {
   }
 }
 
-function threadsAtStart(): number {
-  const wanted = environment('BATCHNORM_THREADS');
-  if (wanted === undefined) return defaultThreads();
-  const count = Number(wanted);
-  if (!Number.isInteger(count) || count < 1 || count > maxThreads)
-    throw rangeError('BATCHNORM_THREADS', `be an integer from 1 to ${maxThreads}`, JSON.stringify(wanted));
-  return count;
+/** A setting that must be an integer; undefined where it is not set. */
+function environmentInteger(name: string, from: number, to: number): number | undefined {
+  const text = environment(name);
+  if (text === undefined) return undefined;
+  const value = Number(text);
+  if (!Number.isInteger(value) || value < from || value > to)
+    throw rangeError(name, `be an integer from ${from} to ${to}`, JSON.stringify(text));
+  return value;
 }
 
-/** More than any machine has cores for one process; a bound against typing errors. */
-export const maxThreads = 1024;
-
 export const backend: Backend = chooseBackend();
-const startThreads = threadsAtStart();
+const startThreads = environmentInteger('BATCHNORM_THREADS', 1, maxThreads) ?? defaultThreads();
 // The threads are the process's: a worker that loads the library later leaves them as they are.
 if (backend.threads() === 0) backend.setThreads(startThreads);
 

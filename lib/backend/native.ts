@@ -3,22 +3,30 @@ import { fileURLToPath } from 'node:url';
 import load from 'node-gyp-build';
 import { rangeError } from '../errors.js';
 import type { Backend, Passes } from './backend.js';
+import { l2Bytes, usualStreamBytes } from './caches.js';
 
 interface Binding extends Pick<Backend, 'updateRunningStats' | 'setThreads' | 'threads'> {
   isas: string[];
   float32: Passes<Float32Array>;
   float64: Passes<Float64Array>;
+  /** For the environment that calls. */
+  setCaches(cacheBytes: number, streamBytes: number): void;
   /** Whether this CPU can run it. */
   useIsa(name: string): boolean;
 }
 
 const packageRoot = fileURLToPath(new URL('../..', import.meta.url));
 
+/** What a caller of the library may decide through the environment; undefined for the best. */
+export interface NativeSettings {
+  isa?: string;
+  streamBytes?: number;
+}
+
 /**
- * @param isa the instruction set to use, undefined for the best one.
  * @throws what the loader throws where there is no binary for this platform; RangeError where the CPU lacks `isa`.
  */
-export function createNativeBackend(isa: string | undefined): Backend {
+export function createNativeBackend({ isa, streamBytes = usualStreamBytes }: NativeSettings = {}): Backend {
   const binding = load(packageRoot) as Binding;
   const { isas } = binding;
   if (isa !== undefined && !binding.useIsa(isa))
@@ -28,10 +36,15 @@ export function createNativeBackend(isa: string | undefined): Backend {
       isa,
       'UNSUPPORTED_ISA',
     );
+  const l2 = l2Bytes();
+  // The other half is for what is written, and for the next group, which is being fetched.
+  binding.setCaches(l2 / 2, streamBytes);
   return {
     name: 'native',
     isa: isa ?? isas[0],
     isas,
+    l2Bytes: l2,
+    streamBytes,
     float32: binding.float32,
     float64: binding.float64,
     updateRunningStats: binding.updateRunningStats,

@@ -114,15 +114,17 @@ const Shape kShapes[] = {{1, 1, 2},     {2, 3, 1},     {5, 16, 1},   {33, 17, 1}
                          {2, 3, 4100},  {2, 2, 20001}, {400, 2, 64}, {1, 1, 200000}, {64, 40, 49},
                          {9, 31, 16},   {70000, 3, 1}};
 
+/// For stream_bytes: no result is as large.
+constexpr size_t kNever = ~size_t{0};
+
 template <typename T>
 void test_shape(Shape shape) {
   const auto& tables = batchnorm::kernel_tables();
-  const auto expected = run<T>({tables.back(), 1}, shape, 0);
+  const auto expected = run<T>({tables.back(), 1, 1 << 19, kNever}, shape, 0);
   // Threads, misalignment, stores and blocks in combinations, each of which must change nothing.
   struct Variation {
     size_t threads, misalignment, cache_bytes, stream_bytes;
   };
-  constexpr size_t kNever = ~size_t{0};
   const Variation variations[] = {
       {1, 0, 1 << 19, kNever}, {1, 1, 1 << 19, 0}, {2, 5, 1, 0}, {3, 3, 1 << 14, kNever}, {7, 0, 1 << 16, 0}};
   for (const auto* table : tables)
@@ -136,7 +138,7 @@ void test_shape(Shape shape) {
 /// Callers on several threads share the pool, or run alone where another has it.
 void test_callers() {
   const Shape shape{8, 64, 784};
-  const Execution execution{batchnorm::kernel_tables().front(), 3};
+  const Execution execution{batchnorm::kernel_tables().front(), 3, 1 << 19, 24 << 20};
   const auto expected = run<float>(execution, shape, 0);
   std::vector<std::thread> callers;
   std::vector<char> equal(4, 0);
