@@ -320,7 +320,7 @@ export class BatchNorm<D extends DType = 'float32'> {
       (batchStats ? checkPerChannel : checkVariance)('runningVar', runningVar, channels);
     checkLength(input);
     if (out !== undefined) {
-      checkOut(out, input, dtype);
+      checkOut(out, input);
       checkApart('out', out, this.#arrays);
     }
     const y =
@@ -391,13 +391,14 @@ export class BatchNorm<D extends DType = 'float32'> {
     const input: ReadTensor<ArrayOf<D>> = {
       name: 'x',
       data: last.x,
+      dtype,
       shape: last.shape,
       size: last.size,
     };
     checkLength(input);
     checkLength(gradient);
     if (out !== undefined) {
-      checkOut(out, gradient, dtype);
+      checkOut(out, gradient);
       checkApart('out', out, this.#arrays);
     }
     // The gradients of the parameters are written before dx is.

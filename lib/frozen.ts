@@ -11,7 +11,6 @@ import {
   checkOneOf,
   checkOptions,
   checkOut,
-  dtypeOf,
   geometryOf,
   newArray,
   readShape,
@@ -140,10 +139,10 @@ export class FrozenBatchNorm<D extends DType = DType> {
     const out = options?.out;
     const parts = this.#parts;
     const input = readShape<T>('x', x, parts.dtype);
-    const dtype = parts.dtype ?? dtypeOf('x.data', input.data);
+    const { dtype } = input;
     const { outer, inner } = geometryOf(input, parts.axis, parts.channels);
     checkLength(input);
-    const y = out === undefined ? newArray<T>(dtype, input.size) : checkOut<T>(out, input, dtype);
+    const y = out === undefined ? newArray<T>(dtype, input.size) : checkOut<T>(out, input);
     const run = this.#runs[dtype] ?? this.#prepare(dtype);
     run(outer, inner, input.data, y);
     return { data: y, shape: input.shape };

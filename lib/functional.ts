@@ -17,7 +17,6 @@ import {
   checkPerChannel,
   checkSameShape,
   checkVariance,
-  dtypeOf,
   geometryOf,
   type NamedArrays,
   newArray,
@@ -119,7 +118,7 @@ interface ReadPass<T extends FloatArray> {
 function readPass<T extends FloatArray>(x: unknown, options: PassOptions<T>): ReadPass<T> {
   const { axis = 1, eps = defaultEps, weight, bias } = options;
   const input = readShape<T>('x', x);
-  const dtype = dtypeOf('x.data', input.data);
+  const { dtype } = input;
   const { outer, channels, inner } = geometryOf(input, checkAxis(axis));
   const perChannel = (name: string, value: unknown) =>
     value === undefined || value === null
@@ -137,15 +136,10 @@ function readPass<T extends FloatArray>(x: unknown, options: PassOptions<T>): Re
 }
 
 /** `out`, or a new array. Its checks come last: no code of the caller's runs after them. */
-function resultFor<T extends FloatArray>(
-  out: T | undefined,
-  inPlace: ReadTensor<T>,
-  dtype: DType,
-  others: NamedArrays,
-): T {
+function resultFor<T extends FloatArray>(out: T | undefined, inPlace: ReadTensor<T>, others: NamedArrays): T {
   checkLength(inPlace);
-  if (out === undefined) return newArray(dtype, inPlace.size);
-  checkOut(out, inPlace, dtype);
+  if (out === undefined) return newArray(inPlace.dtype, inPlace.size);
+  checkOut(out, inPlace);
   checkApart('out', out, others);
   return out;
 }
@@ -168,7 +162,7 @@ export function forwardTraining<T extends FloatArray>(
   checkOptions(options, trainingKeys);
   const { out } = options;
   const { input, dtype, geometry, eps, weight, bias, given } = readPass(x, options);
-  const y = resultFor(out, input, dtype, given);
+  const y = resultFor(out, input, given);
   const [outer, channels, inner] = geometry;
   const mean = newArray<Float64Array>('float64', channels);
   const variance = newArray<Float64Array>('float64', channels);
@@ -192,7 +186,7 @@ export function forwardInference<T extends FloatArray>(
   const { mean, variance, out } = options;
   const { input, dtype, geometry, eps, weight, bias, given } = readPass(x, options);
   const stats = statsOf(mean, variance, geometry[1]);
-  const y = resultFor(out, input, dtype, { ...given, mean, variance });
+  const y = resultFor(out, input, { ...given, mean, variance });
   passesFor<T>(dtype).forwardInference(
     ...geometry,
     eps,
@@ -233,7 +227,7 @@ export function backward<T extends FloatArray>(
   const channels = geometry[1];
   const stats = statsOf(mean, variance, channels);
   checkLength(input);
-  const dx = resultFor(out, gradient, dtype, { ...given, mean, variance });
+  const dx = resultFor(out, gradient, { ...given, mean, variance });
   const dWeight = newArray<T>(dtype, channels);
   const dBias = newArray<T>(dtype, channels);
   passesFor<T>(dtype).backward(

@@ -10,6 +10,7 @@ const arrayNames = { float32: 'Float32Array', float64: 'Float64Array' } as const
 export interface ReadTensor<T extends FloatArray = FloatArray> {
   name: string;
   data: T;
+  dtype: DType;
   shape: readonly number[];
   /** The product of the shape. */
   size: number;
@@ -44,25 +45,40 @@ export function checkOptions(value: unknown, known: ReadonlySet<string>): void {
       );
 }
 
-export function dtypeOf(name: string, data: unknown): DType {
-  const type = typedArrayType(data);
-  if (type === 'Float32Array') return 'float32';
-  if (type === 'Float64Array') return 'float64';
-  throw typeError(name, 'be a Float32Array or Float64Array', data);
+/** The dtype of an array; `wanted`, if given, is the only one allowed. */
+export function dtypeOf(name: string, data: unknown, wanted?: DType): DType {
+  const dtype = tryDtypeOf(data);
+  if (dtype === undefined || (wanted !== undefined && dtype !== wanted)) throw dtypeError(name, data, wanted);
+  return dtype;
 }
 
-export function checkDtype(name: string, data: unknown, dtype: DType): void {
-  if (typedArrayType(data) !== arrayNames[dtype]) throw typeError(name, `be a ${arrayNames[dtype]}`, data);
+function tryDtypeOf(data: unknown): DType | undefined {
+  const type = typedArrayType(data);
+  return type === 'Float32Array' ? 'float32' : type === 'Float64Array' ? 'float64' : undefined;
+}
+
+function dtypeError(name: string, data: unknown, wanted: DType | undefined): Error {
+  const rule = wanted === undefined ? 'Float32Array or Float64Array' : arrayNames[wanted];
+  return typeError(name, `be a ${rule}`, data);
 }
 
 /** Reads a tensor and checks all of it but its length; with `dtype`, its type too. */
 export function readShape<T extends FloatArray>(name: string, value: unknown, dtype?: DType): ReadTensor<T> {
   checkObject(name, value);
-  const { data, shape, dims } = value as { data: T; shape?: unknown; dims?: unknown };
-  if (dtype === undefined) dtypeOf(`${name}.data`, data);
-  else checkDtype(`${name}.data`, data, dtype);
-  const named = shape === undefined && dims !== undefined ? 'dims' : 'shape';
-  const given = named === 'dims' ? dims : shape;
+  const { data, shape } = value as { data: T; shape?: unknown };
+  const found = tryDtypeOf(data);
+  // Names are put together where they are needed: a string costs as much as all checks of a small tensor.
+  if (found === undefined || (dtype !== undefined && found !== dtype))
+    throw dtypeError(`${name}.data`, data, dtype);
+  let given = shape;
+  let named = 'shape';
+  if (shape === undefined) {
+    const { dims } = value as { dims?: unknown };
+    if (dims !== undefined) {
+      given = dims;
+      named = 'dims';
+    }
+  }
   if (!isArray(given)) throw typeError(`${name}.${named}`, 'be an array of dimensions', given);
   const copy = new Array<number>(given.length);
   let size = 1;
@@ -81,7 +97,7 @@ export function readShape<T extends FloatArray>(name: string, value: unknown, dt
   if (copy.length === 0) throw rangeError(`${name}.${named}`, 'have at least one dimension', '[]');
   if (extent > Number.MAX_SAFE_INTEGER)
     throw rangeError(`${name}.${named}`, 'stay below 2^53 values', describeShape(copy));
-  return { name, data, shape: copy, size };
+  return { name, data, dtype: found, shape: copy, size };
 }
 
 /** The data of a tensor must have the values its shape says. */
@@ -222,8 +238,8 @@ export function newArray<T extends FloatArray>(dtype: DType, values: number | Fl
 }
 
 /** Type and length of a result array for a tensor that has been read. */
-export function checkOut<T extends FloatArray>(out: unknown, tensor: ReadTensor<T>, dtype: DType): T {
-  checkDtype('out', out, dtype);
+export function checkOut<T extends FloatArray>(out: unknown, tensor: ReadTensor<T>): T {
+  dtypeOf('out', out, tensor.dtype);
   const length = lengthOf(out as T);
   if (length !== tensor.size)
     throw rangeError('out', `have ${tensor.size} values (${tensor.shape.join(' x ')})`, String(length));
