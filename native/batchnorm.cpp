@@ -518,9 +518,14 @@ void sum_settle_write(Scratch& scratch, const Execution& execution, const Partit
       settle(channels);
       if (!writer) return;
       // Reading from the cache leaves memory idle but for the writes: time to ask for this thread's next
-      // group.
+      // group. Two inputs of two groups would push each other out: there, what is to come of this group is
+      // kept near. (Measured: (128,64,1000) backward 4.0 -> 3.3 ms with the one, (32,64,112,112) 10.4 -> 9.0
+      // ms with the other.)
       const size_t next = crew.threads * group;
-      const ptrdiff_t ahead = channels.end + next <= shape.channels ? next * shape.inner : 0;
+      const ptrdiff_t next_group = channels.end + next <= shape.channels ? next * shape.inner : 0;
+      const ptrdiff_t next_sample = -static_cast<ptrdiff_t>(shape.channels * shape.inner);
+      const bool crowded = tensors > 1 && channel_bytes <= 2 * execution.cache_bytes;
+      const ptrdiff_t ahead = crowded ? next_sample : next_group;
       // Backwards: the last read is the nearest.
       for (size_t sample = shape.outer; sample-- > 0;)
         partition.for_each_tile(Span{sample, 1, 0, shape.inner}, channels.begin, channels.end, ahead,
