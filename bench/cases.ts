@@ -2,57 +2,157 @@
 export const passes = ['inference', 'training', 'backward'] as const;
 export type Pass = (typeof passes)[number];
 
+export type Layout = 'channels-first' | 'channels-last';
+export type DType = 'float32' | 'float64';
+
 /** One shape in one layout. */
 export interface Case {
-  /** As a user would write the shape: NCHW, NHWC, or rows x features. */
+  /** As a user would write the shape: NCHW, NHWC, or rows x features. Unique. */
   name: string;
-  layout: 'channels-first' | 'channels-last';
+  group: string;
+  layout: Layout;
+  /** The dimensions of the tensor in the order of the memory. */
+  shape: number[];
   outer: number;
   channels: number;
   inner: number;
+  dtype: DType;
+  /** Bytes that x, dy, y and dx lie off the start of their buffers. */
+  offset: number;
 }
 
-function images(batch: number, channels: number, side: number): Case[] {
-  const area = side * side;
-  return [
-    {
-      name: `(${batch}, ${channels}, ${side}, ${side})`,
-      layout: 'channels-first',
-      outer: batch,
-      channels,
-      inner: area,
-    },
-    {
-      name: `(${batch}, ${side}, ${side}, ${channels})`,
-      layout: 'channels-last',
-      outer: batch * area,
-      channels,
-      inner: 1,
-    },
-  ];
-}
-
-function dense(batch: number, features: number): Case {
+function first(group: string, batch: number, channels: number, ...space: number[]): Case {
+  const shape = [batch, channels, ...space];
+  const inner = space.reduce((a, b) => a * b, 1);
+  const name = nameOf(shape);
   return {
-    name: `(${batch}, ${features})`,
-    layout: 'channels-last',
+    name,
+    group,
+    layout: 'channels-first',
+    shape,
     outer: batch,
-    channels: features,
-    inner: 1,
+    channels,
+    inner,
+    dtype: 'float32',
+    offset: 0,
   };
 }
 
-/** Large and small images of a residual network in both layouts, and dense layers. */
-export const cases: readonly Case[] = [
-  ...images(32, 256, 56),
-  ...images(32, 512, 28),
-  ...images(32, 2048, 7),
-  ...images(1, 512, 7),
-  dense(1024, 1024),
-  dense(1, 256),
+function last(group: string, batch: number, channels: number, ...space: number[]): Case {
+  const shape = [batch, ...space, channels];
+  const outer = space.reduce((a, b) => a * b, batch);
+  // A shape alone does not say which of its dimensions holds the channels.
+  const name = nameOf(shape) + (space.length > 0 ? ' last' : '');
+  return {
+    name,
+    group,
+    layout: 'channels-last',
+    shape,
+    outer,
+    channels,
+    inner: 1,
+    dtype: 'float32',
+    offset: 0,
+  };
+}
+
+function nameOf(shape: readonly number[]): string {
+  return `(${shape.join(', ')})`;
+}
+
+function images(group: string, batch: number, channels: number, side: number): Case[] {
+  return [first(group, batch, channels, side, side), last(group, batch, channels, side, side)];
+}
+
+function misaligned(cases: readonly Case[]): Case[] {
+  return cases.map((it) => ({ ...it, name: `${it.name} +4 B`, group: 'misaligned', offset: 4 }));
+}
+
+const everyCase: readonly Case[] = [
+  ...images('ResNet-50', 32, 64, 112),
+  ...images('ResNet-50', 32, 256, 56),
+  ...images('ResNet-50', 32, 128, 28),
+  ...images('ResNet-50', 32, 512, 28),
+  ...images('ResNet-50', 32, 1024, 14),
+  ...images('ResNet-50', 32, 2048, 7),
+  ...images('small batch', 1, 64, 112),
+  ...images('small batch', 1, 256, 56),
+  ...images('small batch', 1, 512, 7),
+  ...images('small batch', 1, 2048, 7),
+  ...images('small batch', 8, 256, 14),
+  first('1-D', 128, 64, 1000),
+  last('1-D', 128, 64, 1000),
+  last('dense', 1, 16),
+  last('dense', 1, 256),
+  last('dense', 32, 256),
+  last('dense', 1024, 1024),
+  last('dense', 4096, 512),
+  ...images('3 channels', 32, 3, 224),
+  last('odd channels', 32, 30, 56, 56),
+  last('odd channels', 32, 96, 56, 56),
+  last('odd channels', 32, 100, 56, 56),
+  ...misaligned([
+    ...images('', 32, 256, 56),
+    ...images('', 32, 2048, 7),
+    ...images('', 1, 256, 56),
+    last('', 32, 256),
+  ]),
 ];
+
+const quick = new Set(
+  [
+    ...images('', 32, 256, 56),
+    ...images('', 32, 512, 28),
+    ...images('', 32, 2048, 7),
+    ...images('', 1, 512, 7),
+    last('', 1024, 1024),
+    last('', 1, 256),
+  ].map(({ name }) => name),
+);
+
+const doubles = new Set([
+  ...quick,
+  ...[...images('', 32, 64, 112), first('', 128, 64, 1000), last('', 32, 256)].map(({ name }) => name),
+]);
+
+/** Near-square matrices from 64 bytes to 100 MB, a factor of two apart. */
+function sweep(): Case[] {
+  const sizes = Array.from({ length: 21 }, (_, i) => 64 * 2 ** i);
+  return [...sizes, 100e6].map((bytes) => {
+    const values = bytes / 4;
+    const channels = Math.min(256, Math.max(16, 2 ** Math.round(Math.log2(values) / 2)));
+    const matrix = last('sweep', Math.round(values / channels), channels);
+    return { ...matrix, name: `sweep ${matrix.name}` };
+  });
+}
+
+/** Which cases a run measures. */
+export interface Selection {
+  quick: boolean;
+  sweep: boolean;
+  dtype: DType;
+  /** Part of a name or of a group. */
+  only: string;
+}
+
+/** Large and small images in both layouts, dense layers, sequences, odd channel counts and views. */
+export function selectCases(selection: Selection): Case[] {
+  const { dtype, only } = selection;
+  const table = everyCase.filter(({ name, group }) => {
+    if (selection.quick) return quick.has(name);
+    return dtype === 'float32' || (doubles.has(name) && group !== 'misaligned');
+  });
+  return [...table, ...(selection.sweep ? sweep() : [])]
+    .filter(({ name, group }) => name.includes(only) || group.includes(only))
+    .map((it) => (dtype === 'float32' ? it : { ...it, dtype, name: `${it.name} f64` }));
+}
 
 /** Values in the tensor. */
 export function sizeOf({ outer, channels, inner }: Case): number {
   return outer * channels * inner;
+}
+
+/** Bytes of the tensor. */
+export function bytesOf(subject: Case): number {
+  return sizeOf(subject) * (subject.dtype === 'float32' ? 4 : 8);
 }

@@ -1,19 +1,46 @@
-import type { Case, Pass } from './cases.js';
+import { type Case, type Pass, sizeOf } from './cases.js';
+
+/** Arrays of one dtype. */
+export type Values = Float32Array | Float64Array;
 
 /** The arrays of a case, touched and filled with reproducible values. */
 export interface Buffers {
-  x: Float32Array;
-  dy: Float32Array;
-  y: Float32Array;
-  dx: Float32Array;
-  weight: Float32Array;
-  bias: Float32Array;
+  x: Values;
+  dy: Values;
+  y: Values;
+  dx: Values;
+  weight: Values;
+  bias: Values;
   mean: Float64Array;
   variance: Float64Array;
 }
 
-/** A library made ready for a case: one function per pass that it has, each a complete call as a user makes it. */
-export type Contender = (subject: Case, buffers: Buffers) => Partial<Record<Pass | Roofline, () => void>>;
+/** A complete call as a user makes it. */
+export type Call = () => unknown;
+
+/** A library made ready for a case. */
+export interface Prepared {
+  /** One call for each pass that it has; one that gives a promise is awaited, and the waiting is measured too. */
+  calls: Partial<Record<Pass | Roofline, Call>>;
+  /** One training forward with weight 1 and bias 0: what it makes of y, and the biased variance of each channel. */
+  train?(): Promise<Trained> | Trained;
+  /** Gives back what the garbage collector cannot. */
+  dispose?(): Promise<void> | void;
+}
+
+export interface Trained {
+  y: Values;
+  variance: ArrayLike<number>;
+}
+
+/** A library: undefined for a case that it cannot do. */
+export type Contender = (
+  subject: Case,
+  buffers: Buffers,
+) => Promise<Prepared | undefined> | Prepared | undefined;
+
+/** eps of every contender. */
+export const eps = 1e-5;
 
 /** What the machine does at best: x read once and y written once; or x and dy read once and dx written once. */
 export const rooflines = ['copy', 'sum'] as const;
@@ -25,7 +52,7 @@ export function rooflineOf(pass: Pass): Roofline {
 }
 
 /** Uniform in [−0.5, 0.5): a linear congruential generator is random enough for a clock. */
-function fill(values: Float32Array, seed: number): Float32Array {
+function fill<T extends Values>(values: T, seed: number): T {
   let state = seed;
   for (let i = 0; i < values.length; i++) {
     state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
@@ -34,15 +61,24 @@ function fill(values: Float32Array, seed: number): Float32Array {
   return values;
 }
 
-export function buffersFor({ outer, channels, inner }: Case): Buffers {
-  const size = outer * channels * inner;
+/** Zeros of the case's dtype, off the start of their buffer where the case asks for it. */
+export function arrayFor({ dtype, offset }: Case, length: number): Values {
+  if (dtype === 'float64') return new Float64Array(new ArrayBuffer(offset + length * 8), offset, length);
+  return new Float32Array(new ArrayBuffer(offset + length * 4), offset, length);
+}
+
+/** The buffers of a case, or those of `x` with nothing to learn: weight 1 and bias 0. */
+export function buffersFor(subject: Case, x?: Values): Buffers {
+  const { channels } = subject;
+  const size = sizeOf(subject);
+  const each = { ...subject, offset: 0 };
   return {
-    x: fill(new Float32Array(size), 1),
-    dy: fill(new Float32Array(size), 2),
-    y: new Float32Array(size).fill(1),
-    dx: new Float32Array(size).fill(1),
-    weight: fill(new Float32Array(channels), 3),
-    bias: fill(new Float32Array(channels), 4),
+    x: x ?? fill(arrayFor(subject, size), 1),
+    dy: fill(arrayFor(subject, size), 2),
+    y: arrayFor(subject, size).fill(1),
+    dx: arrayFor(subject, size).fill(1),
+    weight: x ? arrayFor(each, channels).fill(1) : fill(arrayFor(each, channels), 3),
+    bias: x ? arrayFor(each, channels) : fill(arrayFor(each, channels), 4),
     mean: new Float64Array(channels),
     variance: new Float64Array(channels).fill(1 / 12),
   };

@@ -1,169 +1,105 @@
 // Every case, pass by pass, round by round: each contender in its own process, one after another, never two at once.
-import { type ChildProcess, fork } from 'node:child_process';
-import { once } from 'node:events';
-import { mkdirSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { cpus } from 'node:os';
-import { parseArgs } from 'node:util';
+import { join } from 'node:path';
 import { capabilities } from 'batchnorm';
 import { Presets, SingleBar } from 'cli-progress';
-import Table from 'cli-table3';
-import { type Case, cases, type Pass, passes, sizeOf } from './cases.js';
-import type { Reply, Request } from './child.js';
-import { type Roofline, rooflineOf, rooflines } from './contender.js';
+import { accuracySteps, measureAccuracy } from './accuracy.js';
+import { selectCases } from './cases.js';
+import { chooseEntries, type Entry, nativeEntries, root } from './entries.js';
+import { measureCase, stepsOf } from './measure.js';
+import { options } from './options.js';
+import { startWorker } from './process.js';
+import { markdown } from './report/markdown.js';
+import { page } from './report/page.js';
+import { accuracyTables, compareTable, speedTables, type TextTable, targetTable } from './report/tables.js';
+import { terminalTable } from './report/terminal.js';
+import { Lookup, type Results } from './results.js';
+import { buildRevision, type Revision } from './revision.js';
 
-const { values: options } = parseArgs({
-  options: {
-    /** Of each pass of a case. */
-    rounds: { type: 'string', default: '5' },
-    /** Of each contender in a round. */
-    milliseconds: { type: 'string', default: '60' },
-    threads: { type: 'string', default: '2' },
-    /** Part of the name of a case. */
-    only: { type: 'string', default: '' },
-    out: { type: 'string', default: 'out' },
-  },
-});
-
-interface Process {
-  name: string;
-  child: ChildProcess;
-}
-
-interface Measurement {
-  case: Case;
-  pass: Pass | Roofline;
-  contender: string;
-  /** Nanoseconds per call. */
-  min: number;
-  median: number;
-}
-
-function start(name: string, contender: string, threads: number): Process {
-  return { name, child: fork(new URL('child.ts', import.meta.url), [contender, `--threads=${threads}`]) };
-}
-
-async function ask({ name, child }: Process, request: Request): Promise<Reply> {
-  const ended = new AbortController();
-  const onExit = (code: number | null, signal: string | null) =>
-    ended.abort(new Error(`${name} must not end before the benchmark, got ${signal ?? `exit code ${code}`}`));
-  child.once('exit', onExit);
-  child.send(request);
+async function measure(entries: readonly Entry[], notes: string[]): Promise<Results> {
+  const cases = selectCases(options);
+  if (cases.length === 0)
+    throw new RangeError(`--only must be part of a name or a group, got ${options.only}`);
+  const workers = entries.map(startWorker);
+  const hard = options.accuracy && !options.compare;
+  const bar = new SingleBar(
+    { format: '{bar} {percentage}% | {name} | {eta_formatted} left' },
+    Presets.shades_classic,
+  );
+  const steps = cases.length * stepsOf(workers, options);
+  bar.start(steps + (hard ? accuracySteps(workers) : 0), 0, { name: '' });
+  const note = (line: string) => notes.push(line);
+  const done = () => bar.increment();
   try {
-    const [reply] = await once(child, 'message', { signal: ended.signal });
-    return reply as Reply;
-  } catch (error) {
-    throw ended.signal.reason ?? error;
+    const results: Results = {
+      date: new Date().toISOString(),
+      machine: `${cpus()[0].model.trim()}, ${cpus().length} CPUs, Node ${process.version}, ${capabilities().isa}`,
+      command: ['npm run bench --', ...process.argv.slice(2)].join(' '),
+      threads: options.threads,
+      contenders: entries.map(({ name, threads }) => ({ name, threads })),
+      cases,
+      measurements: [],
+      accuracy: [],
+      notes,
+    };
+    for (const subject of cases) {
+      bar.update({ name: subject.name });
+      const { rounds, milliseconds } = options;
+      results.measurements.push(
+        ...(await measureCase(subject, workers, { rounds, milliseconds, done, note })),
+      );
+    }
+    bar.update({ name: 'accuracy' });
+    if (hard) results.accuracy = await measureAccuracy(workers, options.dtype, note, done);
+    return results;
   } finally {
-    child.off('exit', onExit);
+    bar.stop();
+    for (const worker of workers) worker.end();
   }
 }
 
-function median(values: number[]): number {
-  const sorted = [...values].sort((a, b) => a - b);
-  return sorted[sorted.length >> 1];
+async function compare(ref: string): Promise<Results> {
+  console.log(`Building ${ref} …`);
+  const other: Revision = buildRevision(root, ref);
+  try {
+    return await measure([...nativeEntries(root, 'native'), ...nativeEntries(other.root, ref)], []);
+  } finally {
+    other.remove();
+  }
 }
 
-async function measureCase(subject: Case, contenders: Process[], done: () => void): Promise<Measurement[]> {
-  for (const contender of contenders) await ask(contender, { prepare: subject });
-  const samples = new Map<string, { pass: Pass | Roofline; contender: string; values: number[] }>();
-  for (let round = 0; round < Number(options.rounds); round++)
-    for (const pass of [...rooflines, ...passes])
-      for (const contender of contenders) {
-        const reply = await ask(contender, { measure: pass, milliseconds: Number(options.milliseconds) });
-        done();
-        if (!('samples' in reply) || reply.samples === undefined) continue;
-        const key = `${contender.name} ${pass}`;
-        const found = samples.get(key) ?? { pass, contender: contender.name, values: [] };
-        found.values.push(...reply.samples);
-        samples.set(key, found);
-      }
-  return [...samples.values()].map(({ pass, contender, values }) => ({
-    case: subject,
-    pass,
-    contender,
-    min: Math.min(...values),
-    median: median(values),
-  }));
-}
-
-function duration(nanoseconds: number): string {
-  if (nanoseconds < 1e3) return `${nanoseconds.toFixed(0)} ns`;
-  if (nanoseconds < 1e6) return `${(nanoseconds / 1e3).toPrecision(3)} µs`;
-  return `${(nanoseconds / 1e6).toPrecision(3)} ms`;
-}
-
-const threadCounts = [...new Set([1, Number(options.threads)])];
-const contenders = [
-  ...threadCounts.map((threads) => start(`native ${threads}T`, 'native', threads)),
-  start('plain JS', 'plain-js', 1),
-];
-const chosen = cases.filter(({ name }) => name.includes(options.only));
-
-const bar = new SingleBar(
-  { format: '{bar} {percentage}% | {name} | {eta_formatted} left' },
-  Presets.shades_classic,
-);
-bar.start(
-  chosen.length * Number(options.rounds) * contenders.length * (passes.length + rooflines.length),
-  0,
-  {
-    name: '',
-  },
-);
-const measurements: Measurement[] = [];
-for (const subject of chosen) {
-  bar.update({ name: subject.name });
-  measurements.push(...(await measureCase(subject, contenders, () => bar.increment())));
-}
-bar.stop();
-for (const { child } of contenders) child.disconnect();
-
-function find(subject: Case, pass: Pass | Roofline, contender: string): Measurement | undefined {
-  return measurements.find((m) => m.case === subject && m.pass === pass && m.contender === contender);
-}
-
-/** The share of the machine's limit, measured in the same run with as many threads. */
-function fraction(subject: Case, pass: Pass, contender: string): number | undefined {
-  const own = find(subject, pass, contender);
-  const limit = find(subject, rooflineOf(pass), contender.startsWith('native') ? contender : 'native 1T');
-  return own && limit && limit.min / own.min;
-}
-
-const machine = `${cpus()[0].model.trim()}, ${cpus().length} CPUs, Node ${process.version}, ${capabilities().isa}`;
-console.log(`\n${machine}, ${new Date().toISOString().slice(0, 10)}`);
-console.log('Time per call: minimum (median), and as a fraction of the copy (or sum) speed in the same run.');
-for (const pass of passes) {
-  const table = new Table({
-    head: [
-      pass,
-      'MB',
-      'limit 1T',
-      ...contenders.flatMap(({ name }) => [name, 'fraction']),
-      'native 1T / plain JS',
-    ],
-    style: { head: [], border: [], compact: true },
+function everyContender(): Promise<Results> {
+  const notes: string[] = [];
+  const entries = chooseEntries((line) => {
+    notes.push(line);
+    console.log(line);
   });
-  for (const subject of chosen) {
-    const mine = find(subject, pass, 'native 1T');
-    const plain = find(subject, pass, 'plain JS');
-    if (!mine || !plain) continue;
-    table.push([
-      subject.name + (subject.layout === 'channels-last' ? ' last' : ''),
-      ((sizeOf(subject) * 4) / 1e6).toPrecision(3),
-      duration(find(subject, rooflineOf(pass), 'native 1T')?.min ?? Number.NaN),
-      ...contenders.flatMap(({ name }) => {
-        const own = find(subject, pass, name);
-        return [
-          own ? `${duration(own.min)} (${duration(own.median)})` : '-',
-          fraction(subject, pass, name)?.toFixed(2) ?? '-',
-        ];
-      }),
-      `${(plain.min / mine.min).toFixed(1)}x`,
-    ]);
-  }
-  console.log(table.toString());
+  return measure(entries, notes);
 }
+
+function tablesOf(lookup: Lookup): TextTable[] {
+  if (options.compare) return [compareTable(lookup, options.compare)];
+  return [
+    ...speedTables(lookup),
+    ...accuracyTables(lookup),
+    ...(options.targets ? [targetTable(lookup)] : []),
+  ];
+}
+
+const results: Results = options.from
+  ? JSON.parse(readFileSync(options.from, 'utf8'))
+  : await (options.compare ? compare(options.compare) : everyContender());
+const lookup = new Lookup(results);
+const tables = tablesOf(lookup);
+console.log(`\n${results.machine}, ${results.date.slice(0, 10)}`);
+for (const table of tables) console.log(terminalTable(table));
+for (const note of results.notes) console.log(note);
+
 mkdirSync(options.out, { recursive: true });
-const file = `${options.out}/bench.json`;
-writeFileSync(file, JSON.stringify({ date: new Date().toISOString(), machine, measurements }, null, 1));
-console.log(`All measurements: ${file}`);
+const json = join(options.out, options.compare ? 'compare.json' : 'bench.json');
+if (!options.from) writeFileSync(json, JSON.stringify(results, null, 1));
+const html = join(options.out, options.compare ? 'compare.html' : 'bench.html');
+writeFileSync(html, page(lookup, tables));
+console.log(`All measurements: ${options.from || json}, page: ${html}`);
+if (options.results) writeFileSync(new URL('RESULTS.md', import.meta.url), markdown(results, tables));

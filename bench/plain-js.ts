@@ -1,3 +1,5 @@
+import type { Values } from './contender.js';
+
 /**
  * Batch normalization in plain JavaScript loops: what one writes without a native addon, and the yardstick
  * the addon is measured against. It therefore aims at speed as well as at clarity: typed arrays, sums in
@@ -23,29 +25,23 @@ export interface Moments {
 
 /** The affine part, one value per channel, and the constant under the root. */
 export interface Affine {
-  readonly weight: Float32Array;
-  readonly bias: Float32Array;
+  readonly weight: Values;
+  readonly bias: Values;
   readonly eps: number;
 }
 
 /** What {@link backward} writes: `dx` like x, the others one value per channel. */
 export interface Gradients {
-  readonly dx: Float32Array;
-  readonly dWeight: Float32Array;
-  readonly dBias: Float32Array;
+  readonly dx: Values;
+  readonly dWeight: Values;
+  readonly dBias: Values;
 }
 
 /**
  * y = (x − mean) / √(variance + eps) · weight + bias with the statistics of this batch, which are found in
  * two passes and written to `moments`.
  */
-export function forwardTraining(
-  x: Float32Array,
-  shape: Shape,
-  affine: Affine,
-  moments: Moments,
-  y: Float32Array,
-): void {
+export function forwardTraining(x: Values, shape: Shape, affine: Affine, moments: Moments, y: Values): void {
   if (shape.inner === 1) {
     momentsChannelsLast(x, shape, moments);
     normalizeChannelsLast(x, shape, moments, affine, y);
@@ -55,13 +51,7 @@ export function forwardTraining(
 }
 
 /** y = (x − mean) / √(variance + eps) · weight + bias with given statistics, usually the running ones. */
-export function forwardInference(
-  x: Float32Array,
-  shape: Shape,
-  moments: Moments,
-  affine: Affine,
-  y: Float32Array,
-): void {
+export function forwardInference(x: Values, shape: Shape, moments: Moments, affine: Affine, y: Values): void {
   if (shape.inner === 1) normalizeChannelsLast(x, shape, moments, affine, y);
   else normalizeChannelsFirst(x, shape, moments, affine, y);
 }
@@ -72,8 +62,8 @@ export function forwardInference(
  * dBias = S₁, dWeight = r · D, dx = weight · r · (dy − S₁ / M − (x − mean) · r² · D / M).
  */
 export function backward(
-  dy: Float32Array,
-  x: Float32Array,
+  dy: Values,
+  x: Values,
   shape: Shape,
   moments: Moments,
   affine: Affine,
@@ -85,11 +75,11 @@ export function backward(
 
 /** One channel at a time: between the passes it is likely still in the cache. */
 function trainChannelsFirst(
-  x: Float32Array,
+  x: Values,
   { outer, channels, inner }: Shape,
   { weight, bias, eps }: Affine,
   { mean, variance }: Moments,
-  y: Float32Array,
+  y: Values,
 ): void {
   const stride = channels * inner;
   const size = outer * stride;
@@ -109,11 +99,11 @@ function trainChannelsFirst(
 }
 
 function normalizeChannelsFirst(
-  x: Float32Array,
+  x: Values,
   { outer, channels, inner }: Shape,
   { mean, variance }: Moments,
   { weight, bias, eps }: Affine,
-  y: Float32Array,
+  y: Values,
 ): void {
   const scale = new Float64Array(channels);
   for (let c = 0; c < channels; c++) scale[c] = weight[c] / Math.sqrt(variance[c] + eps);
@@ -126,8 +116,8 @@ function normalizeChannelsFirst(
 }
 
 function backwardChannelsFirst(
-  dy: Float32Array,
-  x: Float32Array,
+  dy: Values,
+  x: Values,
   { outer, channels, inner }: Shape,
   { mean, variance }: Moments,
   { weight, eps }: Affine,
@@ -158,7 +148,7 @@ function backwardChannelsFirst(
   }
 }
 
-function sumOf(x: Float32Array, start: number, end: number): number {
+function sumOf(x: Values, start: number, end: number): number {
   let s0 = 0;
   let s1 = 0;
   let s2 = 0;
@@ -174,7 +164,7 @@ function sumOf(x: Float32Array, start: number, end: number): number {
   return s0 + s1 + (s2 + s3);
 }
 
-function squaredDeviationsOf(x: Float32Array, start: number, end: number, center: number): number {
+function squaredDeviationsOf(x: Values, start: number, end: number, center: number): number {
   let s0 = 0;
   let s1 = 0;
   let s2 = 0;
@@ -194,13 +184,7 @@ function squaredDeviationsOf(x: Float32Array, start: number, end: number, center
   return s0 + s1 + (s2 + s3);
 }
 
-function deviationProductsOf(
-  dy: Float32Array,
-  x: Float32Array,
-  start: number,
-  end: number,
-  center: number,
-): number {
+function deviationProductsOf(dy: Values, x: Values, start: number, end: number, center: number): number {
   let s0 = 0;
   let s1 = 0;
   let s2 = 0;
@@ -217,8 +201,8 @@ function deviationProductsOf(
 }
 
 function normalizeRun(
-  x: Float32Array,
-  y: Float32Array,
+  x: Values,
+  y: Values,
   start: number,
   end: number,
   mean: number,
@@ -229,7 +213,7 @@ function normalizeRun(
 }
 
 /** Row by row, so that memory is read in order; four rows at once, so that four values share an update. */
-function momentsChannelsLast(x: Float32Array, { outer, channels }: Shape, { mean, variance }: Moments): void {
+function momentsChannelsLast(x: Values, { outer, channels }: Shape, { mean, variance }: Moments): void {
   const size = outer * channels;
   const blocked = size - (size % (4 * channels));
   mean.fill(0);
@@ -266,11 +250,11 @@ function momentsChannelsLast(x: Float32Array, { outer, channels }: Shape, { mean
 }
 
 function normalizeChannelsLast(
-  x: Float32Array,
+  x: Values,
   { outer, channels }: Shape,
   { mean, variance }: Moments,
   { weight, bias, eps }: Affine,
-  y: Float32Array,
+  y: Values,
 ): void {
   const size = outer * channels;
   const blocked = size - (size % (4 * channels));
@@ -297,8 +281,8 @@ function normalizeChannelsLast(
 }
 
 function backwardChannelsLast(
-  dy: Float32Array,
-  x: Float32Array,
+  dy: Values,
+  x: Values,
   { outer, channels }: Shape,
   { mean, variance }: Moments,
   { weight, eps }: Affine,

@@ -1,34 +1,56 @@
 import { createRequire } from 'node:module';
-import { BatchNorm, type FloatArray, setThreads, threads } from 'batchnorm';
-import type { Contender } from '../contender.js';
+import { resolve } from 'node:path';
+import { pathToFileURL } from 'node:url';
+import type { Contender, Prepared, Values } from '../contender.js';
+import { eps } from '../contender.js';
 
 interface RooflineAddon {
   /** c = a + b, or a copy of a; false where the machine has no such variant. */
-  stream(variant: number, threads: number, a: FloatArray, b: FloatArray | undefined, c: FloatArray): boolean;
+  stream(
+    variant: number,
+    threads: number,
+    a: Float32Array,
+    b: Float32Array | undefined,
+    c: Float32Array,
+  ): boolean;
 }
 
-const roofline = createRequire(import.meta.url)('../../build/bench/roofline.node') as RooflineAddon;
+/** The limit knows bytes only. */
+function asFloats({ buffer, byteOffset, byteLength }: Values): Float32Array {
+  return new Float32Array(buffer, byteOffset, byteLength / 4);
+}
 
-/** This library through its layer, results reused; and beside it, in the same process, the limits of the machine. */
-export function native(threadCount: number): Contender {
+/**
+ * This library through its layer, results reused; and beside it, in the same process, the limits of the machine.
+ *
+ * @param root of a build of the package, for the benchmark compares revisions.
+ */
+export async function native(threadCount: number, root: string): Promise<Contender> {
+  const entry = pathToFileURL(resolve(root, 'dist/index.js'));
+  const { BatchNorm, forwardTraining, setThreads, threads } = (await import(
+    entry.href
+  )) as typeof import('batchnorm');
+  const roofline = createRequire(import.meta.url)('../../build/bench/roofline.node') as RooflineAddon;
   setThreads(threadCount);
-  return ({ outer, channels, inner }, { x, dy, y, dx }) => {
+  return ({ outer, channels, inner, dtype }, { x, dy, y, dx }) => {
     const shape = inner === 1 ? [outer, channels] : [outer, channels, inner];
     const input = { data: x, shape };
     const gradient = { data: dy, shape };
-    // One row has no batch statistics.
-    const trains = outer * inner > 1;
-    const bn = new BatchNorm(channels);
+    const bn = new BatchNorm(channels, { dtype });
     const frozen = bn.freeze();
-    const passes: ReturnType<Contender> = { inference: () => frozen.run(input, { out: y }) };
-    if (trains) {
-      const trained = new BatchNorm(channels);
+    const calls: Prepared['calls'] = { inference: () => frozen.run(input, { out: y }) };
+    // One row has no batch statistics.
+    if (outer * inner > 1) {
+      const trained = new BatchNorm(channels, { dtype });
       trained.forward(input, { out: y });
-      passes.training = () => bn.forward(input, { out: y });
-      passes.backward = () => trained.backward(gradient, { out: dx });
+      calls.training = () => bn.forward(input, { out: y });
+      calls.backward = () => trained.backward(gradient, { out: dx });
     }
-    const fastest = (b: FloatArray | undefined, c: FloatArray) => {
-      const run = (variant: number) => roofline.stream(variant, threads(), x, b, c);
+    const fastest = (from: Values, other: Values | undefined, to: Values) => {
+      const a = asFloats(from);
+      const b = other && asFloats(other);
+      const c = asFloats(to);
+      const run = (variant: number) => roofline.stream(variant, threads(), a, b, c);
       let best = 0;
       let bestTime = Infinity;
       for (let variant = 0; run(variant); variant++)
@@ -43,6 +65,14 @@ export function native(threadCount: number): Contender {
         }
       return () => run(best);
     };
-    return { ...passes, copy: fastest(undefined, y), sum: fastest(dy, dx) };
+    calls.copy = fastest(x, undefined, y);
+    calls.sum = fastest(x, dy, dx);
+    return {
+      calls,
+      train() {
+        const { variance } = forwardTraining(input, { eps, out: y });
+        return { y, variance };
+      },
+    };
   };
 }

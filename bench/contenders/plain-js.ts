@@ -1,18 +1,26 @@
-import type { Contender } from '../contender.js';
+import { arrayFor, type Contender, eps } from '../contender.js';
 import { backward, forwardInference, forwardTraining } from '../plain-js.js';
 
 /** Loops as a good engineer writes them. */
-export const plainJs: Contender = (shape, { x, dy, y, dx, weight, bias, mean, variance }) => {
-  const affine = { weight, bias, eps: 1e-5 };
+export const plainJs: Contender = (subject, { x, dy, y, dx, weight, bias, mean, variance }) => {
+  const affine = { weight, bias, eps };
   const moments = { mean, variance };
+  const each = { ...subject, offset: 0 };
   const gradients = {
     dx,
-    dWeight: new Float32Array(shape.channels),
-    dBias: new Float32Array(shape.channels),
+    dWeight: arrayFor(each, subject.channels),
+    dBias: arrayFor(each, subject.channels),
   };
+  const training = () => forwardTraining(x, subject, affine, moments, y);
   return {
-    inference: () => forwardInference(x, shape, moments, affine, y),
-    training: () => forwardTraining(x, shape, affine, moments, y),
-    backward: () => backward(dy, x, shape, moments, affine, gradients),
+    calls: {
+      inference: () => forwardInference(x, subject, moments, affine, y),
+      training,
+      backward: () => backward(dy, x, subject, moments, affine, gradients),
+    },
+    train() {
+      training();
+      return { y, variance };
+    },
   };
 };

@@ -1,0 +1,71 @@
+/** A field of a protobuf message: a varint, or bytes with their length. */
+function field(number: number, value: number | string | Uint8Array): Buffer {
+  if (typeof value === 'number') return Buffer.from([...varint(number << 3), ...varint(value)]);
+  const bytes = Buffer.from(value as string);
+  return Buffer.concat([Buffer.from([...varint((number << 3) | 2), ...varint(bytes.length)]), bytes]);
+}
+
+function varint(value: number): number[] {
+  return value < 128 ? [value] : [(value & 127) | 128, ...varint(value >>> 7)];
+}
+
+function float(number: number, value: number): Buffer {
+  const bytes = Buffer.alloc(4);
+  bytes.writeFloatLE(value);
+  return Buffer.concat([Buffer.from(varint((number << 3) | 5)), bytes]);
+}
+
+function message(...fields: Uint8Array[]): Buffer {
+  return Buffer.concat(fields);
+}
+
+function floatAttribute(name: string, value: number): Buffer {
+  return message(field(1, name), float(2, value), field(20, 1));
+}
+
+function intAttribute(name: string, value: number): Buffer {
+  return message(field(1, name), field(3, value), field(20, 2));
+}
+
+function tensorInfo(name: string, elementType: number, shape: readonly number[]): Buffer {
+  const dimensions = message(...shape.map((size) => field(1, field(1, size))));
+  const type = field(1, message(field(1, elementType), field(2, dimensions)));
+  return message(field(1, name), field(2, type));
+}
+
+/** The graph of one operator. */
+export interface BatchNormModel {
+  shape: readonly number[];
+  channels: number;
+  dtype: 'float32' | 'float64';
+  eps: number;
+  training: boolean;
+}
+
+/**
+ * An ONNX model of one BatchNormalization of opset 15: inputs x, scale, b, mean and var, output y. In training also
+ * running_mean and running_var, which are those of the batch: with momentum 0 nothing of the old ones is left.
+ */
+export function onnxModel({ shape, channels, dtype, eps, training }: BatchNormModel): Buffer {
+  const elementType = dtype === 'float32' ? 1 : 11;
+  const inputs = ['x', 'scale', 'b', 'mean', 'var'];
+  const outputs = training ? ['y', 'running_mean', 'running_var'] : ['y'];
+  const info = (name: string) =>
+    tensorInfo(name, elementType, name === 'x' || name === 'y' ? shape : [channels]);
+  const node = message(
+    ...inputs.map((name) => field(1, name)),
+    ...outputs.map((name) => field(2, name)),
+    field(4, 'BatchNormalization'),
+    field(5, floatAttribute('epsilon', eps)),
+    field(5, floatAttribute('momentum', 0)),
+    field(5, intAttribute('training_mode', training ? 1 : 0)),
+  );
+  const graph = message(
+    field(1, node),
+    field(2, 'batchnorm'),
+    ...inputs.map((name) => field(11, info(name))),
+    ...outputs.map((name) => field(12, info(name))),
+  );
+  const opset = message(field(1, ''), field(2, 15));
+  return message(field(1, 8), field(7, graph), field(8, opset));
+}

@@ -1,0 +1,103 @@
+"""PyTorch as a contender: one request a line on stdin, one reply a line on stdout (protocol.ts)."""
+import json
+import math
+import sys
+import time
+
+import torch
+
+torch.set_num_threads(int(sys.argv[1]))
+EPS = 1e-5
+calls = {}
+
+
+def shaped(case, values):
+    tensor = values.view(case["shape"])
+    if case["layout"] == "channels-first" or len(case["shape"]) == 2:
+        return tensor
+    # PyTorch sees NCHW dimensions; the memory stays as it is.
+    return tensor.movedim(-1, 1)
+
+
+def dtype_of(case):
+    return torch.float32 if case["dtype"] == "float32" else torch.float64
+
+
+def values_for(case, size):
+    skipped = case["offset"] // (4 if case["dtype"] == "float32" else 8)
+    return (torch.rand(size + skipped, dtype=dtype_of(case)) - 0.5)[skipped:]
+
+
+def statistics(case):
+    dtype = dtype_of(case)
+    return torch.zeros(case["channels"], dtype=dtype), torch.ones(case["channels"], dtype=dtype)
+
+
+def prepare(case):
+    calls.clear()
+    size = case["outer"] * case["channels"] * case["inner"]
+    x = shaped(case, values_for(case, size))
+    dy = shaped(case, values_for(case, size))
+    weight, bias = values_for(case, case["channels"]), values_for(case, case["channels"])
+    mean, variance = statistics(case)
+    calls["inference"] = lambda: torch.native_batch_norm(x, weight, bias, mean, variance, False, 0.1, EPS)
+    if case["outer"] * case["inner"] == 1:
+        return {"ready": True}
+    running_mean, running_var = statistics(case)
+    calls["training"] = lambda: torch.native_batch_norm(
+        x, weight, bias, running_mean, running_var, True, 0.1, EPS
+    )
+    _, saved_mean, saved_invstd = calls["training"]()
+    calls["backward"] = lambda: torch.ops.aten.native_batch_norm_backward(
+        dy, x, weight, mean, variance, saved_mean, saved_invstd, True, EPS, [True, True, True]
+    )
+    return {"ready": True}
+
+
+def repeat(call, repetitions):
+    start = time.perf_counter_ns()
+    for _ in range(repetitions):
+        call()
+    return (time.perf_counter_ns() - start) / repetitions
+
+
+def measure(name, milliseconds):
+    call = calls.get(name)
+    if call is None:
+        return {}
+    once = min(repeat(call, 1), repeat(call, 1))
+    repetitions = max(1, math.ceil(20_000 / once))
+    samples = []
+    end = time.perf_counter_ns() + milliseconds * 1e6
+    while not samples or time.perf_counter_ns() < end:
+        samples.append(repeat(call, repetitions))
+    return {"samples": samples}
+
+
+def train(case, source, target):
+    size = case["outer"] * case["channels"] * case["inner"]
+    count = size // case["channels"]
+    x = shaped(case, torch.from_file(source, size=size, dtype=dtype_of(case)))
+    mean, variance = statistics(case)
+    ones = torch.ones_like(mean)
+    y, _, _ = torch.native_batch_norm(x, ones, torch.zeros_like(ones), mean, variance, True, 1.0, EPS)
+    shaped(case, torch.from_file(target, shared=True, size=size, dtype=dtype_of(case))).copy_(y)
+    # The running variance is the unbiased one.
+    return {"ready": True, "variance": (variance.double() * (count - 1) / count).tolist()}
+
+
+def answer(request):
+    if "prepare" in request:
+        return prepare(request["prepare"])
+    if "measure" in request:
+        return measure(request["measure"], request["milliseconds"])
+    return train(request["train"], request["x"], request["y"])
+
+
+with torch.no_grad():
+    for line in sys.stdin:
+        try:
+            reply = answer(json.loads(line))
+        except Exception as error:  # The benchmark says which library failed, and goes on.
+            reply = {"error": str(error)}
+        print(json.dumps(reply), flush=True)

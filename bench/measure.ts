@@ -1,0 +1,61 @@
+import { type Case, type Pass, passes } from './cases.js';
+import { type Roofline, rooflines } from './contender.js';
+import type { Worker } from './process.js';
+import { type Measurement, median } from './results.js';
+
+/** How long to measure, and whom to tell. */
+export interface Effort {
+  rounds: number;
+  milliseconds: number;
+  /** One contender has been measured in one pass of one round. */
+  done(): void;
+  /** Something that a reader of the results must know. */
+  note(line: string): void;
+}
+
+/** Calls of `done` for a case. */
+export function stepsOf(workers: readonly Worker[], { rounds }: Pick<Effort, 'rounds'>): number {
+  return workers.length * rounds * (passes.length + rooflines.length);
+}
+
+/** Round by round, pass by pass, one contender after another. */
+export async function measureCase(
+  subject: Case,
+  workers: readonly Worker[],
+  { rounds, milliseconds, done, note }: Effort,
+): Promise<Measurement[]> {
+  const able = new Set<Worker>();
+  const valuesPerChannel = subject.outer * subject.inner;
+  for (const worker of workers) {
+    const { ready, error } = await worker.ask({ prepare: subject });
+    if (ready) able.add(worker);
+    if (error !== undefined) note(`${worker.entry.name}, ${subject.name}: ${error}`);
+  }
+  const found = new Map<string, { pass: Pass | Roofline; contender: string; samples: number[][] }>();
+  for (let round = 0; round < rounds; round++)
+    for (const pass of [...rooflines, ...passes])
+      for (const worker of workers) {
+        const { name } = worker.entry;
+        // One value per channel has no batch statistics to speak of, though some compute them.
+        const asked = able.has(worker) && (pass === 'inference' || pass === 'copy' || valuesPerChannel > 1);
+        const { samples, error } = asked ? await worker.ask({ measure: pass, milliseconds }) : {};
+        done();
+        if (error !== undefined) {
+          able.delete(worker);
+          note(`${name}, ${subject.name}, ${pass}: ${error}`);
+        }
+        if (samples === undefined) continue;
+        const key = `${pass} ${name}`;
+        const entry = found.get(key) ?? { pass, contender: name, samples: [] };
+        entry.samples.push(samples);
+        found.set(key, entry);
+      }
+  return [...found.values()].map(({ pass, contender, samples }) => ({
+    case: subject.name,
+    pass,
+    contender,
+    min: Math.min(...samples.flat()),
+    median: median(samples.flat()),
+    rounds: samples.map((round) => Math.min(...round)),
+  }));
+}

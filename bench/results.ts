@@ -1,0 +1,97 @@
+import { type Case, type Pass, passes } from './cases.js';
+import { type Roofline, rooflineOf } from './contender.js';
+
+/** Of one contender, case and pass. */
+export interface Measurement {
+  case: string;
+  pass: Pass | Roofline;
+  contender: string;
+  /** Nanoseconds per call. */
+  min: number;
+  median: number;
+  /** The minimum of each round, in nanoseconds per call. */
+  rounds: number[];
+}
+
+/** Of one contender on one of the hard cases. */
+export interface Accuracy {
+  case: string;
+  layout: Case['layout'];
+  contender: string;
+  /** Relative to the true variance; of a constant channel absolute. */
+  varianceError: number;
+  /** Largest, as a share of the largest |y|; of a constant channel absolute. */
+  yError: number;
+}
+
+/** What a run found, and what bench.json holds. */
+export interface Results {
+  date: string;
+  machine: string;
+  command: string;
+  threads: number;
+  contenders: { name: string; threads: number }[];
+  cases: Case[];
+  measurements: Measurement[];
+  accuracy: Accuracy[];
+  /** What went wrong or was left out. */
+  notes: string[];
+}
+
+/** Looks measurements up. */
+export class Lookup {
+  readonly #found = new Map<string, Measurement>();
+
+  constructor(readonly results: Results) {
+    for (const m of results.measurements) this.#found.set(`${m.case}/${m.pass}/${m.contender}`, m);
+  }
+
+  find(subject: Case, pass: Pass | Roofline, contender: string): Measurement | undefined {
+    return this.#found.get(`${subject.name}/${pass}/${contender}`);
+  }
+
+  /** The limit of as many threads as the contender has. */
+  limit(subject: Case, pass: Pass, contender: string): Measurement | undefined {
+    const { contenders } = this.results;
+    const own = contenders.find(({ name }) => name === contender);
+    const beside = this.find(subject, rooflineOf(pass), contender);
+    if (beside) return beside;
+    const same = contenders.find(
+      ({ name, threads }) => threads === own?.threads && this.find(subject, rooflineOf(pass), name),
+    );
+    return same && this.find(subject, rooflineOf(pass), same.name);
+  }
+
+  /**
+   * The share of the machine's limit: the median of the rounds, for the bandwidth of a machine may change from minute
+   * to minute, and only what is measured side by side can be compared.
+   */
+  fraction(subject: Case, pass: Pass, contender: string): number | undefined {
+    const own = this.find(subject, pass, contender);
+    const limit = this.limit(subject, pass, contender);
+    return own && limit && ratio(limit, own);
+  }
+
+  /** Passes that somebody measured. */
+  passesOf(cases: readonly Case[]): Pass[] {
+    return passes.filter((pass) =>
+      cases.some((subject) => this.results.contenders.some(({ name }) => this.find(subject, pass, name))),
+    );
+  }
+}
+
+/** How many times longer `a` takes than `b`: the median over the rounds that both have. */
+export function ratio(a: Measurement, b: Measurement): number {
+  return median(b.rounds.slice(0, a.rounds.length).map((time, round) => a.rounds[round] / time));
+}
+
+/** The upper one of the two in the middle. */
+export function median(values: readonly number[]): number {
+  const sorted = [...values].sort((a, b) => a - b);
+  return sorted[sorted.length >> 1];
+}
+
+/** 0 values have none. */
+export function geometricMean(values: readonly number[]): number {
+  return Math.exp(values.reduce((sum, value) => sum + Math.log(value), 0) / values.length);
+}
