@@ -29,10 +29,6 @@ constexpr size_t kBlockColumns = 4096;
 /// answer.
 constexpr size_t kAheadBytes = size_t{16} << 10;
 
-constexpr size_t divide_up(size_t value, size_t by) {
-  return (value + by - 1) / by;
-}
-
 /// [0, total) in parts of `size`; part `index`.
 struct Range {
   size_t begin;
