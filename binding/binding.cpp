@@ -9,9 +9,10 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
+#include <cstdlib>
 #include <exception>
+#include <memory>
 #include <string>
-#include <vector>
 
 #include "batchnorm.h"
 #include "dispatch.h"

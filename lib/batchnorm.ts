@@ -152,12 +152,18 @@ function readConfig<D extends DType>(options: BatchNormOptions<D>): BatchNormCon
   });
 }
 
-/** A buffer that is kept for the next result. */
+/** Where results go that were given no place: to new memory, or with `reuse` to a buffer that is kept for the next. */
 class ResultBuffer<T extends FloatArray> {
+  readonly #reuse: boolean;
   #buffer: T | undefined;
+
+  constructor(reuse: boolean) {
+    this.#reuse = reuse;
+  }
 
   /** Never memory of `inputs`: a result of this layer may come back as its input. */
   take(dtype: DType, length: number, inputs: readonly T[]): T {
+    if (!this.#reuse) return newArray(dtype, length);
     let buffer = this.#buffer;
     if (
       buffer === undefined ||
@@ -187,8 +193,8 @@ export class BatchNorm<D extends DType = 'float32'> {
   readonly #passes: Passes<ArrayOf<D>>;
   readonly #weightGrad: ArrayOf<D> | undefined;
   readonly #biasGrad: ArrayOf<D> | undefined;
-  readonly #y = new ResultBuffer<ArrayOf<D>>();
-  readonly #dx = new ResultBuffer<ArrayOf<D>>();
+  readonly #y: ResultBuffer<ArrayOf<D>>;
+  readonly #dx: ResultBuffer<ArrayOf<D>>;
   #training = true;
   #batchesTracked = 0;
   #rejectedUpdates = 0;
@@ -212,8 +218,10 @@ export class BatchNorm<D extends DType = 'float32'> {
   constructor(channels: number, options: BatchNormOptions<D> = {}) {
     this.#channels = checkInteger('channels', channels, 1, maxChannels);
     this.#config = readConfig(options);
-    const { dtype, weight, bias, trackRunningStats } = this.#config;
+    const { dtype, weight, bias, trackRunningStats, reuse } = this.#config;
     this.#passes = passesFor(dtype);
+    this.#y = new ResultBuffer(reuse);
+    this.#dx = new ResultBuffer(reuse);
     this.#weight = weight ? (newArray<ArrayOf<D>>(dtype, channels).fill(1) as ArrayOf<D>) : null;
     this.#bias = bias ? newArray<ArrayOf<D>>(dtype, channels) : null;
     this.#runningMean = trackRunningStats ? newArray<Float64Array>('float64', channels) : null;
@@ -303,7 +311,7 @@ export class BatchNorm<D extends DType = 'float32'> {
   forward(x: TensorLike<ArrayOf<D>>, options?: ForwardOptions<ArrayOf<D>>): Tensor<ArrayOf<D>> {
     checkOptions(options, forwardKeys);
     const { out, updateStats = true } = options ?? {};
-    const { axis, dtype, eps, reuse } = this.#config;
+    const { axis, dtype, eps } = this.#config;
     const weight = this.#weight;
     const bias = this.#bias;
     const runningMean = this.#runningMean;
@@ -323,9 +331,7 @@ export class BatchNorm<D extends DType = 'float32'> {
       checkOut(out, input);
       checkApart('out', out, this.#arrays);
     }
-    const y =
-      out ??
-      (reuse ? this.#y.take(dtype, input.size, [input.data]) : newArray<ArrayOf<D>>(dtype, input.size));
+    const y = out ?? this.#y.take(dtype, input.size, [input.data]);
 
     const pass = batchStats ? this.#passes.forwardTraining : this.#passes.forwardInference;
     const inPlace = pass(
@@ -407,10 +413,7 @@ export class BatchNorm<D extends DType = 'float32'> {
     const wantsInput = only !== 'parameters';
     const wantsParameters = only !== 'input';
     const dx = wantsInput
-      ? (out ??
-        (reuse
-          ? this.#dx.take(dtype, gradient.size, [gradient.data, input.data])
-          : newArray<ArrayOf<D>>(dtype, gradient.size)))
+      ? (out ?? this.#dx.take(dtype, gradient.size, [gradient.data, input.data]))
       : undefined;
     const dWeight = wantsParameters ? this.#weightGrad : undefined;
     const dBias = wantsParameters ? this.#biasGrad : undefined;

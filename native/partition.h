@@ -50,7 +50,6 @@ class Tiling {
 
   Layout layout() const { return layout_; }
   const Shape& shape() const { return shape_; }
-  size_t fold() const { return fold_; }
   /// Channels side by side: a kernel sees this many rows (channels-first) or columns (channels-last).
   size_t width() const { return shape_.channels * fold_; }
   /// Channels-last: the folded rows, and the values after the last of them.

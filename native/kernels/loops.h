@@ -21,8 +21,9 @@ inline void prefetch(const T* at) {
   __builtin_prefetch(at);
 }
 
-/// `size` vectors, `distance` values apart; all but the last have `lanes` active lanes, the last has
-/// `last_lanes`.
+/// `Size` vectors, `distance` values apart; all but the last have `lanes` active lanes, the last has
+/// `last_lanes`. From `line` on lie as many lines of the tile in the order of memory: what the groups of a
+/// tile ask memory for follows that order, whatever their own.
 template <size_t Size, typename Lanes, typename LastLanes>
 struct Group {
   size_t at;
