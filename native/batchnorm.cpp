@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <new>
 
 #include "parallel.h"
 #include "partition.h"
@@ -24,9 +25,20 @@ constexpr size_t kWakeBytes = size_t{1} << 20;
 /// Columns whose coefficients and sums stay in the nearest cache.
 constexpr size_t kBlockColumns = 4096;
 
+/// Rows of so many lines are long enough for two passes to take turns.
+constexpr size_t kLinesBeside = 8;
+
 /// How far ahead of a long run memory is asked for: memory has answered, and the caches still hold the
 /// answer.
 constexpr size_t kAheadBytes = size_t{16} << 10;
+/// The same for the sums of channels-first, which take turns with other readers of the nearest cache.
+constexpr size_t kSumsAheadBytes = size_t{8} << 10;
+
+inline void prefetch(const void* at) {
+#if defined(__GNUC__)
+  __builtin_prefetch(at);
+#endif
+}
 
 /// [0, total) in parts of `size`; part `index`.
 struct Range {
@@ -90,7 +102,7 @@ class Sweep {
       span = {first, std::min(run_, shape.outer - first), piece.begin, piece.end - piece.begin};
       channels = part(shape.channels, group_, index / pieces_ % groups_);
     }
-    tiling_.for_each_tile(span, channels.begin, channels.end, kAheadBytes / sizeof(T),
+    tiling_.for_each_tile(span, channels.begin, channels.end, straight_ahead(kAheadBytes / sizeof(T)),
                           [&](Tile tile, size_t offset) { visit(tile, offset, channels.begin); });
   }
 
@@ -173,19 +185,33 @@ T* take_coefficients(Scratch& scratch, const Tiling<T>& tiling, bool streamed, c
   return scratch.take<T>(padded_width(tiling) + shift) + shift;
 }
 
-/// Two sums per chunk and channel, and the chunks.
-struct Partials {
-  template <typename T>
-  Partials(Scratch& scratch, const Partition<T>& partition)
-      : stride(round_up(partition.width(), kLanes<T>)),
-        spans(scratch.take<Span>(partition.chunks())),
-        first(scratch.take<double>(stride * partition.chunks())),
-        second(scratch.take<double>(stride * partition.chunks())) {
-    for (size_t chunk = 0; chunk < partition.chunks(); chunk++) spans[chunk] = partition.chunk(chunk);
+/// What kernels add to: two sums per channel of a chunk, one after the other.
+template <typename T>
+struct Accumulators {
+  T* first;
+  T* second;
+
+  static size_t size(Layout layout, size_t channels) {
+    return round_up(layout == kChannelsFirst ? channels * kLanes<T> : channels, kLanes<T>);
   }
-  /// Whole vectors: what is per chunk and channel in T is then aligned for every chunk.
+};
+
+/// What becomes of them: sums of chunks and channels, and the shifts they refer to.
+template <typename T>
+struct Partials {
+  Partials() = default;
+  Partials(Scratch& scratch, size_t chunks, size_t channels)
+      : stride(channels),
+        shifts(scratch.take<T>(chunks * channels)),
+        first(scratch.take<double>(chunks * channels)),
+        second(scratch.take<double>(chunks * channels)) {}
+
+  size_t at(size_t chunk, size_t channel) const { return chunk * stride + channel - origin; }
+
+  /// The channel that comes first in a chunk, and how many there are.
+  size_t origin = 0;
   size_t stride;
-  Span* spans;
+  T* shifts;
   double* first;
   double* second;
 };
@@ -200,59 +226,57 @@ void for_each_run(const Partition<T>& partition, const Span& span, Range channel
     add(copy + channels.begin, channels.begin, std::min(copy + channels.end, places) - copy - channels.begin);
 }
 
-/// A thread's accumulators for the channels of one task.
 template <typename T>
-struct Accumulators {
-  T* first;
-  T* second;
-};
-
-/// Accumulators for `threads` slots and `width` channels at a time.
-template <typename T>
-class AccumulatorsOfThreads {
- public:
-  AccumulatorsOfThreads(Scratch& scratch, Layout layout, size_t width, size_t threads)
-      : size_(round_up(layout == kChannelsFirst ? width * kLanes<T> : width, kLanes<T>)),
-        memory_(scratch.take<T>(2 * size_ * threads)) {}
-  Accumulators<T> of(size_t slot) const {
-    T* first = memory_ + 2 * size_ * slot;
-    return {first, first + size_};
-  }
-
- private:
-  size_t size_;
-  T* memory_;
-};
+Accumulators<T> take_accumulators(Scratch& scratch, Layout layout, size_t channels) {
+  const size_t size = Accumulators<T>::size(layout, channels);
+  return {scratch.take<T>(size), scratch.take<T>(size)};
+}
 
 template <typename T>
 void clear(Layout layout, Accumulators<T> sums, size_t channels) {
-  const size_t size = round_up(layout == kChannelsFirst ? channels * kLanes<T> : channels, kLanes<T>);
+  const size_t size = Accumulators<T>::size(layout, channels);
   std::fill_n(sums.first, size, T{0});
   std::fill_n(sums.second, size, T{0});
 }
 
-/// A value of the data near its centre for channels [begin, end) of a chunk, from all over the chunk: images
-/// begin with borders. Being one of the values it lies on their grid: deviations of data with few mantissa
-/// bits, and their squares, are exact, and those of a constant channel are 0.
+/// Nine values of channel `channel` from all over a span: images begin with borders.
 template <typename T>
-void find_centres(const Kernels<T>& kernels, const Partition<T>& partition, const Span& span, Range channels,
-                  const T* x, T* centres) {
-  const size_t ninth = partition.values(span, channels.begin) / 9;
+void find_nine(const Partition<T>& partition, const Span& span, size_t channel, const T* x,
+               const T* (&nine)[9]) {
+  const size_t ninth = partition.values(span, channel) / 9;
+  size_t places[9];
   // Odd, so that it does not keep to one column of an image.
-  const size_t step = ninth == 0 ? 0 : (ninth - 1) | 1;
-  const T* from[9];
-  for (size_t i = 0; i < 9; i++) from[i] = x + partition.position(span, channels.begin, i * step);
-  kernels.centres(from, partition.channel_stride(), channels.end - channels.begin, centres);
+  partition.find_places(span, channel, ninth == 0 ? 0 : (ninth - 1) | 1, places);
+  for (size_t i = 0; i < 9; i++) nine[i] = x + places[i];
 }
 
-/// The next sample's run of the same channels where runs are short, else what follows in memory.
+/// All chunks in their order.
 template <typename T>
-ptrdiff_t ahead(const Partition<T>& partition, const Span& span, Range channels) {
+const Span* take_chunks(Scratch& scratch, const Partition<T>& partition) {
+  Span* const chunks = scratch.take<Span>(partition.chunks());
+  for (size_t chunk = 0; chunk < partition.chunks(); chunk++) chunks[chunk] = partition.chunk(chunk);
+  return chunks;
+}
+
+/// What the sums of channels [begin, end) of a span ask memory for: what follows, and where a sample has no
+/// more of these channels what the next one has.
+template <typename T>
+Ahead ahead(const Partition<T>& partition, const Span& span, Range channels) {
   const Shape& shape = partition.shape();
-  const size_t run = (channels.end - channels.begin) * span.length;
-  if (partition.layout() == kChannelsFirst && run * sizeof(T) < 4 * kAheadBytes)
-    return static_cast<ptrdiff_t>(shape.channels * shape.inner);
-  return kAheadBytes / sizeof(T);
+  if (partition.layout() == kChannelsLast) return straight_ahead(kAheadBytes / sizeof(T));
+  const size_t run = (channels.end - channels.begin - 1) * shape.inner + span.length;
+  const bool goes_on = span.offset + span.length < shape.inner;
+  const size_t skip = goes_on ? 0 : (shape.channels - (channels.end - channels.begin)) * shape.inner;
+  return {std::min(kSumsAheadBytes / sizeof(T), run), run, static_cast<ptrdiff_t>(skip)};
+}
+
+template <typename T>
+void collect_sums(const Kernels<T>& kernels, Layout layout, Range chunks, Range channels,
+                  Accumulators<T> sums, const Partials<T>& partials) {
+  const size_t count = (chunks.end - chunks.begin) * (channels.end - channels.begin);
+  const size_t at = partials.at(chunks.begin, channels.begin);
+  kernels.collect[layout](sums.first, count, partials.first + at);
+  kernels.collect[layout](sums.second, count, partials.second + at);
 }
 
 /// Sums of deviations from a shift near the data, per chunk.
@@ -262,57 +286,84 @@ class Moments {
   Moments(Scratch& scratch, const Execution& execution, const Partition<T>& partition, const T* x)
       : kernels_(kernels_of<T>(*execution.kernels)),
         partition_(partition),
+        chunks_(take_chunks(scratch, partition)),
         x_(x),
-        partials_(scratch, partition),
-        shifts_(scratch.take<T>(partials_.stride * partition.chunks())),
         reference_sums_(scratch.take<double>(partition.shape().channels)),
         reference_squares_(scratch.take<double>(partition.shape().channels)) {}
 
-  /// For channels [begin, end) < width of one chunk.
-  void sum(size_t chunk, Range channels, Accumulators<T> sums) const {
-    const Span& span = partials_.spans[chunk];
+  /// Asks memory for what sum() will want first, from many places at once.
+  void expect(size_t chunk, Range channels) const {
+    const T* nine[9];
+    find_nine(partition_, chunks_[chunk], channels.begin, x_, nine);
+    for (size_t channel = channels.begin; channel < channels.end; channel++)
+      for (const T*& at : nine) {
+        prefetch(at);
+        at += partition_.channel_stride();
+      }
+  }
+
+  /// Adds up channels [begin, end) < width of one chunk: run(work) does each tile.
+  template <typename Run>
+  void sum(size_t chunk, Range channels, Accumulators<T> sums, const Partials<T>& partials, Run run) const {
+    const Span& span = chunks_[chunk];
     if (partition_.layout() == kChannelsLast) channels.end = std::min(channels.end, span.length);
     if (channels.begin >= channels.end) return;
-    T* shifts = shifts_ + chunk * partials_.stride + channels.begin;
-    find_centres(kernels_, partition_, span, channels, x_, shifts);
+    // Being values of the data, shifts lie on their grid: deviations of data with few mantissa bits, and
+    // their squares, are exact, and those of a constant channel are 0.
+    T* const shifts = partials.shifts + partials.at(chunk, channels.begin);
+    const T* nine[9];
+    find_nine(partition_, span, channels.begin, x_, nine);
+    kernels_.centres(nine, partition_.channel_stride(), channels.end - channels.begin, shifts);
     clear(partition_.layout(), sums, channels.end - channels.begin);
-    partition_.for_each_tile(
-        span, channels.begin, channels.end, ahead(partition_, span, channels), [&](Tile tile, size_t offset) {
-          kernels_.moments[partition_.layout()](tile, x_ + offset, shifts, sums.first, sums.second);
-        });
-    double* first = partials_.first + chunk * partials_.stride;
-    double* second = partials_.second + chunk * partials_.stride;
-    const auto collect = kernels_.collect[partition_.layout()];
-    collect(sums.first, channels.end - channels.begin, first + channels.begin);
-    collect(sums.second, channels.end - channels.begin, second + channels.begin);
-    const double values = static_cast<double>(partition_.values(span, channels.begin));
-    const size_t count = channels.end - channels.begin;
-    if (kernels_.are_good(count, values, first + channels.begin, second + channels.begin)) return;
-    for (size_t channel = channels.begin; channel < channels.end; channel++)
-      if (!kernels_.are_good(1, values, first + channel, second + channel))
-        sum_in_double(span, channel, shifts[channel - channels.begin], first[channel], second[channel]);
+    partition_.for_each_tile(span, channels.begin, channels.end, ahead(partition_, span, channels),
+                             [&](Tile tile, size_t at) {
+                               run(MomentsWork<T>{tile, x_ + at, shifts, sums.first, sums.second});
+                             });
   }
+
+  /// Turns what channels of some chunks have added up into partials, which hold these channels alone if there
+  /// are several chunks.
+  void collect(Range chunks, Range channels, Accumulators<T> sums, const Partials<T>& partials) const {
+    collect_sums(kernels_, partition_.layout(), chunks, channels, sums, partials);
+    for (size_t chunk = chunks.begin; chunk < chunks.end; chunk++) {
+      const Span& span = chunks_[chunk];
+      Range summed = channels;
+      if (partition_.layout() == kChannelsLast) summed.end = std::min(channels.end, span.length);
+      if (summed.begin >= summed.end) return;
+      const double values = static_cast<double>(partition_.values(span, summed.begin));
+      const size_t at = partials.at(chunk, summed.begin);
+      if (kernels_.are_good(summed.end - summed.begin, values, partials.first + at, partials.second + at))
+        continue;
+      for (size_t channel = summed.begin; channel < summed.end; channel++) {
+        const size_t of = partials.at(chunk, channel);
+        if (!kernels_.are_good(1, values, partials.first + of, partials.second + of))
+          sum_in_double(span, channel, partials.shifts[of], partials.first[of], partials.second[of]);
+      }
+    }
+  }
+
+  void run(const MomentsWork<T>& work) const { kernels_.moments[partition_.layout()](work); }
 
   /// Mean and biased variance of channels [begin, end) of the tensor: the chunks in their order, all with
   /// reference to the shift of the first.
-  void merge(Range channels, double* mean, double* variance) const {
+  void merge(Range channels, const Partials<T>& partials, double* mean, double* variance) const {
     for (size_t channel = channels.begin; channel < channels.end; channel++) {
       reference_sums_[channel] = 0;
       reference_squares_[channel] = 0;
     }
+    const T* const reference = partials.shifts + partials.at(0, channels.begin);
     for (size_t chunk = 0; chunk < partition_.chunks(); chunk++) {
-      const Span& span = partials_.spans[chunk];
+      const Span& span = chunks_[chunk];
       const double values = static_cast<double>(partition_.values(span, 0));
-      const double* first = partials_.first + chunk * partials_.stride;
-      const double* second = partials_.second + chunk * partials_.stride;
-      const T* shifts = shifts_ + chunk * partials_.stride;
       for_each_run(partition_, span, channels, [&](size_t place, size_t channel, size_t run) {
-        kernels_.merge(run, values, first + place, second + place, shifts + place, shifts_ + channel,
-                       reference_sums_ + channel, reference_squares_ + channel);
+        const size_t at = partials.at(chunk, place);
+        kernels_.merge(run, values, partials.first + at, partials.second + at, partials.shifts + at,
+                       reference + (channel - channels.begin), reference_sums_ + channel,
+                       reference_squares_ + channel);
       });
     }
     const size_t at = channels.begin;
-    kernels_.statistics(channels.end - at, static_cast<double>(partition_.shape().count()), shifts_ + at,
+    kernels_.statistics(channels.end - at, static_cast<double>(partition_.shape().count()), reference,
                         reference_sums_ + at, reference_squares_ + at, mean + at, variance + at);
   }
 
@@ -328,7 +379,7 @@ class Moments {
       sums[lane] += deviation;
       squares[lane] += deviation * deviation;
     };
-    partition_.for_each_tile(span, channel, channel + 1, 0, [&](Tile tile, size_t at) {
+    partition_.for_each_tile(span, channel, channel + 1, straight_ahead(0), [&](Tile tile, size_t at) {
       for (size_t row = 0; row < tile.rows; row++)
         for (size_t column = 0; column < tile.columns; column++)
           add(x_[at + row * tile.stride + column], column % kLanes<T>);
@@ -344,9 +395,8 @@ class Moments {
 
   const Kernels<T>& kernels_;
   const Partition<T>& partition_;
+  const Span* chunks_;
   const T* x_;
-  Partials partials_;
-  T* shifts_;
   double* reference_sums_;
   double* reference_squares_;
 };
@@ -359,44 +409,49 @@ class GradSums {
            const T* x, const T* mean)
       : kernels_(kernels_of<T>(*execution.kernels)),
         partition_(partition),
+        chunks_(take_chunks(scratch, partition)),
         dy_(dy),
         x_(x),
         mean_(mean),
-        partials_(scratch, partition),
         sums_dy_(scratch.take<double>(partition.shape().channels)),
         sums_dy_xc_(scratch.take<double>(partition.shape().channels)) {}
 
-  /// For channels [begin, end) < width of one chunk.
-  void sum(size_t chunk, Range channels, Accumulators<T> sums) const {
+  /// sum() begins where it goes on.
+  void expect(size_t, Range) const {}
+
+  /// Adds up channels [begin, end) < width of one chunk: run(work) does each tile.
+  template <typename Run>
+  void sum(size_t chunk, Range channels, Accumulators<T> sums, const Partials<T>&, Run run) const {
+    const Span& span = chunks_[chunk];
     clear(partition_.layout(), sums, channels.end - channels.begin);
-    partition_.for_each_tile(partials_.spans[chunk], channels.begin, channels.end,
-                             ahead(partition_, partials_.spans[chunk], channels), [&](Tile tile, size_t at) {
-                               kernels_.grad_sums[partition_.layout()](
-                                   tile, dy_ + at, x_ + at, mean_ + channels.begin, sums.first, sums.second);
-                             });
-    const auto collect = kernels_.collect[partition_.layout()];
-    const size_t at = chunk * partials_.stride + channels.begin;
-    collect(sums.first, channels.end - channels.begin, partials_.first + at);
-    collect(sums.second, channels.end - channels.begin, partials_.second + at);
+    partition_.for_each_tile(
+        span, channels.begin, channels.end, ahead(partition_, span, channels), [&](Tile tile, size_t at) {
+          run(GradSumsWork<T>{tile, dy_ + at, x_ + at, mean_ + channels.begin, sums.first, sums.second});
+        });
   }
 
+  /// Turns what channels of some chunks have added up into partials, which hold these channels alone if there
+  /// are several chunks.
+  void collect(Range chunks, Range channels, Accumulators<T> sums, const Partials<T>& partials) const {
+    collect_sums(kernels_, partition_.layout(), chunks, channels, sums, partials);
+  }
+
+  void run(const GradSumsWork<T>& work) const { kernels_.grad_sums[partition_.layout()](work); }
+
   /// The sums of channels [begin, end) of the tensor, the chunks in their order.
-  void merge(Range channels) const {
+  void merge(Range channels, const Partials<T>& partials) const {
     for (size_t channel = channels.begin; channel < channels.end; channel++) {
       sums_dy_[channel] = 0;
       sums_dy_xc_[channel] = 0;
     }
-    for (size_t chunk = 0; chunk < partition_.chunks(); chunk++) {
-      const double* first = partials_.first + chunk * partials_.stride;
-      const double* second = partials_.second + chunk * partials_.stride;
-      for_each_run(partition_, partials_.spans[chunk], channels,
-                   [&](size_t place, size_t channel, size_t run) {
-                     for (size_t i = 0; i < run; i++) {
-                       sums_dy_[channel + i] += first[place + i];
-                       sums_dy_xc_[channel + i] += second[place + i];
-                     }
-                   });
-    }
+    for (size_t chunk = 0; chunk < partition_.chunks(); chunk++)
+      for_each_run(partition_, chunks_[chunk], channels, [&](size_t place, size_t channel, size_t run) {
+        const size_t at = partials.at(chunk, place);
+        for (size_t i = 0; i < run; i++) {
+          sums_dy_[channel + i] += partials.first[at + i];
+          sums_dy_xc_[channel + i] += partials.second[at + i];
+        }
+      });
   }
   const double* sums_dy() const { return sums_dy_; }
   const double* sums_dy_xc() const { return sums_dy_xc_; }
@@ -404,69 +459,61 @@ class GradSums {
  private:
   const Kernels<T>& kernels_;
   const Partition<T>& partition_;
+  const Span* chunks_;
   const T* dy_;
   const T* x_;
   const T* mean_;
-  Partials partials_;
   double* sums_dy_;
   double* sums_dy_xc_;
 };
 
 // ---- Writers: one tile of a result, with the stores that suit its size. ----
 
+/// The part of a work that a tile at value `at` and channel `channel` of the tensor is.
 template <typename T>
-class NormalizeWriter {
+NormalizeWork<T> part_of(const NormalizeWork<T>& all, Tile tile, size_t at, size_t channel) {
+  return {tile, all.x + at, all.y + at, all.mean + channel, all.scale + channel, all.offset + channel};
+}
+template <typename T>
+GradInputWork<T> part_of(const GradInputWork<T>& all, Tile tile, size_t at, size_t channel) {
+  return {tile,
+          all.dy + at,
+          all.x + at,
+          all.dx + at,
+          all.mean + channel,
+          all.slope + channel,
+          all.constant + channel,
+          all.scale + channel};
+}
+
+template <typename Work, typename Sums>
+class Writer {
  public:
-  NormalizeWriter(const Execution& execution, const Tiling<T>& tiling, bool streamed, const T* x, T* y,
-                  Normalization<const T> coefficients)
-      : x_(x), y_(y), coefficients_(coefficients) {
-    const Kernels<T>& kernels = kernels_of<T>(*execution.kernels);
-    kernel_ = (streamed ? kernels.stream_normalize : kernels.normalize)[tiling.layout()];
-    if (streamed) fence_ = execution.kernels->fence;
-  }
+  Writer(const Execution& execution, const WritingPass<Work, Sums>& pass, Layout layout, bool streamed,
+         const Work& all)
+      : pass_(pass),
+        layout_(layout),
+        stores_(streamed ? kStreamed : kCached),
+        fence_(execution.kernels->fence),
+        all_(all) {}
   void write(Tile tile, size_t at, size_t channel) const {
-    kernel_(tile, x_ + at, y_ + at, coefficients_.mean + channel, coefficients_.scale + channel,
-            coefficients_.offset + channel);
+    pass_.alone[stores_][layout_](part_of(all_, tile, at, channel));
+  }
+  bool can_stream_beside() const { return stores_ == kStreamed && pass_.stream_beside; }
+  void stream_beside(Tile tile, size_t at, size_t channel, const Sums& sums) const {
+    pass_.stream_beside(part_of(all_, tile, at, channel), sums);
   }
   /// After the last tile of a task.
   void finish() const {
-    if (fence_) fence_();
+    if (stores_ == kStreamed) fence_();
   }
 
  private:
-  typename Kernels<T>::NormalizeKernel* kernel_;
-  void (*fence_)() = nullptr;
-  const T* x_;
-  T* y_;
-  Normalization<const T> coefficients_;
-};
-
-template <typename T>
-class GradInputWriter {
- public:
-  GradInputWriter(const Execution& execution, const Tiling<T>& tiling, bool streamed, const T* dy, const T* x,
-                  T* dx, GradInput<const T> coefficients)
-      : dy_(dy), x_(x), dx_(dx), coefficients_(coefficients) {
-    const Kernels<T>& kernels = kernels_of<T>(*execution.kernels);
-    kernel_ = (streamed ? kernels.stream_grad_input : kernels.grad_input)[tiling.layout()];
-    if (streamed) fence_ = execution.kernels->fence;
-  }
-  void write(Tile tile, size_t at, size_t channel) const {
-    kernel_(tile, dy_ + at, x_ + at, dx_ + at, coefficients_.mean + channel, coefficients_.slope + channel,
-            coefficients_.constant + channel, coefficients_.scale + channel);
-  }
-  /// After the last tile of a task.
-  void finish() const {
-    if (fence_) fence_();
-  }
-
- private:
-  typename Kernels<T>::GradInputKernel* kernel_;
-  void (*fence_)() = nullptr;
-  const T* dy_;
-  const T* x_;
-  T* dx_;
-  GradInput<const T> coefficients_;
+  const WritingPass<Work, Sums>& pass_;
+  Layout layout_;
+  Stores stores_;
+  void (*fence_)();
+  Work all_;
 };
 
 // ---- Traversals: sum every chunk, settle every channel, write every value. ----
@@ -474,7 +521,7 @@ class GradInputWriter {
 /// Writes a whole tensor block by block.
 template <typename T, typename Writer>
 void sweep(const Crew& crew, const Tiling<T>& tiling, const Writer& writer, bool backwards) {
-  constexpr ptrdiff_t kAhead = kAheadBytes / sizeof(T);
+  constexpr Ahead kAhead = straight_ahead(kAheadBytes / sizeof(T));
   if (tiling.shape().size() <= kBlockBytes / sizeof(T)) {
     tiling.for_each_tile(kAhead, [&](Tile tile, size_t at) { writer.write(tile, at, 0); });
     return writer.finish();
@@ -487,9 +534,103 @@ void sweep(const Crew& crew, const Tiling<T>& tiling, const Writer& writer, bool
   });
 }
 
-/// Runs sums.sum(chunk, channels, accumulators) over the tensor, settle(channels) once the sums of channels
-/// are complete, and writer over the tensor after that; or no writer where it is nullptr. `tensors`: how many
-/// of the tensor's size the sums read.
+/// sum_settle_write a group of channels at a time: what the sums have read, the write finds in the cache. The
+/// write of a group waits for the sums of the thread's next one, and goes side by side with them: they wait
+/// for memory, it does not.
+template <typename T, typename Sums, typename Settle, typename Writer>
+void write_groups(Scratch& scratch, const Execution& execution, const Crew& crew,
+                  const Partition<T>& partition, size_t tensors, const Sums& sums, Settle settle,
+                  const Writer* writer) {
+  const Shape& shape = partition.shape();
+  const size_t chunks = partition.chunks();
+  const size_t channel_bytes = tensors * shape.count() * sizeof(T);
+  // Side by side two groups share the cache.
+  const size_t shared_bytes = execution.cache_bytes * 3 / 4;
+  const bool beside = writer && writer->can_stream_beside() && channel_bytes <= shared_bytes &&
+                      shape.inner >= kLinesBeside * kLanes<T>;
+  const size_t cached = std::max<size_t>(1, (beside ? shared_bytes : execution.cache_bytes) / channel_bytes);
+  const size_t fair = crew.threads == 1 ? cached : divide_up(shape.channels, 4 * crew.threads);
+  const size_t fitting = std::min({cached, fair, shape.channels});
+  // A tile should end where a line does: what two groups share of a line costs a read of it. And its rows
+  // must have no gaps between them.
+  const size_t whole_lines = kLanes<T> / std::gcd(kLanes<T>, shape.inner);
+  const bool in_pieces = partition.pieces() > 1;
+  const size_t group = in_pieces ? 1 : fitting > whole_lines ? fitting - fitting % whole_lines : fitting;
+  struct Slot {
+    Accumulators<T> sums;
+    Partials<T> partials;
+    Range unwritten;
+  };
+  Slot* const slots = scratch.take<Slot>(crew.threads);
+  for (size_t slot = 0; slot < crew.threads; slot++)
+    new (slots + slot)
+        Slot{take_accumulators<T>(scratch, kChannelsFirst, chunks * group), {scratch, chunks, group}, {0, 0}};
+
+  // The tiles of a group from the last sample on: what was read last is the nearest.
+  struct Place {
+    size_t samples_left;
+    size_t piece;
+  };
+  const auto visit_next = [&](Place& place, Range channels, Ahead ahead, auto visit) {
+    const auto piece = partition.piece(place.piece);
+    partition.for_each_tile(Span{place.samples_left - 1, 1, piece.offset, piece.length}, channels.begin,
+                            channels.end, ahead,
+                            [&](Tile tile, size_t at) { visit(tile, at, channels.begin); });
+    if (++place.piece < partition.pieces()) return;
+    place.piece = 0;
+    place.samples_left--;
+  };
+  const auto write = [&](Range channels, Ahead ahead) {
+    for (Place place{shape.outer, 0}; place.samples_left > 0;)
+      visit_next(place, channels, ahead,
+                 [&](Tile tile, size_t at, size_t channel) { writer->write(tile, at, channel); });
+    writer->finish();
+  };
+  crew.work(divide_up(shape.channels, group), [&](size_t task, size_t index_of_slot) {
+    const Range channels = part(shape.channels, group, task);
+    const size_t count = channels.end - channels.begin;
+    Slot& slot = slots[index_of_slot];
+    slot.partials.origin = channels.begin;
+    slot.partials.stride = count;
+    Place place = {shape.outer, 0};
+    for (size_t chunk = 0; chunk < chunks; chunk++) {
+      if (chunk + 1 < chunks)
+        sums.expect(chunk + 1, channels);
+      else if (channels.end + count <= shape.channels)
+        sums.expect(0, {channels.end, channels.end + count});
+      const size_t at = chunk * count * kLanes<T>;
+      sums.sum(chunk, channels, {slot.sums.first + at, slot.sums.second + at}, slot.partials,
+               [&](const auto& work) {
+                 if (slot.unwritten.end == 0) return sums.run(work);
+                 visit_next(place, slot.unwritten, straight_ahead(0),
+                            [&](Tile tile, size_t at, size_t channel) {
+                              writer->stream_beside(tile, at, channel, work);
+                            });
+               });
+    }
+    sums.collect({0, chunks}, channels, slot.sums, slot.partials);
+    settle(channels, slot.partials);
+    if (!writer) return;
+    if (beside) {
+      slot.unwritten = channels;
+      return writer->finish();
+    }
+    // Reading from the cache leaves memory idle but for the writes: time to ask for this thread's next group.
+    // Two inputs of two groups would push each other out: there, what is to come of this group is kept near.
+    const size_t next = crew.threads * group;
+    const size_t next_group = channels.end + next <= shape.channels ? next * shape.inner : 0;
+    const size_t sample_before = size_t{0} - shape.channels * shape.inner;
+    const bool crowded = tensors > 1 && channel_bytes <= 2 * execution.cache_bytes;
+    write(channels, straight_ahead(crowded ? sample_before : next_group));
+  });
+  crew.work(crew.threads, [&](size_t slot, size_t) {
+    if (slots[slot].unwritten.end > 0) write(slots[slot].unwritten, straight_ahead(0));
+  });
+}
+
+/// Runs sums.sum(chunk, channels, accumulators, run) over the tensor, settle(channels) once the sums of
+/// channels are complete, and writer over the tensor after that; or no writer where it is nullptr. `tensors`:
+/// how many of the tensor's size the sums read.
 template <typename T, typename Sums, typename Settle, typename Writer>
 void sum_settle_write(Scratch& scratch, const Execution& execution, const Partition<T>& partition,
                       size_t tensors, const Sums& sums, Settle settle, const Writer* writer) {
@@ -501,47 +642,27 @@ void sum_settle_write(Scratch& scratch, const Execution& execution, const Partit
 
   const size_t channel_bytes = tensors * shape.count() * sizeof(T);
   if (layout == kChannelsFirst && channel_bytes <= kLargeChannelBytes &&
-      (crew.threads == 1 || shape.channels >= 2 * crew.threads)) {
-    // A group of channels at a time: what the sums have read, the write finds in the cache.
-    const size_t cached = std::max<size_t>(1, execution.cache_bytes / channel_bytes);
-    const size_t fair = crew.threads == 1 ? cached : divide_up(shape.channels, 4 * crew.threads);
-    const size_t group = std::min({cached, fair, shape.channels});
-    const AccumulatorsOfThreads<T> accumulators(scratch, layout, group, crew.threads);
-    crew.work(divide_up(shape.channels, group), [&](size_t task, size_t slot) {
-      const Range channels = part(shape.channels, group, task);
-      for (size_t chunk = 0; chunk < chunks; chunk++) sums.sum(chunk, channels, accumulators.of(slot));
-      settle(channels);
-      if (!writer) return;
-      // Reading from the cache leaves memory idle but for the writes: time to ask for this thread's next
-      // group. Two inputs of two groups would push each other out: there, what is to come of this group is
-      // kept near. (Measured: (128,64,1000) backward 4.0 -> 3.3 ms with the one, (32,64,112,112) 10.4 -> 9.0
-      // ms with the other.)
-      const size_t next = crew.threads * group;
-      const ptrdiff_t next_group = channels.end + next <= shape.channels ? next * shape.inner : 0;
-      const ptrdiff_t next_sample = -static_cast<ptrdiff_t>(shape.channels * shape.inner);
-      const bool crowded = tensors > 1 && channel_bytes <= 2 * execution.cache_bytes;
-      const ptrdiff_t ahead = crowded ? next_sample : next_group;
-      // Backwards: the last read is the nearest.
-      for (size_t sample = shape.outer; sample-- > 0;)
-        partition.for_each_tile(Span{sample, 1, 0, shape.inner}, channels.begin, channels.end, ahead,
-                                [&](Tile tile, size_t at) { writer->write(tile, at, channels.begin); });
-      writer->finish();
-    });
-    return;
-  }
+      (crew.threads == 1 || shape.channels >= 2 * crew.threads))
+    return write_groups(scratch, execution, crew, partition, tensors, sums, settle, writer);
 
   const size_t chunk_values = partition.values(partition.chunk(0), 0);
   const size_t group = layout == kChannelsLast
                            ? std::min(width, kBlockColumns)
                            : std::clamp<size_t>(kBlockBytes / (sizeof(T) * chunk_values), 1, width);
   const size_t groups = divide_up(width, group);
-  const AccumulatorsOfThreads<T> accumulators(scratch, layout, group, crew.threads);
+  const Partials<T> partials(scratch, chunks, round_up(width, kLanes<T>));
+  auto* const accumulators = scratch.take<Accumulators<T>>(crew.threads);
+  for (size_t slot = 0; slot < crew.threads; slot++)
+    accumulators[slot] = take_accumulators<T>(scratch, layout, group);
   crew.work(chunks * groups, [&](size_t task, size_t slot) {
-    sums.sum(task / groups, part(width, group, task % groups), accumulators.of(slot));
+    const size_t chunk = task / groups;
+    const Range channels = part(width, group, task % groups);
+    sums.sum(chunk, channels, accumulators[slot], partials, [&](const auto& work) { sums.run(work); });
+    sums.collect({chunk, chunk + 1}, channels, accumulators[slot], partials);
   });
   const size_t settled = std::max<size_t>(64, divide_up(shape.channels, 4 * crew.threads));
   crew.work(divide_up(shape.channels, settled),
-            [&](size_t task, size_t) { settle(part(shape.channels, settled, task)); });
+            [&](size_t task, size_t) { settle(part(shape.channels, settled, task), partials); });
   // Backwards, the last read is the nearest; in a tensor that no cache holds memory rather goes on as it
   // went.
   if (writer) sweep(crew, partition, *writer, shape.size() * sizeof(T) < execution.stream_bytes);
@@ -551,7 +672,9 @@ template <typename T>
 void infer(const Execution& execution, const Tiling<T>& tiling, bool streamed, const T* x, T* y,
            const Normalization<const T>& coefficients) {
   sweep(Crew(execution, tiling.shape().size() * sizeof(T)), tiling,
-        NormalizeWriter<T>(execution, tiling, streamed, x, y, coefficients), false);
+        Writer(execution, kernels_of<T>(*execution.kernels).normalize, tiling.layout(), streamed,
+               NormalizeWork<T>{{}, x, y, coefficients.mean, coefficients.scale, coefficients.offset}),
+        false);
 }
 
 }  // namespace
@@ -570,11 +693,12 @@ void forward_training(const Execution& execution, Shape shape, double eps, const
   const bool streamed = is_streamed(execution, partition, x, y);
   const auto take = [&] { return take_coefficients(scratch, partition, streamed, y); };
   const Normalization<T> coefficients = {take(), take(), take()};
-  const NormalizeWriter<T> writer(execution, partition, streamed, x, y, coefficients);
-  const auto settle = [&](Range channels) {
-    moments.merge(channels, mean, variance);
-    set_normalization(coefficients, kernels_of<T>(*execution.kernels), partition, channels, eps, mean,
-                      variance, weight, bias);
+  const Kernels<T>& kernels = kernels_of<T>(*execution.kernels);
+  const Writer writer(execution, kernels.normalize, partition.layout(), streamed,
+                      NormalizeWork<T>{{}, x, y, coefficients.mean, coefficients.scale, coefficients.offset});
+  const auto settle = [&](Range channels, const Partials<T>& partials) {
+    moments.merge(channels, partials, mean, variance);
+    set_normalization(coefficients, kernels, partition, channels, eps, mean, variance, weight, bias);
   };
   sum_settle_write(scratch, execution, partition, 1, moments, settle, &writer);
 }
@@ -612,10 +736,18 @@ void backward(const Execution& execution, Shape shape, double eps, bool training
 
   if (training || gradients.weight || gradients.bias) {
     const GradSums<T> sums(scratch, execution, partition, dy, x, coefficients.mean);
-    const GradInputWriter<T> writer(execution, partition, streamed, dy, x, gradients.input, coefficients);
+    const Writer writer(execution, kernels.grad_input, partition.layout(), streamed,
+                        GradInputWork<T>{{},
+                                         dy,
+                                         x,
+                                         gradients.input,
+                                         coefficients.mean,
+                                         coefficients.slope,
+                                         coefficients.constant,
+                                         coefficients.scale});
     const double count = static_cast<double>(shape.count());
-    const auto settle = [&](Range channels) {
-      sums.merge(channels);
+    const auto settle = [&](Range channels, const Partials<T>& partials) {
+      sums.merge(channels, partials);
       const size_t at = channels.begin;
       kernels.gradients(channels.end - at, eps, count, mean + at, variance + at, coefficients.mean + at,
                         sums.sums_dy() + at, sums.sums_dy_xc() + at, coefficients.slope + at,

@@ -4,6 +4,9 @@
 
 #include <cstddef>
 
+/// Kernels are made of small functions that must dissolve: what is passed between them are registers.
+#define ALWAYS_INLINE inline __attribute__((always_inline))
+
 namespace batchnorm {
 
 /// Which side of a tile the channels lie on.
@@ -12,36 +15,99 @@ enum Layout {
   kChannelsLast,   ///< one channel per column: inner == 1
 };
 
+/// What a kernel asks memory for while it reads: what lies `distance` values behind. A pass that sums asks,
+/// in place of what lies behind the first `end` values of its tile, for what lies another `skip` values on.
+struct Ahead {
+  size_t distance;
+  size_t end;
+  ptrdiff_t skip;
+};
+
 /// rows x columns values; consecutive rows start `stride` values apart.
 struct Tile {
   size_t rows;
   size_t columns;
   size_t stride;
-  /// How many values behind what it is reading a kernel asks memory for; 0 asks for nothing new.
-  ptrdiff_t ahead;
+  Ahead ahead;
+};
+
+/// How a pass writes: the first index of its kernels.
+enum Stores {
+  kCached,    ///< through the caches, for a reader that comes soon
+  kStreamed,  ///< past them
 };
 
 /// Values in 64 bytes, the unit of arithmetic on every ISA.
 template <typename T>
 constexpr size_t kLanes = 64 / sizeof(T);
 
+/// sum += x - shift, sum_squares += (x - shift)^2
+template <typename T>
+struct MomentsWork {
+  Tile tile;
+  const T* x;
+  const T* shift;
+  T* sum;
+  T* sum_squares;
+};
+
+/// y = (x - mean) * scale + offset
+template <typename T>
+struct NormalizeWork {
+  Tile tile;
+  const T* x;
+  T* y;
+  const T* mean;
+  const T* scale;
+  const T* offset;
+};
+
+/// sum_dy += dy, sum_dy_xc += dy * (x - mean)
+template <typename T>
+struct GradSumsWork {
+  Tile tile;
+  const T* dy;
+  const T* x;
+  const T* mean;
+  T* sum_dy;
+  T* sum_dy_xc;
+};
+
+/// dx = (dy - (x - mean) * slope - constant) * scale
+template <typename T>
+struct GradInputWork {
+  Tile tile;
+  const T* dy;
+  const T* x;
+  T* dx;
+  const T* mean;
+  const T* slope;
+  const T* constant;
+  const T* scale;
+};
+
+/// A pass that writes, for each kind of Stores and Layout.
+///
+/// kStreamed wants rows without gaps (stride == columns), of at least kLanes<T> values in kChannelsFirst, and
+/// per-channel arrays that go on for another kLanes<T> values in kChannelsLast, as if the next row followed.
+/// Each thread must call fence() after its last streamed work.
+///
+/// stream_beside is the streamed form in kChannelsFirst that does work of the pass that sums as well, line by
+/// line in turns: what memory sends for the one comes in while the other works in the caches. nullptr where
+/// the ISA has no way past the caches.
+template <typename Work, typename Sums>
+struct WritingPass {
+  void (*alone[2][2])(const Work& work);
+  void (*stream_beside)(const Work& work, const Sums& sums);
+};
+
 /// One function per pass and Layout.
 ///
 /// Per-channel inputs and sums are 64-byte aligned arrays of ours, padded to whole vectors of kLanes.
 /// Sums hold kLanes<T> partial sums per channel in kChannelsFirst and one sum per channel in kChannelsLast;
 /// a kernel adds to what is there. The order of the additions is part of the contract (see kernels/passes.h).
-///
-/// The stream_ forms write past the caches, want rows without gaps (stride == columns), of at least kLanes<T>
-/// values in kChannelsFirst, and per-channel arrays that go on for another kLanes<T> values in kChannelsLast,
-/// as if the next row followed. Each thread must call fence() after its last one.
 template <typename T>
 struct Kernels {
-  using MomentsKernel = void(Tile tile, const T* x, const T* shift, T* sum, T* sum_squares);
-  using NormalizeKernel = void(Tile tile, const T* x, T* y, const T* mean, const T* scale, const T* offset);
-  using GradSumsKernel = void(Tile tile, const T* dy, const T* x, const T* mean, T* sum_dy, T* sum_dy_xc);
-  using GradInputKernel = void(Tile tile, const T* dy, const T* x, T* dx, const T* mean, const T* slope,
-                               const T* constant, const T* scale);
-
   /// to[channel] = a value near the centre of the nine values from[i][channel * stride]
   void (*centres)(const T* const (&from)[9], size_t stride, size_t channels, T* to);
   /// to[channel] = the sum of the channel's partial sums, halved until one is left
@@ -63,16 +129,10 @@ struct Kernels {
   void (*gradients)(size_t channels, double eps, double count, const double* mean, const double* variance,
                     const T* high, const double* sum_dy, const double* sum_dy_xc, T* slope, T* constant,
                     T* dweight, T* dbias);
-  /// sum += x - shift, sum_squares += (x - shift)^2
-  MomentsKernel* moments[2];
-  /// y = (x - mean) * scale + offset
-  NormalizeKernel* normalize[2];
-  NormalizeKernel* stream_normalize[2];
-  /// sum_dy += dy, sum_dy_xc += dy * (x - mean)
-  GradSumsKernel* grad_sums[2];
-  /// dx = (dy - (x - mean) * slope - constant) * scale
-  GradInputKernel* grad_input[2];
-  GradInputKernel* stream_grad_input[2];
+  void (*moments[2])(const MomentsWork<T>& work);
+  WritingPass<NormalizeWork<T>, MomentsWork<T>> normalize;
+  void (*grad_sums[2])(const GradSumsWork<T>& work);
+  WritingPass<GradInputWork<T>, GradSumsWork<T>> grad_input;
 };
 
 /// All kernels of one instruction set.

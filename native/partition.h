@@ -35,6 +35,11 @@ size_t fold_of(size_t channels) {
   return width >= kWide ? whole : whole * divide_up(kWide, width);
 }
 
+/// Asks for what lies `distance` values behind.
+constexpr Ahead straight_ahead(size_t distance) {
+  return {distance, ~size_t{0}, 0};
+}
+
 /// How a tensor is seen as tiles: which layout, and in channels-last how many rows are folded into one.
 template <typename T>
 class Tiling {
@@ -62,12 +67,26 @@ class Tiling {
     return channel < span.length ? span.count : 0;
   }
 
-  /// Where value `index` of a channel < width() of a span lies in the tensor.
-  size_t position(const Span& span, size_t channel, size_t index) const {
-    if (layout_ == kChannelsFirst)
-      return ((span.first + index / span.length) * shape_.channels + channel) * shape_.inner + span.offset +
-             index % span.length;
-    return (span.first + index) * width() + channel;
+  /// Where the values 0, step, 2 * step, ... of a channel < width() of a span lie in the tensor.
+  template <size_t Count>
+  void find_places(const Span& span, size_t channel, size_t step, size_t (&places)[Count]) const {
+    if (layout_ == kChannelsLast) {
+      for (size_t i = 0; i < Count; i++) places[i] = (span.first + i * step) * width() + channel;
+      return;
+    }
+    const size_t sample_size = shape_.channels * shape_.inner;
+    const size_t samples = step / span.length;
+    const size_t columns = step - samples * span.length;
+    size_t place = span.first * sample_size + channel * shape_.inner + span.offset;
+    size_t column = 0;
+    for (size_t i = 0; i < Count; i++) {
+      places[i] = place;
+      column += columns;
+      place += samples * sample_size + columns;
+      if (column < span.length) continue;
+      column -= span.length;
+      place += sample_size - span.length;
+    }
   }
 
   /// How far apart the values of neighbouring channels lie.
@@ -75,7 +94,7 @@ class Tiling {
 
   /// Calls visit(tile, offset of its first value) for the tiles that make up channels [begin, end) of a span.
   template <typename Visit>
-  void for_each_tile(const Span& span, size_t begin, size_t end, ptrdiff_t ahead, Visit visit) const {
+  void for_each_tile(const Span& span, size_t begin, size_t end, Ahead ahead, Visit visit) const {
     if (layout_ == kChannelsLast) {
       end = std::min(end, span.length);
       if (begin < end) visit(Tile{span.count, end - begin, width(), ahead}, span.first * width() + begin);
@@ -89,7 +108,7 @@ class Tiling {
 
   /// The same for the whole tensor.
   template <typename Visit>
-  void for_each_tile(ptrdiff_t ahead, Visit visit) const {
+  void for_each_tile(Ahead ahead, Visit visit) const {
     if (layout_ == kChannelsFirst)
       return for_each_tile(Span{0, shape_.outer, 0, shape_.inner}, 0, shape_.channels, ahead, visit);
     if (rows_ > 0) for_each_tile(Span{0, rows_, 0, width()}, 0, width(), ahead, visit);
@@ -123,13 +142,22 @@ class Partition : public Tiling<T> {
   }
 
   size_t chunks() const { return chunks_; }
+  /// Channels-first: into how many pieces chunks cut a plane, and where one lies in it.
+  size_t pieces() const { return pieces_; }
+  struct Piece {
+    size_t offset;
+    size_t length;
+  };
+  Piece piece(size_t index) const {
+    return {index * piece_, std::min(piece_, this->shape().inner - index * piece_)};
+  }
 
   Span chunk(size_t index) const {
     if (this->layout() == kChannelsFirst) {
       const Shape& shape = this->shape();
       const size_t first = index / pieces_ * run_;
-      const size_t offset = index % pieces_ * piece_;
-      return {first, std::min(run_, shape.outer - first), offset, std::min(piece_, shape.inner - offset)};
+      const Piece of = piece(index % pieces_);
+      return {first, std::min(run_, shape.outer - first), of.offset, of.length};
     }
     const size_t first = index * run_;
     if (first >= this->rows()) return {this->rows(), 1, 0, this->rest()};

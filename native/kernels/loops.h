@@ -11,13 +11,14 @@
 
 namespace {
 
+using batchnorm::Ahead;
 using batchnorm::Tile;
 
 constexpr size_t kGroup = 4;
 
 /// Asks memory for the line at `at`, which need not exist.
 template <typename T>
-inline void prefetch(const T* at) {
+ALWAYS_INLINE void prefetch(const T* at) {
   __builtin_prefetch(at);
 }
 
@@ -34,16 +35,21 @@ struct Group {
 
   static constexpr size_t size() { return Size; }
   template <typename T>
-  inline void prefetch(const T* from) const {
-    for (size_t i = 0; i < Size; i++) ::prefetch(from + line + i * kLanes<T>);
+  ALWAYS_INLINE void prefetch(const T* from, size_t distance) const {
+    for (size_t i = 0; i < Size; i++) ::prefetch(from + line + distance + i * kLanes<T>);
   }
   template <typename T>
-  inline Vec<T> load(const T* from, size_t index, Vec<T> fill) const {
+  ALWAYS_INLINE void prefetch(const T* from, Ahead ahead) const {
+    const bool skips = line + ahead.distance >= ahead.end;
+    prefetch(from, skips ? ahead.distance + static_cast<size_t>(ahead.skip) : ahead.distance);
+  }
+  template <typename T>
+  ALWAYS_INLINE Vec<T> load(const T* from, size_t index, Vec<T> fill) const {
     const T* p = from + at + index * distance;
     return index + 1 == Size ? Vec<T>::load(p, last_lanes, fill) : Vec<T>::load(p, lanes, fill);
   }
   template <typename T>
-  inline void store(T* to, size_t index, Vec<T> values) const {
+  ALWAYS_INLINE void store(T* to, size_t index, Vec<T> values) const {
     T* p = to + at + index * distance;
     if (index + 1 == Size)
       values.store(p, last_lanes);
@@ -56,11 +62,11 @@ struct Group {
 struct RowChannel {
   size_t row;
   template <typename T>
-  inline Vec<T> coefficient(const T* array) const {
+  ALWAYS_INLINE Vec<T> coefficient(const T* array) const {
     return Vec<T>::broadcast(array[row]);
   }
   template <typename T>
-  inline T* sums(T* array) const {
+  ALWAYS_INLINE T* sums(T* array) const {
     return array + row * kLanes<T>;
   }
 };
@@ -69,18 +75,18 @@ struct RowChannel {
 struct ColumnChannels {
   size_t column;
   template <typename T>
-  inline Vec<T> coefficient(const T* array) const {
+  ALWAYS_INLINE Vec<T> coefficient(const T* array) const {
     return Vec<T>::load(array + column);
   }
   template <typename T>
-  inline T* sums(T* array) const {
+  ALWAYS_INLINE T* sums(T* array) const {
     return array + column;
   }
 };
 
 /// Calls visit(Group<1..4>) for the values [from, to) of one row.
 template <typename T, typename Visit>
-inline void visit_row(size_t from, size_t to, Visit visit) {
+ALWAYS_INLINE void visit_row(size_t from, size_t to, Visit visit) {
   constexpr size_t lanes = kLanes<T>;
   for (; from + kGroup * lanes <= to; from += kGroup * lanes)
     visit(Group<4, AllLanes, AllLanes>{from, lanes, from, {}, {}});
@@ -100,7 +106,7 @@ inline void visit_row(size_t from, size_t to, Visit visit) {
 }
 
 template <size_t Size, typename T, typename Visit>
-inline void visit_columns(Tile tile, size_t row, Visit visit) {
+ALWAYS_INLINE void visit_columns(Tile tile, size_t row, Visit visit) {
   constexpr size_t lanes = kLanes<T>;
   const size_t at = row * tile.stride;
   size_t column = 0;
@@ -116,7 +122,7 @@ inline void visit_columns(Tile tile, size_t row, Visit visit) {
 
 /// Channels-first: calls open(RowChannel) once per row, and the visitor it returns for each group of the row.
 template <typename T, typename Open>
-inline void for_each_row(Tile tile, Open open) {
+ALWAYS_INLINE void for_each_row(Tile tile, Open open) {
   for (size_t row = 0; row < tile.rows; row++) {
     auto channel = open(RowChannel{row});
     visit_row<T>(row * tile.stride, row * tile.stride + tile.columns,
@@ -127,7 +133,7 @@ inline void for_each_row(Tile tile, Open open) {
 
 /// Channels-last: the same with ColumnChannels, for each vector of columns of every four rows.
 template <typename T, typename Open>
-inline void for_each_column(Tile tile, Open open) {
+ALWAYS_INLINE void for_each_column(Tile tile, Open open) {
   const auto visit = [&](ColumnChannels columns, auto group) {
     auto channel = open(columns);
     channel.visit(group);
@@ -147,48 +153,115 @@ inline void for_each_column(Tile tile, Open open) {
 
 /// Values before the first 64-byte line of `to`, at most `total`.
 template <typename T>
-inline size_t before_first_line(const T* to, size_t total) {
+ALWAYS_INLINE size_t before_first_line(const T* to, size_t total) {
   const size_t misaligned = reinterpret_cast<size_t>(to) % 64 / sizeof(T);
   const size_t before = misaligned == 0 ? 0 : kLanes<T> - misaligned;
   return before < total ? before : total;
 }
 
-/// Maps a channels-first tile without gaps line by line of the output. A line that two channels share gets a
-/// mix of their coefficients: writing its parts one after the other would cost a read of the line.
+/// Maps a channels-first tile without gaps line by line of the output, some lines at a time. A line that two
+/// channels share gets a mix of their coefficients: writing its parts one after the other would cost a read
+/// of the line. Rows hold at least kLanes<T> values.
 template <bool Stream, typename T, typename Map>
-inline void write_lines_of_rows(Tile tile, T* to, const Map& map) {
-  constexpr size_t lanes = kLanes<T>;
-  const size_t total = tile.rows * tile.columns;
-  auto coefficients = map.coefficients(RowChannel{0});
-  size_t at = before_first_line(to, total);
-  if (at > 0) map.apply(coefficients, Group<1, size_t, size_t>{0, 0, 0, at, at}, 0).store(to, at);
-  const auto stream_line = [&](const auto& of_line) {
-    const Group<1, AllLanes, AllLanes> line{at, 0, at, {}, {}};
-    const Vec<T> values = map.apply(of_line, line, 0);
-    if constexpr (Stream)
-      values.stream(to + at);
-    else
-      values.store(to + at);
-    map.prefetch(line, tile.ahead);
-    at += lanes;
-  };
-  for (size_t row = 0; row < tile.rows; row++) {
-    const size_t end = (row + 1) * tile.columns;
-    while (at + lanes <= end) stream_line(coefficients);
-    if (row + 1 == tile.rows) break;
-    const auto next = map.coefficients(RowChannel{row + 1});
-    if (at < end) stream_line(select(end - at, coefficients, next));
-    coefficients = next;
+class LinesOfRows {
+ public:
+  ALWAYS_INLINE LinesOfRows(Tile tile, T* to, const Map& map)
+      : map_(map),
+        to_(to),
+        distance_(tile.ahead.distance),
+        columns_(tile.columns),
+        total_(tile.rows * tile.columns),
+        at_(before_first_line(to, total_)),
+        end_(tile.columns),
+        coefficients_(map.coefficients(RowChannel{0})) {
+    if (at_ > 0) write_part(coefficients_, {0, 0, 0, at_, at_});
   }
-  if (at < total)
-    map.apply(coefficients, Group<1, size_t, size_t>{at, 0, at, total - at, total - at}, 0)
-        .store(to + at, total - at);
-}
+
+  /// Writes the next Count lines, or what there is; asks memory for nothing.
+  template <size_t Count>
+  ALWAYS_INLINE void write() {
+    if (end_ < at_ + Count * kLanes<T>) return write_across(Count);
+    for (size_t i = 0; i < Count; i++) write_line(coefficients_, at_ + i * kLanes<T>);
+    at_ += Count * kLanes<T>;
+  }
+
+  /// Writes what is left.
+  ALWAYS_INLINE void finish() {
+    const size_t distance = distance_;
+    auto of_row = coefficients_;
+    size_t at = at_;
+    size_t end = end_;
+    for (size_t row = row_;;) {
+      for (; at + kLanes<T> <= end; at += kLanes<T>) {
+        write_line(of_row, at);
+        map_.prefetch(line(at), distance);
+      }
+      if (end == total_) break;
+      row++;
+      const auto of_next = map_.coefficients(RowChannel{row});
+      if (at < end) {
+        write_line(select(end - at, of_row, of_next), at);
+        map_.prefetch(line(at), distance);
+        at += kLanes<T>;
+      }
+      of_row = of_next;
+      end += columns_;
+    }
+    if (at < total_) write_part(of_row, {at, 0, at, total_ - at, total_ - at});
+  }
+
+ private:
+  /// Out of line: it would take registers from the loops that come here once per row.
+  __attribute__((noinline)) void write_across(size_t count) {
+    for (; count > 0; count--) {
+      if (end_ < at_ + kLanes<T>) {
+        if (!cross()) return;
+      } else {
+        write_line(coefficients_, at_);
+        at_ += kLanes<T>;
+      }
+    }
+  }
+  /// Goes on to the next row, where there is one, and writes the line that both share, where there is one.
+  ALWAYS_INLINE bool cross() {
+    if (end_ == total_) return false;
+    row_++;
+    const auto next = map_.coefficients(RowChannel{row_});
+    if (at_ < end_) {
+      write_line(select(end_ - at_, coefficients_, next), at_);
+      at_ += kLanes<T>;
+    }
+    coefficients_ = next;
+    end_ += columns_;
+    return true;
+  }
+  ALWAYS_INLINE void write_line(const typename Map::OfChannel& of_line, size_t at) const {
+    const Vec<T> values = map_.apply(of_line, line(at), 0);
+    if constexpr (Stream)
+      values.stream(to_ + at);
+    else
+      values.store(to_ + at);
+  }
+  ALWAYS_INLINE void write_part(const typename Map::OfChannel& of_part, Group<1, size_t, size_t> part) const {
+    map_.apply(of_part, part, 0).store(to_ + part.at, part.lanes);
+  }
+  static ALWAYS_INLINE Group<1, AllLanes, AllLanes> line(size_t at) { return {at, 0, at, {}, {}}; }
+
+  const Map map_;
+  T* const to_;
+  const size_t distance_;
+  const size_t columns_;
+  const size_t total_;
+  size_t row_ = 0;
+  size_t at_;
+  size_t end_;
+  typename Map::OfChannel coefficients_;
+};
 
 /// Maps a channels-last tile without gaps line by line of the output. A line may begin at any column and
 /// reach into the next row, which is why the coefficients go on behind the last column.
 template <typename T, typename Map>
-inline void stream_columns(Tile tile, T* to, const Map& map) {
+ALWAYS_INLINE void stream_columns(Tile tile, T* to, const Map& map) {
   constexpr size_t lanes = kLanes<T>;
   const size_t total = tile.rows * tile.columns;
   size_t at = before_first_line(to, total);
@@ -199,7 +272,7 @@ inline void stream_columns(Tile tile, T* to, const Map& map) {
   for (; at + lanes <= total; at += lanes) {
     const Group<1, AllLanes, AllLanes> line{at, 0, at, {}, {}};
     map.apply(map.coefficients(ColumnChannels{column}), line, 0).stream(to + at);
-    map.prefetch(line, tile.ahead);
+    map.prefetch(line, tile.ahead.distance);
     column += lanes;
     if (column >= tile.columns) column -= tile.columns;
   }

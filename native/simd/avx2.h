@@ -4,7 +4,12 @@
 #include <immintrin.h>
 #include <stddef.h>
 
+#include "../kernels.h"
+
 namespace {
+
+/// Whether stream() goes past the caches.
+constexpr bool kStreamsPastCaches = true;
 
 /// Makes streamed values visible to other threads.
 inline void fence_streams() {
@@ -19,24 +24,24 @@ struct Register<float> {
   static constexpr size_t kLanes = 8;
   __m256 value;
 
-  static inline __m256i mask(size_t count) {
+  static ALWAYS_INLINE __m256i mask(size_t count) {
     return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(count)),
                               _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
   }
-  static inline Register broadcast(float x) { return {_mm256_set1_ps(x)}; }
-  static inline Register load(const float* from) { return {_mm256_loadu_ps(from)}; }
-  static inline Register load(const float* from, size_t count, Register fill) {
+  static ALWAYS_INLINE Register broadcast(float x) { return {_mm256_set1_ps(x)}; }
+  static ALWAYS_INLINE Register load(const float* from) { return {_mm256_loadu_ps(from)}; }
+  static ALWAYS_INLINE Register load(const float* from, size_t count, Register fill) {
     return select(count, {_mm256_maskload_ps(from, mask(count))}, fill);
   }
-  inline void store(float* to) const { _mm256_storeu_ps(to, value); }
-  inline void store(float* to, size_t count) const { _mm256_maskstore_ps(to, mask(count), value); }
-  inline void stream(float* to) const { _mm256_stream_ps(to, value); }
-  friend inline Register select(size_t count, Register first, Register rest) {
+  ALWAYS_INLINE void store(float* to) const { _mm256_storeu_ps(to, value); }
+  ALWAYS_INLINE void store(float* to, size_t count) const { _mm256_maskstore_ps(to, mask(count), value); }
+  ALWAYS_INLINE void stream(float* to) const { _mm256_stream_ps(to, value); }
+  friend ALWAYS_INLINE Register select(size_t count, Register first, Register rest) {
     return {_mm256_blendv_ps(rest.value, first.value, _mm256_castsi256_ps(mask(count)))};
   }
-  friend inline Register add(Register a, Register b) { return {_mm256_add_ps(a.value, b.value)}; }
-  friend inline Register subtract(Register a, Register b) { return {_mm256_sub_ps(a.value, b.value)}; }
-  friend inline Register multiply(Register a, Register b) { return {_mm256_mul_ps(a.value, b.value)}; }
+  friend ALWAYS_INLINE Register add(Register a, Register b) { return {_mm256_add_ps(a.value, b.value)}; }
+  friend ALWAYS_INLINE Register subtract(Register a, Register b) { return {_mm256_sub_ps(a.value, b.value)}; }
+  friend ALWAYS_INLINE Register multiply(Register a, Register b) { return {_mm256_mul_ps(a.value, b.value)}; }
 };
 
 template <>
@@ -44,24 +49,24 @@ struct Register<double> {
   static constexpr size_t kLanes = 4;
   __m256d value;
 
-  static inline __m256i mask(size_t count) {
+  static ALWAYS_INLINE __m256i mask(size_t count) {
     return _mm256_cmpgt_epi64(_mm256_set1_epi64x(static_cast<long long>(count)),
                               _mm256_setr_epi64x(0, 1, 2, 3));
   }
-  static inline Register broadcast(double x) { return {_mm256_set1_pd(x)}; }
-  static inline Register load(const double* from) { return {_mm256_loadu_pd(from)}; }
-  static inline Register load(const double* from, size_t count, Register fill) {
+  static ALWAYS_INLINE Register broadcast(double x) { return {_mm256_set1_pd(x)}; }
+  static ALWAYS_INLINE Register load(const double* from) { return {_mm256_loadu_pd(from)}; }
+  static ALWAYS_INLINE Register load(const double* from, size_t count, Register fill) {
     return select(count, {_mm256_maskload_pd(from, mask(count))}, fill);
   }
-  inline void store(double* to) const { _mm256_storeu_pd(to, value); }
-  inline void store(double* to, size_t count) const { _mm256_maskstore_pd(to, mask(count), value); }
-  inline void stream(double* to) const { _mm256_stream_pd(to, value); }
-  friend inline Register select(size_t count, Register first, Register rest) {
+  ALWAYS_INLINE void store(double* to) const { _mm256_storeu_pd(to, value); }
+  ALWAYS_INLINE void store(double* to, size_t count) const { _mm256_maskstore_pd(to, mask(count), value); }
+  ALWAYS_INLINE void stream(double* to) const { _mm256_stream_pd(to, value); }
+  friend ALWAYS_INLINE Register select(size_t count, Register first, Register rest) {
     return {_mm256_blendv_pd(rest.value, first.value, _mm256_castsi256_pd(mask(count)))};
   }
-  friend inline Register add(Register a, Register b) { return {_mm256_add_pd(a.value, b.value)}; }
-  friend inline Register subtract(Register a, Register b) { return {_mm256_sub_pd(a.value, b.value)}; }
-  friend inline Register multiply(Register a, Register b) { return {_mm256_mul_pd(a.value, b.value)}; }
+  friend ALWAYS_INLINE Register add(Register a, Register b) { return {_mm256_add_pd(a.value, b.value)}; }
+  friend ALWAYS_INLINE Register subtract(Register a, Register b) { return {_mm256_sub_pd(a.value, b.value)}; }
+  friend ALWAYS_INLINE Register multiply(Register a, Register b) { return {_mm256_mul_pd(a.value, b.value)}; }
 };
 
 }  // namespace

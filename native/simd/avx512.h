@@ -4,7 +4,12 @@
 #include <immintrin.h>
 #include <stddef.h>
 
+#include "../kernels.h"
+
 namespace {
+
+/// Whether stream() goes past the caches.
+constexpr bool kStreamsPastCaches = true;
 
 /// Makes streamed values visible to other threads.
 inline void fence_streams() {
@@ -19,21 +24,21 @@ struct Register<float> {
   static constexpr size_t kLanes = 16;
   __m512 value;
 
-  static inline __mmask16 mask(size_t count) { return static_cast<__mmask16>((1u << count) - 1); }
-  static inline Register broadcast(float x) { return {_mm512_set1_ps(x)}; }
-  static inline Register load(const float* from) { return {_mm512_loadu_ps(from)}; }
-  static inline Register load(const float* from, size_t count, Register fill) {
+  static ALWAYS_INLINE __mmask16 mask(size_t count) { return static_cast<__mmask16>((1u << count) - 1); }
+  static ALWAYS_INLINE Register broadcast(float x) { return {_mm512_set1_ps(x)}; }
+  static ALWAYS_INLINE Register load(const float* from) { return {_mm512_loadu_ps(from)}; }
+  static ALWAYS_INLINE Register load(const float* from, size_t count, Register fill) {
     return {_mm512_mask_loadu_ps(fill.value, mask(count), from)};
   }
-  inline void store(float* to) const { _mm512_storeu_ps(to, value); }
-  inline void store(float* to, size_t count) const { _mm512_mask_storeu_ps(to, mask(count), value); }
-  inline void stream(float* to) const { _mm512_stream_ps(to, value); }
-  friend inline Register select(size_t count, Register first, Register rest) {
+  ALWAYS_INLINE void store(float* to) const { _mm512_storeu_ps(to, value); }
+  ALWAYS_INLINE void store(float* to, size_t count) const { _mm512_mask_storeu_ps(to, mask(count), value); }
+  ALWAYS_INLINE void stream(float* to) const { _mm512_stream_ps(to, value); }
+  friend ALWAYS_INLINE Register select(size_t count, Register first, Register rest) {
     return {_mm512_mask_blend_ps(mask(count), rest.value, first.value)};
   }
-  friend inline Register add(Register a, Register b) { return {_mm512_add_ps(a.value, b.value)}; }
-  friend inline Register subtract(Register a, Register b) { return {_mm512_sub_ps(a.value, b.value)}; }
-  friend inline Register multiply(Register a, Register b) { return {_mm512_mul_ps(a.value, b.value)}; }
+  friend ALWAYS_INLINE Register add(Register a, Register b) { return {_mm512_add_ps(a.value, b.value)}; }
+  friend ALWAYS_INLINE Register subtract(Register a, Register b) { return {_mm512_sub_ps(a.value, b.value)}; }
+  friend ALWAYS_INLINE Register multiply(Register a, Register b) { return {_mm512_mul_ps(a.value, b.value)}; }
 };
 
 template <>
@@ -41,21 +46,21 @@ struct Register<double> {
   static constexpr size_t kLanes = 8;
   __m512d value;
 
-  static inline __mmask8 mask(size_t count) { return static_cast<__mmask8>((1u << count) - 1); }
-  static inline Register broadcast(double x) { return {_mm512_set1_pd(x)}; }
-  static inline Register load(const double* from) { return {_mm512_loadu_pd(from)}; }
-  static inline Register load(const double* from, size_t count, Register fill) {
+  static ALWAYS_INLINE __mmask8 mask(size_t count) { return static_cast<__mmask8>((1u << count) - 1); }
+  static ALWAYS_INLINE Register broadcast(double x) { return {_mm512_set1_pd(x)}; }
+  static ALWAYS_INLINE Register load(const double* from) { return {_mm512_loadu_pd(from)}; }
+  static ALWAYS_INLINE Register load(const double* from, size_t count, Register fill) {
     return {_mm512_mask_loadu_pd(fill.value, mask(count), from)};
   }
-  inline void store(double* to) const { _mm512_storeu_pd(to, value); }
-  inline void store(double* to, size_t count) const { _mm512_mask_storeu_pd(to, mask(count), value); }
-  inline void stream(double* to) const { _mm512_stream_pd(to, value); }
-  friend inline Register select(size_t count, Register first, Register rest) {
+  ALWAYS_INLINE void store(double* to) const { _mm512_storeu_pd(to, value); }
+  ALWAYS_INLINE void store(double* to, size_t count) const { _mm512_mask_storeu_pd(to, mask(count), value); }
+  ALWAYS_INLINE void stream(double* to) const { _mm512_stream_pd(to, value); }
+  friend ALWAYS_INLINE Register select(size_t count, Register first, Register rest) {
     return {_mm512_mask_blend_pd(mask(count), rest.value, first.value)};
   }
-  friend inline Register add(Register a, Register b) { return {_mm512_add_pd(a.value, b.value)}; }
-  friend inline Register subtract(Register a, Register b) { return {_mm512_sub_pd(a.value, b.value)}; }
-  friend inline Register multiply(Register a, Register b) { return {_mm512_mul_pd(a.value, b.value)}; }
+  friend ALWAYS_INLINE Register add(Register a, Register b) { return {_mm512_add_pd(a.value, b.value)}; }
+  friend ALWAYS_INLINE Register subtract(Register a, Register b) { return {_mm512_sub_pd(a.value, b.value)}; }
+  friend ALWAYS_INLINE Register multiply(Register a, Register b) { return {_mm512_mul_pd(a.value, b.value)}; }
 };
 
 }  // namespace

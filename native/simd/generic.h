@@ -4,7 +4,12 @@
 
 #include <stddef.h>
 
+#include "../kernels.h"
+
 namespace {
+
+/// Whether stream() goes past the caches.
+constexpr bool kStreamsPastCaches = false;
 
 /// Plain stores need no fence of their own.
 inline void fence_streams() {}
@@ -13,32 +18,37 @@ template <typename T>
 struct Register {
   static constexpr size_t kLanes = 16 / sizeof(T);
   typedef T Vector __attribute__((vector_size(16)));
+  typedef decltype(Vector{} < Vector{}) Mask;
   Vector value;
 
-  static inline Register broadcast(T x) { return {x - Vector{}}; }
-  static inline Register load(const T* from) {
+  static ALWAYS_INLINE Mask mask(size_t count) {
+    Mask index;
+    for (size_t i = 0; i < kLanes; i++) index[i] = static_cast<int>(i);
+    return index < (Mask{} + static_cast<int>(count));
+  }
+  static ALWAYS_INLINE Register broadcast(T x) { return {x - Vector{}}; }
+  static ALWAYS_INLINE Register load(const T* from) {
     Register result;
     __builtin_memcpy(&result.value, from, sizeof(Vector));
     return result;
   }
-  static inline Register load(const T* from, size_t count, Register fill) {
+  static ALWAYS_INLINE Register load(const T* from, size_t count, Register fill) {
     if (count == kLanes) return load(from);
     for (size_t i = 0; i < count; i++) fill.value[i] = from[i];
     return fill;
   }
-  inline void store(T* to) const { __builtin_memcpy(to, &value, sizeof(Vector)); }
-  inline void store(T* to, size_t count) const {
+  ALWAYS_INLINE void store(T* to) const { __builtin_memcpy(to, &value, sizeof(Vector)); }
+  ALWAYS_INLINE void store(T* to, size_t count) const {
     if (count == kLanes) return store(to);
     for (size_t i = 0; i < count; i++) to[i] = value[i];
   }
-  inline void stream(T* to) const { store(to); }
-  friend inline Register select(size_t count, Register first, Register rest) {
-    for (size_t i = 0; i < count; i++) rest.value[i] = first.value[i];
-    return rest;
+  ALWAYS_INLINE void stream(T* to) const { store(to); }
+  friend ALWAYS_INLINE Register select(size_t count, Register first, Register rest) {
+    return {mask(count) ? first.value : rest.value};
   }
-  friend inline Register add(Register a, Register b) { return {a.value + b.value}; }
-  friend inline Register subtract(Register a, Register b) { return {a.value - b.value}; }
-  friend inline Register multiply(Register a, Register b) { return {a.value * b.value}; }
+  friend ALWAYS_INLINE Register add(Register a, Register b) { return {a.value + b.value}; }
+  friend ALWAYS_INLINE Register subtract(Register a, Register b) { return {a.value - b.value}; }
+  friend ALWAYS_INLINE Register multiply(Register a, Register b) { return {a.value * b.value}; }
 };
 
 }  // namespace

@@ -4,7 +4,12 @@
 #include <arm_neon.h>
 #include <stddef.h>
 
+#include "../kernels.h"
+
 namespace {
+
+/// Whether stream() goes past the caches.
+constexpr bool kStreamsPastCaches = false;
 
 /// There are no intrinsics for streaming stores: plain ones need no fence of their own.
 inline void fence_streams() {}
@@ -17,29 +22,29 @@ struct Register<float> {
   static constexpr size_t kLanes = 4;
   float32x4_t value;
 
-  static inline Register broadcast(float x) { return {vdupq_n_f32(x)}; }
-  static inline Register load(const float* from) { return {vld1q_f32(from)}; }
-  static inline Register load(const float* from, size_t count, Register fill) {
+  static ALWAYS_INLINE Register broadcast(float x) { return {vdupq_n_f32(x)}; }
+  static ALWAYS_INLINE Register load(const float* from) { return {vld1q_f32(from)}; }
+  static ALWAYS_INLINE Register load(const float* from, size_t count, Register fill) {
     float lanes[kLanes];
     fill.store(lanes);
     for (size_t i = 0; i < count; i++) lanes[i] = from[i];
     return load(lanes);
   }
-  inline void store(float* to) const { vst1q_f32(to, value); }
-  inline void store(float* to, size_t count) const {
+  ALWAYS_INLINE void store(float* to) const { vst1q_f32(to, value); }
+  ALWAYS_INLINE void store(float* to, size_t count) const {
     float lanes[kLanes];
     store(lanes);
     for (size_t i = 0; i < count; i++) to[i] = lanes[i];
   }
-  inline void stream(float* to) const { store(to); }
-  friend inline Register select(size_t count, Register first, Register rest) {
+  ALWAYS_INLINE void stream(float* to) const { store(to); }
+  friend ALWAYS_INLINE Register select(size_t count, Register first, Register rest) {
     float lanes[kLanes];
     first.store(lanes);
     return load(lanes, count, rest);
   }
-  friend inline Register add(Register a, Register b) { return {vaddq_f32(a.value, b.value)}; }
-  friend inline Register subtract(Register a, Register b) { return {vsubq_f32(a.value, b.value)}; }
-  friend inline Register multiply(Register a, Register b) { return {vmulq_f32(a.value, b.value)}; }
+  friend ALWAYS_INLINE Register add(Register a, Register b) { return {vaddq_f32(a.value, b.value)}; }
+  friend ALWAYS_INLINE Register subtract(Register a, Register b) { return {vsubq_f32(a.value, b.value)}; }
+  friend ALWAYS_INLINE Register multiply(Register a, Register b) { return {vmulq_f32(a.value, b.value)}; }
 };
 
 template <>
@@ -47,29 +52,29 @@ struct Register<double> {
   static constexpr size_t kLanes = 2;
   float64x2_t value;
 
-  static inline Register broadcast(double x) { return {vdupq_n_f64(x)}; }
-  static inline Register load(const double* from) { return {vld1q_f64(from)}; }
-  static inline Register load(const double* from, size_t count, Register fill) {
+  static ALWAYS_INLINE Register broadcast(double x) { return {vdupq_n_f64(x)}; }
+  static ALWAYS_INLINE Register load(const double* from) { return {vld1q_f64(from)}; }
+  static ALWAYS_INLINE Register load(const double* from, size_t count, Register fill) {
     double lanes[kLanes];
     fill.store(lanes);
     for (size_t i = 0; i < count; i++) lanes[i] = from[i];
     return load(lanes);
   }
-  inline void store(double* to) const { vst1q_f64(to, value); }
-  inline void store(double* to, size_t count) const {
+  ALWAYS_INLINE void store(double* to) const { vst1q_f64(to, value); }
+  ALWAYS_INLINE void store(double* to, size_t count) const {
     double lanes[kLanes];
     store(lanes);
     for (size_t i = 0; i < count; i++) to[i] = lanes[i];
   }
-  inline void stream(double* to) const { store(to); }
-  friend inline Register select(size_t count, Register first, Register rest) {
+  ALWAYS_INLINE void stream(double* to) const { store(to); }
+  friend ALWAYS_INLINE Register select(size_t count, Register first, Register rest) {
     double lanes[kLanes];
     first.store(lanes);
     return load(lanes, count, rest);
   }
-  friend inline Register add(Register a, Register b) { return {vaddq_f64(a.value, b.value)}; }
-  friend inline Register subtract(Register a, Register b) { return {vsubq_f64(a.value, b.value)}; }
-  friend inline Register multiply(Register a, Register b) { return {vmulq_f64(a.value, b.value)}; }
+  friend ALWAYS_INLINE Register add(Register a, Register b) { return {vaddq_f64(a.value, b.value)}; }
+  friend ALWAYS_INLINE Register subtract(Register a, Register b) { return {vsubq_f64(a.value, b.value)}; }
+  friend ALWAYS_INLINE Register multiply(Register a, Register b) { return {vmulq_f64(a.value, b.value)}; }
 };
 
 }  // namespace

@@ -17,56 +17,56 @@ struct Vec {
   static constexpr size_t kRegisters = kLanes<T> / Register<T>::kLanes;
   Register<T> registers[kRegisters];
 
-  static inline Vec broadcast(T value) {
+  static ALWAYS_INLINE Vec broadcast(T value) {
     return make([&](size_t) { return Register<T>::broadcast(value); });
   }
-  static inline Vec load(const T* from, AllLanes = {}) {
+  static ALWAYS_INLINE Vec load(const T* from, AllLanes = {}) {
     return make([&](size_t i) { return Register<T>::load(from + i * Register<T>::kLanes); });
   }
   /// Lanes from `count` on are `fill`; memory behind `count` values is not read.
-  static inline Vec load(const T* from, size_t count, Vec fill) {
+  static ALWAYS_INLINE Vec load(const T* from, size_t count, Vec fill) {
     return make([&](size_t i) {
       return Register<T>::load(from + i * Register<T>::kLanes, lanes_in(i, count), fill.registers[i]);
     });
   }
-  static inline Vec load(const T* from, AllLanes, Vec) { return load(from); }
+  static ALWAYS_INLINE Vec load(const T* from, AllLanes, Vec) { return load(from); }
 
-  inline void store(T* to, AllLanes = {}) const {
+  ALWAYS_INLINE void store(T* to, AllLanes = {}) const {
     for (size_t i = 0; i < kRegisters; i++) registers[i].store(to + i * Register<T>::kLanes);
   }
   /// Memory behind `count` values is not written.
-  inline void store(T* to, size_t count) const {
+  ALWAYS_INLINE void store(T* to, size_t count) const {
     for (size_t i = 0; i < kRegisters; i++)
       registers[i].store(to + i * Register<T>::kLanes, lanes_in(i, count));
   }
 
   /// To a 64-byte aligned place, past the caches where the ISA can do that. Needs fence_streams().
-  inline void stream(T* to) const {
+  ALWAYS_INLINE void stream(T* to) const {
     for (size_t i = 0; i < kRegisters; i++) registers[i].stream(to + i * Register<T>::kLanes);
   }
   /// The first `count` lanes of one and the others of another.
-  friend inline Vec select(size_t count, Vec first, Vec rest) {
+  friend ALWAYS_INLINE Vec select(size_t count, Vec first, Vec rest) {
     return make([&](size_t i) { return select(lanes_in(i, count), first.registers[i], rest.registers[i]); });
   }
 
-  friend inline Vec operator+(Vec a, Vec b) {
+  friend ALWAYS_INLINE Vec operator+(Vec a, Vec b) {
     return make([&](size_t i) { return add(a.registers[i], b.registers[i]); });
   }
-  friend inline Vec operator-(Vec a, Vec b) {
+  friend ALWAYS_INLINE Vec operator-(Vec a, Vec b) {
     return make([&](size_t i) { return subtract(a.registers[i], b.registers[i]); });
   }
-  friend inline Vec operator*(Vec a, Vec b) {
+  friend ALWAYS_INLINE Vec operator*(Vec a, Vec b) {
     return make([&](size_t i) { return multiply(a.registers[i], b.registers[i]); });
   }
 
  private:
   template <typename Function>
-  static inline Vec make(Function function) {
+  static ALWAYS_INLINE Vec make(Function function) {
     Vec result;
     for (size_t i = 0; i < kRegisters; i++) result.registers[i] = function(i);
     return result;
   }
-  static inline size_t lanes_in(size_t index, size_t count) {
+  static ALWAYS_INLINE size_t lanes_in(size_t index, size_t count) {
     const size_t before = index * Register<T>::kLanes;
     if (count <= before) return 0;
     return count - before < Register<T>::kLanes ? count - before : Register<T>::kLanes;

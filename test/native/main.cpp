@@ -112,7 +112,7 @@ std::unique_ptr<Results<T>> run(const Execution& execution, Shape shape, size_t 
 const Shape kShapes[] = {{1, 1, 2},     {2, 3, 1},     {5, 16, 1},   {33, 17, 1},    {700, 3, 1},
                          {600, 100, 1}, {520, 130, 1}, {3, 5, 7},    {4, 33, 49},    {3, 2, 1000},
                          {2, 3, 4100},  {2, 2, 20001}, {400, 2, 64}, {1, 1, 200000}, {64, 40, 49},
-                         {9, 31, 16},   {70000, 3, 1}};
+                         {9, 31, 16},   {70000, 3, 1}, {3, 40, 150}, {40, 11, 333},  {2, 12, 9000}};
 
 /// For stream_bytes: no result is as large.
 constexpr size_t kNever = ~size_t{0};
@@ -125,8 +125,9 @@ void test_shape(Shape shape) {
   struct Variation {
     size_t threads, misalignment, cache_bytes, stream_bytes;
   };
-  const Variation variations[] = {
-      {1, 0, 1 << 19, kNever}, {1, 1, 1 << 19, 0}, {2, 5, 1, 0}, {3, 3, 1 << 14, kNever}, {7, 0, 1 << 16, 0}};
+  const Variation variations[] = {{1, 0, 1 << 19, kNever}, {1, 1, 1 << 19, 0}, {2, 5, 1, 0},
+                                  {3, 3, 1 << 14, kNever}, {7, 0, 1 << 16, 0}, {1, 2, 1 << 14, 0},
+                                  {1, 7, 1 << 18, 0},      {2, 0, 1 << 18, 0}};
   for (const auto* table : tables)
     for (const auto& [threads, misalignment, cache_bytes, stream_bytes] : variations) {
       const auto actual = run<T>({table, threads, cache_bytes, stream_bytes}, shape, misalignment);
