@@ -31,15 +31,17 @@ std::atomic<size_t> thread_count{0};
 struct Instance {
   const batchnorm::KernelTable* kernels = batchnorm::kernel_tables().front();
   size_t cache_bytes = 0;
-  size_t stream_bytes = 0;
+  size_t most_stream_bytes = 0;
+  size_t stream_bytes_per_thread = 0;
 };
 
 Execution execution_of(napi_env env) {
   void* instance = nullptr;
   napi_get_instance_data(env, &instance);
   const Instance& settings = *static_cast<Instance*>(instance);
-  return {settings.kernels, std::max<size_t>(1, thread_count.load(std::memory_order_relaxed)),
-          settings.cache_bytes, settings.stream_bytes};
+  const size_t threads = std::max<size_t>(1, thread_count.load(std::memory_order_relaxed));
+  return {settings.kernels, threads, settings.cache_bytes,
+          std::min(settings.most_stream_bytes, settings.stream_bytes_per_thread * threads)};
 }
 
 /// Thrown where an array is not as long as it was when lib/ looked.
@@ -233,12 +235,13 @@ napi_value threads(napi_env env, napi_callback_info) {
   return Napi::Number::New(env, static_cast<double>(thread_count.load(std::memory_order_relaxed)));
 }
 
-/// setCaches(cacheBytes, streamBytes)
+/// setCaches(cacheBytes, mostStreamBytes, streamBytesPerThread)
 napi_value set_caches(napi_env env, napi_callback_info info) {
-  const Arguments<2> arguments(env, info);
+  const Arguments<3> arguments(env, info);
   Instance& settings = *Napi::Env(env).GetInstanceData<Instance>();
   settings.cache_bytes = arguments.size(0);
-  settings.stream_bytes = arguments.size(1);
+  settings.most_stream_bytes = arguments.size(1);
+  settings.stream_bytes_per_thread = arguments.size(2);
   return nullptr;
 }
 

@@ -15,7 +15,10 @@ export interface Capabilities {
   threads: number;
   /** The second-level cache of a core, which the order of work follows (no bit of a result does); 0 for 'js'. */
   l2Bytes: number;
-  /** Results from this size on are written past the caches (BATCHNORM_STREAM_BYTES); 0 for 'js'. */
+  /**
+   * Results from this size on are written past the caches: BATCHNORM_STREAM_BYTES, or 8 MiB for each of the first
+   * three threads; 0 for 'js'.
+   */
   streamBytes: number;
   /** The version of this package. */
   version: string;
@@ -39,6 +42,14 @@ export function threads(): number {
 
 /** What computes here, and with what. */
 export function capabilities(): Capabilities {
-  const { name, isa, isas, l2Bytes, streamBytes } = backend;
-  return { backend: name, isa, isas: [...isas], threads: threads(), l2Bytes, streamBytes, version };
+  const { name, isa, isas, l2Bytes } = backend;
+  return {
+    backend: name,
+    isa,
+    isas: [...isas],
+    threads: threads(),
+    l2Bytes,
+    streamBytes: backend.streamBytes(),
+    version,
+  };
 }

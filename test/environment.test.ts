@@ -72,7 +72,13 @@ describe('the environment', () => {
   it('sets the size from which results are written past the caches, which changes no bit', () => {
     const usual = run({}).report;
     expect(usual.l2Bytes).toBeGreaterThan(0);
-    expect(usual.streamBytes).toBe(24 * 2 ** 20);
+    for (const [threads, mebibytes] of [
+      [1, 8],
+      [2, 16],
+      [3, 24],
+      [64, 24],
+    ])
+      expect(run({ BATCHNORM_THREADS: String(threads) }).report.streamBytes).toBe(mebibytes * 2 ** 20);
     const streamed = run({ BATCHNORM_STREAM_BYTES: '0' }).report;
     expect(streamed).toMatchObject({ streamBytes: 0, y: usual.y });
   });

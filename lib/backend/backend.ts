@@ -86,7 +86,7 @@ export interface Backend {
   /** What traversals follow; no bit of a result does. 0 on the JS backend, which follows nothing. */
   readonly l2Bytes: number;
   /** Results from this size on are written past the caches. */
-  readonly streamBytes: number;
+  streamBytes(): number;
   setThreads(count: number): void;
   /** 0 before the first setThreads of the process. */
   threads(): number;

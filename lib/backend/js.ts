@@ -471,7 +471,7 @@ export function createJsBackend(): Backend {
     isa: 'js',
     isas: ['js'],
     l2Bytes: 0,
-    streamBytes: 0,
+    streamBytes: () => 0,
     float32: passesOf<Float32Array>(Math.fround, 16),
     float64: passesOf<Float64Array>((value) => value, 8),
     updateRunningStats(mean, variance, channels, count, decay, unbiased, runningMean, runningVar) {

@@ -10,7 +10,7 @@ interface Binding extends Pick<Backend, 'updateRunningStats' | 'setThreads' | 't
   float32: Passes<Float32Array>;
   float64: Passes<Float64Array>;
   /** For the environment that calls. */
-  setCaches(cacheBytes: number, streamBytes: number): void;
+  setCaches(cacheBytes: number, mostStreamBytes: number, streamBytesPerThread: number): void;
   /** Whether this CPU can run it. */
   useIsa(name: string): boolean;
 }
@@ -26,7 +26,7 @@ export interface NativeSettings {
 /**
  * @throws what the loader throws where there is no binary for this platform; RangeError where the CPU lacks `isa`.
  */
-export function createNativeBackend({ isa, streamBytes = usualStreamBytes }: NativeSettings = {}): Backend {
+export function createNativeBackend({ isa, streamBytes }: NativeSettings = {}): Backend {
   const binding = load(packageRoot) as Binding;
   const { isas } = binding;
   if (isa !== undefined && !binding.useIsa(isa))
@@ -37,14 +37,16 @@ export function createNativeBackend({ isa, streamBytes = usualStreamBytes }: Nat
       'UNSUPPORTED_ISA',
     );
   const l2 = l2Bytes();
+  const { most, perThread } =
+    streamBytes === undefined ? usualStreamBytes : { most: streamBytes, perThread: streamBytes };
   // The other half is for what is written, and for the next group, which is being fetched.
-  binding.setCaches(l2 / 2, streamBytes);
+  binding.setCaches(l2 / 2, most, perThread);
   return {
     name: 'native',
     isa: isa ?? isas[0],
     isas,
     l2Bytes: l2,
-    streamBytes,
+    streamBytes: () => Math.min(most, perThread * binding.threads()),
     float32: binding.float32,
     float64: binding.float64,
     updateRunningStats: binding.updateRunningStats,
