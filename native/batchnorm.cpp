@@ -521,9 +521,11 @@ class Writer {
 /// Writes a whole tensor block by block.
 template <typename T, typename Writer>
 void sweep(const Crew& crew, const Tiling<T>& tiling, const Writer& writer, bool backwards) {
-  constexpr Ahead kAhead = straight_ahead(kAheadBytes / sizeof(T));
-  if (tiling.shape().size() <= kBlockBytes / sizeof(T)) {
-    tiling.for_each_tile(kAhead, [&](Tile tile, size_t at) { writer.write(tile, at, 0); });
+  constexpr size_t kAhead = kAheadBytes / sizeof(T);
+  const size_t size = tiling.shape().size();
+  if (size <= kBlockBytes / sizeof(T)) {
+    tiling.for_each_tile(straight_ahead(size <= kAhead ? 0 : kAhead),
+                         [&](Tile tile, size_t at) { writer.write(tile, at, 0); });
     return writer.finish();
   }
   const Sweep<T> blocks(tiling);
@@ -766,29 +768,13 @@ void backward(const Execution& execution, Shape shape, double eps, bool training
   }
 }
 
-size_t update_running_stats(size_t channels, const double* mean, const double* variance, double count,
-                            double decay, bool unbiased, double* running_mean, double* running_var) {
-  // decay 0 replaces: 0 * NaN would keep a NaN for ever.
-  const auto average = [decay](double running, double batch) {
-    return decay == 0 ? batch : decay * running + (1 - decay) * batch;
-  };
+size_t update_running_stats(const KernelTable& kernels, size_t channels, const double* mean,
+                            const double* variance, double count, double decay, bool unbiased,
+                            double* running_mean, double* running_var) {
   const bool variance_exists = !unbiased || count > 1;
   const double correction = unbiased && variance_exists ? count / (count - 1) : 1;
-  // A sum of differences that is 0 for finite values and NaN for others: the loop needs no branch.
-  double trouble = 0;
-  for (size_t channel = 0; channel < channels; channel++)
-    trouble += (mean[channel] - mean[channel]) + (variance[channel] - variance[channel]);
-  const bool all_finite = trouble == 0;
-  size_t rejected = 0;
-  for (size_t channel = 0; channel < channels; channel++) {
-    if (!all_finite && (!std::isfinite(mean[channel]) || !std::isfinite(variance[channel]))) {
-      rejected++;
-      continue;
-    }
-    running_mean[channel] = average(running_mean[channel], mean[channel]);
-    if (variance_exists) running_var[channel] = average(running_var[channel], variance[channel] * correction);
-  }
-  return rejected;
+  return kernels.average(channels, decay, correction, mean, variance, running_mean,
+                         variance_exists ? running_var : nullptr);
 }
 
 template <typename T>

@@ -61,8 +61,9 @@ void backward(const Execution& execution, Shape shape, double eps, bool training
 /// running = decay * running + (1 - decay) * batch, for the channels whose batch statistics are finite;
 /// returns the number of the others. `unbiased` stores variance * count / (count - 1), and nothing where
 /// count is 1.
-size_t update_running_stats(size_t channels, const double* mean, const double* variance, double count,
-                            double decay, bool unbiased, double* running_mean, double* running_var);
+size_t update_running_stats(const KernelTable& kernels, size_t channels, const double* mean,
+                            const double* variance, double count, double decay, bool unbiased,
+                            double* running_mean, double* running_var);
 
 /// The statistics and parameters of an inference, prepared once.
 template <typename T>

@@ -139,6 +139,10 @@ struct Kernels {
 struct KernelTable {
   const char* name;  ///< as in BATCHNORM_ISA: generic, neon, avx2, avx512
   void (*fence)();   ///< makes what the calling thread has streamed visible to the others
+  /// running = decay * running + (1 - decay) * batch, of the variance times correction and unless running_var
+  /// is nullptr, for the channels whose mean and variance are finite; returns the number of the others.
+  size_t (*average)(size_t channels, double decay, double correction, const double* mean,
+                    const double* variance, double* running_mean, double* running_var);
   Kernels<float> f32;
   Kernels<double> f64;
 };

@@ -94,6 +94,30 @@ void statistics(size_t channels, double count, const T* reference, const double*
   }
 }
 
+/// Out of its loops, for a restrict that lets the compiler select per vector.
+inline size_t average(size_t channels, double decay, double correction, const double* mean,
+                      const double* variance, double* __restrict running_mean,
+                      double* __restrict running_var) {
+  const double share = 1 - decay;
+  // decay 0 replaces: 0 * NaN would keep a NaN for ever.
+  const bool replaces = decay == 0;
+  const auto averaged = [=](double running, double batch) {
+    return replaces ? batch : decay * running + share * batch;
+  };
+  size_t rejected = 0;
+  for (size_t channel = 0; channel < channels; channel++) {
+    const double batch_mean = mean[channel];
+    const double batch_variance = variance[channel];
+    const bool finite = (batch_mean - batch_mean) + (batch_variance - batch_variance) == 0;
+    rejected += finite ? 0 : 1;
+    running_mean[channel] = finite ? averaged(running_mean[channel], batch_mean) : running_mean[channel];
+    if (running_var)
+      running_var[channel] =
+          finite ? averaged(running_var[channel], batch_variance * correction) : running_var[channel];
+  }
+  return rejected;
+}
+
 inline double inverse_deviation(double variance, double eps) {
   return 1 / __builtin_sqrt(variance + eps);
 }

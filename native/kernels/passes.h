@@ -302,7 +302,7 @@ constexpr batchnorm::Kernels<T> all_kernels() {
 
 // The only symbol of a per-ISA object. A template or ALWAYS_INLINE function of the standard library must
 // never come in here: the linker could keep this ISA's copy for the portable code.
-#define BATCHNORM_KERNEL_TABLE(isa)                                                                      \
-  extern "C" const batchnorm::KernelTable batchnorm_kernels_##isa;                                       \
-  constexpr batchnorm::KernelTable batchnorm_kernels_##isa = {#isa, fence_streams, all_kernels<float>(), \
-                                                              all_kernels<double>()};
+#define BATCHNORM_KERNEL_TABLE(isa)                                                         \
+  extern "C" const batchnorm::KernelTable batchnorm_kernels_##isa;                          \
+  constexpr batchnorm::KernelTable batchnorm_kernels_##isa = {#isa, fence_streams, average, \
+                                                              all_kernels<float>(), all_kernels<double>()};
