@@ -19,6 +19,8 @@ const contenders: Record<string, () => Promise<Contender>> = {
   native: async () => (await import('./contenders/native.js')).native(threads, values.root),
   'plain-js': async () => (await import('./contenders/plain-js.js')).plainJs,
   onnxruntime: async () => (await import('./contenders/onnxruntime.js')).onnxruntime(threads),
+  onednn: async () => (await import('./contenders/onednn.js')).oneDnn(false),
+  'onednn-blocked': async () => (await import('./contenders/onednn.js')).oneDnn(true),
   'tfjs-cpu': async () => (await import('./contenders/tfjs.js')).tfjs('cpu'),
   'tfjs-wasm': async () => (await import('./contenders/tfjs.js')).tfjs('wasm'),
 };

@@ -1,12 +1,21 @@
 import { spawnSync } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
+import { hasOneDnn } from './contenders/onednn.js';
 import { hasPeer } from './contenders/peers.js';
 import { options } from './options.js';
 
 /** A contender as the tables name it, and how to start it. */
 export interface Entry {
   name: string;
-  library: 'native' | 'plain-js' | 'onnxruntime' | 'tfjs-cpu' | 'tfjs-wasm' | 'pytorch';
+  library:
+    | 'native'
+    | 'plain-js'
+    | 'onnxruntime'
+    | 'onednn'
+    | 'onednn-blocked'
+    | 'tfjs-cpu'
+    | 'tfjs-wasm'
+    | 'pytorch';
   threads: number;
   /** Of a build of this package. */
   root: string;
@@ -48,6 +57,14 @@ export function chooseEntries(say: (line: string) => void): Entry[] {
       installed: () => hasPeer('onnxruntime-node'),
       entries: peer('onnxruntime', 'onnxruntime', threadCounts),
       cure: 'npm run bench:peers',
+    },
+    {
+      installed: hasOneDnn,
+      entries: [
+        ...peer('onednn', 'oneDNN', threadCounts),
+        ...peer('onednn-blocked', 'oneDNN blocked', threadCounts),
+      ],
+      cure: "its headers, Debian's libdnnl-dev",
     },
     {
       installed: () => hasPeer('@tensorflow/tfjs'),

@@ -28,7 +28,7 @@ function startNode(entry: Entry): Worker {
       stdio: ['ignore', 'ignore', 'inherit', 'ipc'],
       // JSON would turn NaN into null.
       serialization: 'advanced',
-      env: { ...process.env, ...(isa && { BATCHNORM_ISA: isa }) },
+      env: { ...process.env, OMP_NUM_THREADS: String(threads), ...(isa && { BATCHNORM_ISA: isa }) },
     },
   );
   return {

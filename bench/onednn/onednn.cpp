@@ -1,0 +1,114 @@
+// oneDNN (version 2 or 3) as a contender: its three batch norm primitives on the caller's arrays, float32.
+// Built where its headers are installed.
+
+#include <napi.h>
+
+#include <memory>
+#include <oneapi/dnnl/dnnl.hpp>
+#include <unordered_map>
+#include <utility>
+
+namespace {
+
+using dnnl::batch_normalization_backward;
+using dnnl::batch_normalization_forward;
+using dnnl::memory;
+using dnnl::normalization_flags;
+using dnnl::prop_kind;
+
+const auto kAffine = normalization_flags::use_scale | normalization_flags::use_shift;
+
+/// A primitive with what it reads and writes.
+struct Step {
+  dnnl::primitive primitive;
+  std::unordered_map<int, memory> arguments;
+};
+
+Napi::Function as_call(Napi::Env env, dnnl::stream stream, Step step) {
+  return Napi::Function::New(env, [stream, step](const Napi::CallbackInfo& info) mutable {
+    try {
+      step.primitive.execute(stream, step.arguments);
+      stream.wait();
+    } catch (const dnnl::error& error) {
+      throw Napi::Error::New(info.Env(), error.message);
+    }
+  });
+}
+
+batch_normalization_forward::primitive_desc forward_of(const dnnl::engine& engine, prop_kind kind,
+                                                       const memory::desc& tensor, float eps,
+                                                       normalization_flags flags) {
+#if DNNL_VERSION_MAJOR >= 3
+  return {engine, kind, tensor, tensor, eps, flags};
+#else
+  return {{kind, tensor, eps, flags}, engine};
+#endif
+}
+
+batch_normalization_backward::primitive_desc backward_of(
+    const dnnl::engine& engine, const memory::desc& tensor, float eps,
+    const batch_normalization_forward::primitive_desc& forward) {
+#if DNNL_VERSION_MAJOR >= 3
+  return {engine, prop_kind::backward, tensor, tensor, tensor, eps, kAffine, forward};
+#else
+  return {{prop_kind::backward, tensor, tensor, eps, kAffine}, engine, forward};
+#endif
+}
+
+/// prepare({batch, channels, space, format, eps, x, dy, y, dx, weight, bias, mean, variance, dWeight,
+/// dBias}): {inference, training, backward}. Arrays are Float32Array and must live as long as what is
+/// returned. format: 'nchw', 'nhwc' or 'nChw16c'.
+Napi::Value prepare(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  const Napi::Object given = info[0].As<Napi::Object>();
+  const auto number = [&](const char* name) { return given.Get(name).As<Napi::Number>().Int64Value(); };
+  const auto pointer = [&](const char* name) { return given.Get(name).As<Napi::Float32Array>().Data(); };
+  const std::string format = given.Get("format").As<Napi::String>();
+  const auto tag = format == "nhwc"   ? memory::format_tag::nhwc
+                   : format == "nchw" ? memory::format_tag::nchw
+                                      : memory::format_tag::nChw16c;
+  const float eps = given.Get("eps").As<Napi::Number>().FloatValue();
+  try {
+    const dnnl::engine engine(dnnl::engine::kind::cpu, 0);
+    const dnnl::stream stream(engine);
+    const memory::desc tensor({number("batch"), number("channels"), number("space"), 1},
+                              memory::data_type::f32, tag);
+    const memory::desc per_channel({number("channels")}, memory::data_type::f32, memory::format_tag::a);
+    const auto values = [&](const char* name) { return memory(tensor, engine, pointer(name)); };
+    const auto channels = [&](const char* name) { return memory(per_channel, engine, pointer(name)); };
+    const std::unordered_map<int, memory> forward = {
+        {DNNL_ARG_SRC, values("x")},          {DNNL_ARG_DST, values("y")},
+        {DNNL_ARG_SCALE, channels("weight")}, {DNNL_ARG_SHIFT, channels("bias")},
+        {DNNL_ARG_MEAN, channels("mean")},    {DNNL_ARG_VARIANCE, channels("variance")}};
+    const std::unordered_map<int, memory> backward = {{DNNL_ARG_SRC, values("x")},
+                                                      {DNNL_ARG_DIFF_DST, values("dy")},
+                                                      {DNNL_ARG_DIFF_SRC, values("dx")},
+                                                      {DNNL_ARG_SCALE, channels("weight")},
+                                                      {DNNL_ARG_SHIFT, channels("bias")},
+                                                      {DNNL_ARG_MEAN, channels("mean")},
+                                                      {DNNL_ARG_VARIANCE, channels("variance")},
+                                                      {DNNL_ARG_DIFF_SCALE, channels("dWeight")},
+                                                      {DNNL_ARG_DIFF_SHIFT, channels("dBias")}};
+    const auto inference = forward_of(engine, prop_kind::forward_inference, tensor, eps,
+                                      kAffine | normalization_flags::use_global_stats);
+    const auto training = forward_of(engine, prop_kind::forward_training, tensor, eps, kAffine);
+    Napi::Object calls = Napi::Object::New(env);
+    calls.Set("inference", as_call(env, stream, {batch_normalization_forward(inference), forward}));
+    calls.Set("training", as_call(env, stream, {batch_normalization_forward(training), forward}));
+    calls.Set("backward",
+              as_call(env, stream,
+                      {batch_normalization_backward(backward_of(engine, tensor, eps, training)), backward}));
+    return calls;
+  } catch (const dnnl::error& error) {
+    throw Napi::Error::New(env, error.message);
+  }
+}
+
+Napi::Object initialize(Napi::Env env, Napi::Object exports) {
+  exports.Set("prepare", Napi::Function::New<prepare>(env));
+  return exports;
+}
+
+}  // namespace
+
+NODE_API_MODULE(onednn, initialize)
