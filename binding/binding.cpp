@@ -14,6 +14,11 @@
 #include <memory>
 #include <string>
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#include <unistd.h>
+#endif
+
 #include "batchnorm.h"
 #include "dispatch.h"
 
@@ -224,6 +229,23 @@ napi_value update_running_stats(napi_env env, napi_callback_info info) {
   return Napi::Number::New(env, static_cast<double>(rejected));
 }
 
+/// adviseHugePages(array): first touches of 4 KiB at a time cost more than a batch norm does.
+napi_value advise_huge_pages(napi_env env, napi_callback_info info) {
+#if defined(MADV_HUGEPAGE)
+  const Arguments<1> arguments(env, info);
+  const Napi::TypedArray array(env, arguments[0]);
+  const auto begin = reinterpret_cast<uintptr_t>(array.ArrayBuffer().Data()) + array.ByteOffset();
+  static const uintptr_t page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
+  const uintptr_t first = (begin + page - 1) / page * page;
+  const uintptr_t last = (begin + array.ByteLength()) / page * page;
+  // Refused is as good as not asked.
+  if (first < last) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
+#else
+  static_cast<void>(env), static_cast<void>(info);
+#endif
+  return nullptr;
+}
+
 /// setThreads(count)
 napi_value set_threads(napi_env env, napi_callback_info info) {
   thread_count.store(Arguments<1>(env, info).size(0), std::memory_order_relaxed);
@@ -281,6 +303,7 @@ Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   exports.Set("float32", passes_of<float>(env));
   exports.Set("float64", passes_of<double>(env));
   export_function<update_running_stats>(exports, "updateRunningStats");
+  export_function<advise_huge_pages>(exports, "adviseHugePages");
   export_function<set_threads>(exports, "setThreads");
   export_function<threads>(exports, "threads");
   export_function<set_caches>(exports, "setCaches");

@@ -3,6 +3,7 @@ import { backend, passesFor } from './backend/index.js';
 import { type Convention, type Decay, defaultsOf } from './conventions.js';
 import { oneValuePerChannelError, stateError, typeError } from './errors.js';
 import { constructorKey, FrozenBatchNorm } from './frozen.js';
+import { newResult } from './result.js';
 import { readState, type StateDict } from './state.js';
 import type { ArrayOf, DType, FloatArray, Tensor, TensorLike } from './tensor.js';
 import { shareBuffer } from './typed-array.js';
@@ -163,14 +164,14 @@ class ResultBuffer<T extends FloatArray> {
 
   /** Never memory of `inputs`: a result of this layer may come back as its input. */
   take(dtype: DType, length: number, inputs: readonly T[]): T {
-    if (!this.#reuse) return newArray(dtype, length);
+    if (!this.#reuse) return newResult(dtype, length);
     let buffer = this.#buffer;
     if (
       buffer === undefined ||
       buffer.length < length ||
       inputs.some((input) => buffer !== undefined && shareBuffer(input, buffer))
     ) {
-      buffer = newArray<T>(dtype, length);
+      buffer = newResult<T>(dtype, length);
       this.#buffer = buffer;
     }
     return buffer.length === length ? buffer : (buffer.subarray(0, length) as T);

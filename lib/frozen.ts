@@ -2,6 +2,7 @@
 import type { FrozenRun } from './backend/backend.js';
 import { passesFor } from './backend/index.js';
 import { stateError } from './errors.js';
+import { newResult } from './result.js';
 import { readState, type StateDict } from './state.js';
 import type { ArrayOf, DType, FloatArray, Tensor, TensorLike } from './tensor.js';
 import {
@@ -12,7 +13,6 @@ import {
   checkOptions,
   checkOut,
   geometryOf,
-  newArray,
   readShape,
   toDtype,
 } from './validate.js';
@@ -142,7 +142,7 @@ export class FrozenBatchNorm<D extends DType = DType> {
     const { dtype } = input;
     const { outer, inner } = geometryOf(input, parts.axis, parts.channels);
     checkLength(input);
-    const y = out === undefined ? newArray<T>(dtype, input.size) : checkOut<T>(out, input);
+    const y = out === undefined ? newResult<T>(dtype, input.size) : checkOut<T>(out, input);
     const run = this.#runs[dtype] ?? this.#prepare(dtype);
     run(outer, inner, input.data, y);
     return { data: y, shape: input.shape };

@@ -1,6 +1,7 @@
 // The functions: no state.
 
 import { backend, passesFor } from './backend/index.js';
+import { newResult } from './result.js';
 import type { DType, FloatArray, Tensor, TensorLike } from './tensor.js';
 import {
   channelsOf,
@@ -138,7 +139,7 @@ function readPass<T extends FloatArray>(x: unknown, options: PassOptions<T>): Re
 /** `out`, or a new array. Its checks come last: no code of the caller's runs after them. */
 function resultFor<T extends FloatArray>(out: T | undefined, inPlace: ReadTensor<T>, others: NamedArrays): T {
   checkLength(inPlace);
-  if (out === undefined) return newArray(inPlace.dtype, inPlace.size);
+  if (out === undefined) return newResult(inPlace.dtype, inPlace.size);
   checkOut(out, inPlace);
   checkApart('out', out, others);
   return out;

@@ -40,6 +40,13 @@ describe('the same bits', () => {
       });
   });
 
+  it('come with a place for the result and without, large enough for pages of its own', () => {
+    const x = { data: new Float32Array(9e6).map((_, i) => i % 97), shape: [4, 9, 250000] };
+    const out = new Float32Array(9e6);
+    expect(forwardTraining(x, { out }).y.data).toBe(out);
+    expect(Buffer.from(forwardTraining(x).y.data.buffer).equals(Buffer.from(out.buffer))).toBe(true);
+  });
+
   it('come to several workers that call at once', async () => {
     const shape = [8, 64, 784];
     const length = 8 * 64 * 784;

@@ -18,10 +18,11 @@ using dnnl::prop_kind;
 
 const auto kAffine = normalization_flags::use_scale | normalization_flags::use_shift;
 
-/// A primitive with what it reads and writes.
+/// A primitive with what it reads and writes, which the garbage collector must not take.
 struct Step {
   dnnl::primitive primitive;
   std::unordered_map<int, memory> arguments;
+  std::shared_ptr<Napi::ObjectReference> arrays;
 };
 
 Napi::Function as_call(Napi::Env env, dnnl::stream stream, Step step) {
@@ -92,12 +93,13 @@ Napi::Value prepare(const Napi::CallbackInfo& info) {
     const auto inference = forward_of(engine, prop_kind::forward_inference, tensor, eps,
                                       kAffine | normalization_flags::use_global_stats);
     const auto training = forward_of(engine, prop_kind::forward_training, tensor, eps, kAffine);
+    const auto arrays = std::make_shared<Napi::ObjectReference>(Napi::Persistent(given));
     Napi::Object calls = Napi::Object::New(env);
-    calls.Set("inference", as_call(env, stream, {batch_normalization_forward(inference), forward}));
-    calls.Set("training", as_call(env, stream, {batch_normalization_forward(training), forward}));
+    calls.Set("inference", as_call(env, stream, {batch_normalization_forward(inference), forward, arrays}));
+    calls.Set("training", as_call(env, stream, {batch_normalization_forward(training), forward, arrays}));
     calls.Set("backward",
               as_call(env, stream,
-                      {batch_normalization_backward(backward_of(engine, tensor, eps, training)), backward}));
+                      {batch_normalization_backward(backward_of(engine, tensor, eps, training)), backward, arrays}));
     return calls;
   } catch (const dnnl::error& error) {
     throw Napi::Error::New(env, error.message);

@@ -87,6 +87,8 @@ export interface Backend {
   readonly l2Bytes: number;
   /** Results from this size on are written past the caches. */
   streamBytes(): number;
+  /** For memory that nobody has touched yet: a hint, without which only time is lost. */
+  adviseHugePages(array: FloatArray): void;
   setThreads(count: number): void;
   /** 0 before the first setThreads of the process. */
   threads(): number;

@@ -472,6 +472,7 @@ export function createJsBackend(): Backend {
     isas: ['js'],
     l2Bytes: 0,
     streamBytes: () => 0,
+    adviseHugePages: () => {},
     float32: passesOf<Float32Array>(Math.fround, 16),
     float64: passesOf<Float64Array>((value) => value, 8),
     updateRunningStats(mean, variance, channels, count, decay, unbiased, runningMean, runningVar) {

@@ -5,7 +5,7 @@ import { rangeError } from '../errors.js';
 import type { Backend, Passes } from './backend.js';
 import { l2Bytes, usualStreamBytes } from './caches.js';
 
-interface Binding extends Pick<Backend, 'updateRunningStats' | 'setThreads' | 'threads'> {
+interface Binding extends Pick<Backend, 'updateRunningStats' | 'adviseHugePages' | 'setThreads' | 'threads'> {
   isas: string[];
   float32: Passes<Float32Array>;
   float64: Passes<Float64Array>;
@@ -50,6 +50,7 @@ export function createNativeBackend({ isa, streamBytes }: NativeSettings = {}): 
     float32: binding.float32,
     float64: binding.float64,
     updateRunningStats: binding.updateRunningStats,
+    adviseHugePages: binding.adviseHugePages,
     setThreads: binding.setThreads,
     threads: binding.threads,
   };

@@ -22,6 +22,12 @@ ALWAYS_INLINE void prefetch(const T* at) {
   __builtin_prefetch(at);
 }
 
+/// The same for a line that will be written.
+template <typename T>
+ALWAYS_INLINE void prefetch_to_write(const T* at) {
+  __builtin_prefetch(at, 1);
+}
+
 /// `Size` vectors, `distance` values apart; all but the last have `lanes` active lanes, the last has
 /// `last_lanes`. From `line` on lie as many lines of the tile in the order of memory: what the groups of a
 /// tile ask memory for follows that order, whatever their own.
@@ -174,6 +180,8 @@ class LinesOfRows {
         at_(before_first_line(to, total_)),
         end_(tile.columns),
         coefficients_(map.coefficients(RowChannel{0})) {
+    // A store that waits for its line holds up those behind it: parts of lines are asked for in time.
+    if (Stream) prefetch_to_write(to + total_ - 1);
     if (at_ > 0) write_part(coefficients_, {0, 0, 0, at_, at_});
   }
 
