@@ -102,4 +102,7 @@ if (!options.from) writeFileSync(json, JSON.stringify(results, null, 1));
 const html = join(options.out, options.compare ? 'compare.html' : 'bench.html');
 writeFileSync(html, page(lookup, tables));
 console.log(`All measurements: ${options.from || json}, page: ${html}`);
-if (options.results) writeFileSync(new URL('RESULTS.md', import.meta.url), markdown(results, tables));
+if (options.results) {
+  const file = options.dtype === 'float64' ? 'RESULTS-float64.md' : 'RESULTS.md';
+  writeFileSync(new URL(file, import.meta.url), markdown(results, tables));
+}

@@ -29,7 +29,7 @@ const { values } = parseArgs({
     targets: { type: 'boolean', default: false },
     /** Another revision of this library as the only contender. */
     compare: { type: 'string', default: '' },
-    /** Write the tables to bench/RESULTS.md. */
+    /** Write the tables to bench/RESULTS.md, or RESULTS-float64.md. */
     results: { type: 'boolean', default: false },
     /** Show an earlier bench.json instead of measuring. */
     from: { type: 'string', default: '' },

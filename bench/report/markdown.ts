@@ -10,7 +10,7 @@ export function markdown({ date, machine, command, notes }: Results, tables: rea
     [
       'Times are per call and minima. The limit of the forward passes is the best copy of the tensor, that of backward',
       'the best a + b → c, in the same run with as many threads; fractions of it are medians over the rounds. Backward',
-      'of tfjs contains the forward: it has no other. oneDNN is not among the contenders.',
+      'of tfjs contains the forward: it has no other. oneDNN blocked has its data in its own layout of 16 channels.',
     ].join('\n'),
     ...notes.map((note) => `- ${note}`),
     ...tables.flatMap(({ title, head, rows }) => [

@@ -64,7 +64,7 @@ export function fractionPlot(lookup: Lookup): string | undefined {
   return svg({
     width: 1040,
     height: 90 + 19 * subjects.length,
-    marginLeft: 150,
+    marginLeft: 180,
     marginTop: 48,
     marginBottom: 44,
     marginRight: 16,
