@@ -25,8 +25,9 @@ constexpr size_t kWakeBytes = size_t{1} << 20;
 /// Columns whose coefficients and sums stay in the nearest cache.
 constexpr size_t kBlockColumns = 4096;
 
-/// Rows of so many lines are long enough for two passes to take turns.
-constexpr size_t kLinesBeside = 8;
+/// Rows of so many lines, by how many tensors are read, are long enough for two passes to take turns: a row's
+/// end holds up both, and weighs less where there is more to wait for.
+constexpr size_t kLinesBeside[] = {32, 8};
 
 /// How far ahead of a long run memory is asked for: memory has answered, and the caches still hold the
 /// answer.
@@ -549,7 +550,7 @@ void write_groups(Scratch& scratch, const Execution& execution, const Crew& crew
   // Side by side two groups share the cache.
   const size_t shared_bytes = execution.cache_bytes * 3 / 4;
   const bool beside = writer && writer->can_stream_beside() && channel_bytes <= shared_bytes &&
-                      shape.inner >= kLinesBeside * kLanes<T>;
+                      shape.inner >= kLinesBeside[tensors - 1] * kLanes<T>;
   const size_t cached = std::max<size_t>(1, (beside ? shared_bytes : execution.cache_bytes) / channel_bytes);
   const size_t fair = crew.threads == 1 ? cached : divide_up(shape.channels, 4 * crew.threads);
   const size_t fitting = std::min({cached, fair, shape.channels});
