@@ -567,14 +567,16 @@ describe(`sums in float32 (${seedNote})`, () => {
     [256, 1024, 1],
     [512, 512, 1],
     [9000, 3, 1],
-  ])('keep the variance of %i x %i x %i to 1e-6, also behind a ReLU', (...shape) => {
+  ])('keep the variance of %i x %i x %i to 1e-6, behind a ReLU to 2e-6', (...shape) => {
     const random = new Random();
     for (const rectify of [false, true]) {
       const x = generate('float32', shape[0] * shape[1] * shape[2], () => {
         const value = random.normal(0, 1);
         return rectify ? Math.max(0, value) : value;
       });
-      const share = { variance: 1e-6, mean: 1e-6, y: 1e-6 };
+      // Equal terms, the zeros of a ReLU, are all rounded the same way: of 1024 channels, one in a hundred runs has
+      // one that is 1.02e-6 off.
+      const share = { variance: rectify ? 2e-6 : 1e-6, mean: 1e-6, y: 1e-6 };
       expectStatisticsAndOutput(x, shape, 1, { eps }, share, 0, rectify ? ' behind a ReLU' : '');
     }
   });
