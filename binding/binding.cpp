@@ -13,6 +13,8 @@
 #include <exception>
 #include <memory>
 #include <string>
+#include <type_traits>
+#include <utility>
 
 #if defined(__linux__)
 #include <sys/mman.h>
@@ -21,9 +23,12 @@
 
 #include "batchnorm.h"
 #include "dispatch.h"
+#include "mailbox.h"
 
 namespace {
 
+using batchnorm::Activation;
+using batchnorm::Epilogue;
 using batchnorm::Execution;
 using batchnorm::FrozenParameters;
 using batchnorm::Gradients;
@@ -38,12 +43,17 @@ struct Instance {
   size_t cache_bytes = 0;
   size_t most_stream_bytes = 0;
   size_t stream_bytes_per_thread = 0;
+  binding::Mailbox mailbox;
 };
 
-Execution execution_of(napi_env env) {
+Instance& instance_of(napi_env env) {
   void* instance = nullptr;
   napi_get_instance_data(env, &instance);
-  const Instance& settings = *static_cast<Instance*>(instance);
+  return *static_cast<Instance*>(instance);
+}
+
+Execution execution_of(napi_env env) {
+  const Instance& settings = instance_of(env);
   const size_t threads = std::max<size_t>(1, thread_count.load(std::memory_order_relaxed));
   return {settings.kernels, threads, settings.cache_bytes,
           std::min(settings.most_stream_bytes, settings.stream_bytes_per_thread * threads)};
@@ -60,6 +70,7 @@ struct Overlap {
 };
 
 constexpr const char* kOverX = "be x.data itself or not overlap it";
+constexpr const char* kOffResidual = "not overlap residual.data";
 
 /// How many bytes two arrays share.
 template <typename T>
@@ -77,10 +88,18 @@ bool is_in_place(const T* result, const T* input, size_t length, const char* rul
   return shared > 0;
 }
 
+/// nullptr overlaps nothing.
+template <typename T>
+void check_apart(const T* result, const T* input, size_t length, const char* rule) {
+  const size_t shared = input ? shared_bytes(result, input, length) : 0;
+  if (shared > 0) throw Overlap{rule, shared};
+}
+
 /// The arguments of a call, read through the C interface: the wrappers of node-addon-api ask for types.
 template <size_t Count>
 class Arguments {
  public:
+  static constexpr size_t kCount = Count;
   Arguments(napi_env env, napi_callback_info info) : env_(env) {
     size_t count = Count;
     napi_get_cb_info(env, info, &count, values_, nullptr, &data_);
@@ -114,7 +133,11 @@ class Arguments {
     napi_typeof(env_, values_[index], &type);
     return type == napi_undefined ? nullptr : array<T>(index, length);
   }
+  Activation activation(size_t index) const {
+    return boolean(index) ? batchnorm::kRelu : batchnorm::kIdentity;
+  }
   void* data() const { return data_; }
+  napi_env env() const { return env_; }
   napi_value operator[](size_t index) const { return values_[index]; }
 
  private:
@@ -146,75 +169,134 @@ napi_value guarded(napi_env env, napi_callback_info info) {
   return nullptr;
 }
 
-/// forwardTraining and forwardInference (outer, channels, inner, eps, x, y, weight?, bias?, mean, variance):
-/// whether y is
-/// x
-template <typename T, auto Forward>
+/// Computes at once.
+struct Now {
+  static constexpr size_t kArguments = 0;
+  template <typename Arguments, typename Compute>
+  static void run(const Arguments&, Compute compute) {
+    compute();
+  }
+};
+
+/// Computes on the queue's thread; its slot is one more argument, the last. The caller keeps all arrays alive
+/// and where they are until the slot is reported.
+struct Later {
+  static constexpr size_t kArguments = 1;
+  template <typename Arguments, typename Compute>
+  static void run(const Arguments& arguments, Compute compute) {
+    const napi_env env = arguments.env();
+    instance_of(env).mailbox.submit(env, static_cast<int32_t>(arguments.number(Arguments::kCount - 1)),
+                                    std::move(compute));
+  }
+};
+
+/// forwardTraining and forwardInference (outer, channels, inner, eps, x, y, weight?, bias?, mean, variance,
+/// relu, residual?, mask?): whether y is x
+template <typename T, auto Forward, typename When>
 napi_value forward(napi_env env, napi_callback_info info) {
-  const Arguments<10> arguments(env, info);
+  const Arguments<13 + When::kArguments> arguments(env, info);
   const Shape shape{arguments.size(0), arguments.size(1), arguments.size(2)};
-  const T* x = arguments.array<T>(4, shape.size());
-  T* y = arguments.array<T>(5, shape.size());
+  const double eps = arguments.number(3);
+  const T* x = arguments.template array<T>(4, shape.size());
+  T* y = arguments.template array<T>(5, shape.size());
+  const T* weight = arguments.template optional_array<T>(6, shape.channels);
+  const T* bias = arguments.template optional_array<T>(7, shape.channels);
+  auto* mean = arguments.template array<double>(8, shape.channels);
+  auto* variance = arguments.template array<double>(9, shape.channels);
+  const Epilogue<T> epilogue = {arguments.activation(10),
+                                arguments.template optional_array<T>(11, shape.size())};
+  auto* mask = arguments.template optional_array<unsigned char>(12, batchnorm::mask_bytes(shape.size()));
   const bool in_place = is_in_place<T>(y, x, shape.size(), kOverX);
-  Forward(execution_of(env), shape, arguments.number(3), x, y, arguments.optional_array<T>(6, shape.channels),
-          arguments.optional_array<T>(7, shape.channels), arguments.array<double>(8, shape.channels),
-          arguments.array<double>(9, shape.channels));
+  check_apart<T>(y, epilogue.residual, shape.size(), kOffResidual);
+  When::run(arguments, [=, execution = execution_of(env)] {
+    Forward(execution, shape, eps, x, y, weight, bias, mean, variance, epilogue, mask);
+  });
   return Napi::Boolean::New(env, in_place);
 }
 
-/// backward(outer, channels, inner, eps, training, dy, x, mean, variance, weight?, dx?, dWeight?, dBias?)
-template <typename T>
+/// backward(outer, channels, inner, eps, training, dy, x, mean, variance, weight?, bias?, relu, residual?,
+/// mask?, dx?, dWeight?, dBias?, dResidual?)
+template <typename T, typename When>
 napi_value backward(napi_env env, napi_callback_info info) {
-  const Arguments<13> arguments(env, info);
+  const Arguments<18 + When::kArguments> arguments(env, info);
   const Shape shape{arguments.size(0), arguments.size(1), arguments.size(2)};
-  const T* dy = arguments.array<T>(5, shape.size());
-  const T* x = arguments.array<T>(6, shape.size());
-  T* dx = arguments.optional_array<T>(10, shape.size());
-  if (dx) {
-    is_in_place<T>(dx, dy, shape.size(), "be dy.data itself or not overlap it");
-    const size_t shared = shared_bytes<T>(dx, x, shape.size());
-    if (shared > 0) throw Overlap{"not overlap x.data", shared};
+  const double eps = arguments.number(3);
+  const bool training = arguments.boolean(4);
+  const T* dy = arguments.template array<T>(5, shape.size());
+  const T* x = arguments.template array<T>(6, shape.size());
+  const auto* mean = arguments.template array<double>(7, shape.channels);
+  const auto* variance = arguments.template array<double>(8, shape.channels);
+  const T* weight = arguments.template optional_array<T>(9, shape.channels);
+  const T* bias = arguments.template optional_array<T>(10, shape.channels);
+  const Epilogue<T> epilogue = {arguments.activation(11),
+                                arguments.template optional_array<T>(12, shape.size())};
+  const auto* mask =
+      arguments.template optional_array<unsigned char>(13, batchnorm::mask_bytes(shape.size()));
+  const Gradients<T> gradients = {arguments.template optional_array<T>(14, shape.size()),
+                                  arguments.template optional_array<T>(15, shape.channels),
+                                  arguments.template optional_array<T>(16, shape.channels),
+                                  arguments.template optional_array<T>(17, shape.size())};
+  if (gradients.input) {
+    is_in_place<T>(gradients.input, dy, shape.size(), "be dy.data itself or not overlap it");
+    check_apart<T>(gradients.input, x, shape.size(), "not overlap x.data");
+    check_apart<T>(gradients.input, epilogue.residual, shape.size(), kOffResidual);
   }
-  batchnorm::backward<T>(execution_of(env), shape, arguments.number(3), arguments.boolean(4), dy, x,
-                         arguments.array<double>(7, shape.channels),
-                         arguments.array<double>(8, shape.channels),
-                         arguments.optional_array<T>(9, shape.channels),
-                         Gradients<T>{dx, arguments.optional_array<T>(11, shape.channels),
-                                      arguments.optional_array<T>(12, shape.channels)});
+  When::run(arguments, [=, execution = execution_of(env)] {
+    batchnorm::backward<T>(execution, shape, eps, training, dy, x, mean, variance, weight, bias, epilogue,
+                           mask, gradients);
+  });
   return nullptr;
 }
 
-/// run(outer, inner, x, y) of the function that freeze returns; its parameters are the function's data.
 template <typename T>
+using SharedParameters = std::shared_ptr<const FrozenParameters<T>>;
+
+/// run(outer, inner, x, residual?, y) of what freeze returns; its parameters are the function's data.
+template <typename T, typename When>
 napi_value run_frozen(napi_env env, napi_callback_info info) {
-  const Arguments<4> arguments(env, info);
-  const auto* parameters = static_cast<const FrozenParameters<T>*>(arguments.data());
+  const Arguments<5 + When::kArguments> arguments(env, info);
+  const auto& parameters = *static_cast<const SharedParameters<T>*>(arguments.data());
   const Shape shape{arguments.size(0), parameters->channels(), arguments.size(1)};
-  const T* x = arguments.array<T>(2, shape.size());
-  T* y = arguments.array<T>(3, shape.size());
+  const T* x = arguments.template array<T>(2, shape.size());
+  const T* residual = arguments.template optional_array<T>(3, shape.size());
+  T* y = arguments.template array<T>(4, shape.size());
   is_in_place<T>(y, x, shape.size(), kOverX);
-  parameters->run(execution_of(env), shape, x, y);
+  check_apart<T>(y, residual, shape.size(), kOffResidual);
+  if constexpr (std::is_same_v<When, Now>)
+    parameters->run(execution_of(env), shape, x, residual, y);
+  else
+    When::run(arguments,
+              [=, execution = execution_of(env)] { parameters->run(execution, shape, x, residual, y); });
   return nullptr;
 }
 
-/// freeze(channels, eps, weight?, bias?, mean, variance): run. The parameters live as long as the function.
+/// A function with shared parameters, which live as long as it and every operation it has begun.
+template <typename T, auto Function>
+napi_value function_of(napi_env env, const SharedParameters<T>& parameters) {
+  auto data = std::make_unique<SharedParameters<T>>(parameters);
+  napi_value function;
+  if (napi_create_function(env, "run", NAPI_AUTO_LENGTH, guarded<Function>, data.get(), &function) != napi_ok)
+    throw Napi::Error::New(env);
+  const auto destroy = [](napi_env, void* data, void*) { delete static_cast<SharedParameters<T>*>(data); };
+  if (napi_add_finalizer(env, function, data.get(), destroy, nullptr, nullptr) != napi_ok)
+    throw Napi::Error::New(env);
+  data.release();
+  return function;
+}
+
+/// freeze(channels, eps, weight?, bias?, mean, variance, relu): { run, runLater }
 template <typename T>
 napi_value freeze(napi_env env, napi_callback_info info) {
-  const Arguments<6> arguments(env, info);
+  const Arguments<7> arguments(env, info);
   const size_t channels = arguments.size(0);
-  auto parameters = std::make_unique<FrozenParameters<T>>(
-      execution_of(env), channels, arguments.number(1), arguments.array<double>(4, channels),
-      arguments.array<double>(5, channels), arguments.optional_array<T>(2, channels),
-      arguments.optional_array<T>(3, channels));
-  napi_value function;
-  if (napi_create_function(env, "run", NAPI_AUTO_LENGTH, guarded<run_frozen<T>>, parameters.get(),
-                           &function) != napi_ok)
-    throw Napi::Error::New(env);
-  const auto destroy = [](napi_env, void* data, void*) { delete static_cast<FrozenParameters<T>*>(data); };
-  if (napi_add_finalizer(env, function, parameters.get(), destroy, nullptr, nullptr) != napi_ok)
-    throw Napi::Error::New(env);
-  parameters.release();
-  return function;
+  const auto parameters = std::make_shared<const FrozenParameters<T>>(
+      execution_of(env), channels, arguments.number(1), arguments.template array<double>(4, channels),
+      arguments.template array<double>(5, channels), arguments.template optional_array<T>(2, channels),
+      arguments.template optional_array<T>(3, channels), arguments.activation(6));
+  Napi::Object result = Napi::Object::New(env);
+  result.Set("run", Napi::Value(env, function_of<T, run_frozen<T, Now>>(env, parameters)));
+  result.Set("runLater", Napi::Value(env, function_of<T, run_frozen<T, Later>>(env, parameters)));
+  return result;
 }
 
 /// updateRunningStats(mean, variance, channels, count, decay, unbiased, runningMean, runningVar): rejected
@@ -260,7 +342,7 @@ napi_value threads(napi_env env, napi_callback_info) {
 /// setCaches(cacheBytes, mostStreamBytes, streamBytesPerThread)
 napi_value set_caches(napi_env env, napi_callback_info info) {
   const Arguments<3> arguments(env, info);
-  Instance& settings = *Napi::Env(env).GetInstanceData<Instance>();
+  Instance& settings = instance_of(env);
   settings.cache_bytes = arguments.size(0);
   settings.most_stream_bytes = arguments.size(1);
   settings.stream_bytes_per_thread = arguments.size(2);
@@ -271,8 +353,21 @@ napi_value set_caches(napi_env env, napi_callback_info info) {
 napi_value use_isa(napi_env env, napi_callback_info info) {
   const std::string name = Napi::String(env, Arguments<1>(env, info)[0]);
   const batchnorm::KernelTable* table = batchnorm::find_kernel_table(name);
-  if (table) Napi::Env(env).GetInstanceData<Instance>()->kernels = table;
+  if (table) instance_of(env).kernels = table;
   return Napi::Boolean::New(env, table != nullptr);
+}
+
+/// onFinished(handler, finished): see Mailbox::open. Once.
+napi_value on_finished(napi_env env, napi_callback_info info) {
+  const Arguments<2> arguments(env, info);
+  if (!instance_of(env).mailbox.open(env, arguments[0], arguments[1])) throw Napi::Error::New(env);
+  return nullptr;
+}
+
+/// cancel(slot): whether the operation had not begun
+napi_value cancel(napi_env env, napi_callback_info info) {
+  const auto slot = static_cast<int32_t>(Arguments<1>(env, info).number(0));
+  return Napi::Boolean::New(env, instance_of(env).mailbox.cancel(env, slot));
 }
 
 template <auto Function>
@@ -287,9 +382,12 @@ void export_function(Napi::Object target, const char* name) {
 template <typename T>
 Napi::Object passes_of(Napi::Env env) {
   Napi::Object passes = Napi::Object::New(env);
-  export_function<forward<T, batchnorm::forward_training<T>>>(passes, "forwardTraining");
-  export_function<forward<T, batchnorm::forward_inference<T>>>(passes, "forwardInference");
-  export_function<backward<T>>(passes, "backward");
+  export_function<forward<T, batchnorm::forward_training<T>, Now>>(passes, "forwardTraining");
+  export_function<forward<T, batchnorm::forward_inference<T>, Now>>(passes, "forwardInference");
+  export_function<backward<T, Now>>(passes, "backward");
+  export_function<forward<T, batchnorm::forward_training<T>, Later>>(passes, "forwardTrainingLater");
+  export_function<forward<T, batchnorm::forward_inference<T>, Later>>(passes, "forwardInferenceLater");
+  export_function<backward<T, Later>>(passes, "backwardLater");
   export_function<freeze<T>>(passes, "freeze");
   return passes;
 }
@@ -308,6 +406,8 @@ Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   export_function<threads>(exports, "threads");
   export_function<set_caches>(exports, "setCaches");
   export_function<use_isa>(exports, "useIsa");
+  export_function<on_finished>(exports, "onFinished");
+  export_function<cancel>(exports, "cancel");
   return exports;
 }
 

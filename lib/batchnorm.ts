@@ -1,8 +1,11 @@
-import type { Passes } from './backend/backend.js';
+import { type Activation, checkActivation } from './activation.js';
+import { maskBytes, type Passes } from './backend/backend.js';
 import { backend, passesFor } from './backend/index.js';
 import { type Convention, type Decay, defaultsOf } from './conventions.js';
 import { oneValuePerChannelError, stateError, typeError } from './errors.js';
 import { constructorKey, FrozenBatchNorm } from './frozen.js';
+import { copy, deliver, isShared, keepOrCopy, move } from './handover.js';
+import { after, checkSignal, operate } from './operations.js';
 import { newResult } from './result.js';
 import { readState, type StateDict } from './state.js';
 import type { ArrayOf, DType, FloatArray, Tensor, TensorLike } from './tensor.js';
@@ -23,10 +26,12 @@ import {
   checkVariance,
   type Geometry,
   geometryOf,
+  isInPlace,
   maxChannels,
   type NamedArrays,
   newArray,
   type ReadTensor,
+  readResidual,
   readShape,
 } from './validate.js';
 
@@ -51,6 +56,8 @@ export interface BatchNormConfig<D extends DType = DType> {
   bias: boolean;
   /** Keep running statistics. Without them evaluation uses the statistics of the batch. Default true. */
   trackRunningStats: boolean;
+  /** What follows the normalization, in the same pass over memory. Default: nothing. */
+  activation: Activation | undefined;
   /** The layer owns its results: each is valid until the next call of the same method. Default false. */
   reuse: boolean;
 }
@@ -67,6 +74,19 @@ export interface ForwardOptions<T extends FloatArray> {
   out?: T;
   /** false: leave the running statistics alone in training. Default true. */
   updateStats?: boolean;
+  /** Added before the activation: in the dtype and shape of x. It may not overlap `out`. Default: nothing. */
+  residual?: TensorLike<T>;
+}
+
+/** What both asynchronous calls take. */
+export interface AsyncOptions {
+  /** Cancels the operation while it waits: the promise rejects with the signal's reason. Later it has no effect. */
+  signal?: AbortSignal;
+  /**
+   * true: the buffer of the data is moved in and all the caller's views of it are detached, as by postMessage. It must be an
+   * ArrayBuffer of its own, not resizable. What a signal then cancels is gone. Default false.
+   */
+  transfer?: boolean;
 }
 
 export interface LayerBackwardOptions<T extends FloatArray> {
@@ -81,6 +101,8 @@ export interface LayerGradients<T extends FloatArray> {
   dx?: Tensor<T>;
   dWeight?: T;
   dBias?: T;
+  /** Of the last forward's residual: dy as the activation lets it through. Always memory of its own. */
+  dResidual?: Tensor<T>;
 }
 
 /** What an optimizer loops over. */
@@ -92,15 +114,49 @@ export interface Parameter<T extends FloatArray> {
   grad: T;
 }
 
-/** What backward needs of the last forward. Statistics and weight are its own copies. */
+/** What backward needs of the last forward. Statistics and parameters are its own copies. */
 interface Forward<T extends FloatArray> {
   /** undefined where the forward was in place. */
   x: T | undefined;
+  /** Whether nobody else can take the memory of x away. */
+  isOwn: boolean;
   size: number;
   shape: readonly number[];
   geometry: Geometry;
   /** Whether the statistics are those of x. */
   training: boolean;
+  mean: Float64Array;
+  variance: Float64Array;
+  weight: T | undefined;
+  bias: T | undefined;
+  /** Whether there was one. */
+  residual: boolean;
+  /** What a ReLU behind it has let through. */
+  mask: Uint8Array | undefined;
+}
+
+/** A forward that has been checked. */
+interface ForwardCall<T extends FloatArray> {
+  input: ReadTensor<T>;
+  geometry: Geometry;
+  /** Values per channel. */
+  count: number;
+  /** Whether the layer was in training mode. */
+  training: boolean;
+  /** Whether the statistics are those of x. */
+  batchStats: boolean;
+  updateStats: boolean;
+  residual: T | undefined;
+  out: T | undefined;
+}
+
+/** A backward that has been checked. */
+interface BackwardCall<T extends FloatArray> {
+  gradient: ReadTensor<T>;
+  last: Forward<T> & { x: T };
+  out: T | undefined;
+  wantsInput: boolean;
+  wantsParameters: boolean;
 }
 
 const optionKeys = new Set([
@@ -112,13 +168,17 @@ const optionKeys = new Set([
   'weight',
   'bias',
   'trackRunningStats',
+  'activation',
   'reuse',
   'convention',
   'momentum',
 ]);
-const forwardKeys = new Set(['out', 'updateStats']);
+const forwardKeys = new Set(['out', 'updateStats', 'residual']);
 const backwardKeys = new Set(['out', 'only']);
-const freezeKeys = new Set<string>();
+const asyncKeys = ['signal', 'transfer'];
+const forwardAsyncKeys = new Set([...forwardKeys, ...asyncKeys]);
+const backwardAsyncKeys = new Set([...backwardKeys, ...asyncKeys]);
+const freezeKeys = new Set(['activation']);
 
 function readConfig<D extends DType>(options: BatchNormOptions<D>): BatchNormConfig<D> {
   checkOptions(options, optionKeys);
@@ -132,6 +192,7 @@ function readConfig<D extends DType>(options: BatchNormOptions<D>): BatchNormCon
     weight = true,
     bias = true,
     trackRunningStats = true,
+    activation,
     reuse = false,
   } = options;
   if (givenDecay !== undefined && momentum !== undefined)
@@ -149,8 +210,35 @@ function readConfig<D extends DType>(options: BatchNormOptions<D>): BatchNormCon
     weight: checkBoolean('weight', weight),
     bias: checkBoolean('bias', bias),
     trackRunningStats: checkBoolean('trackRunningStats', trackRunningStats),
+    activation: checkActivation(activation),
     reuse: checkBoolean('reuse', reuse),
   });
+}
+
+/** The options that only asynchronous calls have. */
+function readAsync(options: AsyncOptions | undefined): {
+  signal: AbortSignal | undefined;
+  transfer: boolean;
+} {
+  const signal = options?.signal;
+  const transfer = options?.transfer ?? false;
+  return { signal: checkSignal(signal), transfer: checkBoolean('transfer', transfer) };
+}
+
+/** Those that exist and were asked for. */
+function gradientsOf<T extends FloatArray>(
+  { gradient: { shape }, wantsInput }: BackwardCall<T>,
+  dx: T | undefined,
+  dWeight: T | undefined,
+  dBias: T | undefined,
+  dResidual: T | undefined,
+): LayerGradients<T> {
+  return {
+    ...(dx && { dx: { data: dx, shape } }),
+    ...(dWeight && { dWeight }),
+    ...(dBias && { dBias }),
+    ...(dResidual && wantsInput && { dResidual: { data: dResidual, shape } }),
+  };
 }
 
 /** Where results go that were given no place: to new memory, or with `reuse` to a buffer that is kept for the next. */
@@ -206,6 +294,10 @@ export class BatchNorm<D extends DType = 'float32'> {
   readonly #lastMean: Float64Array;
   readonly #lastVariance: Float64Array;
   readonly #lastWeight: ArrayOf<D> | undefined;
+  readonly #lastBias: ArrayOf<D> | undefined;
+  #lastMask: Uint8Array | undefined;
+  /** Settled when all asynchronous calls are; undefined where there are none. */
+  #calls: Promise<unknown> | undefined;
 
   /** The layer's gradients by the names that messages give them. */
   readonly #grads: NamedArrays;
@@ -232,6 +324,7 @@ export class BatchNorm<D extends DType = 'float32'> {
     this.#lastMean = newArray('float64', channels);
     this.#lastVariance = newArray('float64', channels);
     this.#lastWeight = weight ? newArray(dtype, channels) : undefined;
+    this.#lastBias = bias ? newArray(dtype, channels) : undefined;
     this.#grads = { 'the gradient of weight': this.#weightGrad, 'the gradient of bias': this.#biasGrad };
     this.#arrays = {
       weight: this.#weight,
@@ -298,8 +391,9 @@ export class BatchNorm<D extends DType = 'float32'> {
   }
 
   /**
-   * Normalizes x. In training, with the statistics of the batch, which update the running ones; in evaluation, with the
-   * running ones. The layer keeps a reference to x for {@link backward}.
+   * Normalizes x, adds the residual, and applies the activation. In training, with the statistics of the batch, which
+   * update the running ones; in evaluation, with the running ones. The layer keeps a reference to x for {@link backward},
+   * and of a residual behind which there is an activation one bit per value.
    *
    * An empty x gives an empty y and changes no state. A channel whose batch mean or variance is not finite shows it in
    * y, leaves its running statistics alone and counts in {@link rejectedUpdates}.
@@ -310,57 +404,114 @@ export class BatchNorm<D extends DType = 'float32'> {
    *   written and no state has changed.
    */
   forward(x: TensorLike<ArrayOf<D>>, options?: ForwardOptions<ArrayOf<D>>): Tensor<ArrayOf<D>> {
-    checkOptions(options, forwardKeys);
-    const { out, updateStats = true } = options ?? {};
-    const { axis, dtype, eps } = this.#config;
-    const weight = this.#weight;
-    const bias = this.#bias;
-    const runningMean = this.#runningMean;
-    const runningVar = this.#runningVar;
-    checkBoolean('updateStats', updateStats);
-    const input = readShape<ArrayOf<D>>('x', x, dtype);
-    const geometry = geometryOf(input, axis, this.#channels);
-    const { outer, channels, inner } = geometry;
-    const count = outer * inner;
-    const batchStats = this.#training || runningMean === null || runningVar === null;
-    if (batchStats && count === 1) throw oneValuePerChannelError(input.shape, this.#training);
-    if (runningMean !== null) checkPerChannel('runningMean', runningMean, channels);
-    if (runningVar !== null)
-      (batchStats ? checkPerChannel : checkVariance)('runningVar', runningVar, channels);
-    checkLength(input);
-    if (out !== undefined) {
-      checkOut(out, input);
-      checkApart('out', out, this.#arrays);
-    }
-    const y = out ?? this.#y.take(dtype, input.size, [input.data]);
-
+    const call = this.#readForward(x, options, forwardKeys);
+    const { input, geometry, batchStats, residual, out } = call;
+    const { dtype, eps, activation } = this.#config;
+    const y = out ?? this.#y.take(dtype, input.size, residual ? [input.data, residual] : [input.data]);
+    const weight = this.#weight ?? undefined;
+    const bias = this.#bias ?? undefined;
+    const mask = this.#maskFor(call, this.#config.reuse);
+    const mean = (!batchStats && this.#runningMean) || this.#lastMean;
+    const variance = (!batchStats && this.#runningVar) || this.#lastVariance;
     const pass = batchStats ? this.#passes.forwardTraining : this.#passes.forwardInference;
     const inPlace = pass(
-      outer,
-      channels,
-      inner,
+      geometry.outer,
+      geometry.channels,
+      geometry.inner,
       eps,
       input.data,
       y,
-      weight ?? undefined,
-      bias ?? undefined,
-      batchStats ? this.#lastMean : runningMean,
-      batchStats ? this.#lastVariance : runningVar,
+      weight,
+      bias,
+      mean,
+      variance,
+      activation !== undefined,
+      residual,
+      mask,
     );
     if (!batchStats) {
-      this.#lastMean.set(runningMean);
-      this.#lastVariance.set(runningVar);
+      this.#lastMean.set(mean);
+      this.#lastVariance.set(variance);
     }
-    if (weight !== null) this.#lastWeight?.set(weight);
-    this.#last = {
-      x: inPlace ? undefined : input.data,
-      size: input.size,
-      shape: input.shape,
-      geometry,
-      training: batchStats,
-    };
-    if (this.#training && updateStats && count > 0) this.#updateRunningStats(count);
+    if (weight) this.#lastWeight?.set(weight);
+    if (bias) this.#lastBias?.set(bias);
+    this.#complete(call, inPlace ? undefined : input.data, false, {
+      mean: this.#lastMean,
+      variance: this.#lastVariance,
+      weight: this.#lastWeight,
+      bias: this.#lastBias,
+      mask,
+    });
     return { data: y, shape: input.shape };
+  }
+
+  /**
+   * {@link forward} off the event loop, on the library's own threads. The asynchronous calls of a layer take effect one
+   * after the other, in the order of the calls: a `backwardAsync` goes back through the `forwardAsync` before it. Mode and
+   * parameters are those of the moment of the call. The synchronous methods wait for nothing: they see the layer as the
+   * calls that are done have left it.
+   *
+   * SharedArrayBuffers are read and written where they are; with `transfer` the layer takes over x; all other memory is
+   * copied, so that x may change after the call, and `out` is written when the promise resolves. Results are new memory,
+   * whatever `reuse` says.
+   *
+   * @returns a promise of y, which rejects with what {@link forward} throws, with the reason of `signal`, or with an Error
+   *   where `out` has lost its buffer meanwhile; then the layer has not changed.
+   */
+  async forwardAsync(
+    x: TensorLike<ArrayOf<D>>,
+    options?: ForwardOptions<ArrayOf<D>> & AsyncOptions,
+  ): Promise<Tensor<ArrayOf<D>>> {
+    const { signal, transfer } = readAsync(options);
+    const call = this.#readForward(x, options, forwardAsyncKeys);
+    const { input, geometry, batchStats, out } = call;
+    const { dtype, eps, activation } = this.#config;
+    if (out !== undefined) {
+      isInPlace(out, 'x.data', input.data);
+      if (call.residual) checkApart('out', out, { 'residual.data': call.residual });
+    }
+    signal?.throwIfAborted();
+    const residual = call.residual && keepOrCopy(call.residual, dtype);
+    const source = transfer ? move('x.data', input.data, dtype) : keepOrCopy(input.data, dtype);
+    const weight = this.#weight?.slice() as ArrayOf<D> | undefined;
+    const bias = this.#bias?.slice() as ArrayOf<D> | undefined;
+    return this.#inTurn(signal, () => {
+      const target = out !== undefined && isShared(out) ? out : newResult<ArrayOf<D>>(dtype, input.size);
+      const mask = this.#maskFor(call, false);
+      const statistics = (running: Float64Array | null) =>
+        batchStats || running === null ? newArray<Float64Array>('float64', this.#channels) : running.slice();
+      const mean = statistics(this.#runningMean);
+      const variance = statistics(this.#runningVar);
+      const pass = batchStats ? this.#passes.forwardTrainingLater : this.#passes.forwardInferenceLater;
+      let inPlace = false;
+      return operate(
+        signal,
+        [source, target, weight, bias, mean, variance, residual, mask],
+        (slot) => {
+          inPlace = pass(
+            geometry.outer,
+            geometry.channels,
+            geometry.inner,
+            eps,
+            source,
+            target,
+            weight,
+            bias,
+            mean,
+            variance,
+            activation !== undefined,
+            residual,
+            mask,
+            slot,
+          );
+        },
+        () => {
+          const data = out === undefined ? target : deliver(target, out);
+          this.#complete(call, inPlace ? undefined : source, true, { mean, variance, weight, bias, mask });
+          return { data, shape: input.shape };
+        },
+      );
+    });
   }
 
   /**
@@ -376,70 +527,93 @@ export class BatchNorm<D extends DType = 'float32'> {
     dy: TensorLike<ArrayOf<D>>,
     options?: LayerBackwardOptions<ArrayOf<D>>,
   ): LayerGradients<ArrayOf<D>> {
-    checkOptions(options, backwardKeys);
-    const { out, only } = options ?? {};
-    const { dtype, eps, reuse } = this.#config;
-    if (only !== undefined) checkOneOf('only', only, ['input', 'parameters']);
-    if (only === 'parameters' && out !== undefined)
-      throw typeError('out', "be left out with only: 'parameters'", out);
-    const gradient = readShape<ArrayOf<D>>('dy', dy, dtype);
-    const last = this.#last;
-    if (last === undefined)
-      throw stateError(
-        'NO_FORWARD',
-        'backward() must follow a forward(), got none since the layer was made or cleared',
-      );
-    if (last.x === undefined)
-      throw stateError(
-        'INPUT_OVERWRITTEN',
-        'backward() must find the x of the last forward(), got one that wrote its result over x; give forward() another out',
-      );
-    checkSameShape(gradient, 'the last x', last.shape);
-    const input: ReadTensor<ArrayOf<D>> = {
-      name: 'x',
-      data: last.x,
-      dtype,
-      shape: last.shape,
-      size: last.size,
-    };
-    checkLength(input);
-    checkLength(gradient);
-    if (out !== undefined) {
-      checkOut(out, gradient);
-      checkApart('out', out, this.#arrays);
-    }
+    const call = this.#readBackward(dy, options, backwardKeys);
+    const { gradient, last, out, wantsInput, wantsParameters } = call;
+    const { dtype, reuse } = this.#config;
     // The gradients of the parameters are written before dx is.
     checkApart('dy.data', gradient.data, this.#grads);
-    checkApart('x.data', input.data, this.#grads);
-    const wantsInput = only !== 'parameters';
-    const wantsParameters = only !== 'input';
-    const dx = wantsInput
-      ? (out ?? this.#dx.take(dtype, gradient.size, [gradient.data, input.data]))
-      : undefined;
+    checkApart('x.data', last.x, this.#grads);
+    const dx = wantsInput ? (out ?? this.#dx.take(dtype, gradient.size, [gradient.data, last.x])) : undefined;
     const dWeight = wantsParameters ? this.#weightGrad : undefined;
     const dBias = wantsParameters ? this.#biasGrad : undefined;
-    const { outer, channels, inner } = last.geometry;
+    const dResidual = this.#residualGradFor(call);
     this.#passes.backward(
-      outer,
-      channels,
-      inner,
-      eps,
-      last.training,
-      gradient.data,
-      input.data,
-      this.#lastMean,
-      this.#lastVariance,
-      this.#lastWeight,
+      ...this.#backwardArguments(gradient.data, last.x, last),
       dx,
       dWeight,
       dBias,
+      dResidual,
     );
     const own = (grad: ArrayOf<D>) => (reuse ? grad : (grad.slice() as ArrayOf<D>));
-    return {
-      ...(dx && { dx: { data: dx, shape: gradient.shape } }),
-      ...(dWeight && { dWeight: own(dWeight) }),
-      ...(dBias && { dBias: own(dBias) }),
-    };
+    return gradientsOf(call, dx, dWeight && own(dWeight), dBias && own(dBias), dResidual);
+  }
+
+  /**
+   * {@link backward} off the event loop, under the rules of {@link forwardAsync}. `transfer` moves dy in; dx then lies in
+   * its memory. {@link parameters} show the gradients when the promise resolves.
+   *
+   * @returns a promise of the gradients, which rejects with what {@link backward} throws, with the reason of `signal`, or
+   *   with an Error where `out` has lost its buffer meanwhile; then no gradient has changed.
+   */
+  async backwardAsync(
+    dy: TensorLike<ArrayOf<D>>,
+    options?: LayerBackwardOptions<ArrayOf<D>> & AsyncOptions,
+  ): Promise<LayerGradients<ArrayOf<D>>> {
+    const { signal, transfer } = readAsync(options);
+    const { dtype, reuse } = this.#config;
+    const given = this.#readGradient(dy, options, backwardAsyncKeys);
+    checkLength(given.gradient);
+    if (transfer && given.out !== undefined)
+      throw typeError('out', 'be left out with transfer: true', given.out);
+    if (given.out !== undefined) isInPlace(given.out, 'dy.data', given.gradient.data);
+    signal?.throwIfAborted();
+    const kept = transfer ? given.gradient.data : keepOrCopy(given.gradient.data, dtype);
+    return this.#inTurn(signal, () => {
+      const call = this.#checkBackward(given);
+      const { last, out, wantsInput, wantsParameters } = call;
+      // Not before all is known to be right: what fails loses nobody's memory.
+      const gradient = transfer ? move('dy.data', kept, dtype) : kept;
+      const x = last.isOwn || isShared(last.x) ? last.x : copy(last.x, dtype);
+      const own = gradient !== given.gradient.data;
+      const target = !wantsInput
+        ? undefined
+        : out !== undefined && isShared(out)
+          ? out
+          : own
+            ? gradient
+            : newResult<ArrayOf<D>>(dtype, call.gradient.size);
+      const dWeight = wantsParameters ? (this.#weightGrad?.slice() as ArrayOf<D> | undefined) : undefined;
+      const dBias = wantsParameters ? (this.#biasGrad?.slice() as ArrayOf<D> | undefined) : undefined;
+      const dResidual = this.#residualGradFor(call);
+      // A synchronous forward may write to these while the operation is on its way.
+      const snapshot = {
+        ...last,
+        mean: last.mean.slice(),
+        variance: last.variance.slice(),
+        weight: last.weight?.slice() as ArrayOf<D> | undefined,
+        bias: last.bias?.slice() as ArrayOf<D> | undefined,
+        mask: reuse ? last.mask?.slice() : last.mask,
+      };
+      return operate(
+        signal,
+        [gradient, x, target, dWeight, dBias, dResidual, snapshot],
+        (slot) =>
+          this.#passes.backwardLater(
+            ...this.#backwardArguments(gradient, x, snapshot),
+            target,
+            dWeight,
+            dBias,
+            dResidual,
+            slot,
+          ),
+        () => {
+          const dx = target && out !== undefined ? deliver(target, out) : target;
+          if (dWeight) this.#weightGrad?.set(dWeight);
+          if (dBias) this.#biasGrad?.set(dBias);
+          return gradientsOf(call, dx, dWeight, dBias, dResidual);
+        },
+      );
+    });
   }
 
   /** The learned parameters with their gradients (zeros before the first backward). */
@@ -495,8 +669,9 @@ export class BatchNorm<D extends DType = 'float32'> {
    *
    * @throws Error without running statistics, RangeError where a running variance is negative.
    */
-  freeze(options?: Record<string, never>): FrozenBatchNorm<D> {
+  freeze(options?: { activation?: Activation }): FrozenBatchNorm<D> {
     checkOptions(options, freezeKeys);
+    const activation = checkActivation(options?.activation) ?? this.#config.activation;
     const runningMean = this.#runningMean;
     const runningVar = this.#runningVar;
     if (runningMean === null || runningVar === null)
@@ -515,10 +690,160 @@ export class BatchNorm<D extends DType = 'float32'> {
       bias: this.#bias ?? undefined,
       mean: runningMean,
       variance: runningVar,
+      activation,
     });
   }
 
-  #updateRunningStats(count: number): void {
+  #readForward(
+    x: TensorLike<ArrayOf<D>>,
+    options: ForwardOptions<ArrayOf<D>> | undefined,
+    known: ReadonlySet<string>,
+  ): ForwardCall<ArrayOf<D>> {
+    checkOptions(options, known);
+    const { out, updateStats = true, residual: givenResidual } = options ?? {};
+    const { axis, dtype } = this.#config;
+    const runningMean = this.#runningMean;
+    const runningVar = this.#runningVar;
+    const training = this.#training;
+    checkBoolean('updateStats', updateStats);
+    const input = readShape<ArrayOf<D>>('x', x, dtype);
+    const geometry = geometryOf(input, axis, this.#channels);
+    const { outer, channels, inner } = geometry;
+    const count = outer * inner;
+    const batchStats = training || runningMean === null || runningVar === null;
+    if (batchStats && count === 1) throw oneValuePerChannelError(input.shape, training);
+    if (runningMean !== null) checkPerChannel('runningMean', runningMean, channels);
+    if (runningVar !== null)
+      (batchStats ? checkPerChannel : checkVariance)('runningVar', runningVar, channels);
+    const residual = givenResidual === undefined ? undefined : readResidual(givenResidual, input);
+    checkLength(input);
+    if (residual !== undefined) checkLength(residual);
+    if (out !== undefined) {
+      checkOut(out, input);
+      checkApart('out', out, this.#arrays);
+    }
+    return { input, geometry, count, training, batchStats, updateStats, residual: residual?.data, out };
+  }
+
+  /** The mask that a forward fills: of a residual alone everything passes, without one backward sees x. */
+  #maskFor({ input, residual }: ForwardCall<ArrayOf<D>>, reuse: boolean): Uint8Array | undefined {
+    if (residual === undefined || this.#config.activation === undefined) return undefined;
+    const bytes = maskBytes(input.size);
+    if (reuse && this.#lastMask?.length === bytes) return this.#lastMask;
+    const mask = new Uint8Array(bytes);
+    if (reuse) this.#lastMask = mask;
+    return mask;
+  }
+
+  /** A forward has been computed: what it leaves behind. */
+  #complete(
+    { input, geometry, count, training, batchStats, updateStats, residual }: ForwardCall<ArrayOf<D>>,
+    x: ArrayOf<D> | undefined,
+    isOwn: boolean,
+    used: Pick<Forward<ArrayOf<D>>, 'mean' | 'variance' | 'weight' | 'bias' | 'mask'>,
+  ): void {
+    this.#last = {
+      x,
+      isOwn,
+      size: input.size,
+      shape: input.shape,
+      geometry,
+      training: batchStats,
+      residual: residual !== undefined,
+      ...used,
+    };
+    if (training && updateStats && count > 0) this.#updateRunningStats(count, used.mean, used.variance);
+  }
+
+  /** What can be checked of a backward without the forward. */
+  #readGradient(
+    dy: TensorLike<ArrayOf<D>>,
+    options: LayerBackwardOptions<ArrayOf<D>> | undefined,
+    known: ReadonlySet<string>,
+  ) {
+    checkOptions(options, known);
+    const { out, only } = options ?? {};
+    if (only !== undefined) checkOneOf('only', only, ['input', 'parameters']);
+    if (only === 'parameters' && out !== undefined)
+      throw typeError('out', "be left out with only: 'parameters'", out);
+    const gradient = readShape<ArrayOf<D>>('dy', dy, this.#config.dtype);
+    return { gradient, out, wantsInput: only !== 'parameters', wantsParameters: only !== 'input' };
+  }
+
+  #readBackward(
+    dy: TensorLike<ArrayOf<D>>,
+    options: LayerBackwardOptions<ArrayOf<D>> | undefined,
+    known: ReadonlySet<string>,
+  ): BackwardCall<ArrayOf<D>> {
+    const call = this.#checkBackward(this.#readGradient(dy, options, known));
+    checkLength(call.gradient);
+    return call;
+  }
+
+  #checkBackward(given: Omit<BackwardCall<ArrayOf<D>>, 'last'>): BackwardCall<ArrayOf<D>> {
+    const last = this.#last;
+    if (last === undefined)
+      throw stateError(
+        'NO_FORWARD',
+        'backward() must follow a forward(), got none since the layer was made or cleared',
+      );
+    const { x } = last;
+    if (x === undefined)
+      throw stateError(
+        'INPUT_OVERWRITTEN',
+        'backward() must find the x of the last forward(), got one that wrote its result over x; give forward() another out',
+      );
+    const { gradient, out } = given;
+    checkSameShape(gradient, 'the last x', last.shape);
+    checkLength({ ...gradient, name: 'x', data: x });
+    if (out !== undefined) {
+      checkOut(out, gradient);
+      checkApart('out', out, this.#arrays);
+    }
+    return { ...given, last: { ...last, x } };
+  }
+
+  /** Memory of its own: dx may lie in that of dy. Where an activation has to be seen through, it is needed anyway. */
+  #residualGradFor({ gradient, last, wantsInput }: BackwardCall<ArrayOf<D>>): ArrayOf<D> | undefined {
+    return last.residual && (wantsInput || last.mask !== undefined)
+      ? newResult<ArrayOf<D>>(this.#config.dtype, gradient.size)
+      : undefined;
+  }
+
+  #backwardArguments(gradient: ArrayOf<D>, x: ArrayOf<D>, last: Forward<ArrayOf<D>>) {
+    const { outer, channels, inner } = last.geometry;
+    const relu = this.#config.activation !== undefined;
+    const { training, mean, variance, weight, bias, mask } = last;
+    return [
+      outer,
+      channels,
+      inner,
+      this.#config.eps,
+      training,
+      gradient,
+      x,
+      mean,
+      variance,
+      weight,
+      bias,
+      relu,
+      undefined,
+      mask,
+    ] as const;
+  }
+
+  /** Starts when all asynchronous calls before have settled: at once where there are none. */
+  #inTurn<R>(signal: AbortSignal | undefined, start: () => Promise<R>): Promise<R> {
+    const before = this.#calls;
+    const call = before === undefined ? start() : after(before, signal).then(start);
+    const settled: Promise<unknown> = Promise.allSettled([before, call]).then(() => {
+      if (this.#calls === settled) this.#calls = undefined;
+    });
+    this.#calls = settled;
+    return call;
+  }
+
+  #updateRunningStats(count: number, mean: Float64Array, variance: Float64Array): void {
     const runningMean = this.#runningMean;
     const runningVar = this.#runningVar;
     if (runningMean === null || runningVar === null) return;
@@ -526,8 +851,8 @@ export class BatchNorm<D extends DType = 'float32'> {
     const batches = this.#batchesTracked + 1;
     const update = (of: (array: Float64Array) => Float64Array, channels: number, ownDecay: number) =>
       backend.updateRunningStats(
-        of(this.#lastMean),
-        of(this.#lastVariance),
+        of(mean),
+        of(variance),
         channels,
         count,
         ownDecay,
@@ -539,7 +864,7 @@ export class BatchNorm<D extends DType = 'float32'> {
       const ownDecay = decay === 'cumulative' ? 1 - 1 / batches : decay;
       const rejected = update((array) => array, this.#channels, ownDecay);
       this.#batchesTracked = batches;
-      if (rejected > 0) this.#countRejected(rejected);
+      if (rejected > 0) this.#countRejected(rejected, mean, variance);
       return;
     }
     // The mean over the batches of each channel: those it rejected do not count.
@@ -552,11 +877,11 @@ export class BatchNorm<D extends DType = 'float32'> {
     this.#batchesTracked = batches;
   }
 
-  #countRejected(rejected: number): void {
+  #countRejected(rejected: number, mean: Float64Array, variance: Float64Array): void {
     this.#rejectedUpdates += rejected;
     if (this.#config.decay !== 'cumulative') return;
-    this.#missed = this.#lastMean.map((mean, channel) =>
-      Number.isFinite(mean) && Number.isFinite(this.#lastVariance[channel]) ? 0 : 1,
+    this.#missed = mean.map((value, channel) =>
+      Number.isFinite(value) && Number.isFinite(variance[channel]) ? 0 : 1,
     );
   }
 }

@@ -13,6 +13,7 @@ export type Reason =
   | 'INPUT_OVERWRITTEN'
   | 'NO_RUNNING_STATS'
   | 'DISPOSED'
+  | 'NOT_TRANSFERABLE'
   | 'UNSUPPORTED_ISA'
   | 'NATIVE_UNAVAILABLE';
 
@@ -39,8 +40,9 @@ export function rangeError(
   rule: string,
   actual: string,
   reason: Reason = 'INVALID_VALUE',
+  cause?: unknown,
 ): Error {
-  return withCode(RangeError, reason, `${name} must ${rule}, got ${actual}`);
+  return withCode(RangeError, reason, `${name} must ${rule}, got ${actual}`, cause);
 }
 
 /** Batch statistics that do not exist, in training or in evaluation without running statistics. */

@@ -1,18 +1,25 @@
 /// <reference lib="esnext.disposable" preserve="true" />
-import type { FrozenRun } from './backend/backend.js';
+import { type Activation, checkActivation } from './activation.js';
+import type { FrozenPass } from './backend/backend.js';
 import { passesFor } from './backend/index.js';
-import { stateError } from './errors.js';
+import { stateError, typeError } from './errors.js';
+import { copy, deliver, isShared, keepOrCopy, move } from './handover.js';
+import { checkSignal, operate } from './operations.js';
 import { newResult } from './result.js';
 import { readState, type StateDict } from './state.js';
 import type { ArrayOf, DType, FloatArray, Tensor, TensorLike } from './tensor.js';
 import {
+  checkApart,
   checkAxis,
+  checkBoolean,
   checkEps,
   checkLength,
   checkOneOf,
   checkOptions,
   checkOut,
   geometryOf,
+  isInPlace,
+  readResidual,
   readShape,
   toDtype,
 } from './validate.js';
@@ -24,6 +31,8 @@ export interface FrozenOptions<D extends DType = DType> {
   eps?: number;
   /** Of the data that will come in. Default: either. */
   dtype?: D;
+  /** What follows the normalization, in the same pass. Default: nothing. */
+  activation?: Activation;
 }
 
 export interface RunOptions<T extends FloatArray> {
@@ -32,6 +41,19 @@ export interface RunOptions<T extends FloatArray> {
    * new array, which costs more than the batch norm itself where x is large.
    */
   out?: T;
+  /** Added before the activation: in the dtype and shape of x. It may not overlap `out`. Default: nothing. */
+  residual?: TensorLike<T>;
+}
+
+export interface RunAsyncOptions<T extends FloatArray> extends RunOptions<T> {
+  /** Cancels the operation while it waits: the promise rejects with the signal's reason. Later it has no effect. */
+  signal?: AbortSignal;
+  /**
+   * true: x.data's buffer is moved in, all the caller's views of it are detached (as by postMessage), and the result comes
+   * back in the same memory. It must be an ArrayBuffer of its own, not resizable, and `out` must be absent. What a signal
+   * then cancels is gone. Default false.
+   */
+  transfer?: boolean;
 }
 
 /** What a frozen layer is made of; everything has been checked. @internal */
@@ -45,13 +67,27 @@ export interface FrozenParts<D extends DType> {
   bias: FloatArray | undefined;
   mean: FloatArray;
   variance: FloatArray;
+  activation: Activation | undefined;
 }
 
 /** Keeps the constructor to this library, which has checked what it gives. @internal */
 export const constructorKey = Symbol('frozen');
 
-const frozenKeys = new Set(['axis', 'eps', 'dtype']);
-const runKeys = new Set(['out']);
+const frozenKeys = new Set(['axis', 'eps', 'dtype', 'activation']);
+const runKeys = new Set(['out', 'residual']);
+const runAsyncKeys = new Set([...runKeys, 'signal', 'transfer']);
+
+/** What a run reads of x and its options, all of it checked but `out`. */
+interface ReadRun<T extends FloatArray> {
+  data: T;
+  shape: readonly number[];
+  size: number;
+  dtype: DType;
+  outer: number;
+  inner: number;
+  residual: T | undefined;
+  out: T | undefined;
+}
 
 /**
  * Batch normalization with fixed statistics: an immutable snapshot whose coefficients are computed once and lie in
@@ -60,7 +96,7 @@ const runKeys = new Set(['out']);
 export class FrozenBatchNorm<D extends DType = DType> {
   #parts: FrozenParts<D>;
   #disposed = false;
-  readonly #runs: { [K in DType]?: FrozenRun<FloatArray> } = {};
+  readonly #passes: { [K in DType]?: FrozenPass<FloatArray> } = {};
 
   /** @internal */
   constructor(key: typeof constructorKey, parts: FrozenParts<D>) {
@@ -92,6 +128,11 @@ export class FrozenBatchNorm<D extends DType = DType> {
     return this.#parts.eps;
   }
 
+  /** What follows the normalization; undefined for nothing. */
+  get activation(): Activation | undefined {
+    return this.#parts.activation;
+  }
+
   /** Of the data it takes: that of the layer; undefined, either, where it was made from a state without naming one. */
   get dtype(): D | undefined {
     return this.#parts.dtype;
@@ -105,7 +146,7 @@ export class FrozenBatchNorm<D extends DType = DType> {
    */
   static from<D extends DType = DType>(state: StateDict, options: FrozenOptions<D> = {}): FrozenBatchNorm<D> {
     checkOptions(options, frozenKeys);
-    const { axis = 1, eps = 1e-5, dtype } = options;
+    const { axis = 1, eps = 1e-5, dtype, activation } = options;
     checkAxis(axis);
     checkEps(eps);
     if (dtype !== undefined) checkOneOf('dtype', dtype, ['float32', 'float64']);
@@ -123,49 +164,119 @@ export class FrozenBatchNorm<D extends DType = DType> {
       bias,
       mean: running_mean as FloatArray,
       variance: running_var as FloatArray,
+      activation: checkActivation(activation),
     });
   }
 
   /**
-   * y = (x − mean) / √(variance + eps) · weight + bias, of the dtype and shape of x, which may be of any rank that has
-   * the axis.
+   * y = activation((x − mean) / √(variance + eps) · weight + bias + residual), of the dtype and shape of x, which may be
+   * of any rank that has the axis.
    *
    * @throws TypeError, RangeError for what does not fit, Error after disposal; then nothing is written.
    */
   run<T extends ArrayOf<D>>(x: TensorLike<T>, options?: RunOptions<T>): Tensor<T> {
-    if (this.#disposed)
-      throw stateError('DISPOSED', 'a frozen layer must not be used after its disposal, got a call of run()');
-    checkOptions(options, runKeys);
-    const out = options?.out;
-    const parts = this.#parts;
-    const input = readShape<T>('x', x, parts.dtype);
-    const { dtype } = input;
-    const { outer, inner } = geometryOf(input, parts.axis, parts.channels);
-    checkLength(input);
-    const y = out === undefined ? newResult<T>(dtype, input.size) : checkOut<T>(out, input);
-    const run = this.#runs[dtype] ?? this.#prepare(dtype);
-    run(outer, inner, input.data, y);
-    return { data: y, shape: input.shape };
+    const { data, shape, size, dtype, outer, inner, residual, out } = this.#read<T>(
+      'run()',
+      x,
+      options,
+      runKeys,
+    );
+    const y = out ?? newResult<T>(dtype, size);
+    this.#pass(dtype).run(outer, inner, data, residual, y);
+    return { data: y, shape };
   }
 
-  /** Lets go of the native memory, which is freed with the next garbage collection. Doing it twice is harmless. */
+  /**
+   * The same off the event loop, on the library's own threads: neither JavaScript nor libuv's pool waits. Operations begin
+   * in the order of the calls.
+   *
+   * SharedArrayBuffers are read and written where they are, while others may write to them; `transfer` moves x in. All
+   * other memory is copied: the caller may change x after the call, and `out` is written when the promise resolves.
+   *
+   * On the JS backend it computes in a turn of the event loop of its own.
+   *
+   * @returns a promise of the result, in `out`, in the memory that was moved in, or new. It rejects with what
+   *   {@link run} throws, with the reason of `signal`, or with an Error where `out` has lost its buffer meanwhile.
+   */
+  async runAsync<T extends ArrayOf<D>>(x: TensorLike<T>, options?: RunAsyncOptions<T>): Promise<Tensor<T>> {
+    const givenSignal = options?.signal;
+    const transfer = options?.transfer ?? false;
+    const { data, shape, dtype, size, outer, inner, residual, out } = this.#read<T>(
+      'runAsync()',
+      x,
+      options,
+      runAsyncKeys,
+    );
+    const signal = checkSignal(givenSignal);
+    if (checkBoolean('transfer', transfer) && out !== undefined)
+      throw typeError('out', 'be left out with transfer: true', out);
+    if (out !== undefined) {
+      isInPlace(out, 'x.data', data);
+      if (residual !== undefined) checkApart('out', out, { 'residual.data': residual });
+    }
+    signal?.throwIfAborted();
+    const added = residual && keepOrCopy(residual, dtype);
+    const own = !isShared(data) || transfer;
+    const source = transfer ? move('x.data', data, dtype) : own ? copy(data, dtype) : data;
+    const target = out !== undefined && isShared(out) ? out : own ? source : newResult<T>(dtype, size);
+    const pass = this.#pass(dtype);
+    return operate(
+      signal,
+      [source, added, target],
+      (slot) => pass.runLater(outer, inner, source, added, target, slot),
+      () => ({ data: out === undefined ? target : deliver(target, out), shape }),
+    );
+  }
+
+  /**
+   * Refuses every later call, and lets go of the native memory, which is freed with the next garbage collection, and when
+   * the operations on their way are done. Doing it twice is harmless.
+   */
   [Symbol.dispose](): void {
     this.#disposed = true;
-    this.#runs.float32 = undefined;
-    this.#runs.float64 = undefined;
+    this.#passes.float32 = undefined;
+    this.#passes.float64 = undefined;
   }
 
-  #prepare(dtype: DType): FrozenRun<FloatArray> {
-    const { channels, eps, weight, bias, mean, variance } = this.#parts;
-    const run = passesFor<FloatArray>(dtype).freeze(
+  #read<T extends FloatArray>(
+    call: string,
+    x: unknown,
+    options: RunOptions<T> | undefined,
+    known: ReadonlySet<string>,
+  ): ReadRun<T> {
+    if (this.#disposed)
+      throw stateError(
+        'DISPOSED',
+        `a frozen layer must not be used after its disposal, got a call of ${call}`,
+      );
+    checkOptions(options, known);
+    const out = options?.out;
+    const givenResidual = options?.residual;
+    const parts = this.#parts;
+    const input = readShape<T>('x', x, parts.dtype);
+    const { data, shape, size, dtype } = input;
+    const { outer, inner } = geometryOf(input, parts.axis, parts.channels);
+    const residual = givenResidual === undefined ? undefined : readResidual<T>(givenResidual, input);
+    checkLength(input);
+    if (residual !== undefined) checkLength(residual);
+    if (out !== undefined) checkOut<T>(out, input);
+    return { data, shape, size, dtype, outer, inner, residual: residual?.data, out };
+  }
+
+  #pass(dtype: DType): FrozenPass<FloatArray> {
+    const known = this.#passes[dtype];
+    if (known !== undefined) return known;
+    const { channels, eps, weight, bias, mean, variance, activation } = this.#parts;
+    const pass = passesFor<FloatArray>(dtype).freeze(
       channels,
       eps,
       weight && toDtype(weight, dtype),
       bias && toDtype(bias, dtype),
       toDtype(mean, 'float64'),
       toDtype(variance, 'float64'),
+      activation !== undefined,
     );
-    this.#runs[dtype] = run;
-    return run;
+    this.#passes[dtype] = pass;
+    return pass;
   }
 }

@@ -1,5 +1,6 @@
 // The functions: no state.
 
+import { type Activation, checkActivation } from './activation.js';
 import { backend, passesFor } from './backend/index.js';
 import { newResult } from './result.js';
 import type { DType, FloatArray, Tensor, TensorLike } from './tensor.js';
@@ -22,6 +23,7 @@ import {
   type NamedArrays,
   newArray,
   type ReadTensor,
+  readResidual,
   readShape,
   toDtype,
 } from './validate.js';
@@ -36,6 +38,10 @@ export interface PassOptions<T extends FloatArray> {
   weight?: FloatArray | null;
   /** One value per channel. Default, and for null: 0 for each. */
   bias?: FloatArray | null;
+  /** What follows the normalization, in the same pass over memory. Default: nothing. */
+  activation?: Activation;
+  /** Added before the activation: in the dtype and shape of x. Default: nothing. */
+  residual?: TensorLike<T>;
   /**
    * Where the result goes: an array of the result's length and dtype, which becomes the `data` of the returned tensor.
    * It may be the input's own memory (in place), or overlap nothing. Default: a new array.
@@ -74,6 +80,8 @@ export interface Gradients<T extends FloatArray> {
   dWeight: T;
   /** Per channel: the gradient of the bias. */
   dBias: T;
+  /** The gradient of the residual, where there is one: dy as the activation lets it through. Always memory of its own. */
+  dResidual?: Tensor<T>;
 }
 
 /** Statistics of one batch, as {@link forwardTraining} returns them. */
@@ -98,7 +106,7 @@ export interface RunningStatsOptions {
 }
 
 const defaultEps = 1e-5;
-const passKeys = ['axis', 'eps', 'weight', 'bias', 'out'];
+const passKeys = ['axis', 'eps', 'weight', 'bias', 'activation', 'residual', 'out'];
 const trainingKeys = new Set(passKeys);
 const inferenceKeys = new Set([...passKeys, 'mean', 'variance']);
 const backwardKeys = new Set([...inferenceKeys, 'training']);
@@ -112,12 +120,14 @@ interface ReadPass<T extends FloatArray> {
   eps: number;
   weight: T | undefined;
   bias: T | undefined;
+  relu: boolean;
+  residual: ReadTensor<T> | undefined;
   /** The caller's own per-channel arrays, which a result must not overlap. */
   given: NamedArrays;
 }
 
 function readPass<T extends FloatArray>(x: unknown, options: PassOptions<T>): ReadPass<T> {
-  const { axis = 1, eps = defaultEps, weight, bias } = options;
+  const { axis = 1, eps = defaultEps, weight, bias, activation, residual } = options;
   const input = readShape<T>('x', x);
   const { dtype } = input;
   const { outer, channels, inner } = geometryOf(input, checkAxis(axis));
@@ -132,13 +142,21 @@ function readPass<T extends FloatArray>(x: unknown, options: PassOptions<T>): Re
     eps: checkEps(eps),
     weight: perChannel('weight', weight),
     bias: perChannel('bias', bias),
+    relu: checkActivation(activation) !== undefined,
+    residual: residual === undefined ? undefined : readResidual<T>(residual, input),
     given: { weight, bias },
   };
 }
 
 /** `out`, or a new array. Its checks come last: no code of the caller's runs after them. */
-function resultFor<T extends FloatArray>(out: T | undefined, inPlace: ReadTensor<T>, others: NamedArrays): T {
+function resultFor<T extends FloatArray>(
+  out: T | undefined,
+  inPlace: ReadTensor<T>,
+  residual: ReadTensor<T> | undefined,
+  others: NamedArrays,
+): T {
   checkLength(inPlace);
+  if (residual !== undefined) checkLength(residual);
   if (out === undefined) return newResult(inPlace.dtype, inPlace.size);
   checkOut(out, inPlace);
   checkApart('out', out, others);
@@ -147,7 +165,7 @@ function resultFor<T extends FloatArray>(out: T | undefined, inPlace: ReadTensor
 
 /**
  * Normalizes x with the mean and the biased variance of each channel: y = (x − mean) / √(variance + eps) · weight + bias
- * (Ioffe and Szegedy, "Batch Normalization", 2015, algorithm 1).
+ * (Ioffe and Szegedy, "Batch Normalization", 2015, algorithm 1), plus the residual, through the activation.
  *
  * One value per channel is allowed (variance 0). An empty x gives an empty y and NaN statistics. A channel with a value
  * that is not finite has statistics that are not, and touches no other channel.
@@ -162,17 +180,29 @@ export function forwardTraining<T extends FloatArray>(
 ): TrainingResult<T> {
   checkOptions(options, trainingKeys);
   const { out } = options;
-  const { input, dtype, geometry, eps, weight, bias, given } = readPass(x, options);
-  const y = resultFor(out, input, given);
+  const { input, dtype, geometry, eps, weight, bias, relu, residual, given } = readPass(x, options);
+  const y = resultFor(out, input, residual, given);
   const [outer, channels, inner] = geometry;
   const mean = newArray<Float64Array>('float64', channels);
   const variance = newArray<Float64Array>('float64', channels);
-  passesFor<T>(dtype).forwardTraining(...geometry, eps, input.data, y, weight, bias, mean, variance);
+  passesFor<T>(dtype).forwardTraining(
+    ...geometry,
+    eps,
+    input.data,
+    y,
+    weight,
+    bias,
+    mean,
+    variance,
+    relu,
+    residual?.data,
+    undefined,
+  );
   return { y: { data: y, shape: input.shape }, mean, variance, count: outer * inner };
 }
 
 /**
- * Normalizes x with given statistics: y = (x − mean) / √(variance + eps) · weight + bias.
+ * Normalizes x with given statistics: y = activation((x − mean) / √(variance + eps) · weight + bias + residual).
  *
  * @param x any rank from 1 on.
  * @returns y in the dtype and shape of x.
@@ -185,9 +215,9 @@ export function forwardInference<T extends FloatArray>(
   checkObject('options', options);
   checkOptions(options, inferenceKeys);
   const { mean, variance, out } = options;
-  const { input, dtype, geometry, eps, weight, bias, given } = readPass(x, options);
+  const { input, dtype, geometry, eps, weight, bias, relu, residual, given } = readPass(x, options);
   const stats = statsOf(mean, variance, geometry[1]);
-  const y = resultFor(out, input, { ...given, mean, variance });
+  const y = resultFor(out, input, residual, { ...given, mean, variance });
   passesFor<T>(dtype).forwardInference(
     ...geometry,
     eps,
@@ -197,6 +227,9 @@ export function forwardInference<T extends FloatArray>(
     bias,
     stats.mean,
     stats.variance,
+    relu,
+    residual?.data,
+    undefined,
   );
   return { data: y, shape: input.shape };
 }
@@ -205,12 +238,13 @@ export function forwardInference<T extends FloatArray>(
  * The gradients of a forward pass over x with the same options.
  *
  * With r = 1 / √(variance + eps), x̂ = (x − mean) · r and M values per channel: dBias = Σdy, dWeight = Σdy·x̂,
- * dx = weight · r · (dy − dBias / M − x̂ · dWeight / M) in training and dx = weight · r · dy otherwise.
+ * dx = weight · r · (dy − dBias / M − x̂ · dWeight / M) in training and dx = weight · r · dy otherwise. With a ReLU, dy
+ * is 0 in all of this where y is not above zero; which it is, is computed again.
  *
  * @param dy the gradient of y, of the dtype and shape of x.
  * @param x the input of the forward pass.
  * @param options `mean` and `variance` are those of the forward pass; `out` is for dx and may be dy's own memory; `bias`
- *   has no effect on any gradient.
+ *   has an effect only with an activation.
  * @throws TypeError, RangeError for what does not fit; then nothing is written.
  */
 export function backward<T extends FloatArray>(
@@ -221,16 +255,17 @@ export function backward<T extends FloatArray>(
   checkObject('options', options);
   checkOptions(options, backwardKeys);
   const { mean, variance, training = true, out } = options;
-  const { input, dtype, geometry, eps, weight, given } = readPass(x, options);
+  const { input, dtype, geometry, eps, weight, bias, relu, residual, given } = readPass(x, options);
   const gradient = readShape<T>('dy', dy, dtype);
   checkSameShape(gradient, 'x', input.shape);
   checkBoolean('training', training);
   const channels = geometry[1];
   const stats = statsOf(mean, variance, channels);
   checkLength(input);
-  const dx = resultFor(out, gradient, { ...given, mean, variance });
+  const dx = resultFor(out, gradient, residual, { ...given, mean, variance });
   const dWeight = newArray<T>(dtype, channels);
   const dBias = newArray<T>(dtype, channels);
+  const dResidual = residual && newResult<T>(dtype, input.size);
   passesFor<T>(dtype).backward(
     ...geometry,
     eps,
@@ -240,11 +275,21 @@ export function backward<T extends FloatArray>(
     stats.mean,
     stats.variance,
     weight,
+    bias,
+    relu,
+    residual?.data,
+    undefined,
     dx,
     dWeight,
     dBias,
+    dResidual,
   );
-  return { dx: { data: dx, shape: input.shape }, dWeight, dBias };
+  return {
+    dx: { data: dx, shape: input.shape },
+    dWeight,
+    dBias,
+    ...(dResidual && { dResidual: { data: dResidual, shape: input.shape } }),
+  };
 }
 
 /**

@@ -22,8 +22,12 @@ export function typedArrayType(value: unknown): string | undefined {
 }
 
 /** 0 for a detached array. */
-export function lengthOf(array: FloatArray): number {
+export function lengthOf(array: FloatArray | Uint8Array): number {
   return length.call(array);
+}
+
+export function bufferOf(array: FloatArray): ArrayBufferLike {
+  return buffer.call(array);
 }
 
 /** Whether two arrays are views of one buffer object. */

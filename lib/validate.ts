@@ -111,6 +111,13 @@ export function checkLength(tensor: ReadTensor): void {
     );
 }
 
+/** A tensor to be added to `input`, checked but for its length. */
+export function readResidual<T extends FloatArray>(value: unknown, input: ReadTensor<T>): ReadTensor<T> {
+  const residual = readShape<T>('residual', value, input.dtype);
+  checkSameShape(residual, input.name, input.shape);
+  return residual;
+}
+
 export function readTensor(name: string, value: unknown): ReadTensor {
   const tensor = readShape(name, value);
   checkLength(tensor);

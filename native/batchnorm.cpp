@@ -144,16 +144,8 @@ struct Normalization {
   T* scale;
   T* offset;
   operator Normalization<const T>() const { return {mean, scale, offset}; }
-};
-
-/// The per-channel arrays of the grad_input kernel.
-template <typename T>
-struct GradInput {
-  T* mean;
-  T* slope;
-  T* constant;
-  T* scale;
-  operator GradInput<const T>() const { return {mean, slope, constant, scale}; }
+  /// Of channels from `channel` on.
+  Normalization from(size_t channel) const { return {mean + channel, scale + channel, offset + channel}; }
 };
 
 template <typename T>
@@ -402,18 +394,19 @@ class Moments {
   double* reference_squares_;
 };
 
-/// Sums of dy and dy * (x - mean), per chunk.
+/// Sums of dy and dy * (x - mean), per chunk, of the dy that the activation lets through.
 template <typename T>
 class GradSums {
  public:
   GradSums(Scratch& scratch, const Execution& execution, const Partition<T>& partition, const T* dy,
-           const T* x, const T* mean)
+           const T* x, Activation activation, Normalization<const T> coefficients)
       : kernels_(kernels_of<T>(*execution.kernels)),
+        pass_(kernels_.grad_sums[activation][partition.layout()]),
         partition_(partition),
         chunks_(take_chunks(scratch, partition)),
         dy_(dy),
         x_(x),
-        mean_(mean),
+        coefficients_(coefficients),
         sums_dy_(scratch.take<double>(partition.shape().channels)),
         sums_dy_xc_(scratch.take<double>(partition.shape().channels)) {}
 
@@ -425,9 +418,10 @@ class GradSums {
   void sum(size_t chunk, Range channels, Accumulators<T> sums, const Partials<T>&, Run run) const {
     const Span& span = chunks_[chunk];
     clear(partition_.layout(), sums, channels.end - channels.begin);
+    const Normalization<const T> c = coefficients_.from(channels.begin);
     partition_.for_each_tile(
         span, channels.begin, channels.end, ahead(partition_, span, channels), [&](Tile tile, size_t at) {
-          run(GradSumsWork<T>{tile, dy_ + at, x_ + at, mean_ + channels.begin, sums.first, sums.second});
+          run(GradSumsWork<T>{tile, dy_ + at, x_ + at, c.mean, c.scale, c.offset, sums.first, sums.second});
         });
   }
 
@@ -437,7 +431,7 @@ class GradSums {
     collect_sums(kernels_, partition_.layout(), chunks, channels, sums, partials);
   }
 
-  void run(const GradSumsWork<T>& work) const { kernels_.grad_sums[partition_.layout()](work); }
+  void run(const GradSumsWork<T>& work) const { pass_(work); }
 
   /// The sums of channels [begin, end) of the tensor, the chunks in their order.
   void merge(Range channels, const Partials<T>& partials) const {
@@ -459,11 +453,12 @@ class GradSums {
 
  private:
   const Kernels<T>& kernels_;
+  void (*pass_)(const GradSumsWork<T>&);
   const Partition<T>& partition_;
   const Span* chunks_;
   const T* dy_;
   const T* x_;
-  const T* mean_;
+  Normalization<const T> coefficients_;
   double* sums_dy_;
   double* sums_dy_xc_;
 };
@@ -473,7 +468,15 @@ class GradSums {
 /// The part of a work that a tile at value `at` and channel `channel` of the tensor is.
 template <typename T>
 NormalizeWork<T> part_of(const NormalizeWork<T>& all, Tile tile, size_t at, size_t channel) {
-  return {tile, all.x + at, all.y + at, all.mean + channel, all.scale + channel, all.offset + channel};
+  return {tile,
+          all.x + at,
+          all.residual ? all.residual + at : nullptr,
+          all.mask,
+          all.at + at,
+          all.y + at,
+          all.mean + channel,
+          all.scale + channel,
+          all.offset + channel};
 }
 template <typename T>
 GradInputWork<T> part_of(const GradInputWork<T>& all, Tile tile, size_t at, size_t channel) {
@@ -484,7 +487,8 @@ GradInputWork<T> part_of(const GradInputWork<T>& all, Tile tile, size_t at, size
           all.mean + channel,
           all.slope + channel,
           all.constant + channel,
-          all.scale + channel};
+          all.scale + channel,
+          all.offset + channel};
 }
 
 template <typename Work, typename Sums>
@@ -671,20 +675,48 @@ void sum_settle_write(Scratch& scratch, const Execution& execution, const Partit
   if (writer) sweep(crew, partition, *writer, shape.size() * sizeof(T) < execution.stream_bytes);
 }
 
+/// The pass that normalizes with an epilogue.
 template <typename T>
-void infer(const Execution& execution, const Tiling<T>& tiling, bool streamed, const T* x, T* y,
-           const Normalization<const T>& coefficients) {
-  sweep(Crew(execution, tiling.shape().size() * sizeof(T)), tiling,
-        Writer(execution, kernels_of<T>(*execution.kernels).normalize, tiling.layout(), streamed,
-               NormalizeWork<T>{{}, x, y, coefficients.mean, coefficients.scale, coefficients.offset}),
-        false);
+auto normalizer(const Execution& execution, const Tiling<T>& tiling, bool streamed, const T* x, T* y,
+                const Normalization<const T>& coefficients, Epilogue<T> epilogue, unsigned char* mask) {
+  return Writer(
+      execution,
+      kernels_of<T>(*execution.kernels).normalize[epilogue.residual != nullptr][epilogue.activation],
+      tiling.layout(), streamed,
+      NormalizeWork<T>{
+          {}, x, epilogue.residual, mask, 0, y, coefficients.mean, coefficients.scale, coefficients.offset});
+}
+
+/// Writes a whole tensor, forwards.
+template <typename T, typename Writer>
+void write_all(const Execution& execution, const Tiling<T>& tiling, const Writer& writer) {
+  sweep(Crew(execution, tiling.shape().size() * sizeof(T)), tiling, writer, false);
+}
+
+/// to = from where the mask has a bit, else 0; a copy where there is none.
+template <typename T>
+void apply_mask(const Execution& execution, size_t size, const T* from, const unsigned char* mask, T* to) {
+  const bool streamed = size * sizeof(T) >= execution.stream_bytes;
+  constexpr size_t block = kBlockBytes / sizeof(T);
+  const auto apply = kernels_of<T>(*execution.kernels).apply_mask[streamed];
+  Crew(execution, size * sizeof(T)).work(divide_up(size, block), [&](size_t task, size_t) {
+    const Range range = part(size, block, task);
+    const size_t count = range.end - range.begin;
+    if (!mask) {
+      std::copy_n(from + range.begin, count, to + range.begin);
+      return;
+    }
+    apply({count, from + range.begin, mask, range.begin, to + range.begin});
+    if (streamed) execution.kernels->fence();
+  });
 }
 
 }  // namespace
 
 template <typename T>
 void forward_training(const Execution& execution, Shape shape, double eps, const T* x, T* y, const T* weight,
-                      const T* bias, double* mean, double* variance) {
+                      const T* bias, double* mean, double* variance, Epilogue<T> epilogue,
+                      unsigned char* mask) {
   if (shape.size() == 0) {
     std::fill_n(mean, shape.channels, std::numeric_limits<double>::quiet_NaN());
     std::fill_n(variance, shape.channels, std::numeric_limits<double>::quiet_NaN());
@@ -693,12 +725,13 @@ void forward_training(const Execution& execution, Shape shape, double eps, const
   Scratch scratch;
   const Partition<T> partition(shape);
   const Moments<T> moments(scratch, execution, partition, x);
-  const bool streamed = is_streamed(execution, partition, x, y);
+  // The mask is made of what has been written.
+  const bool streamed = !mask && is_streamed(execution, partition, x, y);
   const auto take = [&] { return take_coefficients(scratch, partition, streamed, y); };
   const Normalization<T> coefficients = {take(), take(), take()};
   const Kernels<T>& kernels = kernels_of<T>(*execution.kernels);
-  const Writer writer(execution, kernels.normalize, partition.layout(), streamed,
-                      NormalizeWork<T>{{}, x, y, coefficients.mean, coefficients.scale, coefficients.offset});
+  const auto writer = normalizer<T>(execution, partition, streamed, x, y, coefficients, epilogue, mask);
+  if (mask) std::fill_n(mask, mask_bytes(shape.size()), static_cast<unsigned char>(0));
   const auto settle = [&](Range channels, const Partials<T>& partials) {
     moments.merge(channels, partials, mean, variance);
     set_normalization(coefficients, kernels, partition, channels, eps, mean, variance, weight, bias);
@@ -708,65 +741,90 @@ void forward_training(const Execution& execution, Shape shape, double eps, const
 
 template <typename T>
 void forward_inference(const Execution& execution, Shape shape, double eps, const T* x, T* y, const T* weight,
-                       const T* bias, const double* mean, const double* variance) {
+                       const T* bias, const double* mean, const double* variance, Epilogue<T> epilogue,
+                       unsigned char* mask) {
   if (shape.size() == 0) return;
   Scratch scratch;
   const Tiling<T> tiling(shape);
-  const bool streamed = is_streamed(execution, tiling, x, y);
+  const bool streamed = !mask && is_streamed(execution, tiling, x, y);
   const auto take = [&] { return take_coefficients(scratch, tiling, streamed, y); };
   const Normalization<T> coefficients = {take(), take(), take()};
   set_normalization(coefficients, kernels_of<T>(*execution.kernels), tiling, {0, shape.channels}, eps, mean,
                     variance, weight, bias);
-  infer<T>(execution, tiling, streamed, x, y, coefficients);
+  if (mask) std::fill_n(mask, mask_bytes(shape.size()), static_cast<unsigned char>(0));
+  write_all(execution, tiling,
+            normalizer<T>(execution, tiling, streamed, x, y, coefficients, epilogue, mask));
 }
 
 template <typename T>
 void backward(const Execution& execution, Shape shape, double eps, bool training, const T* dy, const T* x,
-              const double* mean, const double* variance, const T* weight, Gradients<T> gradients) {
+              const double* mean, const double* variance, const T* weight, const T* bias,
+              Epilogue<T> epilogue, const unsigned char* mask, Gradients<T> gradients) {
   if (shape.size() == 0) {
     if (gradients.weight) std::fill_n(gradients.weight, shape.channels, T{0});
     if (gradients.bias) std::fill_n(gradients.bias, shape.channels, T{0});
     return;
   }
+  if (gradients.residual) {
+    std::unique_ptr<unsigned char[]> own;
+    if (epilogue.activation != kIdentity && !mask) {
+      own.reset(new unsigned char[mask_bytes(shape.size())]);
+      forward_inference<T>(execution, shape, eps, x, gradients.residual, weight, bias, mean, variance,
+                           epilogue, own.get());
+      mask = own.get();
+    }
+    apply_mask(execution, shape.size(), dy, mask, gradients.residual);
+    // What the activation has let through is there now: the rest is as if there were none.
+    dy = gradients.residual;
+    epilogue.activation = kIdentity;
+  }
+  const bool relu = epilogue.activation == kRelu;
   Scratch scratch;
   const Partition<T> partition(shape);
   const bool streamed = is_streamed<T>(execution, partition, dy, gradients.input);
   const auto take = [&] { return take_coefficients<T>(scratch, partition, streamed, gradients.input); };
-  const GradInput<T> coefficients = {take(), take(), take(), take()};
+  T* const slope = take();
+  T* const constant = take();
+  // Only an activation asks for the offset of y.
+  const Normalization<T> coefficients = {take(), take(), relu ? take() : constant};
   const Kernels<T>& kernels = kernels_of<T>(*execution.kernels);
-  set_normalization({coefficients.mean, coefficients.scale, coefficients.constant}, kernels, partition,
-                    {0, shape.channels}, eps, mean, variance, weight, static_cast<const T*>(nullptr));
+  set_normalization(coefficients, kernels, partition, {0, shape.channels}, eps, mean, variance, weight, bias);
 
+  const GradInputWork<T> work{{},
+                              dy,
+                              x,
+                              gradients.input,
+                              coefficients.mean,
+                              slope,
+                              constant,
+                              coefficients.scale,
+                              coefficients.offset};
   if (training || gradients.weight || gradients.bias) {
-    const GradSums<T> sums(scratch, execution, partition, dy, x, coefficients.mean);
-    const Writer writer(execution, kernels.grad_input, partition.layout(), streamed,
-                        GradInputWork<T>{{},
-                                         dy,
-                                         x,
-                                         gradients.input,
-                                         coefficients.mean,
-                                         coefficients.slope,
-                                         coefficients.constant,
-                                         coefficients.scale});
+    const GradSums<T> sums(scratch, execution, partition, dy, x, epilogue.activation, coefficients);
+    const Writer writer(execution, kernels.grad_input[epilogue.activation], partition.layout(), streamed,
+                        work);
     const double count = static_cast<double>(shape.count());
     const auto settle = [&](Range channels, const Partials<T>& partials) {
       sums.merge(channels, partials);
       const size_t at = channels.begin;
       kernels.gradients(channels.end - at, eps, count, mean + at, variance + at, coefficients.mean + at,
-                        sums.sums_dy() + at, sums.sums_dy_xc() + at, coefficients.slope + at,
-                        coefficients.constant + at, gradients.weight ? gradients.weight + at : nullptr,
+                        sums.sums_dy() + at, sums.sums_dy_xc() + at, slope + at, constant + at,
+                        gradients.weight ? gradients.weight + at : nullptr,
                         gradients.bias ? gradients.bias + at : nullptr);
-      repeat(partition, channels, coefficients.slope, coefficients.constant);
+      repeat(partition, channels, slope, constant);
     };
     sum_settle_write(scratch, execution, partition, 2, sums, settle,
                      training && gradients.input ? &writer : nullptr);
   }
-  if (!training && gradients.input) {
-    // Statistics that carry no gradient leave dx = dy * scale: nothing to subtract, nothing to add.
-    std::fill_n(coefficients.constant, padded_width(partition), T{0});
-    infer<T>(execution, partition, streamed, dy, gradients.input,
-             {coefficients.constant, coefficients.scale, coefficients.constant});
-  }
+  if (training || !gradients.input) return;
+  if (relu)
+    return write_all(execution, partition,
+                     Writer(execution, kernels.frozen_grad_input, partition.layout(), streamed, work));
+  // Statistics that carry no gradient leave dx = dy * scale: nothing to subtract, nothing to add.
+  std::fill_n(constant, padded_width(partition), T{0});
+  write_all(execution, partition,
+            normalizer<T>(execution, partition, streamed, dy, gradients.input,
+                          {constant, coefficients.scale, constant}, {}, nullptr));
 }
 
 size_t update_running_stats(const KernelTable& kernels, size_t channels, const double* mean,
@@ -781,8 +839,8 @@ size_t update_running_stats(const KernelTable& kernels, size_t channels, const d
 template <typename T>
 FrozenParameters<T>::FrozenParameters(const Execution& execution, size_t channels, double eps,
                                       const double* mean, const double* variance, const T* weight,
-                                      const T* bias)
-    : channels_(channels), fold_(fold_of<T>(channels)) {
+                                      const T* bias, Activation activation)
+    : channels_(channels), activation_(activation), fold_(fold_of<T>(channels)) {
   // As long as in channels-last, the beginning of which serves channels-first as well.
   const Tiling<T> tiling(Shape{1, channels, 1});
   const size_t bytes = round_up(padded_width(tiling) * sizeof(T), kAlignment);
@@ -798,27 +856,34 @@ FrozenParameters<T>::FrozenParameters(const Execution& execution, size_t channel
 }
 
 template <typename T>
-void FrozenParameters<T>::run(const Execution& execution, Shape shape, const T* x, T* y) const {
+void FrozenParameters<T>::run(const Execution& execution, Shape shape, const T* x, const T* residual,
+                              T* y) const {
   if (shape.size() == 0) return;
   const Tiling<T> tiling(shape, shape.inner == 1 ? fold_ : 1);
   const bool streamed = is_streamed(execution, tiling, x, y);
-  if (!streamed) return infer<T>(execution, tiling, false, x, y, {mean_, scale_, offset_});
+  const auto infer = [&](const Normalization<const T>& coefficients) {
+    write_all(
+        execution, tiling,
+        normalizer<T>(execution, tiling, streamed, x, y, coefficients, {activation_, residual}, nullptr));
+  };
+  if (!streamed) return infer({mean_, scale_, offset_});
   Scratch scratch;
   const auto copy = [&](const T* array) {
     T* coefficients = take_coefficients(scratch, tiling, streamed, y);
     std::copy_n(array, padded_width(tiling), coefficients);
     return static_cast<const T*>(coefficients);
   };
-  infer<T>(execution, tiling, streamed, x, y, {copy(mean_), copy(scale_), copy(offset_)});
+  infer({copy(mean_), copy(scale_), copy(offset_)});
 }
 
 #define BATCHNORM_INSTANTIATE(T)                                                                        \
   template void forward_training<T>(const Execution&, Shape, double, const T*, T*, const T*, const T*,  \
-                                    double*, double*);                                                  \
+                                    double*, double*, Epilogue<T>, unsigned char*);                     \
   template void forward_inference<T>(const Execution&, Shape, double, const T*, T*, const T*, const T*, \
-                                     const double*, const double*);                                     \
+                                     const double*, const double*, Epilogue<T>, unsigned char*);        \
   template void backward<T>(const Execution&, Shape, double, bool, const T*, const T*, const double*,   \
-                            const double*, const T*, Gradients<T>);                                     \
+                            const double*, const T*, const T*, Epilogue<T>, const unsigned char*,       \
+                            Gradients<T>);                                                              \
   template class FrozenParameters<T>;
 BATCHNORM_INSTANTIATE(float)
 BATCHNORM_INSTANTIATE(double)

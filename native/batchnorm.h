@@ -33,30 +33,52 @@ struct Execution {
   size_t stream_bytes;
 };
 
+/// What follows the normalization: y = activation(normalized x + residual).
+template <typename T>
+struct Epilogue {
+  Activation activation = kIdentity;
+  /// As large as x; nullptr for none.
+  const T* residual = nullptr;
+};
+
+/// The size of a mask: one bit per value, which says whether the activation lets its gradient through, and
+/// what a kernel may read behind the last.
+constexpr size_t mask_bytes(size_t size) {
+  return size / 8 + 4;
+}
+
 /// Gradients that were asked for; the others are nullptr.
 template <typename T>
 struct Gradients {
   T* input;
   T* weight;
   T* bias;
+  /// Of the residual: dy as the activation lets it through. Must be given where there are both a residual and
+  /// an activation.
+  T* residual;
 };
 
 /// Normalizes x with its own mean and biased variance, which it returns (channels values each; NaN where
-/// count() is 0). y may be x.
+/// count() is 0). y may be x. Fills `mask` (mask_bytes) unless it is nullptr.
 template <typename T>
 void forward_training(const Execution& execution, Shape shape, double eps, const T* x, T* y, const T* weight,
-                      const T* bias, double* mean, double* variance);
+                      const T* bias, double* mean, double* variance, Epilogue<T> epilogue,
+                      unsigned char* mask);
 
-/// Normalizes x with the given statistics. y may be x.
+/// The same with the given statistics.
 template <typename T>
 void forward_inference(const Execution& execution, Shape shape, double eps, const T* x, T* y, const T* weight,
-                       const T* bias, const double* mean, const double* variance);
+                       const T* bias, const double* mean, const double* variance, Epilogue<T> epilogue,
+                       unsigned char* mask);
 
-/// Gradients for the x, mean, variance, weight and eps of a forward pass. training: mean and variance are
-/// those of x and carry gradient; otherwise they are constants. gradients.input may be dy.
+/// Gradients for the x, mean, variance, weight, bias, eps and epilogue of a forward pass. training: mean and
+/// variance are those of x and carry gradient; otherwise they are constants. gradients.input may be dy. Of a
+/// residual and an activation, `mask` is what the forward pass has filled; nullptr computes it from the
+/// residual.
 template <typename T>
 void backward(const Execution& execution, Shape shape, double eps, bool training, const T* dy, const T* x,
-              const double* mean, const double* variance, const T* weight, Gradients<T> gradients);
+              const double* mean, const double* variance, const T* weight, const T* bias,
+              Epilogue<T> epilogue, const unsigned char* mask, Gradients<T> gradients);
 
 /// running = decay * running + (1 - decay) * batch, for the channels whose batch statistics are finite;
 /// returns the number of the others. `unbiased` stores variance * count / (count - 1), and nothing where
@@ -70,14 +92,15 @@ template <typename T>
 class FrozenParameters {
  public:
   FrozenParameters(const Execution& execution, size_t channels, double eps, const double* mean,
-                   const double* variance, const T* weight, const T* bias);
+                   const double* variance, const T* weight, const T* bias, Activation activation);
 
   size_t channels() const { return channels_; }
-  /// As forward_inference. shape.channels must be channels().
-  void run(const Execution& execution, Shape shape, const T* x, T* y) const;
+  /// As forward_inference; residual may be nullptr. shape.channels must be channels().
+  void run(const Execution& execution, Shape shape, const T* x, const T* residual, T* y) const;
 
  private:
   size_t channels_;
+  Activation activation_;
   size_t fold_;
   std::unique_ptr<unsigned char[]> memory_;
   const T* mean_;

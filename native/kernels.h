@@ -4,8 +4,13 @@
 
 #include <cstddef>
 
-/// Kernels are made of small functions that must dissolve: what is passed between them are registers.
+/// Kernels are made of small functions that must dissolve: what is passed between them are registers. With
+/// sanitizers they need not, and compilers take minutes over what would come of it.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define ALWAYS_INLINE inline
+#else
 #define ALWAYS_INLINE inline __attribute__((always_inline))
+#endif
 
 namespace batchnorm {
 
@@ -13,6 +18,12 @@ namespace batchnorm {
 enum Layout {
   kChannelsFirst,  ///< one channel per row: x[outer][channels][inner] with inner > 1
   kChannelsLast,   ///< one channel per column: inner == 1
+};
+
+/// What follows the normalization. Its gradient passes where the result is above zero (or NaN).
+enum Activation {
+  kIdentity,
+  kRelu,  ///< v above zero, NaN for NaN, else +0
 };
 
 /// What a kernel asks memory for while it reads: what lies `distance` values behind. A pass that sums asks,
@@ -51,29 +62,36 @@ struct MomentsWork {
   T* sum_squares;
 };
 
-/// y = (x - mean) * scale + offset
+/// y = activation((x - mean) * scale + offset + residual). A ReLU behind a residual also sets the bits of a
+/// mask of zeros for what it lets through; tiles whose bits are neighbours may be worked on at once.
 template <typename T>
 struct NormalizeWork {
   Tile tile;
   const T* x;
+  const T* residual;    ///< of the passes that add one
+  unsigned char* mask;  ///< of those; nullptr for none
+  size_t at;            ///< the first value's place in the mask
   T* y;
   const T* mean;
   const T* scale;
   const T* offset;
 };
 
-/// sum_dy += dy, sum_dy_xc += dy * (x - mean)
+/// sum_dy += dy, sum_dy_xc += dy * (x - mean), of the dy that the activation lets through, which it finds out
+/// by normalizing x again
 template <typename T>
 struct GradSumsWork {
   Tile tile;
   const T* dy;
   const T* x;
   const T* mean;
+  const T* scale;
+  const T* offset;
   T* sum_dy;
   T* sum_dy_xc;
 };
 
-/// dx = (dy - (x - mean) * slope - constant) * scale
+/// dx = (dy - (x - mean) * slope - constant) * scale, likewise
 template <typename T>
 struct GradInputWork {
   Tile tile;
@@ -84,6 +102,18 @@ struct GradInputWork {
   const T* slope;
   const T* constant;
   const T* scale;
+  const T* offset;
+};
+
+/// to = from where the mask has a bit, else +0: `count` neighbouring values, the first of which is value
+/// `at` of the mask. Up to 3 bytes behind the last bit are read.
+template <typename T>
+struct MaskWork {
+  size_t count;
+  const T* from;
+  const unsigned char* mask;
+  size_t at;
+  T* to;
 };
 
 /// A pass that writes, for each kind of Stores and Layout.
@@ -94,7 +124,7 @@ struct GradInputWork {
 ///
 /// stream_beside is the streamed form in kChannelsFirst that does work of the pass that sums as well, line by
 /// line in turns: what memory sends for the one comes in while the other works in the caches. nullptr where
-/// the ISA has no way past the caches.
+/// the ISA has no way past the caches, and for passes that read more than the sums have read.
 template <typename Work, typename Sums>
 struct WritingPass {
   void (*alone[2][2])(const Work& work);
@@ -130,9 +160,17 @@ struct Kernels {
                     const T* high, const double* sum_dy, const double* sum_dy_xc, T* slope, T* constant,
                     T* dweight, T* dbias);
   void (*moments[2])(const MomentsWork<T>& work);
-  WritingPass<NormalizeWork<T>, MomentsWork<T>> normalize;
-  void (*grad_sums[2])(const GradSumsWork<T>& work);
-  WritingPass<GradInputWork<T>, GradSumsWork<T>> grad_input;
+  /// [whether it adds a residual][Activation]
+  WritingPass<NormalizeWork<T>, MomentsWork<T>> normalize[2][2];
+  /// [Activation][Layout]
+  void (*grad_sums[2][2])(const GradSumsWork<T>& work);
+  /// [Activation]
+  WritingPass<GradInputWork<T>, GradSumsWork<T>> grad_input[2];
+  /// dx = dy * scale behind a ReLU, for statistics that carry no gradient. Without activation, normalize does
+  /// that.
+  WritingPass<GradInputWork<T>, GradSumsWork<T>> frozen_grad_input;
+  /// [Stores]; kStreamed needs the fence as well.
+  void (*apply_mask[2])(const MaskWork<T>& work);
 };
 
 /// All kernels of one instruction set.

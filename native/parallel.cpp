@@ -7,20 +7,10 @@
 #include <system_error>
 #include <thread>
 
-#if defined(__x86_64__) || defined(_M_X64)
-#include <immintrin.h>
-#endif
+#include "pause.h"
 
 namespace batchnorm {
 namespace {
-
-inline void pause() {
-#if defined(__x86_64__) || defined(_M_X64)
-  _mm_pause();
-#elif defined(__aarch64__) && defined(__GNUC__)
-  __asm__ volatile("yield");
-#endif
-}
 
 /// Long enough to bridge the gap between two layers of a network, short against a time slice.
 constexpr auto kSpin = std::chrono::microseconds(200);

@@ -3,8 +3,8 @@ import { spawnSync } from 'node:child_process';
 
 const builds = [
   { name: 'plain', flags: '' },
-  { name: 'address', flags: '-fsanitize=address,undefined -fno-sanitize-recover=all -g' },
-  { name: 'thread', flags: '-fsanitize=thread -g' },
+  { name: 'address', flags: '-fsanitize=address,undefined -fno-sanitize-recover=all -g -O1' },
+  { name: 'thread', flags: '-fsanitize=thread -g -O1' },
 ];
 
 function run(command: string, args: string[]): void {

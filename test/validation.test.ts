@@ -204,19 +204,22 @@ const cases: [title: string, call: () => unknown, expected: Failure][] = [
     'an unknown option of the layer',
     () => new BatchNorm(3, { epsilon: 1e-3 } as Wrong),
     type(
-      'options must only have axis, eps, dtype, decay, unbiasedRunningVar, weight, bias, trackRunningStats, reuse, convention, momentum, got "epsilon"',
+      'options must only have axis, eps, dtype, decay, unbiasedRunningVar, weight, bias, trackRunningStats, activation, reuse, convention, momentum, got "epsilon"',
       'ERR_BATCHNORM_UNKNOWN_OPTION',
     ),
   ],
   [
     'an unknown option of a function',
     () => forwardTraining(x(), { gamma: 1 } as Wrong),
-    type('options must only have axis, eps, weight, bias, out, got "gamma"', 'ERR_BATCHNORM_UNKNOWN_OPTION'),
+    type(
+      'options must only have axis, eps, weight, bias, activation, residual, out, got "gamma"',
+      'ERR_BATCHNORM_UNKNOWN_OPTION',
+    ),
   ],
   [
     'an unknown option of run',
     () => new BatchNorm(3).freeze().run(x(), { output: 1 } as Wrong),
-    type('options must only have out, got "output"', 'ERR_BATCHNORM_UNKNOWN_OPTION'),
+    type('options must only have out, residual, got "output"', 'ERR_BATCHNORM_UNKNOWN_OPTION'),
   ],
   [
     'a negative eps',
@@ -324,8 +327,49 @@ const cases: [title: string, call: () => unknown, expected: Failure][] = [
 
   [
     'an unknown option of freeze',
-    () => new BatchNorm(3).freeze({ activation: 'relu' } as Wrong),
-    type('options must have no properties, got "activation"', 'ERR_BATCHNORM_UNKNOWN_OPTION'),
+    () => new BatchNorm(3).freeze({ relu: true } as Wrong),
+    type('options must only have activation, got "relu"', 'ERR_BATCHNORM_UNKNOWN_OPTION'),
+  ],
+  [
+    'an activation that does not exist',
+    () => new BatchNorm(3, { activation: 'gelu' as Wrong }),
+    range('activation must be \'relu\', got "gelu"'),
+  ],
+  [
+    'an activation that is no string',
+    () => new BatchNorm(3).freeze({ activation: true as Wrong }),
+    type("activation must be 'relu', got true"),
+  ],
+  [
+    'an activation that does not exist, of a function',
+    () => forwardTraining(x(), { activation: 'RELU' as Wrong }),
+    range('activation must be \'relu\', got "RELU"'),
+  ],
+  [
+    'an activation that does not exist, of a state',
+    () => FrozenBatchNorm.from(new BatchNorm(3).stateDict(), { activation: 'relu6' as Wrong }),
+    range('activation must be \'relu\', got "relu6"'),
+  ],
+  [
+    'a residual of another shape',
+    () => new BatchNorm(3).forward(x(), { residual: { data: new Float32Array(6), shape: [3, 2] } }),
+    range('residual.shape must be [2, 3, 4] (the shape of x), got [3, 2]'),
+  ],
+  [
+    'a residual of another dtype',
+    () =>
+      new BatchNorm(3).forward(x(), { residual: { data: new Float64Array(24), shape: [2, 3, 4] } as Wrong }),
+    type('residual.data must be a Float32Array, got Float64Array'),
+  ],
+  [
+    'a residual with too few values',
+    () => forwardTraining(x(), { residual: { data: new Float32Array(5), shape: [2, 3, 4] } }),
+    range('residual.data must have 24 values (2 x 3 x 4), got 5'),
+  ],
+  [
+    'a residual that is no tensor',
+    () => new BatchNorm(3).freeze().run(x(), { residual: new Float32Array(6) as Wrong }),
+    type('residual.data must be a Float32Array, got undefined'),
   ],
   [
     'options that are an array',

@@ -1,13 +1,27 @@
 import type { FloatArray } from '../tensor.js';
 
 /**
+ * Where a pass computes off the calling thread, this says which operation it is; see operations.ts. The arrays must stay
+ * as they are until it has been reported.
+ */
+export type Slot = number;
+
+/** The size of a mask: one bit per value, and what a kernel may read behind the last. As in native/batchnorm.h. */
+export function maskBytes(size: number): number {
+  return Math.floor(size / 8) + 4;
+}
+
+/**
  * The passes for one data type over x[outer][channels][inner]. Callers have checked everything: arrays of `T` have
- * outer * channels * inner values, per-channel arrays `channels`. An absent weight is 1, an absent bias 0. Where an array
- * has lost its buffer since, they throw ERR_BATCHNORM_BUFFER_CHANGED, where a result overlaps an input of its size without
- * being in its place, ERR_BATCHNORM_OVERLAP; both before anything is written.
+ * outer * channels * inner values, per-channel arrays `channels`. An absent weight is 1, an absent bias 0, `relu` whether a
+ * ReLU follows. Where an array has lost its buffer since, they throw ERR_BATCHNORM_BUFFER_CHANGED, where a result overlaps
+ * an input of its size without being in its place, ERR_BATCHNORM_OVERLAP; both before anything is written.
  */
 export interface Passes<T extends FloatArray> {
-  /** Writes y, mean and the biased variance. y may be x; returns whether it is. */
+  /**
+   * Writes y = activation(normalized x + residual), mean and the biased variance. y may be x; returns whether it is. A
+   * mask is filled with what a ReLU behind a residual lets through.
+   */
   forwardTraining(
     outer: number,
     channels: number,
@@ -19,8 +33,11 @@ export interface Passes<T extends FloatArray> {
     bias: T | undefined,
     mean: Float64Array,
     variance: Float64Array,
+    relu: boolean,
+    residual: T | undefined,
+    mask: Uint8Array | undefined,
   ): boolean;
-  /** Writes y. y may be x; returns whether it is. */
+  /** The same with given statistics. */
   forwardInference(
     outer: number,
     channels: number,
@@ -32,8 +49,14 @@ export interface Passes<T extends FloatArray> {
     bias: T | undefined,
     mean: Float64Array,
     variance: Float64Array,
+    relu: boolean,
+    residual: T | undefined,
+    mask: Uint8Array | undefined,
   ): boolean;
-  /** Writes the gradients that are given. dx may be dy. */
+  /**
+   * Writes the gradients that are given. dx may be dy. Of a residual and a ReLU, `mask` is what the forward pass has
+   * filled, or undefined to compute it from the residual; dResidual must then be given.
+   */
   backward(
     outer: number,
     channels: number,
@@ -45,10 +68,18 @@ export interface Passes<T extends FloatArray> {
     mean: Float64Array,
     variance: Float64Array,
     weight: T | undefined,
+    bias: T | undefined,
+    relu: boolean,
+    residual: T | undefined,
+    mask: Uint8Array | undefined,
     dx: T | undefined,
     dWeight: T | undefined,
     dBias: T | undefined,
+    dResidual: T | undefined,
   ): void;
+  forwardTrainingLater: Later<Passes<T>['forwardTraining']>;
+  forwardInferenceLater: Later<Passes<T>['forwardInference']>;
+  backwardLater: Later<Passes<T>['backward']>;
   /** An inference with parameters that are copied once. */
   freeze(
     channels: number,
@@ -57,11 +88,24 @@ export interface Passes<T extends FloatArray> {
     bias: T | undefined,
     mean: Float64Array,
     variance: Float64Array,
-  ): FrozenRun<T>;
+    relu: boolean,
+  ): FrozenPass<T>;
 }
 
-/** Writes y. y may be x. */
-export type FrozenRun<T extends FloatArray> = (outer: number, inner: number, x: T, y: T) => void;
+/** Checks its arguments at once, but computes off the calling thread. */
+export type Later<Pass extends (...args: never[]) => unknown> = (
+  ...args: [...Parameters<Pass>, slot: Slot]
+) => ReturnType<Pass>;
+
+export interface FrozenPass<T extends FloatArray> {
+  /** Writes y. y may be x. */
+  run(outer: number, inner: number, x: T, residual: T | undefined, y: T): void;
+  runLater: Later<FrozenPass<T>['run']>;
+}
+
+/** Hears of finished operations: the first `count` values of an array it has given, each a slot, or ~slot of one for which
+ * memory ran out. */
+export type FinishedHandler = (count: number) => void;
 
 /** One interface, two answers: native.ts and js.ts. Both give the same bits. */
 export interface Backend {
@@ -89,6 +133,10 @@ export interface Backend {
   streamBytes(): number;
   /** For memory that nobody has touched yet: a hint, without which only time is lost. */
   adviseHugePages(array: FloatArray): void;
+  /** Once, before the first operation that computes later. */
+  onFinished(handler: FinishedHandler, finished: Int32Array): void;
+  /** Whether an operation had not begun: it never will then, and is not reported. */
+  cancel(slot: Slot): boolean;
   setThreads(count: number): void;
   /** 0 before the first setThreads of the process. */
   threads(): number;

@@ -4,7 +4,7 @@ import { stateError } from '../errors.js';
 import type { FloatArray } from '../tensor.js';
 import { lengthOf } from '../typed-array.js';
 import { checkApart, isInPlace } from '../validate.js';
-import type { Backend, Passes } from './backend.js';
+import { type Backend, type FinishedHandler, maskBytes, type Passes, type Slot } from './backend.js';
 
 /** Rounds a double to the data type: exact float32 arithmetic is double arithmetic rounded after each operation. */
 type Round = (value: number) => number;
@@ -165,8 +165,13 @@ function forEachRun(
     for (let channel = 0; channel < channels; channel++, start += inner) visit(channel, start, start + inner);
 }
 
+/** relu(v) and what it lets through: v above zero, or NaN. */
+function isPositive(value: number): boolean {
+  return !(value <= 0);
+}
+
 /** Each array must still be as long as it was when it was checked. */
-function checkLengths(length: number, ...arrays: (FloatArray | undefined)[]): void {
+function checkLengths(length: number, ...arrays: (FloatArray | Uint8Array | undefined)[]): void {
   for (const array of arrays)
     if (array !== undefined && lengthOf(array) !== length)
       throw stateError(
@@ -175,7 +180,64 @@ function checkLengths(length: number, ...arrays: (FloatArray | undefined)[]): vo
       );
 }
 
-function passesOf<T extends FloatArray>(round: Round, lanes: number): Passes<T> {
+/** What waits for a turn of the event loop, in its order: here nothing computes off the calling thread. */
+class Turns {
+  #handler: FinishedHandler | undefined;
+  #finished: Int32Array = new Int32Array(0);
+  readonly #waiting = new Map<Slot, NodeJS.Immediate>();
+
+  onFinished(handler: FinishedHandler, finished: Int32Array): void {
+    this.#handler = handler;
+    this.#finished = finished;
+  }
+
+  /** The pass that is checked at once and computed in a turn of its own. */
+  later<Args extends unknown[], R>(prepare: (...args: Args) => Prepared<R>): (...args: [...Args, Slot]) => R {
+    return (...args) => {
+      const slot = args.pop() as Slot;
+      const { result, compute } = prepare(...(args as unknown as Args));
+      this.#waiting.set(
+        slot,
+        setImmediate(() => {
+          this.#waiting.delete(slot);
+          let report = slot;
+          try {
+            compute();
+          } catch {
+            report = ~slot;
+          }
+          this.#finished[0] = report;
+          this.#handler?.(1);
+        }),
+      );
+      return result;
+    };
+  }
+
+  cancel(slot: Slot): boolean {
+    const immediate = this.#waiting.get(slot);
+    if (immediate === undefined) return false;
+    clearImmediate(immediate);
+    return this.#waiting.delete(slot);
+  }
+}
+
+/** A pass whose arguments have been checked. */
+interface Prepared<R> {
+  result: R;
+  compute: () => void;
+}
+
+/** The pass that computes at once. */
+function now<Args extends unknown[], R>(prepare: (...args: Args) => Prepared<R>): (...args: Args) => R {
+  return (...args) => {
+    const { result, compute } = prepare(...args);
+    compute();
+    return result;
+  };
+}
+
+function passesOf<T extends FloatArray>(round: Round, lanes: number, turns: Turns): Passes<T> {
   const first = new Float64Array(lanes);
   const second = new Float64Array(lanes);
 
@@ -238,8 +300,9 @@ function passesOf<T extends FloatArray>(round: Round, lanes: number): Passes<T> 
     return round !== Math.fround || !(sum * sum > 0.9375 * (squares * values));
   }
 
+  /** `gradient` is dy, or what a ReLU has let through of it. */
   function gradSumsOfLane(
-    dy: T,
+    gradient: ArrayLike<number>,
     x: T,
     mean: number,
     start: number,
@@ -250,21 +313,21 @@ function passesOf<T extends FloatArray>(round: Round, lanes: number): Passes<T> 
     let sum = first[lane];
     let products = second[lane];
     for (let term = 0, at = start; term < terms; term += 4, at += 4 * distance) {
-      let group = dy[at];
-      let groupProducts = round(dy[at] * round(x[at] - mean));
+      let group = gradient[at];
+      let groupProducts = round(gradient[at] * round(x[at] - mean));
       if (term + 1 < terms) {
         const b = at + distance;
-        group = round(group + dy[b]);
-        groupProducts = round(groupProducts + round(dy[b] * round(x[b] - mean)));
+        group = round(group + gradient[b]);
+        groupProducts = round(groupProducts + round(gradient[b] * round(x[b] - mean)));
       }
       if (term + 2 < terms) {
         const c = at + 2 * distance;
-        let pair = dy[c];
-        let pairProducts = round(dy[c] * round(x[c] - mean));
+        let pair = gradient[c];
+        let pairProducts = round(gradient[c] * round(x[c] - mean));
         if (term + 3 < terms) {
           const d = at + 3 * distance;
-          pair = round(pair + dy[d]);
-          pairProducts = round(pairProducts + round(dy[d] * round(x[d] - mean)));
+          pair = round(pair + gradient[d]);
+          pairProducts = round(pairProducts + round(gradient[d] * round(x[d] - mean)));
         }
         group = round(group + pair);
         groupProducts = round(groupProducts + pairProducts);
@@ -352,60 +415,117 @@ function passesOf<T extends FloatArray>(round: Round, lanes: number): Passes<T> 
     x: T,
     y: T,
     { high, scale, offset }: Normalization,
+    relu = false,
+    residual: T | undefined = undefined,
   ): void {
     forEachRun(outer, channels, inner, (channel, start, end) => {
       const mean = high[channel];
       const factor = scale[channel];
       const constant = offset[channel];
-      for (let i = start; i < end; i++) y[i] = round(round(x[i] - mean) * factor) + constant;
+      for (let i = start; i < end; i++) {
+        let value = round(round(round(x[i] - mean) * factor) + constant);
+        if (residual) value = round(value + residual[i]);
+        y[i] = relu && !isPositive(value) ? 0 : value;
+      }
     });
   }
 
-  return {
-    forwardTraining(outer, channels, inner, eps, x, y, weight, bias, mean, variance) {
-      checkLengths(outer * channels * inner, x, y);
-      checkLengths(channels, weight, bias, mean, variance);
-      const inPlace = isInPlace(y, 'x.data', x);
-      if (x.length === 0) {
-        mean.fill(Number.NaN);
-        variance.fill(Number.NaN);
-        return inPlace;
-      }
-      moments(partitionOf(outer, channels, inner, lanes), x, mean, variance);
-      normalize(outer, channels, inner, x, y, normalization(channels, eps, weight, bias, mean, variance));
-      return inPlace;
-    },
+  function fillMask(y: T, mask: Uint8Array | undefined): void {
+    if (mask === undefined) return;
+    mask.fill(0);
+    for (let i = 0; i < y.length; i++) if (isPositive(y[i])) mask[i >> 3] |= 1 << (i & 7);
+  }
 
-    forwardInference(outer, channels, inner, eps, x, y, weight, bias, mean, variance) {
-      checkLengths(outer * channels * inner, x, y);
-      checkLengths(channels, weight, bias, mean, variance);
-      const inPlace = isInPlace(y, 'x.data', x);
-      normalize(outer, channels, inner, x, y, normalization(channels, eps, weight, bias, mean, variance));
-      return inPlace;
-    },
+  const forwardTraining = (
+    ...[outer, channels, inner, eps, x, y, weight, bias, mean, variance, relu, residual, mask]: Parameters<
+      Passes<T>['forwardTraining']
+    >
+  ): Prepared<boolean> => {
+    const size = outer * channels * inner;
+    checkLengths(size, x, y, residual);
+    checkLengths(channels, weight, bias, mean, variance);
+    checkLengths(maskBytes(size), mask);
+    const result = isInPlace(y, 'x.data', x);
+    if (residual) checkApart('out', y, { 'residual.data': residual });
+    return {
+      result,
+      compute() {
+        if (size === 0) {
+          mean.fill(Number.NaN);
+          variance.fill(Number.NaN);
+          return;
+        }
+        moments(partitionOf(outer, channels, inner, lanes), x, mean, variance);
+        const coefficients = normalization(channels, eps, weight, bias, mean, variance);
+        normalize(outer, channels, inner, x, y, coefficients, relu, residual);
+        fillMask(y, mask);
+      },
+    };
+  };
 
-    backward(outer, channels, inner, eps, training, dy, x, mean, variance, weight, dx, dWeight, dBias) {
-      checkLengths(outer * channels * inner, dy, x, dx);
-      checkLengths(channels, mean, variance, weight, dWeight, dBias);
-      if (dx) {
-        isInPlace(dx, 'dy.data', dy);
-        checkApart('out', dx, { 'x.data': x });
-      }
-      if (x.length === 0) {
+  const forwardInference = (
+    ...[outer, channels, inner, eps, x, y, weight, bias, mean, variance, relu, residual, mask]: Parameters<
+      Passes<T>['forwardInference']
+    >
+  ): Prepared<boolean> => {
+    const size = outer * channels * inner;
+    checkLengths(size, x, y, residual);
+    checkLengths(channels, weight, bias, mean, variance);
+    checkLengths(maskBytes(size), mask);
+    const result = isInPlace(y, 'x.data', x);
+    if (residual) checkApart('out', y, { 'residual.data': residual });
+    return {
+      result,
+      compute() {
+        const coefficients = normalization(channels, eps, weight, bias, mean, variance);
+        normalize(outer, channels, inner, x, y, coefficients, relu, residual);
+        fillMask(y, mask);
+      },
+    };
+  };
+
+  const backward = (
+    ...[outer, channels, inner, eps, training, dy, x, mean, variance, weight, bias, ...rest]: Parameters<
+      Passes<T>['backward']
+    >
+  ): Prepared<void> => {
+    const [relu, residual, mask, dx, dWeight, dBias, dResidual] = rest;
+    const size = outer * channels * inner;
+    checkLengths(size, dy, x, residual, dx, dResidual);
+    checkLengths(channels, mean, variance, weight, bias, dWeight, dBias);
+    checkLengths(maskBytes(size), mask);
+    if (dx) {
+      isInPlace(dx, 'dy.data', dy);
+      checkApart('out', dx, { 'x.data': x, 'residual.data': residual });
+    }
+    const compute = () => {
+      if (size === 0) {
         dWeight?.fill(0);
         dBias?.fill(0);
         return;
       }
       const partition = partitionOf(outer, channels, inner, lanes);
       const count = outer * inner;
-      const high = new Float64Array(channels);
+      const { high, scale, offset } = normalization(channels, eps, weight, bias, mean, variance);
       const slope = new Float64Array(channels);
       const constant = new Float64Array(channels);
-      const scale = new Float64Array(channels);
+      let gradient = dy;
+      if (relu) {
+        gradient = dResidual ?? (dy.slice() as T);
+        if (mask) {
+          for (let i = 0; i < size; i++) gradient[i] = (mask[i >> 3] >> (i & 7)) & 1 ? dy[i] : 0;
+        } else {
+          forEachRun(outer, channels, inner, (channel, start, end) => {
+            for (let i = start; i < end; i++) {
+              let value = round(round(round(x[i] - high[channel]) * scale[channel]) + offset[channel]);
+              if (residual) value = round(value + residual[i]);
+              gradient[i] = isPositive(value) ? dy[i] : 0;
+            }
+          });
+        }
+      } else dResidual?.set(dy);
       for (let channel = 0; channel < channels; channel++) {
         const inverseDeviation = 1 / Math.sqrt(variance[channel] + eps);
-        high[channel] = round(mean[channel]);
-        scale[channel] = round((weight ? weight[channel] : 1) * inverseDeviation);
         let sum = 0;
         let products = 0;
         for (let chunk = 0; chunk < partition.chunks; chunk++) {
@@ -415,7 +535,7 @@ function passesOf<T extends FloatArray>(round: Round, lanes: number): Passes<T> 
             if (valuesOf(partition, span, place) === 0) break;
             clear();
             forEachLane(partition, span, place, (start, distance, terms, lane) =>
-              gradSumsOfLane(dy, x, high[channel], start, distance, terms, lane),
+              gradSumsOfLane(gradient, x, high[channel], start, distance, terms, lane),
             );
             sum += sumOfLanes(first);
             products += sumOfLanes(second);
@@ -434,25 +554,40 @@ function passesOf<T extends FloatArray>(round: Round, lanes: number): Passes<T> 
         forEachRun(outer, channels, inner, (channel, start, end) => {
           for (let i = start; i < end; i++) {
             const explained = round(round(x[i] - high[channel]) * slope[channel]);
-            dx[i] = round(round(dy[i] - explained) - constant[channel]) * scale[channel];
+            dx[i] = round(round(gradient[i] - explained) - constant[channel]) * scale[channel];
           }
         });
       else
-        normalize(outer, channels, inner, dy, dx, {
+        normalize(outer, channels, inner, gradient, dx, {
           high: new Float64Array(channels),
           scale,
           offset: new Float64Array(channels),
         });
-    },
+    };
+    return { result: undefined, compute };
+  };
 
-    freeze(channels, eps, weight, bias, mean, variance) {
+  return {
+    forwardTraining: now(forwardTraining),
+    forwardInference: now(forwardInference),
+    backward: now(backward),
+    forwardTrainingLater: turns.later(forwardTraining),
+    forwardInferenceLater: turns.later(forwardInference),
+    backwardLater: turns.later(backward),
+
+    freeze(channels, eps, weight, bias, mean, variance, relu) {
       checkLengths(channels, weight, bias, mean, variance);
       const coefficients = normalization(channels, eps, weight, bias, mean, variance);
-      return (outer, inner, x, y) => {
-        checkLengths(outer * channels * inner, x, y);
+      const run = (outer: number, inner: number, x: T, residual: T | undefined, y: T): Prepared<void> => {
+        checkLengths(outer * channels * inner, x, residual, y);
         isInPlace(y, 'x.data', x);
-        normalize(outer, channels, inner, x, y, coefficients);
+        if (residual) checkApart('out', y, { 'residual.data': residual });
+        return {
+          result: undefined,
+          compute: () => normalize(outer, channels, inner, x, y, coefficients, relu, residual),
+        };
       };
+      return { run: now(run), runLater: turns.later(run) };
     },
   };
 }
@@ -466,6 +601,7 @@ interface Normalization {
 
 /** The backend that needs nothing but JavaScript. It computes on the calling thread. */
 export function createJsBackend(): Backend {
+  const turns = new Turns();
   return {
     name: 'js',
     isa: 'js',
@@ -473,8 +609,10 @@ export function createJsBackend(): Backend {
     l2Bytes: 0,
     streamBytes: () => 0,
     adviseHugePages: () => {},
-    float32: passesOf<Float32Array>(Math.fround, 16),
-    float64: passesOf<Float64Array>((value) => value, 8),
+    onFinished: (handler, finished) => turns.onFinished(handler, finished),
+    cancel: (slot) => turns.cancel(slot),
+    float32: passesOf<Float32Array>(Math.fround, 16, turns),
+    float64: passesOf<Float64Array>((value) => value, 8, turns),
     updateRunningStats(mean, variance, channels, count, decay, unbiased, runningMean, runningVar) {
       checkLengths(channels, mean, variance, runningMean, runningVar);
       const average = (running: number, batch: number) =>

@@ -5,7 +5,11 @@ import { rangeError } from '../errors.js';
 import type { Backend, Passes } from './backend.js';
 import { l2Bytes, usualStreamBytes } from './caches.js';
 
-interface Binding extends Pick<Backend, 'updateRunningStats' | 'adviseHugePages' | 'setThreads' | 'threads'> {
+interface Binding
+  extends Pick<
+    Backend,
+    'updateRunningStats' | 'adviseHugePages' | 'onFinished' | 'cancel' | 'setThreads' | 'threads'
+  > {
   isas: string[];
   float32: Passes<Float32Array>;
   float64: Passes<Float64Array>;
@@ -51,6 +55,8 @@ export function createNativeBackend({ isa, streamBytes }: NativeSettings = {}): 
     float64: binding.float64,
     updateRunningStats: binding.updateRunningStats,
     adviseHugePages: binding.adviseHugePages,
+    onFinished: binding.onFinished,
+    cancel: binding.cancel,
     setThreads: binding.setThreads,
     threads: binding.threads,
   };

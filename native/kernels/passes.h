@@ -3,6 +3,8 @@
 // bits.
 #pragma once
 
+#include <type_traits>
+
 #include "channels.h"
 #include "loops.h"
 
@@ -80,9 +82,23 @@ struct Coefficients {
   }
 };
 
+/// What is fused into a pass.
+template <batchnorm::Activation Activation, bool Adds = false>
+struct Fused {
+  static constexpr bool kRelu = Activation == batchnorm::kRelu;
+  static constexpr bool kAdds = Adds;
+};
+
+/// (x - mean) * scale + offset, the same to the bit wherever it is computed.
 template <typename T>
+ALWAYS_INLINE Vec<T> normalized(Vec<T> deviation, Vec<T> scale, Vec<T> offset) {
+  return deviation * scale + offset;
+}
+
+template <typename T, typename Fused>
 struct Normalize {
   const T* x;
+  const T* residual;
   const T* mean;
   const T* scale;
   const T* offset;
@@ -94,20 +110,25 @@ struct Normalize {
   }
   template <typename Group>
   ALWAYS_INLINE Vec<T> apply(const OfChannel& c, Group group, size_t index) const {
-    return (group.load(x, index, c.of[0]) - c.of[0]) * c.of[1] + c.of[2];
+    Vec<T> y = normalized(group.load(x, index, c.of[0]) - c.of[0], c.of[1], c.of[2]);
+    if constexpr (Fused::kAdds) y = y + group.load(residual, index, c.of[0]);
+    return Fused::kRelu ? keep_positive(y, y) : y;
   }
   template <typename Group>
   ALWAYS_INLINE void prefetch(Group group, size_t distance) const {
     group.prefetch(x, distance);
+    if constexpr (Fused::kAdds) group.prefetch(residual, distance);
   }
 };
 
-template <typename T>
+template <typename T, typename Fused>
 struct GradSums {
   const T* dy;
   const T* x;
   Ahead ahead;
   Vec<T> mean;
+  Vec<T> scale;
+  Vec<T> offset;
   PairOfSums<T> sums;
 
   template <typename Group>
@@ -125,8 +146,11 @@ struct GradSums {
     const Vec<T> zero = Vec<T>::broadcast(0);
     Vec<T> gradient[group.size()], product[group.size()];
     for (size_t i = 0; i < group.size(); i++) {
+      const Vec<T> deviation = group.load(x, i, mean) - mean;
       gradient[i] = group.load(dy, i, zero);
-      product[i] = gradient[i] * (group.load(x, i, mean) - mean);
+      if constexpr (Fused::kRelu)
+        gradient[i] = keep_positive(gradient[i], normalized(deviation, scale, offset));
+      product[i] = gradient[i] * deviation;
       after_each();
     }
     group.prefetch(x, ahead);
@@ -136,7 +160,7 @@ struct GradSums {
   ALWAYS_INLINE void close() const { sums.close(); }
 };
 
-template <typename T>
+template <typename T, typename Fused>
 struct GradInput {
   const T* dy;
   const T* x;
@@ -144,17 +168,49 @@ struct GradInput {
   const T* slope;
   const T* constant;
   const T* scale;
+  const T* offset;
 
-  using OfChannel = Coefficients<T, 4>;
+  using OfChannel = Coefficients<T, Fused::kRelu ? 5 : 4>;
   template <typename Channel>
   ALWAYS_INLINE OfChannel coefficients(Channel channel) const {
-    return {{channel.coefficient(mean), channel.coefficient(slope), channel.coefficient(constant),
-             channel.coefficient(scale)}};
+    OfChannel c = {{channel.coefficient(mean), channel.coefficient(slope), channel.coefficient(constant),
+                    channel.coefficient(scale)}};
+    if constexpr (Fused::kRelu) c.of[4] = channel.coefficient(offset);
+    return c;
   }
   template <typename Group>
   ALWAYS_INLINE Vec<T> apply(const OfChannel& c, Group group, size_t index) const {
     const Vec<T> deviation = group.load(x, index, c.of[0]) - c.of[0];
-    return ((group.load(dy, index, c.of[0]) - deviation * c.of[1]) - c.of[2]) * c.of[3];
+    Vec<T> gradient = group.load(dy, index, c.of[0]);
+    if constexpr (Fused::kRelu) gradient = keep_positive(gradient, normalized(deviation, c.of[3], c.of[4]));
+    return ((gradient - deviation * c.of[1]) - c.of[2]) * c.of[3];
+  }
+  template <typename Group>
+  ALWAYS_INLINE void prefetch(Group group, size_t distance) const {
+    group.prefetch(x, distance);
+    group.prefetch(dy, distance);
+  }
+};
+
+/// Behind a ReLU, with statistics that carry no gradient.
+template <typename T>
+struct FrozenGradInput {
+  const T* dy;
+  const T* x;
+  const T* mean;
+  const T* scale;
+  const T* offset;
+
+  using OfChannel = Coefficients<T, 3>;
+  template <typename Channel>
+  ALWAYS_INLINE OfChannel coefficients(Channel channel) const {
+    return {{channel.coefficient(mean), channel.coefficient(scale), channel.coefficient(offset)}};
+  }
+  template <typename Group>
+  ALWAYS_INLINE Vec<T> apply(const OfChannel& c, Group group, size_t index) const {
+    const Vec<T> y = normalized(group.load(x, index, c.of[0]) - c.of[0], c.of[1], c.of[2]);
+    // As without activation, where it is normalize that does this: a product of -0 becomes +0.
+    return normalized(keep_positive(group.load(dy, index, c.of[0]), y), c.of[1], Vec<T>::broadcast(0));
   }
   template <typename Group>
   ALWAYS_INLINE void prefetch(Group group, size_t distance) const {
@@ -189,7 +245,7 @@ ALWAYS_INLINE void for_each_channel(Tile tile, Open open) {
 }
 
 /// What opens a channel of a pass that sums.
-template <typename T>
+template <typename Fused, typename T>
 ALWAYS_INLINE auto opener(const batchnorm::MomentsWork<T>& work) {
   return [=](auto channel) {
     return Moments<T>{work.x,
@@ -198,25 +254,36 @@ ALWAYS_INLINE auto opener(const batchnorm::MomentsWork<T>& work) {
                       {channel.sums(work.sum), channel.sums(work.sum_squares)}};
   };
 }
-template <typename T>
+template <typename Fused, typename T>
 ALWAYS_INLINE auto opener(const batchnorm::GradSumsWork<T>& work) {
   return [=](auto channel) {
-    return GradSums<T>{work.dy,
-                       work.x,
-                       work.tile.ahead,
-                       channel.coefficient(work.mean),
-                       {channel.sums(work.sum_dy), channel.sums(work.sum_dy_xc)}};
+    const Vec<T> mean = channel.coefficient(work.mean);
+    const bool relu = Fused::kRelu;
+    return GradSums<T, Fused>{work.dy,
+                              work.x,
+                              work.tile.ahead,
+                              mean,
+                              relu ? channel.coefficient(work.scale) : mean,
+                              relu ? channel.coefficient(work.offset) : mean,
+                              {channel.sums(work.sum_dy), channel.sums(work.sum_dy_xc)}};
   };
 }
 
+/// For the pass that has no activation to be told of.
+struct Frozen {};
+
 /// What a pass that writes computes, and where to.
-template <typename T>
-ALWAYS_INLINE Normalize<T> map_of(const batchnorm::NormalizeWork<T>& work) {
-  return {work.x, work.mean, work.scale, work.offset};
+template <typename Fused, typename T>
+ALWAYS_INLINE Normalize<T, Fused> map_of(const batchnorm::NormalizeWork<T>& work) {
+  return {work.x, work.residual, work.mean, work.scale, work.offset};
 }
-template <typename T>
-ALWAYS_INLINE GradInput<T> map_of(const batchnorm::GradInputWork<T>& work) {
-  return {work.dy, work.x, work.mean, work.slope, work.constant, work.scale};
+template <typename Fused, typename T>
+ALWAYS_INLINE auto map_of(const batchnorm::GradInputWork<T>& work) {
+  if constexpr (std::is_same_v<Fused, Frozen>)
+    return FrozenGradInput<T>{work.dy, work.x, work.mean, work.scale, work.offset};
+  else
+    return GradInput<T, Fused>{work.dy,       work.x,     work.mean,  work.slope,
+                               work.constant, work.scale, work.offset};
 }
 template <typename T>
 ALWAYS_INLINE T* target_of(const batchnorm::NormalizeWork<T>& work) {
@@ -227,27 +294,66 @@ ALWAYS_INLINE T* target_of(const batchnorm::GradInputWork<T>& work) {
   return work.dx;
 }
 
-template <batchnorm::Layout Layout, typename T, template <typename> class Work>
+template <batchnorm::Layout Layout, typename Fused, typename T, template <typename> class Work>
 void sum(const Work<T>& work) {
-  for_each_channel<Layout, T>(work.tile, opener(work));
+  for_each_channel<Layout, T>(work.tile, opener<Fused>(work));
 }
 
-template <batchnorm::Stores Stores, batchnorm::Layout Layout, typename T, template <typename> class Work>
-void write(const Work<T>& work) {
+/// Sets the bits [at, at + count) of a mask. Its bytes at the ends may belong to other threads as well.
+template <typename T>
+ALWAYS_INLINE void set_mask(const T* values, size_t count, size_t at, unsigned char* mask) {
+  const Vec<T> zeros = Vec<T>::broadcast(0);
+  const auto add = [&](size_t bit, uint32_t bits) {
+    __atomic_fetch_or(mask + bit / 8, static_cast<unsigned char>(bits << bit % 8), __ATOMIC_RELAXED);
+  };
+  const size_t before = (8 - at % 8) % 8;
+  size_t done = before < count ? before : count;
+  if (done > 0) add(at, Vec<T>::load(values, done, zeros).positive());
+  for (; done + kLanes<T> <= count; done += kLanes<T>) {
+    const uint32_t bits = Vec<T>::load(values + done).positive();
+    for (size_t byte = 0; byte < kLanes<T> / 8; byte++)
+      mask[(at + done) / 8 + byte] = static_cast<unsigned char>(bits >> 8 * byte);
+  }
+  if (done == count) return;
+  uint32_t bits = Vec<T>::load(values + done, count - done, zeros).positive();
+  for (; done < count; done += 8, bits >>= 8) add(at + done, bits & 0xff);
+}
+
+/// From what has just been written, which is still near.
+template <typename T>
+ALWAYS_INLINE void set_mask(const batchnorm::NormalizeWork<T>& work) {
+  const Tile tile = work.tile;
+  if (tile.stride == tile.columns) return set_mask(work.y, tile.rows * tile.columns, work.at, work.mask);
+  for (size_t row = 0; row < tile.rows; row++)
+    set_mask(work.y + row * tile.stride, tile.columns, work.at + row * tile.stride, work.mask);
+}
+
+template <batchnorm::Stores Stores, batchnorm::Layout Layout, typename Fused, typename T,
+          template <typename> class Work>
+ALWAYS_INLINE void write_tile(const Work<T>& work) {
   constexpr bool stream = Stores == batchnorm::kStreamed;
   const Tile tile = work.tile;
   T* const to = target_of(work);
-  const auto map = map_of(work);
+  const auto map = map_of<Fused>(work);
+  using Map = decltype(map_of<Fused>(work));
   if constexpr (Layout == batchnorm::kChannelsFirst) {
     // Line by line wherever lines go on from row to row: stores that straddle lines cost two.
     if (stream || (tile.stride == tile.columns && tile.columns >= kLanes<T>))
-      return LinesOfRows<stream, T, decltype(map_of(work))>(tile, to, map).finish();
+      return LinesOfRows<stream, T, Map>(tile, to, map).finish();
   } else if (stream) {
     return stream_columns(tile, to, map);
   }
   for_each_channel<Layout, T>(tile, [&](auto channel) {
-    return Writer<T, decltype(map_of(work))>{map, to, tile.ahead.distance, map.coefficients(channel)};
+    return Writer<T, Map>{map, to, tile.ahead.distance, map.coefficients(channel)};
   });
+}
+
+template <batchnorm::Stores Stores, batchnorm::Layout Layout, typename Fused, typename T,
+          template <typename> class Work>
+void write(const Work<T>& work) {
+  write_tile<Stores, Layout, Fused>(work);
+  if constexpr (std::is_same_v<Fused, ::Fused<batchnorm::kRelu, true>>)
+    if (work.mask) set_mask(work);
 }
 
 /// A channel of a pass that sums, which takes turns with the lines of another pass.
@@ -263,28 +369,61 @@ struct Beside {
   ALWAYS_INLINE void close() const { summing.close(); }
 };
 
-template <typename T, template <typename> class Work, template <typename> class Sums>
+template <typename Fused, typename T, template <typename> class Work, template <typename> class Sums>
 void stream_beside_sum(const Work<T>& work, const Sums<T>& sums) {
-  using Lines = LinesOfRows<true, T, decltype(map_of(work))>;
-  Lines lines(work.tile, target_of(work), map_of(work));
-  const auto open = opener(sums);
+  using Lines = LinesOfRows<true, T, decltype(map_of<Fused>(work))>;
+  Lines lines(work.tile, target_of(work), map_of<Fused>(work));
+  const auto open = opener<Fused>(sums);
   for_each_row<T>(sums.tile, [&](auto channel) {
     return Beside<decltype(open(channel)), Lines>{open(channel), lines};
   });
   lines.finish();
 }
 
-template <typename T, template <typename> class Work, template <typename> class Sums>
+template <batchnorm::Stores Stores, typename T>
+void apply_mask(const batchnorm::MaskWork<T>& work) {
+  const auto lanes_at = [&](size_t at) {
+    uint32_t bits;
+    __builtin_memcpy(&bits, work.mask + (work.at + at) / 8, sizeof(bits));
+    return bits >> (work.at + at) % 8;
+  };
+  const auto write_part = [&](size_t at, size_t count) {
+    Vec<T>::load(work.from + at, count, Vec<T>::broadcast(0)).keep(lanes_at(at)).store(work.to + at, count);
+  };
+  size_t at = before_first_line(work.to, work.count);
+  if (at > 0) write_part(0, at);
+  for (; at + kLanes<T> <= work.count; at += kLanes<T>) {
+    const Vec<T> kept = Vec<T>::load(work.from + at).keep(lanes_at(at));
+    if constexpr (Stores == batchnorm::kStreamed)
+      kept.stream(work.to + at);
+    else
+      kept.store(work.to + at);
+  }
+  if (at < work.count) write_part(at, work.count - at);
+}
+
+template <typename Fused, typename T, template <typename> class Work, template <typename> class Sums>
 constexpr batchnorm::WritingPass<Work<T>, Sums<T>> writing_pass() {
   using namespace batchnorm;
-  return {{{write<kCached, kChannelsFirst, T, Work>, write<kCached, kChannelsLast, T, Work>},
-           {write<kStreamed, kChannelsFirst, T, Work>, write<kStreamed, kChannelsLast, T, Work>}},
-          kStreamsPastCaches ? stream_beside_sum<T, Work, Sums> : nullptr};
+  return {
+      {{write<kCached, kChannelsFirst, Fused, T, Work>, write<kCached, kChannelsLast, Fused, T, Work>},
+       {write<kStreamed, kChannelsFirst, Fused, T, Work>, write<kStreamed, kChannelsLast, Fused, T, Work>}},
+      nullptr};
+}
+
+/// The same with stream_beside.
+template <typename Fused, typename T, template <typename> class Work, template <typename> class Sums>
+constexpr batchnorm::WritingPass<Work<T>, Sums<T>> writing_pass_beside() {
+  auto pass = writing_pass<Fused, T, Work, Sums>();
+  if constexpr (kStreamsPastCaches) pass.stream_beside = stream_beside_sum<Fused, T, Work, Sums>;
+  return pass;
 }
 
 template <typename T>
 constexpr batchnorm::Kernels<T> all_kernels() {
   using namespace batchnorm;
+  using Plain = Fused<kIdentity>;
+  using Relu = Fused<kRelu>;
   return {centres<T>,
           {collect<kChannelsFirst, T>, collect<kChannelsLast, T>},
           are_good<T>,
@@ -292,10 +431,17 @@ constexpr batchnorm::Kernels<T> all_kernels() {
           statistics<T>,
           normalization<T>,
           gradients<T>,
-          {sum<kChannelsFirst, T, MomentsWork>, sum<kChannelsLast, T, MomentsWork>},
-          writing_pass<T, NormalizeWork, MomentsWork>(),
-          {sum<kChannelsFirst, T, GradSumsWork>, sum<kChannelsLast, T, GradSumsWork>},
-          writing_pass<T, GradInputWork, GradSumsWork>()};
+          {sum<kChannelsFirst, Plain, T, MomentsWork>, sum<kChannelsLast, Plain, T, MomentsWork>},
+          {{writing_pass_beside<Plain, T, NormalizeWork, MomentsWork>(),
+            writing_pass_beside<Relu, T, NormalizeWork, MomentsWork>()},
+           {writing_pass<Fused<kIdentity, true>, T, NormalizeWork, MomentsWork>(),
+            writing_pass<Fused<kRelu, true>, T, NormalizeWork, MomentsWork>()}},
+          {{sum<kChannelsFirst, Plain, T, GradSumsWork>, sum<kChannelsLast, Plain, T, GradSumsWork>},
+           {sum<kChannelsFirst, Relu, T, GradSumsWork>, sum<kChannelsLast, Relu, T, GradSumsWork>}},
+          {writing_pass_beside<Plain, T, GradInputWork, GradSumsWork>(),
+           writing_pass_beside<Relu, T, GradInputWork, GradSumsWork>()},
+          writing_pass<Frozen, T, GradInputWork, GradSumsWork>(),
+          {apply_mask<kCached, T>, apply_mask<kStreamed, T>}};
 }
 
 }  // namespace

@@ -42,6 +42,18 @@ struct Register<float> {
   friend ALWAYS_INLINE Register add(Register a, Register b) { return {_mm256_add_ps(a.value, b.value)}; }
   friend ALWAYS_INLINE Register subtract(Register a, Register b) { return {_mm256_sub_ps(a.value, b.value)}; }
   friend ALWAYS_INLINE Register multiply(Register a, Register b) { return {_mm256_mul_ps(a.value, b.value)}; }
+  ALWAYS_INLINE __m256 is_positive() const { return _mm256_cmp_ps(value, _mm256_setzero_ps(), _CMP_NLE_UQ); }
+  /// One bit per lane: whether it is above zero or NaN.
+  ALWAYS_INLINE unsigned positive() const { return static_cast<unsigned>(_mm256_movemask_ps(is_positive())); }
+  /// +0 in the lanes whose bit is 0.
+  ALWAYS_INLINE Register keep(unsigned lanes) const {
+    const __m256i bits = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+    const __m256i of_lanes = _mm256_and_si256(_mm256_set1_epi32(static_cast<int>(lanes)), bits);
+    return {_mm256_and_ps(_mm256_castsi256_ps(_mm256_cmpeq_epi32(of_lanes, bits)), value)};
+  }
+  friend ALWAYS_INLINE Register keep_positive(Register a, Register of) {
+    return {_mm256_and_ps(of.is_positive(), a.value)};
+  }
 };
 
 template <>
@@ -67,6 +79,16 @@ struct Register<double> {
   friend ALWAYS_INLINE Register add(Register a, Register b) { return {_mm256_add_pd(a.value, b.value)}; }
   friend ALWAYS_INLINE Register subtract(Register a, Register b) { return {_mm256_sub_pd(a.value, b.value)}; }
   friend ALWAYS_INLINE Register multiply(Register a, Register b) { return {_mm256_mul_pd(a.value, b.value)}; }
+  ALWAYS_INLINE __m256d is_positive() const { return _mm256_cmp_pd(value, _mm256_setzero_pd(), _CMP_NLE_UQ); }
+  ALWAYS_INLINE unsigned positive() const { return static_cast<unsigned>(_mm256_movemask_pd(is_positive())); }
+  ALWAYS_INLINE Register keep(unsigned lanes) const {
+    const __m256i bits = _mm256_setr_epi64x(1, 2, 4, 8);
+    const __m256i of_lanes = _mm256_and_si256(_mm256_set1_epi64x(static_cast<long long>(lanes)), bits);
+    return {_mm256_and_pd(_mm256_castsi256_pd(_mm256_cmpeq_epi64(of_lanes, bits)), value)};
+  }
+  friend ALWAYS_INLINE Register keep_positive(Register a, Register of) {
+    return {_mm256_and_pd(of.is_positive(), a.value)};
+  }
 };
 
 }  // namespace

@@ -39,6 +39,15 @@ struct Register<float> {
   friend ALWAYS_INLINE Register add(Register a, Register b) { return {_mm512_add_ps(a.value, b.value)}; }
   friend ALWAYS_INLINE Register subtract(Register a, Register b) { return {_mm512_sub_ps(a.value, b.value)}; }
   friend ALWAYS_INLINE Register multiply(Register a, Register b) { return {_mm512_mul_ps(a.value, b.value)}; }
+  /// One bit per lane: whether it is above zero or NaN.
+  ALWAYS_INLINE unsigned positive() const {
+    return _mm512_cmp_ps_mask(value, _mm512_setzero_ps(), _CMP_NLE_UQ);
+  }
+  /// +0 in the lanes whose bit is 0.
+  ALWAYS_INLINE Register keep(unsigned lanes) const {
+    return {_mm512_maskz_mov_ps(static_cast<__mmask16>(lanes), value)};
+  }
+  friend ALWAYS_INLINE Register keep_positive(Register a, Register of) { return a.keep(of.positive()); }
 };
 
 template <>
@@ -61,6 +70,13 @@ struct Register<double> {
   friend ALWAYS_INLINE Register add(Register a, Register b) { return {_mm512_add_pd(a.value, b.value)}; }
   friend ALWAYS_INLINE Register subtract(Register a, Register b) { return {_mm512_sub_pd(a.value, b.value)}; }
   friend ALWAYS_INLINE Register multiply(Register a, Register b) { return {_mm512_mul_pd(a.value, b.value)}; }
+  ALWAYS_INLINE unsigned positive() const {
+    return _mm512_cmp_pd_mask(value, _mm512_setzero_pd(), _CMP_NLE_UQ);
+  }
+  ALWAYS_INLINE Register keep(unsigned lanes) const {
+    return {_mm512_maskz_mov_pd(static_cast<__mmask8>(lanes), value)};
+  }
+  friend ALWAYS_INLINE Register keep_positive(Register a, Register of) { return a.keep(of.positive()); }
 };
 
 }  // namespace

@@ -49,6 +49,22 @@ struct Register {
   friend ALWAYS_INLINE Register add(Register a, Register b) { return {a.value + b.value}; }
   friend ALWAYS_INLINE Register subtract(Register a, Register b) { return {a.value - b.value}; }
   friend ALWAYS_INLINE Register multiply(Register a, Register b) { return {a.value * b.value}; }
+  /// One bit per lane: whether it is above zero or NaN.
+  ALWAYS_INLINE unsigned positive() const {
+    const Mask is_not = value <= Vector{};
+    unsigned bits = 0;
+    for (size_t i = 0; i < kLanes; i++) bits |= is_not[i] ? 0u : 1u << i;
+    return bits;
+  }
+  /// +0 in the lanes whose bit is 0.
+  ALWAYS_INLINE Register keep(unsigned lanes) const {
+    Mask bits;
+    for (size_t i = 0; i < kLanes; i++) bits[i] = 1 << i;
+    return {((Mask{} + static_cast<int>(lanes)) & bits) != Mask{} ? value : Vector{}};
+  }
+  friend ALWAYS_INLINE Register keep_positive(Register a, Register of) {
+    return {of.value <= Vector{} ? Vector{} : a.value};
+  }
 };
 
 }  // namespace

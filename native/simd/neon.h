@@ -45,6 +45,19 @@ struct Register<float> {
   friend ALWAYS_INLINE Register add(Register a, Register b) { return {vaddq_f32(a.value, b.value)}; }
   friend ALWAYS_INLINE Register subtract(Register a, Register b) { return {vsubq_f32(a.value, b.value)}; }
   friend ALWAYS_INLINE Register multiply(Register a, Register b) { return {vmulq_f32(a.value, b.value)}; }
+  static ALWAYS_INLINE uint32x4_t bits() {
+    const uint32_t lanes[kLanes] = {1, 2, 4, 8};
+    return vld1q_u32(lanes);
+  }
+  ALWAYS_INLINE Register masked(uint32x4_t mask) const {
+    return {vreinterpretq_f32_u32(vandq_u32(mask, vreinterpretq_u32_f32(value)))};
+  }
+  ALWAYS_INLINE uint32x4_t is_positive() const { return vmvnq_u32(vcleq_f32(value, vdupq_n_f32(0))); }
+  /// One bit per lane: whether it is above zero or NaN.
+  ALWAYS_INLINE unsigned positive() const { return vaddvq_u32(vandq_u32(is_positive(), bits())); }
+  /// +0 in the lanes whose bit is 0.
+  ALWAYS_INLINE Register keep(unsigned lanes) const { return masked(vtstq_u32(vdupq_n_u32(lanes), bits())); }
+  friend ALWAYS_INLINE Register keep_positive(Register a, Register of) { return a.masked(of.is_positive()); }
 };
 
 template <>
@@ -75,6 +88,22 @@ struct Register<double> {
   friend ALWAYS_INLINE Register add(Register a, Register b) { return {vaddq_f64(a.value, b.value)}; }
   friend ALWAYS_INLINE Register subtract(Register a, Register b) { return {vsubq_f64(a.value, b.value)}; }
   friend ALWAYS_INLINE Register multiply(Register a, Register b) { return {vmulq_f64(a.value, b.value)}; }
+  static ALWAYS_INLINE uint64x2_t bits() {
+    const uint64_t lanes[kLanes] = {1, 2};
+    return vld1q_u64(lanes);
+  }
+  ALWAYS_INLINE Register masked(uint64x2_t mask) const {
+    return {vreinterpretq_f64_u64(vandq_u64(mask, vreinterpretq_u64_f64(value)))};
+  }
+  ALWAYS_INLINE uint64x2_t is_positive() const {
+    const uint64x2_t is_not = vcleq_f64(value, vdupq_n_f64(0));
+    return vreinterpretq_u64_u32(vmvnq_u32(vreinterpretq_u32_u64(is_not)));
+  }
+  ALWAYS_INLINE unsigned positive() const {
+    return static_cast<unsigned>(vaddvq_u64(vandq_u64(is_positive(), bits())));
+  }
+  ALWAYS_INLINE Register keep(unsigned lanes) const { return masked(vtstq_u64(vdupq_n_u64(lanes), bits())); }
+  friend ALWAYS_INLINE Register keep_positive(Register a, Register of) { return a.masked(of.is_positive()); }
 };
 
 }  // namespace

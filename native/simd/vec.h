@@ -2,6 +2,8 @@
 // Included by the per-ISA files only, after the ISA's header.
 #pragma once
 
+#include <stdint.h>
+
 #include "../kernels.h"
 
 namespace {
@@ -57,6 +59,20 @@ struct Vec {
   }
   friend ALWAYS_INLINE Vec operator*(Vec a, Vec b) {
     return make([&](size_t i) { return multiply(a.registers[i], b.registers[i]); });
+  }
+  /// a in the lanes in which `of` is above zero or NaN, +0 in the others.
+  friend ALWAYS_INLINE Vec keep_positive(Vec a, Vec of) {
+    return make([&](size_t i) { return keep_positive(a.registers[i], of.registers[i]); });
+  }
+  /// One bit per lane, the first lane's the lowest: whether it is above zero or NaN.
+  ALWAYS_INLINE uint32_t positive() const {
+    uint32_t bits = 0;
+    for (size_t i = 0; i < kRegisters; i++) bits |= registers[i].positive() << i * Register<T>::kLanes;
+    return bits;
+  }
+  /// +0 in the lanes whose bit is 0.
+  ALWAYS_INLINE Vec keep(uint32_t lanes) const {
+    return make([&](size_t i) { return registers[i].keep(lanes >> i * Register<T>::kLanes); });
   }
 
  private:

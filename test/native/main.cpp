@@ -66,22 +66,31 @@ struct Results {
         inferred(shape.size(), misalignment),
         dx(shape.size(), misalignment),
         frozen_dx(shape.size(), misalignment),
+        fused_y(shape.size(), misalignment),
+        fused_dx(shape.size(), misalignment),
+        dresidual(shape.size(), misalignment),
+        mask(batchnorm::mask_bytes(shape.size()), misalignment),
         dweight(shape.channels, 0),
         dbias(shape.channels, 0),
         mean(shape.channels, 0),
         variance(shape.channels, 0) {}
-  Guarded<T> y, inferred, dx, frozen_dx, dweight, dbias;
+  Guarded<T> y, inferred, dx, frozen_dx, fused_y, fused_dx, dresidual;
+  Guarded<unsigned char> mask;
+  Guarded<T> dweight, dbias;
   Guarded<double> mean, variance;
 
   bool intact() const {
-    return y.intact() && inferred.intact() && dx.intact() && frozen_dx.intact() && dweight.intact() &&
-           dbias.intact() && mean.intact() && variance.intact();
+    return y.intact() && inferred.intact() && dx.intact() && frozen_dx.intact() && fused_y.intact() &&
+           fused_dx.intact() && dresidual.intact() && mask.intact() && dweight.intact() && dbias.intact() &&
+           mean.intact() && variance.intact();
   }
   bool equals(Results& other) {
     const auto same = [](auto& a, auto& b) { return std::memcmp(a.data(), b.data(), a.bytes()) == 0; };
     return same(y, other.y) && same(inferred, other.inferred) && same(dx, other.dx) &&
-           same(frozen_dx, other.frozen_dx) && same(dweight, other.dweight) && same(dbias, other.dbias) &&
-           same(mean, other.mean) && same(variance, other.variance);
+           same(frozen_dx, other.frozen_dx) && same(fused_y, other.fused_y) &&
+           same(fused_dx, other.fused_dx) && same(dresidual, other.dresidual) && same(mask, other.mask) &&
+           same(dweight, other.dweight) && same(dbias, other.dbias) && same(mean, other.mean) &&
+           same(variance, other.variance);
   }
 };
 
@@ -98,14 +107,23 @@ std::unique_ptr<Results<T>> run(const Execution& execution, Shape shape, size_t 
   fill(bias.get(), shape.channels, 4);
   constexpr double eps = 1e-5;
   batchnorm::forward_training<T>(execution, shape, eps, x.get(), r.y.data(), weight.get(), bias.get(),
-                                 r.mean.data(), r.variance.data());
+                                 r.mean.data(), r.variance.data(), {}, nullptr);
   const batchnorm::FrozenParameters<T> frozen(execution, shape.channels, eps, r.mean.data(),
-                                              r.variance.data(), weight.get(), bias.get());
-  frozen.run(execution, shape, x.get(), r.inferred.data());
+                                              r.variance.data(), weight.get(), bias.get(), batchnorm::kRelu);
+  frozen.run(execution, shape, x.get(), nullptr, r.inferred.data());
   batchnorm::backward<T>(execution, shape, eps, true, dy.get(), x.get(), r.mean.data(), r.variance.data(),
-                         weight.get(), {r.dx.data(), r.dweight.data(), r.dbias.data()});
+                         weight.get(), bias.get(), {batchnorm::kRelu, nullptr}, nullptr,
+                         {r.dx.data(), r.dweight.data(), r.dbias.data(), nullptr});
   batchnorm::backward<T>(execution, shape, eps, false, dy.get(), x.get(), r.mean.data(), r.variance.data(),
-                         weight.get(), {r.frozen_dx.data(), nullptr, nullptr});
+                         weight.get(), bias.get(), {batchnorm::kRelu, nullptr}, nullptr,
+                         {r.frozen_dx.data(), nullptr, nullptr, nullptr});
+  // Both with a mask, whose bytes neighbours fill together.
+  const batchnorm::Epilogue<T> both = {batchnorm::kRelu, dy.get()};
+  batchnorm::forward_training<T>(execution, shape, eps, x.get(), r.fused_y.data(), weight.get(), bias.get(),
+                                 r.mean.data(), r.variance.data(), both, r.mask.data());
+  batchnorm::backward<T>(execution, shape, eps, true, dy.get(), x.get(), r.mean.data(), r.variance.data(),
+                         weight.get(), bias.get(), both, r.mask.data(),
+                         {r.fused_dx.data(), nullptr, nullptr, r.dresidual.data()});
   return results;
 }
 

@@ -1,0 +1,67 @@
+// Memory that another thread may use while JavaScript goes on: shared memory as it is, memory that the caller gives away,
+// or a copy. A buffer that the caller keeps could be detached and collected, or shrunk, in the middle of an operation.
+import { types } from 'node:util';
+import { rangeError, stateError } from './errors.js';
+import { newResult } from './result.js';
+import type { DType, FloatArray } from './tensor.js';
+import { bufferOf, extentOf, lengthOf } from './typed-array.js';
+
+/** Taken when the library is loaded: nobody's replacement sees the buffers. */
+const { structuredClone } = globalThis;
+
+/** Whether an array lies in a SharedArrayBuffer. These grow, but never shrink and cannot be detached. */
+export function isShared(array: FloatArray): boolean {
+  return types.isSharedArrayBuffer(bufferOf(array));
+}
+
+/** The array itself where it is shared, else a copy. */
+export function keepOrCopy<T extends FloatArray>(array: T, dtype: DType): T {
+  return isShared(array) ? array : copy(array, dtype);
+}
+
+export function copy<T extends FloatArray>(array: T, dtype: DType): T {
+  const own = newResult<T>(dtype, lengthOf(array));
+  own.set(array);
+  return own;
+}
+
+/**
+ * Moves the buffer of an array here: the caller's views of it are detached, as by postMessage.
+ *
+ * @returns the same values in the same memory.
+ * @throws RangeError for memory that cannot be moved; then it is the caller's as before.
+ */
+export function move<T extends FloatArray>(name: string, array: T, dtype: DType): T {
+  const buffer = bufferOf(array);
+  const refuse = (actual: string, cause?: unknown) =>
+    rangeError(
+      name,
+      'lie in an ArrayBuffer of its own with transfer: true',
+      actual,
+      'NOT_TRANSFERABLE',
+      cause,
+    );
+  if (types.isSharedArrayBuffer(buffer)) throw refuse('a SharedArrayBuffer, which is never copied anyway');
+  if ((buffer as { resizable?: boolean }).resizable) throw refuse('a resizable ArrayBuffer');
+  const { begin } = extentOf(array);
+  const length = lengthOf(array);
+  let moved: ArrayBuffer;
+  try {
+    moved = structuredClone(buffer, { transfer: [buffer as ArrayBuffer] });
+  } catch (error) {
+    throw refuse('memory that cannot be transferred (a pooled Buffer, WebAssembly memory)', error);
+  }
+  return new (dtype === 'float32' ? Float32Array : Float64Array)(moved, begin, length) as FloatArray as T;
+}
+
+/** Writes a result where the caller wants it. It may have detached or shrunk that memory in the meantime. */
+export function deliver<T extends FloatArray>(result: T, out: T): T {
+  if (result === out) return out;
+  if (lengthOf(out) !== lengthOf(result))
+    throw stateError(
+      'BUFFER_CHANGED',
+      'out must keep its length during an operation, got a buffer that was detached or resized',
+    );
+  out.set(result);
+  return out;
+}

@@ -1,0 +1,137 @@
+// What computes off the calling thread: a promise for each operation, and how to take it back.
+import type { Slot } from './backend/backend.js';
+import { backend } from './backend/index.js';
+import { rangeError, typeError } from './errors.js';
+
+interface Operation {
+  /** On this thread, when it has been computed: what the promise becomes. May throw. */
+  finish: () => unknown;
+  resolve: (value: unknown) => void;
+  reject: (reason: unknown) => void;
+  signal: AbortSignal | undefined;
+  /** The listener on `signal`. */
+  abort: (() => void) | undefined;
+  /** What the operation reads and writes, which must stay alive until it has been reported. */
+  arrays: unknown;
+}
+
+/** Those on the way, by slot. */
+const operations: (Operation | undefined)[] = [];
+const freeSlots: Slot[] = [];
+/** As many as are told at once. */
+const finished = new Int32Array(256);
+let isOpen = false;
+
+function onFinished(count: number): void {
+  for (let i = 0; i < count; i++) {
+    const report = finished[i];
+    const slot = report < 0 ? ~report : report;
+    const operation = release(slot);
+    if (operation === undefined) continue;
+    if (report < 0) {
+      operation.reject(rangeError('an operation', 'fit into memory', 'no more of it', 'OUT_OF_MEMORY'));
+      continue;
+    }
+    try {
+      operation.resolve(operation.finish());
+    } catch (error) {
+      operation.reject(error);
+    }
+  }
+}
+
+function release(slot: Slot): Operation | undefined {
+  const operation = operations[slot];
+  operations[slot] = undefined;
+  freeSlots.push(slot);
+  if (operation?.abort && operation.signal) unlisten(operation.signal, operation.abort);
+  return operation;
+}
+
+/** What each signal cancels. One listener for all of it: Node warns of more than ten. */
+const aborts = new WeakMap<AbortSignal, Set<() => void>>();
+
+function onAbort(this: AbortSignal): void {
+  for (const abort of aborts.get(this) ?? []) abort();
+}
+
+function listen(signal: AbortSignal, abort: () => void): void {
+  const known = aborts.get(signal);
+  if (known !== undefined) {
+    known.add(abort);
+    return;
+  }
+  aborts.set(signal, new Set([abort]));
+  signal.addEventListener('abort', onAbort);
+}
+
+function unlisten(signal: AbortSignal, abort: () => void): void {
+  const known = aborts.get(signal);
+  known?.delete(abort);
+  if (known?.size !== 0) return;
+  aborts.delete(signal);
+  signal.removeEventListener('abort', onAbort);
+}
+
+/** An option that may be absent. */
+export function checkSignal(signal: unknown): AbortSignal | undefined {
+  if (signal === undefined) return undefined;
+  if (!(signal instanceof AbortSignal)) throw typeError('signal', 'be an AbortSignal', signal);
+  return signal;
+}
+
+/**
+ * Begins an operation in the order of the calls, and resolves to what `finish` returns when it has been computed. Rejects
+ * with the signal's reason where it aborts before the operation has begun to compute, with what `begin` or `finish` throws.
+ *
+ * @param begin hands the operation to the backend.
+ * @param arrays what it reads and writes.
+ */
+export function operate<R>(
+  signal: AbortSignal | undefined,
+  arrays: unknown,
+  begin: (slot: Slot) => void,
+  finish: () => R,
+): Promise<R> {
+  return new Promise<R>((resolve, reject) => {
+    signal?.throwIfAborted();
+    if (!isOpen) {
+      backend.onFinished(onFinished, finished);
+      isOpen = true;
+    }
+    const slot = freeSlots.pop() ?? operations.length;
+    const abort =
+      signal &&
+      (() => {
+        if (backend.cancel(slot)) release(slot)?.reject(signal.reason);
+      });
+    operations[slot] = {
+      finish,
+      resolve: resolve as (value: unknown) => void,
+      reject,
+      signal,
+      abort,
+      arrays,
+    };
+    try {
+      begin(slot);
+    } catch (error) {
+      release(slot);
+      throw error;
+    }
+    if (abort) listen(signal, abort);
+  });
+}
+
+/** Resolves when `before` is settled, and rejects with the signal's reason if that comes first. */
+export function after(before: Promise<unknown>, signal: AbortSignal | undefined): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const abort = () => reject(signal?.reason);
+    const settle = () => {
+      if (signal) unlisten(signal, abort);
+      resolve();
+    };
+    if (signal) listen(signal, abort);
+    before.then(settle, settle);
+  });
+}
