@@ -12,6 +12,7 @@ export type Reason =
   | 'NO_FORWARD'
   | 'INPUT_OVERWRITTEN'
   | 'NO_RUNNING_STATS'
+  | 'NOT_FOLDABLE'
   | 'DISPOSED'
   | 'NOT_TRANSFERABLE'
   | 'UNSUPPORTED_ISA'

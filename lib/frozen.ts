@@ -138,6 +138,11 @@ export class FrozenBatchNorm<D extends DType = DType> {
     return this.#parts.dtype;
   }
 
+  /** The layer's own arrays: only to be read. @internal */
+  get parts(): Readonly<FrozenParts<D>> {
+    return this.#parts;
+  }
+
   /**
    * A frozen layer from a state, as {@link BatchNorm.stateDict} gives it or a checkpoint holds it. The state needs
    * running_mean and running_var; weight and bias may be absent (1 and 0).

@@ -159,15 +159,15 @@ export function checkSameShape(tensor: ReadTensor, name: string, shape: readonly
     );
 }
 
-export function checkAxis(axis: unknown): number {
-  if (typeof axis !== 'number') throw typeError('axis', 'be an integer', axis);
-  if (!Number.isSafeInteger(axis)) throw rangeError('axis', 'be an integer', String(axis));
+export function checkAxis(axis: unknown, name = 'axis'): number {
+  if (typeof axis !== 'number') throw typeError(name, 'be an integer', axis);
+  if (!Number.isSafeInteger(axis)) throw rangeError(name, 'be an integer', String(axis));
   return axis;
 }
 
-export function checkEps(eps: unknown): number {
-  if (typeof eps !== 'number') throw typeError('eps', 'be a positive finite number', eps);
-  if (!(eps > 0 && eps < Infinity)) throw rangeError('eps', 'be a positive finite number', String(eps));
+export function checkEps(eps: unknown, name = 'eps'): number {
+  if (typeof eps !== 'number') throw typeError(name, 'be a positive finite number', eps);
+  if (!(eps > 0 && eps < Infinity)) throw rangeError(name, 'be a positive finite number', String(eps));
   return eps;
 }
 
