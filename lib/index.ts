@@ -8,6 +8,18 @@ export {
   type Parameter,
 } from './batchnorm.js';
 export type { Convention, Decay } from './conventions.js';
+export {
+  type Conv,
+  compose,
+  type FixedBatchNorm,
+  type FoldableBatchNorm,
+  type FoldedConv,
+  type FoldedLinear,
+  foldBeforeLinear,
+  foldIntoConv,
+  foldIntoLinear,
+  type Linear,
+} from './folding.js';
 export { FrozenBatchNorm, type FrozenOptions, type RunOptions } from './frozen.js';
 export {
   type BackwardOptions,

@@ -1,5 +1,5 @@
 import { describe, expect, expectTypeOf, it } from 'vitest';
-import { BatchNorm, forwardTraining, tensor } from '../lib/index.js';
+import { BatchNorm, compose, foldIntoConv, forwardTraining, tensor } from '../lib/index.js';
 import { expectError } from './tensors.js';
 
 const singles = tensor(Float32Array.of(1, 2, 3, 4), [2, 2]);
@@ -26,6 +26,12 @@ describe('the compiler catches', () => {
     expectError(() => bn.forward(singles), TypeError);
   });
 
+  it('a Float64Array in a layer composed of float32 ones', () => {
+    const bn = new BatchNorm(2);
+    // @ts-expect-error: it takes what the first takes
+    expectError(() => compose(bn, bn.freeze()).run(doubles), TypeError);
+  });
+
   it('a result of another dtype in a function', () => {
     // @ts-expect-error: out has the dtype of x
     expectError(() => forwardTraining(singles, { out: new Float64Array(4) }), TypeError);
@@ -39,6 +45,14 @@ describe('the types say', () => {
     expectTypeOf(forwardTraining(doubles).y.data).toExtend<Float64Array>();
     expect(bn.forward(singles).data).toBeInstanceOf(Float32Array);
     expect(forwardTraining(doubles).y.data).toBeInstanceOf(Float64Array);
+  });
+
+  it('that a folded layer has the dtype of the layer', () => {
+    const conv = { weight: new Float64Array(2), shape: [2, 1] };
+    const { weight, bias } = foldIntoConv(conv, new BatchNorm(2));
+    expectTypeOf(weight).toExtend<Float64Array>();
+    expectTypeOf(bias).toExtend<Float64Array>();
+    expect(bias).toBeInstanceOf(Float64Array);
   });
 
   it('that statistics are doubles and parameters have the dtype of the layer', () => {

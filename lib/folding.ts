@@ -1,0 +1,433 @@
+// Batch norms folded into the layers beside them: arithmetic on a few weights, once, before serving.
+import { BatchNorm } from './batchnorm.js';
+import {
+  describe,
+  describeShape,
+  isArray,
+  type Reason,
+  rangeError,
+  stateError,
+  typeError,
+} from './errors.js';
+import { constructorKey, FrozenBatchNorm } from './frozen.js';
+import type { DType, FloatArray } from './tensor.js';
+import { lengthOf } from './typed-array.js';
+import {
+  channelsOf,
+  checkAxis,
+  checkBoolean,
+  checkEps,
+  checkInteger,
+  checkObject,
+  checkOneOf,
+  checkPerChannel,
+  checkVariance,
+  dtypeOf,
+  newArray,
+} from './validate.js';
+
+/** A fully connected layer: y = weight · x + bias. Other properties are ignored. */
+export interface Linear<T extends FloatArray = FloatArray> {
+  /** Row-major, as many values as `shape` says. */
+  readonly weight: T;
+  /** [outputs, inputs]. */
+  readonly shape: readonly number[];
+  /** One value per output. Default, and for null: 0 for each. */
+  readonly bias?: FloatArray | null;
+  /** What the layer applies to its result. Default: nothing. */
+  readonly activation?: 'relu' | null;
+}
+
+/**
+ * A convolution with a kernel of any number of dimensions. Stride, padding and dilation have no part in folding; other
+ * properties than these are ignored.
+ */
+export interface Conv<T extends FloatArray = FloatArray> extends Linear<T> {
+  /** [outputs, inputs / groups, ...kernel]; with `transposed` [inputs, outputs / groups, ...kernel]. */
+  readonly shape: readonly number[];
+  /** A divisor of inputs and outputs, each group of which is convolved on its own. Default 1. */
+  readonly groups?: number;
+  /** A transposed convolution ("deconvolution"). Default false. */
+  readonly transposed?: boolean;
+}
+
+/** A linear layer that does the work of a batch norm too. Its arrays are new and of one dtype. */
+export interface FoldedLinear<T extends FloatArray = FloatArray> extends Linear<T> {
+  readonly bias: T;
+  /** To be applied to the layer's result; absent where there is none. */
+  readonly activation?: 'relu';
+}
+
+/** A convolution that does the work of a batch norm too. Its arrays are new and of one dtype. */
+export interface FoldedConv<T extends FloatArray = FloatArray> extends Conv<T> {
+  readonly bias: T;
+  /** To be applied to the layer's result; absent where there is none. */
+  readonly activation?: 'relu';
+}
+
+/** A batch norm with fixed statistics as plain arrays, one value per channel each. Other properties are ignored. */
+export interface FixedBatchNorm {
+  readonly mean: FloatArray;
+  /** None negative: biased or not, as the inference that it stands for has it. */
+  readonly variance: FloatArray;
+  /** Default, and for null: 1 for each. */
+  readonly weight?: FloatArray | null;
+  /** Default, and for null: 0 for each. */
+  readonly bias?: FloatArray | null;
+  /** Added to the variance under the root. Positive and finite. Default 1e-5. */
+  readonly eps?: number;
+  /** The channel axis; only {@link compose} has a use for it. Default there: that of the other batch norm. */
+  readonly axis?: number;
+  /** What follows the batch norm. Default: nothing. */
+  readonly activation?: 'relu' | null;
+}
+
+/**
+ * What can be folded. Of a {@link BatchNorm} it is the running statistics that count, in training mode too; a
+ * {@link FrozenBatchNorm} may have been disposed of.
+ */
+export type FoldableBatchNorm<D extends DType = DType> = BatchNorm<D> | FrozenBatchNorm<D> | FixedBatchNorm;
+
+/** A batch norm that has been checked. */
+interface ReadBatchNorm {
+  name: string;
+  channels: number;
+  mean: FloatArray;
+  variance: FloatArray;
+  weight: FloatArray | undefined;
+  bias: FloatArray | undefined;
+  eps: number;
+  axis: number | undefined;
+  dtype: DType | undefined;
+  activation: 'relu' | undefined;
+}
+
+/** A layer that has been checked. */
+interface ReadLayer<T extends FloatArray> {
+  name: string;
+  weight: T;
+  dtype: DType;
+  shape: number[];
+  bias: FloatArray | undefined;
+  groups: number;
+  transposed: boolean;
+  /** Of the two above those that were given: the folded layer has the same. */
+  given: { groups?: number; transposed?: boolean };
+  outputs: number;
+  activation: 'relu' | undefined;
+}
+
+function readBatchNorm(name: string, value: unknown): ReadBatchNorm {
+  checkObject(name, value);
+  let source: { [K in keyof FixedBatchNorm]?: unknown } = value;
+  let dtype: DType | undefined;
+  let [meanName, varianceName] = ['mean', 'variance'];
+  if (value instanceof BatchNorm) {
+    const { runningMean, runningVar, weight, bias, config } = value as BatchNorm<DType>;
+    if (runningMean === null || runningVar === null)
+      throw stateError(
+        'NO_RUNNING_STATS',
+        `${name} must have running statistics, got trackRunningStats: false`,
+      );
+    source = { ...config, mean: runningMean, variance: runningVar, weight, bias };
+    dtype = config.dtype;
+    [meanName, varianceName] = ['runningMean', 'runningVar'];
+  } else if (value instanceof FrozenBatchNorm) {
+    const { activation } = value as { activation?: unknown };
+    source = { ...value.parts, activation };
+    dtype = value.dtype;
+  }
+  const { mean, variance, weight, bias, eps = 1e-5, axis, activation } = source;
+  const channels = channelsOf(`${name}.${meanName}`, mean);
+  const optional = (property: string, values: unknown) =>
+    values === undefined || values === null
+      ? undefined
+      : checkPerChannel(`${name}.${property}`, values, channels);
+  return {
+    name,
+    channels,
+    mean: mean as FloatArray,
+    variance: checkVariance(`${name}.${varianceName}`, variance, channels),
+    weight: optional('weight', weight),
+    bias: optional('bias', bias),
+    eps: checkEps(eps, `${name}.eps`),
+    axis: axis === undefined ? undefined : checkAxis(axis, `${name}.axis`),
+    dtype,
+    activation:
+      activation === undefined || activation === null
+        ? undefined
+        : checkOneOf(`${name}.activation`, activation, ['relu']),
+  };
+}
+
+function readLayer<T extends FloatArray>(name: string, value: unknown): ReadLayer<T> {
+  checkObject(name, value);
+  const {
+    weight,
+    shape,
+    bias,
+    groups: givenGroups,
+    transposed: givenTransposed,
+    activation,
+  } = value as Conv<T>;
+  const dtype = dtypeOf(`${name}.weight`, weight);
+  if (!isArray(shape)) throw typeError(`${name}.shape`, 'be an array of dimensions', shape);
+  const dims = Array.from(shape, (dimension, i) =>
+    checkInteger(`${name}.shape[${i}]`, dimension, 1, Number.MAX_SAFE_INTEGER),
+  );
+  if (dims.length < 2)
+    throw rangeError(
+      `${name}.shape`,
+      'have at least two dimensions (outputs and inputs)',
+      describeShape(dims),
+    );
+  const size = dims.reduce((product, dimension) => product * dimension);
+  if (lengthOf(weight) !== size)
+    throw rangeError(`${name}.weight`, `have ${size} values (${dims.join(' x ')})`, String(lengthOf(weight)));
+  const transposed =
+    givenTransposed === undefined ? false : checkBoolean(`${name}.transposed`, givenTransposed);
+  const groups =
+    givenGroups === undefined ? 1 : checkInteger(`${name}.groups`, givenGroups, 1, Number.MAX_SAFE_INTEGER);
+  if (dims[0] % groups !== 0)
+    throw rangeError(
+      `${name}.groups`,
+      `divide ${dims[0]} (${transposed ? 'inputs' : 'outputs'})`,
+      String(groups),
+    );
+  const outputs = transposed ? dims[1] * groups : dims[0];
+  return {
+    name,
+    weight,
+    dtype,
+    shape: dims,
+    bias: bias === undefined || bias === null ? undefined : checkPerChannel(`${name}.bias`, bias, outputs),
+    groups,
+    transposed,
+    given: {
+      ...(givenGroups !== undefined && { groups }),
+      ...(givenTransposed !== undefined && { transposed }),
+    },
+    outputs,
+    activation: activation ?? undefined,
+  };
+}
+
+function checkChannels({ name, channels }: ReadBatchNorm, wanted: number, of: string): void {
+  if (channels !== wanted) throw rangeError(name, `have ${wanted} channels (${of})`, String(channels));
+}
+
+function checkNoActivation(name: string, activation: unknown, between: string): void {
+  if (activation !== undefined)
+    throw rangeError(
+      `${name}.activation`,
+      `be absent (it stands between ${between})`,
+      describe(activation),
+      'NOT_FOLDABLE',
+    );
+}
+
+/** weight / √(variance + eps), per channel. */
+function scaleOf({ channels, weight, variance, eps }: ReadBatchNorm): Float64Array {
+  return newArray<Float64Array>('float64', channels).map(
+    (_, channel) => (weight ? weight[channel] : 1) / Math.sqrt(variance[channel] + eps),
+  );
+}
+
+/** What the batch norm makes of `values`, or of zeros, in double. */
+function applied(bn: ReadBatchNorm, scale: Float64Array, values: FloatArray | undefined): Float64Array {
+  const { mean, bias } = bn;
+  return scale.map(
+    (factor, channel) =>
+      ((values ? values[channel] : 0) - mean[channel]) * factor + (bias ? bias[channel] : 0),
+  );
+}
+
+function readLinear<T extends FloatArray>(value: unknown, reason: Reason, hint: string): ReadLayer<T> {
+  const layer = readLayer<T>('linear', value);
+  const { shape, groups, transposed } = layer;
+  if (shape.length > 2 || groups > 1 || transposed)
+    throw rangeError(
+      'linear',
+      'be a linear layer of shape [outputs, inputs]',
+      `a convolution of shape ${describeShape(shape)}; ${hint}`,
+      reason,
+    );
+  return layer;
+}
+
+function foldInto<T extends FloatArray>(layer: ReadLayer<T>, bnValue: unknown): FoldedConv<T> {
+  const bn = readBatchNorm('bn', bnValue);
+  const { name, dtype, shape, groups, transposed, given, outputs, bias } = layer;
+  checkNoActivation(name, layer.activation, 'the layer and the batch norm');
+  checkChannels(bn, outputs, `outputs of ${name}`);
+  const scale = scaleOf(bn);
+  // weight[rows][columns][rest]: a row belongs to one group, a column of it to one output.
+  const [rows, columns] = transposed ? [shape[0], shape[1]] : [1, outputs];
+  const weight = newArray<T>(dtype, layer.weight);
+  const length = weight.length / (rows * columns);
+  let i = 0;
+  for (let row = 0; row < rows; row++) {
+    const firstOutput = Math.floor((row * groups) / rows) * columns;
+    for (let column = 0; column < columns; column++) {
+      const factor = scale[firstOutput + column];
+      for (const end = i + length; i < end; i++) weight[i] *= factor;
+    }
+  }
+  return {
+    weight,
+    shape,
+    bias: newArray<T>(dtype, applied(bn, scale, bias)),
+    ...given,
+    ...(bn.activation && { activation: bn.activation }),
+  };
+}
+
+/**
+ * Folds a batch norm into the convolution before it: one convolution equal to bn(conv(x)) in inference.
+ *
+ * The fastest batch norm in inference is the one that was folded away. It cannot be in training, where its statistics
+ * are those of the batch; where an activation stands between the two; or where something else uses the convolution's
+ * own result. Padding does no harm here. An activation of the batch norm is not folded: the result has it as
+ * `activation`, to be applied after the convolution.
+ *
+ * With s = weight / √(variance + eps) of the batch norm, weight'[o, …] = weight[o, …] · s[o] and
+ * bias' = (bias − mean) · s + bias of the batch norm (Jacob et al., "Quantization and Training of Neural Networks for
+ * Efficient Integer-Arithmetic-Only Inference", 2018, section 3.2), in double, rounded once. With `transposed`,
+ * weight[i, o', …] belongs to the output o = ⌊i / (inputs / groups)⌋ · outputs / groups + o'.
+ *
+ * @param conv is not changed. Its bias may be of either dtype.
+ * @param bn with as many channels as `conv` has outputs; a BatchNorm by its running statistics, whatever its mode.
+ * @returns a convolution with shape, groups and transposed of `conv`, new arrays of the dtype of its weight, and always
+ *   a bias. `{ ...conv, ...foldIntoConv(conv, bn) }` keeps all else that `conv` has.
+ * @throws TypeError, RangeError for what does not fit, with code ERR_BATCHNORM_NOT_FOLDABLE for an activation between;
+ *   Error for a BatchNorm without running statistics.
+ * @example
+ * const conv = { weight: new Float32Array(16 * 3 * 3 * 3).fill(0.1), shape: [16, 3, 3, 3] };
+ * const { weight, bias } = foldIntoConv(conv, new BatchNorm(16));
+ */
+export function foldIntoConv<T extends FloatArray>(conv: Conv<T>, bn: FoldableBatchNorm): FoldedConv<T> {
+  return foldInto(readLayer<T>('conv', conv), bn);
+}
+
+/**
+ * Folds a batch norm into the linear layer before it: one linear layer equal to bn(linear(x)) in inference. What
+ * {@link foldIntoConv} says holds here.
+ *
+ * @param linear is not changed. Its bias may be of either dtype.
+ * @param bn with as many channels as `linear` has outputs; a BatchNorm by its running statistics, whatever its mode.
+ * @returns a linear layer of the same shape, new arrays of the dtype of its weight, and always a bias.
+ * @throws TypeError, RangeError for what does not fit, with code ERR_BATCHNORM_NOT_FOLDABLE for an activation between;
+ *   Error for a BatchNorm without running statistics.
+ * @example
+ * const linear = { weight: new Float32Array(10 * 64).fill(0.1), shape: [10, 64] };
+ * const { weight, bias } = foldIntoLinear(linear, new BatchNorm(10));
+ */
+export function foldIntoLinear<T extends FloatArray>(
+  linear: Linear<T>,
+  bn: FoldableBatchNorm,
+): FoldedLinear<T> {
+  return foldInto(readLinear<T>(linear, 'INVALID_VALUE', 'use foldIntoConv()'), bn);
+}
+
+/**
+ * Folds a batch norm into the linear layer after it: one linear layer equal to linear(bn(x)) in inference.
+ *
+ * It cannot be folded in training, where the batch norm has an activation, or where something else uses its result. Nor
+ * into a convolution that pads with zeros: they are zeros of the batch norm's result, for which x would have to be
+ * padded with mean − bias / s, another value in each channel. Give an unpadded convolution with a kernel of one value as
+ * a linear layer; before any other keep the batch norm. After a flattening each channel is several inputs: give plain
+ * arrays that have its values as often.
+ *
+ * With s = weight / √(variance + eps) and t = bias − mean · s of the batch norm, weight'[o, i] = weight[o, i] · s[i] and
+ * bias'[o] = bias[o] + Σᵢ weight[o, i] · t[i], in double, rounded once. Where means are large beside the deviations, the
+ * new layer subtracts two large numbers: in float32 that costs digits which the batch norm itself would have kept.
+ *
+ * @param bn with as many channels as `linear` has inputs; a BatchNorm by its running statistics, whatever its mode.
+ * @param linear is not changed. Its bias may be of either dtype; its activation is that of the result.
+ * @returns a linear layer of the same shape, new arrays of the dtype of its weight, and always a bias.
+ * @throws TypeError, RangeError for what does not fit, with code ERR_BATCHNORM_NOT_FOLDABLE for an activation between or
+ *   a convolution; Error for a BatchNorm without running statistics.
+ * @example
+ * const linear = { weight: new Float32Array(10 * 64).fill(0.1), shape: [10, 64] };
+ * const { weight, bias } = foldBeforeLinear(new BatchNorm(64), linear);
+ */
+export function foldBeforeLinear<T extends FloatArray>(
+  bn: FoldableBatchNorm,
+  linear: Linear<T>,
+): FoldedLinear<T> {
+  const read = readBatchNorm('bn', bn);
+  const {
+    weight: given,
+    dtype,
+    shape,
+    bias: givenBias,
+    activation,
+  } = readLinear<T>(
+    linear,
+    'NOT_FOLDABLE',
+    'a batch norm before zero padding cannot be folded; give an unpadded kernel of one value as [outputs, inputs]',
+  );
+  const [outputs, inputs] = shape;
+  checkNoActivation('bn', read.activation, 'the batch norm and the layer');
+  checkChannels(read, inputs, 'inputs of linear');
+  const scale = scaleOf(read);
+  const shift = applied(read, scale, undefined);
+  const weight = newArray<T>(dtype, given);
+  const bias = newArray<T>(dtype, outputs);
+  for (let output = 0; output < outputs; output++) {
+    let sum = givenBias ? givenBias[output] : 0;
+    for (let input = 0; input < inputs; input++) {
+      const i = output * inputs + input;
+      sum += weight[i] * shift[input];
+      weight[i] *= scale[input];
+    }
+    bias[output] = sum;
+  }
+  return { weight, shape, bias, ...(activation && { activation }) };
+}
+
+/**
+ * One frozen batch norm equal to second(first(x)) in inference.
+ *
+ * It has mean, variance and eps of `first`, and, with s = weight / √(variance + eps) of `second`, the weight
+ * weight · s and the bias (bias − mean of second) · s + bias of second: x − mean loses no digits where the mean is
+ * large. Both are held in double until they meet data. Not possible in training, or where something else uses what
+ * `first` gives.
+ *
+ * @param first without an activation, which would stand between the two.
+ * @param second of the same channels, and of the same axis and dtype where both have one; its activation is that of
+ *   the result.
+ * @returns a frozen layer with the axis (default 1) and the dtype (default: either) of those that have one.
+ * @throws TypeError, RangeError for what does not fit, with code ERR_BATCHNORM_NOT_FOLDABLE for an activation between;
+ *   Error for a BatchNorm without running statistics.
+ * @example
+ * const whitening = { mean: Float64Array.of(124, 116, 104), variance: Float64Array.of(3411, 3260, 3291) };
+ * const y = compose(whitening, new BatchNorm(3)).run({ data: new Float32Array(3 * 4), shape: [1, 3, 2, 2] });
+ */
+export function compose<D extends DType = DType>(
+  first: FoldableBatchNorm<D>,
+  second: FoldableBatchNorm<D>,
+): FrozenBatchNorm<D> {
+  const before = readBatchNorm('first', first);
+  const after = readBatchNorm('second', second);
+  const { channels, eps, mean, variance, weight, bias } = before;
+  const { axis = before.axis ?? 1, dtype = before.dtype, activation } = after;
+  checkNoActivation('first', before.activation, 'the two batch norms');
+  checkChannels(after, channels, 'those of first');
+  if (before.axis !== undefined && axis !== before.axis)
+    throw rangeError('second.axis', `be ${before.axis} (the axis of first)`, String(axis));
+  if (before.dtype !== undefined && dtype !== before.dtype)
+    throw rangeError('second.dtype', `be '${before.dtype}' (the dtype of first)`, describe(dtype));
+  const scale = scaleOf(after);
+  return new FrozenBatchNorm<D>(constructorKey, {
+    channels,
+    axis,
+    eps,
+    dtype: dtype as D | undefined,
+    weight: weight ? scale.map((factor, channel) => weight[channel] * factor) : scale,
+    bias: applied(after, scale, bias),
+    mean,
+    variance,
+    ...(activation && { activation }),
+  });
+}
