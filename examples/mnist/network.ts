@@ -1,4 +1,5 @@
-import { BatchNorm } from 'batchnorm';
+import { BatchNorm, type FloatArray, type StateDict } from 'batchnorm';
+import type { StoredTensor } from '../safetensors/tensors.js';
 import { addProduct, addTransposedProduct, transpose } from './matrix.js';
 
 /** Activations `[batch][features]`: what a layer takes and gives, and a tensor of the batchnorm package. */
@@ -23,6 +24,8 @@ export interface Stage {
 export interface Layer extends Stage {
   backward(dy: Activations): Activations;
   parameters(): readonly Parameter[];
+  /** What a checkpoint holds of the layer, under PyTorch's names and in PyTorch's shapes. */
+  state(): ReadonlyMap<string, StoredTensor>;
   /** The stage for inference, with everything fixed that training still changes. */
   freeze(): Stage;
 }
@@ -82,6 +85,15 @@ export class Linear implements Layer {
     return [this.#weight, this.#bias];
   }
 
+  state(): ReadonlyMap<string, StoredTensor> {
+    const weight = new Float32Array(this.#weight.value.length);
+    transpose(this.#weight.value, weight, this.#inputs, this.#outputs);
+    return new Map([
+      ['weight', { data: weight, shape: [this.#outputs, this.#inputs] }],
+      ['bias', { data: this.#bias.value.slice(), shape: [this.#outputs] }],
+    ]);
+  }
+
   freeze(): Stage {
     return this;
   }
@@ -109,6 +121,10 @@ export class Relu implements Layer {
     return [];
   }
 
+  state(): ReadonlyMap<string, StoredTensor> {
+    return new Map();
+  }
+
   freeze(): Stage {
     return this;
   }
@@ -133,6 +149,18 @@ export class Normalization implements Layer {
 
   parameters(): readonly Parameter[] {
     return this.norm.parameters();
+  }
+
+  state(): ReadonlyMap<string, StoredTensor> {
+    const state = this.norm.stateDict() as Required<StateDict>;
+    const perChannel = (data: FloatArray): StoredTensor => ({ data, shape: [this.norm.channels] });
+    return new Map([
+      ['weight', perChannel(state.weight)],
+      ['bias', perChannel(state.bias)],
+      ['running_mean', perChannel(state.running_mean)],
+      ['running_var', perChannel(state.running_var)],
+      ['num_batches_tracked', { data: BigInt64Array.of(BigInt(state.num_batches_tracked)), shape: [] }],
+    ]);
   }
 
   freeze(): Stage {
@@ -198,14 +226,20 @@ export function softmaxCrossEntropy(logits: Activations, labels: Uint8Array, dLo
   for (let n = 0; n < batch; n++) {
     const row = logits.data.subarray(n * classes, (n + 1) * classes);
     const gradient = dLogits.data.subarray(n * classes, (n + 1) * classes);
-    const largest = row.reduce((a, b) => Math.max(a, b));
-    let sum = 0;
-    for (let c = 0; c < classes; c++) sum += Math.exp(row[c] - largest);
-    for (let c = 0; c < classes; c++) gradient[c] = Math.exp(row[c] - largest) / sum / batch;
+    const logSum = softmax(row, gradient, batch);
     gradient[labels[n]] -= 1 / batch;
-    loss += Math.log(sum) + largest - row[labels[n]];
+    loss += logSum - row[labels[n]];
   }
   return loss / batch;
+}
+
+/** Writes softmax(logits) / divisor of one image, and gives log Σ exp(logits). */
+export function softmax(logits: Float32Array, out: Float32Array, divisor = 1): number {
+  const largest = logits.reduce((a, b) => Math.max(a, b));
+  let sum = 0;
+  for (let c = 0; c < logits.length; c++) sum += Math.exp(logits[c] - largest);
+  for (let c = 0; c < logits.length; c++) out[c] = Math.exp(logits[c] - largest) / sum / divisor;
+  return Math.log(sum) + largest;
 }
 
 /** Zeroed activations for a batch. */
