@@ -1,0 +1,45 @@
+import { parseArgs } from 'node:util';
+import { integer } from '../options.js';
+
+export const USAGE = `Usage: npm run serve -- [options]
+
+  --model <file>  the network to serve (default out/mnist.safetensors, which npm start writes)
+  --train         where that file does not exist, train for two epochs and write it (10 s)
+  --host <name>   address to listen on (default 127.0.0.1: this machine alone; 0.0.0.0: all networks)
+  --port <n>      port to listen on (default 8784; 0: any free one)
+  --batch <n>     images in one pass through the network at most (default 64)
+  --help          this text`;
+
+export interface Options {
+  readonly model: string;
+  readonly train: boolean;
+  readonly host: string;
+  readonly port: number;
+  readonly batch: number;
+}
+
+/** @throws {TypeError | RangeError} for an option that is unknown or out of range. */
+export function readOptions(args?: string[]): Options | 'help' {
+  const { values } = parseArgs({
+    args,
+    options: {
+      model: { type: 'string', default: 'out/mnist.safetensors' },
+      train: { type: 'boolean', default: false },
+      host: { type: 'string', default: '127.0.0.1' },
+      port: { type: 'string', default: '8784' },
+      batch: { type: 'string', default: '64' },
+      help: { type: 'boolean', default: false },
+    },
+  });
+  if (values.help) return 'help';
+  for (const name of ['model', 'host'] as const) {
+    if (values[name] === '') throw new RangeError(`--${name} must not be empty, got ""`);
+  }
+  return {
+    model: values.model,
+    train: values.train,
+    host: values.host,
+    port: integer('--port', values.port, 0, 65_535),
+    batch: integer('--batch', values.batch, 1, 4096),
+  };
+}

@@ -1,0 +1,32 @@
+import { type ChildProcess, spawn } from 'node:child_process';
+import { once } from 'node:events';
+
+/** `npm run serve` without npm, in a process of its own. */
+export interface ServeProcess {
+  readonly child: ChildProcess;
+  /** Where it listens, once it does. */
+  readonly address: Promise<string>;
+  /** What it has said so far. */
+  output(): string;
+  /** Its exit code, or the signal that ended it. */
+  readonly ended: Promise<number | string>;
+}
+
+export function startServe(...args: string[]): ServeProcess {
+  const child = spawn(process.execPath, ['--import', 'tsx', 'examples/serve/main.ts', ...args]);
+  let output = '';
+  const ended = once(child, 'close').then(([code, signal]) => (code ?? signal) as number | string);
+  const address = new Promise<string>((resolve, reject) => {
+    const read = (chunk: Buffer) => {
+      output += chunk;
+      const found = output.match(/^Draw a digit: +(\S+)\/$/m);
+      if (found) resolve(found[1]);
+    };
+    child.stdout.on('data', read);
+    child.stderr.on('data', read);
+    void ended.then((end) => reject(new Error(`the server must listen, got its end (${end})\n${output}`)));
+  });
+  // Not every test waits for the address of a server that ends at once.
+  address.catch(() => {});
+  return { child, address, output: () => output, ended };
+}
