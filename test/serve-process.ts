@@ -1,7 +1,8 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
+import manifest from '../package.json' with { type: 'json' };
 
-/** `npm run serve` without npm, in a process of its own. */
+/** `npm run serve` as npm runs it, through a shell, but without the build before it. */
 export interface ServeProcess {
   readonly child: ChildProcess;
   /** Where it listens, once it does. */
@@ -13,7 +14,7 @@ export interface ServeProcess {
 }
 
 export function startServe(...args: string[]): ServeProcess {
-  const child = spawn(process.execPath, ['--import', 'tsx', 'examples/serve/main.ts', ...args]);
+  const child = spawn('sh', ['-c', `${manifest.scripts.serve} "$@"`, 'sh', ...args]);
   let output = '';
   const ended = once(child, 'close').then(([code, signal]) => (code ?? signal) as number | string);
   const address = new Promise<string>((resolve, reject) => {
