@@ -77,10 +77,11 @@ export function createServer(
     schema: { response: { 200: PREDICTIONS } },
     onRequest: (request, reply, done) => {
       stats.begin();
+      const begun = performance.now();
       // The end of the response, unlike the hook onResponse, comes for clients too that have gone.
       reply.raw.once('close', () => {
         const status = reply.raw.writableEnded ? reply.statusCode : CLIENT_GONE;
-        stats.end(status, reply.elapsedTime, request.images);
+        stats.end(status, performance.now() - begun, request.images);
       });
       done();
     },
