@@ -7,6 +7,6 @@ import { checkOneOf } from './validate.js';
 export type Activation = 'relu';
 
 /** An option that may be absent. */
-export function checkActivation(activation: unknown): Activation | undefined {
-  return activation === undefined ? undefined : checkOneOf('activation', activation, ['relu']);
+export function checkActivation(activation: unknown, name = 'activation'): Activation | undefined {
+  return activation === undefined ? undefined : checkOneOf(name, activation, ['relu']);
 }

@@ -1,4 +1,5 @@
 // Batch norms folded into the layers beside them: arithmetic on a few weights, once, before serving.
+import { type Activation, checkActivation } from './activation.js';
 import { BatchNorm } from './batchnorm.js';
 import {
   describe,
@@ -19,7 +20,6 @@ import {
   checkEps,
   checkInteger,
   checkObject,
-  checkOneOf,
   checkPerChannel,
   checkVariance,
   dtypeOf,
@@ -35,7 +35,7 @@ export interface Linear<T extends FloatArray = FloatArray> {
   /** One value per output. Default, and for null: 0 for each. */
   readonly bias?: FloatArray | null;
   /** What the layer applies to its result. Default: nothing. */
-  readonly activation?: 'relu' | null;
+  readonly activation?: Activation | null;
 }
 
 /**
@@ -55,14 +55,14 @@ export interface Conv<T extends FloatArray = FloatArray> extends Linear<T> {
 export interface FoldedLinear<T extends FloatArray = FloatArray> extends Linear<T> {
   readonly bias: T;
   /** To be applied to the layer's result; absent where there is none. */
-  readonly activation?: 'relu';
+  readonly activation?: Activation;
 }
 
 /** A convolution that does the work of a batch norm too. Its arrays are new and of one dtype. */
 export interface FoldedConv<T extends FloatArray = FloatArray> extends Conv<T> {
   readonly bias: T;
   /** To be applied to the layer's result; absent where there is none. */
-  readonly activation?: 'relu';
+  readonly activation?: Activation;
 }
 
 /** A batch norm with fixed statistics as plain arrays, one value per channel each. Other properties are ignored. */
@@ -79,7 +79,7 @@ export interface FixedBatchNorm {
   /** The channel axis; only {@link compose} has a use for it. Default there: that of the other batch norm. */
   readonly axis?: number;
   /** What follows the batch norm. Default: nothing. */
-  readonly activation?: 'relu' | null;
+  readonly activation?: Activation | null;
 }
 
 /**
@@ -99,7 +99,7 @@ interface ReadBatchNorm {
   eps: number;
   axis: number | undefined;
   dtype: DType | undefined;
-  activation: 'relu' | undefined;
+  activation: Activation | undefined;
 }
 
 /** A layer that has been checked. */
@@ -114,7 +114,7 @@ interface ReadLayer<T extends FloatArray> {
   /** Of the two above those that were given: the folded layer has the same. */
   given: { groups?: number; transposed?: boolean };
   outputs: number;
-  activation: 'relu' | undefined;
+  activation: Activation | undefined;
 }
 
 function readBatchNorm(name: string, value: unknown): ReadBatchNorm {
@@ -133,8 +133,7 @@ function readBatchNorm(name: string, value: unknown): ReadBatchNorm {
     dtype = config.dtype;
     [meanName, varianceName] = ['runningMean', 'runningVar'];
   } else if (value instanceof FrozenBatchNorm) {
-    const { activation } = value as { activation?: unknown };
-    source = { ...value.parts, activation };
+    source = value.parts;
     dtype = value.dtype;
   }
   const { mean, variance, weight, bias, eps = 1e-5, axis, activation } = source;
@@ -153,10 +152,7 @@ function readBatchNorm(name: string, value: unknown): ReadBatchNorm {
     eps: checkEps(eps, `${name}.eps`),
     axis: axis === undefined ? undefined : checkAxis(axis, `${name}.axis`),
     dtype,
-    activation:
-      activation === undefined || activation === null
-        ? undefined
-        : checkOneOf(`${name}.activation`, activation, ['relu']),
+    activation: checkActivation(activation ?? undefined, `${name}.activation`),
   };
 }
 
@@ -208,7 +204,7 @@ function readLayer<T extends FloatArray>(name: string, value: unknown): ReadLaye
       ...(givenTransposed !== undefined && { transposed }),
     },
     outputs,
-    activation: activation ?? undefined,
+    activation: checkActivation(activation ?? undefined, `${name}.activation`),
   };
 }
 
@@ -428,6 +424,6 @@ export function compose<D extends DType = DType>(
     bias: applied(after, scale, bias),
     mean,
     variance,
-    ...(activation && { activation }),
+    activation,
   });
 }

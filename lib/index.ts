@@ -1,4 +1,6 @@
+export type { Activation } from './activation.js';
 export {
+  type AsyncOptions,
   BatchNorm,
   type BatchNormConfig,
   type BatchNormOptions,
@@ -20,7 +22,7 @@ export {
   foldIntoLinear,
   type Linear,
 } from './folding.js';
-export { FrozenBatchNorm, type FrozenOptions, type RunOptions } from './frozen.js';
+export { FrozenBatchNorm, type FrozenOptions, type RunAsyncOptions, type RunOptions } from './frozen.js';
 export {
   type BackwardOptions,
   type BatchStats,
