@@ -227,7 +227,7 @@ function readAsync(options: AsyncOptions | undefined): {
 
 /** Those that exist and were asked for. */
 function gradientsOf<T extends FloatArray>(
-  { gradient: { shape }, wantsInput }: BackwardCall<T>,
+  { gradient: { shape } }: BackwardCall<T>,
   dx: T | undefined,
   dWeight: T | undefined,
   dBias: T | undefined,
@@ -237,7 +237,7 @@ function gradientsOf<T extends FloatArray>(
     ...(dx && { dx: { data: dx, shape } }),
     ...(dWeight && { dWeight }),
     ...(dBias && { dBias }),
-    ...(dResidual && wantsInput && { dResidual: { data: dResidual, shape } }),
+    ...(dResidual && { dResidual: { data: dResidual, shape } }),
   };
 }
 
@@ -284,6 +284,7 @@ export class BatchNorm<D extends DType = 'float32'> {
   readonly #biasGrad: ArrayOf<D> | undefined;
   readonly #y: ResultBuffer<ArrayOf<D>>;
   readonly #dx: ResultBuffer<ArrayOf<D>>;
+  readonly #dResidual: ResultBuffer<ArrayOf<D>>;
   #training = true;
   #batchesTracked = 0;
   #rejectedUpdates = 0;
@@ -315,6 +316,7 @@ export class BatchNorm<D extends DType = 'float32'> {
     this.#passes = passesFor(dtype);
     this.#y = new ResultBuffer(reuse);
     this.#dx = new ResultBuffer(reuse);
+    this.#dResidual = new ResultBuffer(reuse);
     this.#weight = weight ? (newArray<ArrayOf<D>>(dtype, channels).fill(1) as ArrayOf<D>) : null;
     this.#bias = bias ? newArray<ArrayOf<D>>(dtype, channels) : null;
     this.#runningMean = trackRunningStats ? newArray<Float64Array>('float64', channels) : null;
@@ -536,7 +538,10 @@ export class BatchNorm<D extends DType = 'float32'> {
     const dx = wantsInput ? (out ?? this.#dx.take(dtype, gradient.size, [gradient.data, last.x])) : undefined;
     const dWeight = wantsParameters ? this.#weightGrad : undefined;
     const dBias = wantsParameters ? this.#biasGrad : undefined;
-    const dResidual = this.#residualGradFor(call);
+    const dResidual =
+      wantsInput && last.residual
+        ? this.#dResidual.take(dtype, gradient.size, [gradient.data, last.x, ...(out ? [out] : [])])
+        : undefined;
     this.#passes.backward(
       ...this.#backwardArguments(gradient.data, last.x, last),
       dx,
@@ -584,7 +589,8 @@ export class BatchNorm<D extends DType = 'float32'> {
             : newResult<ArrayOf<D>>(dtype, call.gradient.size);
       const dWeight = wantsParameters ? (this.#weightGrad?.slice() as ArrayOf<D> | undefined) : undefined;
       const dBias = wantsParameters ? (this.#biasGrad?.slice() as ArrayOf<D> | undefined) : undefined;
-      const dResidual = this.#residualGradFor(call);
+      const dResidual =
+        wantsInput && last.residual ? newResult<ArrayOf<D>>(dtype, call.gradient.size) : undefined;
       // A synchronous forward may write to these while the operation is on its way.
       const snapshot = {
         ...last,
@@ -801,13 +807,6 @@ export class BatchNorm<D extends DType = 'float32'> {
       checkApart('out', out, this.#arrays);
     }
     return { ...given, last: { ...last, x } };
-  }
-
-  /** Memory of its own: dx may lie in that of dy. Where an activation has to be seen through, it is needed anyway. */
-  #residualGradFor({ gradient, last, wantsInput }: BackwardCall<ArrayOf<D>>): ArrayOf<D> | undefined {
-    return last.residual && (wantsInput || last.mask !== undefined)
-      ? newResult<ArrayOf<D>>(this.#config.dtype, gradient.size)
-      : undefined;
   }
 
   #backwardArguments(gradient: ArrayOf<D>, x: ArrayOf<D>, last: Forward<ArrayOf<D>>) {

@@ -399,13 +399,14 @@ template <typename T>
 class GradSums {
  public:
   GradSums(Scratch& scratch, const Execution& execution, const Partition<T>& partition, const T* dy,
-           const T* x, Activation activation, Normalization<const T> coefficients)
+           const T* x, Gate gate, unsigned char* mask, Normalization<const T> coefficients)
       : kernels_(kernels_of<T>(*execution.kernels)),
-        pass_(kernels_.grad_sums[activation][partition.layout()]),
+        pass_(kernels_.grad_sums[gate][partition.layout()]),
         partition_(partition),
         chunks_(take_chunks(scratch, partition)),
         dy_(dy),
         x_(x),
+        mask_(mask),
         coefficients_(coefficients),
         sums_dy_(scratch.take<double>(partition.shape().channels)),
         sums_dy_xc_(scratch.take<double>(partition.shape().channels)) {}
@@ -421,7 +422,8 @@ class GradSums {
     const Normalization<const T> c = coefficients_.from(channels.begin);
     partition_.for_each_tile(
         span, channels.begin, channels.end, ahead(partition_, span, channels), [&](Tile tile, size_t at) {
-          run(GradSumsWork<T>{tile, dy_ + at, x_ + at, c.mean, c.scale, c.offset, sums.first, sums.second});
+          run(GradSumsWork<T>{
+              tile, dy_ + at, x_ + at, {mask_, at}, c.mean, c.scale, c.offset, sums.first, sums.second});
         });
   }
 
@@ -458,6 +460,7 @@ class GradSums {
   const Span* chunks_;
   const T* dy_;
   const T* x_;
+  unsigned char* mask_;
   Normalization<const T> coefficients_;
   double* sums_dy_;
   double* sums_dy_xc_;
@@ -471,8 +474,7 @@ NormalizeWork<T> part_of(const NormalizeWork<T>& all, Tile tile, size_t at, size
   return {tile,
           all.x + at,
           all.residual ? all.residual + at : nullptr,
-          all.mask,
-          all.at + at,
+          {all.mask.bytes, all.mask.at + at},
           all.y + at,
           all.mean + channel,
           all.scale + channel,
@@ -483,7 +485,9 @@ GradInputWork<T> part_of(const GradInputWork<T>& all, Tile tile, size_t at, size
   return {tile,
           all.dy + at,
           all.x + at,
+          {all.mask.bytes, all.mask.at + at},
           all.dx + at,
+          all.dresidual ? all.dresidual + at : nullptr,
           all.mean + channel,
           all.slope + channel,
           all.constant + channel,
@@ -675,6 +679,14 @@ void sum_settle_write(Scratch& scratch, const Execution& execution, const Partit
   if (writer) sweep(crew, partition, *writer, shape.size() * sizeof(T) < execution.stream_bytes);
 }
 
+/// Begins a mask for what will be written to y.
+template <typename T>
+void clear_mask(unsigned char* mask, const T* y, size_t size) {
+  if (!mask) return;
+  std::fill_n(mask, mask_bytes(size), static_cast<unsigned char>(0));
+  mask[0] = static_cast<unsigned char>(reinterpret_cast<uintptr_t>(y) % kAlignment / sizeof(T));
+}
+
 /// The pass that normalizes with an epilogue.
 template <typename T>
 auto normalizer(const Execution& execution, const Tiling<T>& tiling, bool streamed, const T* x, T* y,
@@ -683,8 +695,14 @@ auto normalizer(const Execution& execution, const Tiling<T>& tiling, bool stream
       execution,
       kernels_of<T>(*execution.kernels).normalize[epilogue.residual != nullptr][epilogue.activation],
       tiling.layout(), streamed,
-      NormalizeWork<T>{
-          {}, x, epilogue.residual, mask, 0, y, coefficients.mean, coefficients.scale, coefficients.offset});
+      NormalizeWork<T>{{},
+                       x,
+                       epilogue.residual,
+                       {mask, 0},
+                       y,
+                       coefficients.mean,
+                       coefficients.scale,
+                       coefficients.offset});
 }
 
 /// Writes a whole tensor, forwards.
@@ -706,7 +724,7 @@ void apply_mask(const Execution& execution, size_t size, const T* from, const un
       std::copy_n(from + range.begin, count, to + range.begin);
       return;
     }
-    apply({count, from + range.begin, mask, range.begin, to + range.begin});
+    apply({count, from + range.begin, {const_cast<unsigned char*>(mask), range.begin}, to + range.begin});
     if (streamed) execution.kernels->fence();
   });
 }
@@ -725,13 +743,12 @@ void forward_training(const Execution& execution, Shape shape, double eps, const
   Scratch scratch;
   const Partition<T> partition(shape);
   const Moments<T> moments(scratch, execution, partition, x);
-  // The mask is made of what has been written.
-  const bool streamed = !mask && is_streamed(execution, partition, x, y);
+  const bool streamed = is_streamed(execution, partition, x, y);
   const auto take = [&] { return take_coefficients(scratch, partition, streamed, y); };
   const Normalization<T> coefficients = {take(), take(), take()};
   const Kernels<T>& kernels = kernels_of<T>(*execution.kernels);
   const auto writer = normalizer<T>(execution, partition, streamed, x, y, coefficients, epilogue, mask);
-  if (mask) std::fill_n(mask, mask_bytes(shape.size()), static_cast<unsigned char>(0));
+  clear_mask(mask, y, shape.size());
   const auto settle = [&](Range channels, const Partials<T>& partials) {
     moments.merge(channels, partials, mean, variance);
     set_normalization(coefficients, kernels, partition, channels, eps, mean, variance, weight, bias);
@@ -746,12 +763,12 @@ void forward_inference(const Execution& execution, Shape shape, double eps, cons
   if (shape.size() == 0) return;
   Scratch scratch;
   const Tiling<T> tiling(shape);
-  const bool streamed = !mask && is_streamed(execution, tiling, x, y);
+  const bool streamed = is_streamed(execution, tiling, x, y);
   const auto take = [&] { return take_coefficients(scratch, tiling, streamed, y); };
   const Normalization<T> coefficients = {take(), take(), take()};
   set_normalization(coefficients, kernels_of<T>(*execution.kernels), tiling, {0, shape.channels}, eps, mean,
                     variance, weight, bias);
-  if (mask) std::fill_n(mask, mask_bytes(shape.size()), static_cast<unsigned char>(0));
+  clear_mask(mask, y, shape.size());
   write_all(execution, tiling,
             normalizer<T>(execution, tiling, streamed, x, y, coefficients, epilogue, mask));
 }
@@ -765,20 +782,17 @@ void backward(const Execution& execution, Shape shape, double eps, bool training
     if (gradients.bias) std::fill_n(gradients.bias, shape.channels, T{0});
     return;
   }
-  if (gradients.residual) {
-    std::unique_ptr<unsigned char[]> own;
-    if (epilogue.activation != kIdentity && !mask) {
-      own.reset(new unsigned char[mask_bytes(shape.size())]);
-      forward_inference<T>(execution, shape, eps, x, gradients.residual, weight, bias, mean, variance,
-                           epilogue, own.get());
-      mask = own.get();
-    }
-    apply_mask(execution, shape.size(), dy, mask, gradients.residual);
-    // What the activation has let through is there now: the rest is as if there were none.
-    dy = gradients.residual;
-    epilogue.activation = kIdentity;
+  std::unique_ptr<unsigned char[]> own;
+  if (epilogue.activation != kIdentity && epilogue.residual && !mask) {
+    own.reset(new unsigned char[mask_bytes(shape.size())]);
+    forward_inference<T>(execution, shape, eps, x, gradients.residual, weight, bias, mean, variance, epilogue,
+                         own.get());
+    mask = own.get();
   }
-  const bool relu = epilogue.activation == kRelu;
+  const Gate gate = epilogue.activation == kIdentity ? kOpen : mask ? kMasked : kRecomputed;
+  // Where dx follows from sums, the pass that writes it writes what the mask has let through as well.
+  if (gradients.residual && (gate != kMasked || !training))
+    apply_mask(execution, shape.size(), dy, mask, gradients.residual);
   Scratch scratch;
   const Partition<T> partition(shape);
   const bool streamed = is_streamed<T>(execution, partition, dy, gradients.input);
@@ -786,23 +800,25 @@ void backward(const Execution& execution, Shape shape, double eps, bool training
   T* const slope = take();
   T* const constant = take();
   // Only an activation asks for the offset of y.
-  const Normalization<T> coefficients = {take(), take(), relu ? take() : constant};
+  const Normalization<T> coefficients = {take(), take(), gate == kRecomputed ? take() : constant};
   const Kernels<T>& kernels = kernels_of<T>(*execution.kernels);
   set_normalization(coefficients, kernels, partition, {0, shape.channels}, eps, mean, variance, weight, bias);
 
+  auto* const bits = const_cast<unsigned char*>(mask);
   const GradInputWork<T> work{{},
                               dy,
                               x,
+                              {bits, 0},
                               gradients.input,
+                              gradients.residual,
                               coefficients.mean,
                               slope,
                               constant,
                               coefficients.scale,
                               coefficients.offset};
   if (training || gradients.weight || gradients.bias) {
-    const GradSums<T> sums(scratch, execution, partition, dy, x, epilogue.activation, coefficients);
-    const Writer writer(execution, kernels.grad_input[epilogue.activation], partition.layout(), streamed,
-                        work);
+    const GradSums<T> sums(scratch, execution, partition, dy, x, gate, bits, coefficients);
+    const Writer writer(execution, kernels.grad_input[gate], partition.layout(), streamed, work);
     const double count = static_cast<double>(shape.count());
     const auto settle = [&](Range channels, const Partials<T>& partials) {
       sums.merge(channels, partials);
@@ -817,14 +833,14 @@ void backward(const Execution& execution, Shape shape, double eps, bool training
                      training && gradients.input ? &writer : nullptr);
   }
   if (training || !gradients.input) return;
-  if (relu)
+  if (gate == kRecomputed)
     return write_all(execution, partition,
                      Writer(execution, kernels.frozen_grad_input, partition.layout(), streamed, work));
   // Statistics that carry no gradient leave dx = dy * scale: nothing to subtract, nothing to add.
   std::fill_n(constant, padded_width(partition), T{0});
   write_all(execution, partition,
-            normalizer<T>(execution, partition, streamed, dy, gradients.input,
-                          {constant, coefficients.scale, constant}, {}, nullptr));
+            normalizer<T>(execution, partition, streamed, gate == kMasked ? gradients.residual : dy,
+                          gradients.input, {constant, coefficients.scale, constant}, {}, nullptr));
 }
 
 size_t update_running_stats(const KernelTable& kernels, size_t channels, const double* mean,

@@ -41,10 +41,9 @@ struct Epilogue {
   const T* residual = nullptr;
 };
 
-/// The size of a mask: one bit per value, which says whether the activation lets its gradient through, and
-/// what a kernel may read behind the last.
+/// The size of a mask (see kernels.h), with what a kernel may read behind the last bit.
 constexpr size_t mask_bytes(size_t size) {
-  return size / 8 + 4;
+  return size / 8 + 8;
 }
 
 /// Gradients that were asked for; the others are nullptr.
@@ -53,8 +52,8 @@ struct Gradients {
   T* input;
   T* weight;
   T* bias;
-  /// Of the residual: dy as the activation lets it through. Must be given where there are both a residual and
-  /// an activation.
+  /// Of the residual: dy as the activation lets it through. Must be given with the input's where there are
+  /// both a residual and an activation, and where there is no mask.
   T* residual;
 };
 

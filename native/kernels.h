@@ -62,28 +62,41 @@ struct MomentsWork {
   T* sum_squares;
 };
 
-/// y = activation((x - mean) * scale + offset + residual). A ReLU behind a residual also sets the bits of a
-/// mask of zeros for what it lets through; tiles whose bits are neighbours may be worked on at once.
+/// A mask has one bit per value: whether a ReLU lets it through. The first byte says at which bit behind it
+/// those begin, which is where the lines of y do: as far as it can be, no two lines share a byte.
+struct Mask {
+  unsigned char* bytes;
+  size_t at;  ///< the place of the first value in the tensor
+};
+
+/// y = activation((x - mean) * scale + offset + residual). A ReLU behind a residual also fills a mask of
+/// zeros, where there is one (bytes is nullptr for none).
 template <typename T>
 struct NormalizeWork {
   Tile tile;
   const T* x;
-  const T* residual;    ///< of the passes that add one
-  unsigned char* mask;  ///< of those; nullptr for none
-  size_t at;            ///< the first value's place in the mask
+  const T* residual;  ///< of the passes that add one
+  Mask mask;          ///< of the one that adds it before a ReLU
   T* y;
   const T* mean;
   const T* scale;
   const T* offset;
 };
 
-/// sum_dy += dy, sum_dy_xc += dy * (x - mean), of the dy that the activation lets through, which it finds out
-/// by normalizing x again
+/// How a pass finds out which dy an activation has let through.
+enum Gate {
+  kOpen,        ///< all of them: there is none
+  kRecomputed,  ///< by normalizing x again
+  kMasked,      ///< from a mask
+};
+
+/// sum_dy += dy, sum_dy_xc += dy * (x - mean), of the dy that have been let through
 template <typename T>
 struct GradSumsWork {
   Tile tile;
   const T* dy;
   const T* x;
+  Mask mask;
   const T* mean;
   const T* scale;
   const T* offset;
@@ -91,13 +104,16 @@ struct GradSumsWork {
   T* sum_dy_xc;
 };
 
-/// dx = (dy - (x - mean) * slope - constant) * scale, likewise
+/// dx = (dy - (x - mean) * slope - constant) * scale, likewise. What a mask lets through is written to
+/// dresidual.
 template <typename T>
 struct GradInputWork {
   Tile tile;
   const T* dy;
   const T* x;
+  Mask mask;
   T* dx;
+  T* dresidual;
   const T* mean;
   const T* slope;
   const T* constant;
@@ -105,14 +121,12 @@ struct GradInputWork {
   const T* offset;
 };
 
-/// to = from where the mask has a bit, else +0: `count` neighbouring values, the first of which is value
-/// `at` of the mask. Up to 3 bytes behind the last bit are read.
+/// to = from where the mask has a bit, else +0: `count` neighbouring values.
 template <typename T>
 struct MaskWork {
   size_t count;
   const T* from;
-  const unsigned char* mask;
-  size_t at;
+  Mask mask;
   T* to;
 };
 
@@ -162,10 +176,10 @@ struct Kernels {
   void (*moments[2])(const MomentsWork<T>& work);
   /// [whether it adds a residual][Activation]
   WritingPass<NormalizeWork<T>, MomentsWork<T>> normalize[2][2];
-  /// [Activation][Layout]
-  void (*grad_sums[2][2])(const GradSumsWork<T>& work);
-  /// [Activation]
-  WritingPass<GradInputWork<T>, GradSumsWork<T>> grad_input[2];
+  /// [Gate][Layout]
+  void (*grad_sums[3][2])(const GradSumsWork<T>& work);
+  /// [Gate]
+  WritingPass<GradInputWork<T>, GradSumsWork<T>> grad_input[3];
   /// dx = dy * scale behind a ReLU, for statistics that carry no gradient. Without activation, normalize does
   /// that.
   WritingPass<GradInputWork<T>, GradSumsWork<T>> frozen_grad_input;

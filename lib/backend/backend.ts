@@ -6,9 +6,9 @@ import type { FloatArray } from '../tensor.js';
  */
 export type Slot = number;
 
-/** The size of a mask: one bit per value, and what a kernel may read behind the last. As in native/batchnorm.h. */
+/** The size of a mask: one bit per value, where they begin, and what a kernel may read behind them; as native/batchnorm.h. */
 export function maskBytes(size: number): number {
-  return Math.floor(size / 8) + 4;
+  return Math.floor(size / 8) + 8;
 }
 
 /**

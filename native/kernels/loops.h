@@ -7,6 +7,8 @@
 // depends on the tile alone.
 #pragma once
 
+#include <type_traits>
+
 #include "../simd/vec.h"
 
 namespace {
@@ -40,6 +42,9 @@ struct Group {
   LastLanes last_lanes;
 
   static constexpr size_t size() { return Size; }
+  /// Whether all lanes of all vectors are active.
+  static constexpr bool kWhole = std::is_same_v<LastLanes, AllLanes>;
+  ALWAYS_INLINE size_t place(size_t index) const { return at + index * distance; }
   template <typename T>
   ALWAYS_INLINE void prefetch(const T* from, size_t distance) const {
     for (size_t i = 0; i < Size; i++) ::prefetch(from + line + distance + i * kLanes<T>);

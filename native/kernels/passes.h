@@ -82,11 +82,47 @@ struct Coefficients {
   }
 };
 
-/// What is fused into a pass.
+/// What is fused into a forward pass.
 template <batchnorm::Activation Activation, bool Adds = false>
 struct Fused {
   static constexpr bool kRelu = Activation == batchnorm::kRelu;
   static constexpr bool kAdds = Adds;
+  static constexpr bool kMasks = kRelu && kAdds;
+};
+
+/// What is fused into a backward pass.
+template <batchnorm::Gate Gate>
+struct Gated {
+  static constexpr bool kRecomputes = Gate == batchnorm::kRecomputed;
+  static constexpr bool kReads = Gate == batchnorm::kMasked;
+};
+
+/// The bits of a tile.
+struct MaskBits {
+  unsigned char* bytes;
+  size_t first;
+
+  ALWAYS_INLINE explicit MaskBits(batchnorm::Mask mask)
+      : bytes(mask.bytes ? mask.bytes + 1 : nullptr), first(mask.bytes ? mask.bytes[0] + mask.at : 0) {}
+
+  /// Bits of the values from `place` on. Up to 3 bytes behind them are read.
+  ALWAYS_INLINE uint32_t load(size_t place) const {
+    uint32_t bits;
+    __builtin_memcpy(&bits, bytes + (first + place) / 8, sizeof(bits));
+    return bits >> (first + place) % 8;
+  }
+  /// Sets those of a whole line.
+  template <typename T>
+  ALWAYS_INLINE void store_line(size_t place, uint32_t bits) const {
+    __builtin_memcpy(bytes + (first + place) / 8, &bits, kLanes<T> / 8);
+  }
+  /// Adds to bits of which other threads may set the neighbours; those beyond `count` are zeros.
+  ALWAYS_INLINE void add(size_t place, size_t count, uint32_t bits) const {
+    const size_t begin = first + place;
+    bits <<= begin % 8;
+    for (size_t byte = begin / 8; byte * 8 < begin + count; byte++, bits >>= 8)
+      __atomic_fetch_or(bytes + byte, static_cast<unsigned char>(bits), __ATOMIC_RELAXED);
+  }
 };
 
 /// (x - mean) * scale + offset, the same to the bit wherever it is computed.
@@ -95,10 +131,16 @@ ALWAYS_INLINE Vec<T> normalized(Vec<T> deviation, Vec<T> scale, Vec<T> offset) {
   return deviation * scale + offset;
 }
 
+/// How far ahead of x a residual is asked for: no pass before has had it in a cache.
+template <typename T>
+constexpr size_t kResidualAhead = 2048 / sizeof(T);
+
 template <typename T, typename Fused>
 struct Normalize {
   const T* x;
   const T* residual;
+  /// Of a pass that writes whole lines; see set_mask for the others.
+  MaskBits mask;
   const T* mean;
   const T* scale;
   const T* offset;
@@ -112,20 +154,32 @@ struct Normalize {
   ALWAYS_INLINE Vec<T> apply(const OfChannel& c, Group group, size_t index) const {
     Vec<T> y = normalized(group.load(x, index, c.of[0]) - c.of[0], c.of[1], c.of[2]);
     if constexpr (Fused::kAdds) y = y + group.load(residual, index, c.of[0]);
+    if constexpr (Fused::kMasks)
+      if (mask.bytes) note(group, y.positive());
     return Fused::kRelu ? keep_positive(y, y) : y;
   }
   template <typename Group>
   ALWAYS_INLINE void prefetch(Group group, size_t distance) const {
     group.prefetch(x, distance);
-    if constexpr (Fused::kAdds) group.prefetch(residual, distance);
+    if constexpr (Fused::kAdds) group.prefetch(residual, kResidualAhead<T>);
+  }
+
+ private:
+  template <typename Group>
+  ALWAYS_INLINE void note(Group group, uint32_t bits) const {
+    if constexpr (Group::kWhole)
+      mask.template store_line<T>(group.at, bits);
+    else
+      mask.add(group.at, group.last_lanes, bits & ((1u << group.last_lanes) - 1));
   }
 };
 
-template <typename T, typename Fused>
+template <typename T, typename Gated>
 struct GradSums {
   const T* dy;
   const T* x;
   Ahead ahead;
+  MaskBits mask;
   Vec<T> mean;
   Vec<T> scale;
   Vec<T> offset;
@@ -148,8 +202,9 @@ struct GradSums {
     for (size_t i = 0; i < group.size(); i++) {
       const Vec<T> deviation = group.load(x, i, mean) - mean;
       gradient[i] = group.load(dy, i, zero);
-      if constexpr (Fused::kRelu)
+      if constexpr (Gated::kRecomputes)
         gradient[i] = keep_positive(gradient[i], normalized(deviation, scale, offset));
+      if constexpr (Gated::kReads) gradient[i] = gradient[i].keep(mask.load(group.place(i)));
       product[i] = gradient[i] * deviation;
       after_each();
     }
@@ -160,29 +215,41 @@ struct GradSums {
   ALWAYS_INLINE void close() const { sums.close(); }
 };
 
-template <typename T, typename Fused>
+template <typename T, typename Gated>
 struct GradInput {
   const T* dy;
   const T* x;
+  MaskBits mask;
+  T* dresidual;
+  /// Whether it is written past the caches, and its lines begin where those of dx do.
+  bool streams_residual;
   const T* mean;
   const T* slope;
   const T* constant;
   const T* scale;
   const T* offset;
 
-  using OfChannel = Coefficients<T, Fused::kRelu ? 5 : 4>;
+  using OfChannel = Coefficients<T, Gated::kRecomputes ? 5 : 4>;
   template <typename Channel>
   ALWAYS_INLINE OfChannel coefficients(Channel channel) const {
     OfChannel c = {{channel.coefficient(mean), channel.coefficient(slope), channel.coefficient(constant),
                     channel.coefficient(scale)}};
-    if constexpr (Fused::kRelu) c.of[4] = channel.coefficient(offset);
+    if constexpr (Gated::kRecomputes) c.of[4] = channel.coefficient(offset);
     return c;
   }
   template <typename Group>
   ALWAYS_INLINE Vec<T> apply(const OfChannel& c, Group group, size_t index) const {
     const Vec<T> deviation = group.load(x, index, c.of[0]) - c.of[0];
     Vec<T> gradient = group.load(dy, index, c.of[0]);
-    if constexpr (Fused::kRelu) gradient = keep_positive(gradient, normalized(deviation, c.of[3], c.of[4]));
+    if constexpr (Gated::kRecomputes)
+      gradient = keep_positive(gradient, normalized(deviation, c.of[3], c.of[4]));
+    if constexpr (Gated::kReads) {
+      gradient = gradient.keep(mask.load(group.place(index)));
+      if (Group::kWhole && streams_residual)
+        gradient.stream(dresidual + group.place(index));
+      else
+        group.store(dresidual, index, gradient);
+    }
     return ((gradient - deviation * c.of[1]) - c.of[2]) * c.of[3];
   }
   template <typename Group>
@@ -254,17 +321,19 @@ ALWAYS_INLINE auto opener(const batchnorm::MomentsWork<T>& work) {
                       {channel.sums(work.sum), channel.sums(work.sum_squares)}};
   };
 }
-template <typename Fused, typename T>
+template <typename Gated, typename T>
 ALWAYS_INLINE auto opener(const batchnorm::GradSumsWork<T>& work) {
+  const MaskBits mask(work.mask);
   return [=](auto channel) {
     const Vec<T> mean = channel.coefficient(work.mean);
-    const bool relu = Fused::kRelu;
-    return GradSums<T, Fused>{work.dy,
+    const bool normalizes = Gated::kRecomputes;
+    return GradSums<T, Gated>{work.dy,
                               work.x,
                               work.tile.ahead,
+                              mask,
                               mean,
-                              relu ? channel.coefficient(work.scale) : mean,
-                              relu ? channel.coefficient(work.offset) : mean,
+                              normalizes ? channel.coefficient(work.scale) : mean,
+                              normalizes ? channel.coefficient(work.offset) : mean,
                               {channel.sums(work.sum_dy), channel.sums(work.sum_dy_xc)}};
   };
 }
@@ -272,18 +341,29 @@ ALWAYS_INLINE auto opener(const batchnorm::GradSumsWork<T>& work) {
 /// For the pass that has no activation to be told of.
 struct Frozen {};
 
-/// What a pass that writes computes, and where to.
-template <typename Fused, typename T>
-ALWAYS_INLINE Normalize<T, Fused> map_of(const batchnorm::NormalizeWork<T>& work) {
-  return {work.x, work.residual, work.mean, work.scale, work.offset};
+/// What a pass that writes computes, and where to. `lines`: whether it writes whole lines.
+template <typename Fused, bool Stream, typename T>
+ALWAYS_INLINE Normalize<T, Fused> map_of(const batchnorm::NormalizeWork<T>& work, bool lines) {
+  return {work.x,    work.residual, MaskBits(lines ? work.mask : batchnorm::Mask{nullptr, 0}),
+          work.mean, work.scale,    work.offset};
 }
-template <typename Fused, typename T>
-ALWAYS_INLINE auto map_of(const batchnorm::GradInputWork<T>& work) {
-  if constexpr (std::is_same_v<Fused, Frozen>)
+template <typename Gated, bool Stream, typename T>
+ALWAYS_INLINE auto map_of(const batchnorm::GradInputWork<T>& work, bool) {
+  if constexpr (std::is_same_v<Gated, Frozen>) {
     return FrozenGradInput<T>{work.dy, work.x, work.mean, work.scale, work.offset};
-  else
-    return GradInput<T, Fused>{work.dy,       work.x,     work.mean,  work.slope,
-                               work.constant, work.scale, work.offset};
+  } else {
+    const auto line_of = [](const T* at) { return reinterpret_cast<size_t>(at) % 64; };
+    return GradInput<T, Gated>{work.dy,
+                               work.x,
+                               MaskBits(work.mask),
+                               work.dresidual,
+                               Stream && line_of(work.dresidual) == line_of(work.dx),
+                               work.mean,
+                               work.slope,
+                               work.constant,
+                               work.scale,
+                               work.offset};
+  }
 }
 template <typename T>
 ALWAYS_INLINE T* target_of(const batchnorm::NormalizeWork<T>& work) {
@@ -299,33 +379,37 @@ void sum(const Work<T>& work) {
   for_each_channel<Layout, T>(work.tile, opener<Fused>(work));
 }
 
-/// Sets the bits [at, at + count) of a mask. Its bytes at the ends may belong to other threads as well.
+/// Sets the bits of `count` values from `place` on.
 template <typename T>
-ALWAYS_INLINE void set_mask(const T* values, size_t count, size_t at, unsigned char* mask) {
+ALWAYS_INLINE void set_mask(const T* values, size_t count, MaskBits mask, size_t place) {
   const Vec<T> zeros = Vec<T>::broadcast(0);
-  const auto add = [&](size_t bit, uint32_t bits) {
-    __atomic_fetch_or(mask + bit / 8, static_cast<unsigned char>(bits << bit % 8), __ATOMIC_RELAXED);
+  const auto add = [&](size_t from, size_t to) {
+    if (from < to)
+      mask.add(place + from, to - from, Vec<T>::load(values + from, to - from, zeros).positive());
   };
-  const size_t before = (8 - at % 8) % 8;
+  const size_t before = (8 - (mask.first + place) % 8) % 8;
   size_t done = before < count ? before : count;
-  if (done > 0) add(at, Vec<T>::load(values, done, zeros).positive());
-  for (; done + kLanes<T> <= count; done += kLanes<T>) {
-    const uint32_t bits = Vec<T>::load(values + done).positive();
-    for (size_t byte = 0; byte < kLanes<T> / 8; byte++)
-      mask[(at + done) / 8 + byte] = static_cast<unsigned char>(bits >> 8 * byte);
-  }
-  if (done == count) return;
-  uint32_t bits = Vec<T>::load(values + done, count - done, zeros).positive();
-  for (; done < count; done += 8, bits >>= 8) add(at + done, bits & 0xff);
+  add(0, done);
+  for (; done + kLanes<T> <= count; done += kLanes<T>)
+    mask.store_line<T>(place + done, Vec<T>::load(values + done).positive());
+  add(done, count);
 }
 
 /// From what has just been written, which is still near.
 template <typename T>
 ALWAYS_INLINE void set_mask(const batchnorm::NormalizeWork<T>& work) {
   const Tile tile = work.tile;
-  if (tile.stride == tile.columns) return set_mask(work.y, tile.rows * tile.columns, work.at, work.mask);
+  const MaskBits mask(work.mask);
+  if (tile.stride == tile.columns) return set_mask(work.y, tile.rows * tile.columns, mask, 0);
   for (size_t row = 0; row < tile.rows; row++)
-    set_mask(work.y + row * tile.stride, tile.columns, work.at + row * tile.stride, work.mask);
+    set_mask(work.y + row * tile.stride, tile.columns, mask, row * tile.stride);
+}
+
+/// Line by line wherever lines go on from row to row: stores that straddle lines cost two.
+template <bool Stream, batchnorm::Layout Layout, typename T>
+ALWAYS_INLINE bool writes_lines(Tile tile) {
+  return Stream ||
+         (Layout == batchnorm::kChannelsFirst && tile.stride == tile.columns && tile.columns >= kLanes<T>);
 }
 
 template <batchnorm::Stores Stores, batchnorm::Layout Layout, typename Fused, typename T,
@@ -334,12 +418,11 @@ ALWAYS_INLINE void write_tile(const Work<T>& work) {
   constexpr bool stream = Stores == batchnorm::kStreamed;
   const Tile tile = work.tile;
   T* const to = target_of(work);
-  const auto map = map_of<Fused>(work);
-  using Map = decltype(map_of<Fused>(work));
+  const bool lines = writes_lines<stream, Layout, T>(tile);
+  const auto map = map_of<Fused, stream>(work, lines);
+  using Map = decltype(map_of<Fused, stream>(work, lines));
   if constexpr (Layout == batchnorm::kChannelsFirst) {
-    // Line by line wherever lines go on from row to row: stores that straddle lines cost two.
-    if (stream || (tile.stride == tile.columns && tile.columns >= kLanes<T>))
-      return LinesOfRows<stream, T, Map>(tile, to, map).finish();
+    if (lines) return LinesOfRows<stream, T, Map>(tile, to, map).finish();
   } else if (stream) {
     return stream_columns(tile, to, map);
   }
@@ -353,7 +436,8 @@ template <batchnorm::Stores Stores, batchnorm::Layout Layout, typename Fused, ty
 void write(const Work<T>& work) {
   write_tile<Stores, Layout, Fused>(work);
   if constexpr (std::is_same_v<Fused, ::Fused<batchnorm::kRelu, true>>)
-    if (work.mask) set_mask(work);
+    if (work.mask.bytes && !writes_lines<Stores == batchnorm::kStreamed, Layout, T>(work.tile))
+      set_mask(work);
 }
 
 /// A channel of a pass that sums, which takes turns with the lines of another pass.
@@ -371,8 +455,8 @@ struct Beside {
 
 template <typename Fused, typename T, template <typename> class Work, template <typename> class Sums>
 void stream_beside_sum(const Work<T>& work, const Sums<T>& sums) {
-  using Lines = LinesOfRows<true, T, decltype(map_of<Fused>(work))>;
-  Lines lines(work.tile, target_of(work), map_of<Fused>(work));
+  using Lines = LinesOfRows<true, T, decltype(map_of<Fused, true>(work, true))>;
+  Lines lines(work.tile, target_of(work), map_of<Fused, true>(work, true));
   const auto open = opener<Fused>(sums);
   for_each_row<T>(sums.tile, [&](auto channel) {
     return Beside<decltype(open(channel)), Lines>{open(channel), lines};
@@ -382,18 +466,14 @@ void stream_beside_sum(const Work<T>& work, const Sums<T>& sums) {
 
 template <batchnorm::Stores Stores, typename T>
 void apply_mask(const batchnorm::MaskWork<T>& work) {
-  const auto lanes_at = [&](size_t at) {
-    uint32_t bits;
-    __builtin_memcpy(&bits, work.mask + (work.at + at) / 8, sizeof(bits));
-    return bits >> (work.at + at) % 8;
-  };
+  const MaskBits mask(work.mask);
   const auto write_part = [&](size_t at, size_t count) {
-    Vec<T>::load(work.from + at, count, Vec<T>::broadcast(0)).keep(lanes_at(at)).store(work.to + at, count);
+    Vec<T>::load(work.from + at, count, Vec<T>::broadcast(0)).keep(mask.load(at)).store(work.to + at, count);
   };
   size_t at = before_first_line(work.to, work.count);
   if (at > 0) write_part(0, at);
   for (; at + kLanes<T> <= work.count; at += kLanes<T>) {
-    const Vec<T> kept = Vec<T>::load(work.from + at).keep(lanes_at(at));
+    const Vec<T> kept = Vec<T>::load(work.from + at).keep(mask.load(at));
     if constexpr (Stores == batchnorm::kStreamed)
       kept.stream(work.to + at);
     else
@@ -424,24 +504,30 @@ constexpr batchnorm::Kernels<T> all_kernels() {
   using namespace batchnorm;
   using Plain = Fused<kIdentity>;
   using Relu = Fused<kRelu>;
-  return {centres<T>,
-          {collect<kChannelsFirst, T>, collect<kChannelsLast, T>},
-          are_good<T>,
-          merge<T>,
-          statistics<T>,
-          normalization<T>,
-          gradients<T>,
-          {sum<kChannelsFirst, Plain, T, MomentsWork>, sum<kChannelsLast, Plain, T, MomentsWork>},
-          {{writing_pass_beside<Plain, T, NormalizeWork, MomentsWork>(),
-            writing_pass_beside<Relu, T, NormalizeWork, MomentsWork>()},
-           {writing_pass<Fused<kIdentity, true>, T, NormalizeWork, MomentsWork>(),
-            writing_pass<Fused<kRelu, true>, T, NormalizeWork, MomentsWork>()}},
-          {{sum<kChannelsFirst, Plain, T, GradSumsWork>, sum<kChannelsLast, Plain, T, GradSumsWork>},
-           {sum<kChannelsFirst, Relu, T, GradSumsWork>, sum<kChannelsLast, Relu, T, GradSumsWork>}},
-          {writing_pass_beside<Plain, T, GradInputWork, GradSumsWork>(),
-           writing_pass_beside<Relu, T, GradInputWork, GradSumsWork>()},
-          writing_pass<Frozen, T, GradInputWork, GradSumsWork>(),
-          {apply_mask<kCached, T>, apply_mask<kStreamed, T>}};
+  using Open = Gated<kOpen>;
+  using Recomputed = Gated<kRecomputed>;
+  using Masked = Gated<kMasked>;
+  return {
+      centres<T>,
+      {collect<kChannelsFirst, T>, collect<kChannelsLast, T>},
+      are_good<T>,
+      merge<T>,
+      statistics<T>,
+      normalization<T>,
+      gradients<T>,
+      {sum<kChannelsFirst, Plain, T, MomentsWork>, sum<kChannelsLast, Plain, T, MomentsWork>},
+      {{writing_pass_beside<Plain, T, NormalizeWork, MomentsWork>(),
+        writing_pass_beside<Relu, T, NormalizeWork, MomentsWork>()},
+       {writing_pass<Fused<kIdentity, true>, T, NormalizeWork, MomentsWork>(),
+        writing_pass<Fused<kRelu, true>, T, NormalizeWork, MomentsWork>()}},
+      {{sum<kChannelsFirst, Open, T, GradSumsWork>, sum<kChannelsLast, Open, T, GradSumsWork>},
+       {sum<kChannelsFirst, Recomputed, T, GradSumsWork>, sum<kChannelsLast, Recomputed, T, GradSumsWork>},
+       {sum<kChannelsFirst, Masked, T, GradSumsWork>, sum<kChannelsLast, Masked, T, GradSumsWork>}},
+      {writing_pass_beside<Open, T, GradInputWork, GradSumsWork>(),
+       writing_pass_beside<Recomputed, T, GradInputWork, GradSumsWork>(),
+       writing_pass_beside<Masked, T, GradInputWork, GradSumsWork>()},
+      writing_pass<Frozen, T, GradInputWork, GradSumsWork>(),
+      {apply_mask<kCached, T>, apply_mask<kStreamed, T>}};
 }
 
 }  // namespace

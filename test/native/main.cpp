@@ -88,7 +88,7 @@ struct Results {
     const auto same = [](auto& a, auto& b) { return std::memcmp(a.data(), b.data(), a.bytes()) == 0; };
     return same(y, other.y) && same(inferred, other.inferred) && same(dx, other.dx) &&
            same(frozen_dx, other.frozen_dx) && same(fused_y, other.fused_y) &&
-           same(fused_dx, other.fused_dx) && same(dresidual, other.dresidual) && same(mask, other.mask) &&
+           same(fused_dx, other.fused_dx) && same(dresidual, other.dresidual) &&
            same(dweight, other.dweight) && same(dbias, other.dbias) && same(mean, other.mean) &&
            same(variance, other.variance);
   }
