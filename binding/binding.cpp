@@ -357,11 +357,19 @@ napi_value use_isa(napi_env env, napi_callback_info info) {
   return Napi::Boolean::New(env, table != nullptr);
 }
 
-/// onFinished(handler, finished): see Mailbox::open. Once.
+/// onFinished(handler): see Mailbox::open. Once.
 napi_value on_finished(napi_env env, napi_callback_info info) {
-  const Arguments<2> arguments(env, info);
-  if (!instance_of(env).mailbox.open(env, arguments[0], arguments[1])) throw Napi::Error::New(env);
+  if (!instance_of(env).mailbox.open(env, Arguments<1>(env, info)[0])) throw Napi::Error::New(env);
   return nullptr;
+}
+
+/// takeFinished(slots): how many; see Mailbox::take
+napi_value take_finished(napi_env env, napi_callback_info info) {
+  void* slots = nullptr;
+  size_t room = 0;
+  napi_get_typedarray_info(env, Arguments<1>(env, info)[0], nullptr, &room, &slots, nullptr, nullptr);
+  const size_t taken = instance_of(env).mailbox.take(env, static_cast<int32_t*>(slots), room);
+  return Napi::Number::New(env, static_cast<double>(taken));
 }
 
 /// cancel(slot): whether the operation had not begun
@@ -407,6 +415,7 @@ Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   export_function<set_caches>(exports, "setCaches");
   export_function<use_isa>(exports, "useIsa");
   export_function<on_finished>(exports, "onFinished");
+  export_function<take_finished>(exports, "takeFinished");
   export_function<cancel>(exports, "cancel");
   return exports;
 }

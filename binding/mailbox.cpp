@@ -29,12 +29,17 @@ class Mailbox::Task : public batchnorm::Operation {
   std::function<void()> compute_;
 };
 
-bool Mailbox::open(napi_env env, napi_value handler, napi_value finished) {
+bool Mailbox::open(napi_env env, napi_value handler) {
+  // One call at a time is on its way, each of which calls the handler; nothing else is done here.
+  const auto call = [](napi_env env, napi_value handler, void*, void*) {
+    napi_value receiver;
+    // What the handler throws, and what an environment that ends refuses, is Node's to deal with.
+    if (env != nullptr && napi_get_undefined(env, &receiver) == napi_ok)
+      napi_call_function(env, receiver, handler, 0, nullptr, nullptr);
+  };
   napi_value name;
-  // Without a limit: what waits is bounded by the operations on the way, each of which reports once.
   if (napi_create_string_utf8(env, "batchnorm", NAPI_AUTO_LENGTH, &name) != napi_ok ||
-      napi_create_reference(env, finished, 1, &finished_) != napi_ok ||
-      napi_create_threadsafe_function(env, handler, nullptr, name, 0, 1, nullptr, nullptr, this, deliver,
+      napi_create_threadsafe_function(env, handler, nullptr, name, 0, 1, nullptr, nullptr, nullptr, call,
                                       &wake_) != napi_ok)
     return false;
   // Hooks run in the reverse order: this one before that of the function, which it still needs.
@@ -69,41 +74,24 @@ void Mailbox::count(napi_env env, size_t more, size_t less) {
 
 void Mailbox::report(int32_t slot) {
   std::unique_lock<std::mutex> lock(mutex_);
-  const bool first = reported_.empty();
   reported_.push_back(slot);
+  const bool wake = !awake_;
+  awake_ = true;
   lock.unlock();
-  // One call tells of all until it is answered.
-  if (first) napi_call_threadsafe_function(wake_, nullptr, napi_tsfn_nonblocking);
+  if (wake) napi_call_threadsafe_function(wake_, nullptr, napi_tsfn_nonblocking);
 }
 
-void Mailbox::deliver(napi_env env, napi_value handler, void* context, void*) {
-  // Of an environment that ends nobody waits for an answer.
-  if (env == nullptr) return;
-  auto* const mailbox = static_cast<Mailbox*>(context);
-  std::vector<int32_t> reported;
+size_t Mailbox::take(napi_env env, int32_t* finished, size_t room) {
+  size_t taken;
   {
-    std::lock_guard<std::mutex> lock(mailbox->mutex_);
-    reported.swap(mailbox->reported_);
-    mailbox->reported_.reserve(mailbox->on_the_way_);
+    std::lock_guard<std::mutex> lock(mutex_);
+    taken = std::min(room, reported_.size());
+    std::copy_n(reported_.begin(), taken, finished);
+    reported_.erase(reported_.begin(), reported_.begin() + static_cast<ptrdiff_t>(taken));
+    awake_ = taken > 0;
   }
-  mailbox->count(env, 0, reported.size());
-  napi_value finished, receiver;
-  void* values = nullptr;
-  size_t room = 0;
-  if (napi_get_reference_value(env, mailbox->finished_, &finished) != napi_ok ||
-      napi_get_undefined(env, &receiver) != napi_ok)
-    return;
-  for (size_t told = 0; told < reported.size();) {
-    if (napi_get_typedarray_info(env, finished, nullptr, &room, &values, nullptr, nullptr) != napi_ok) return;
-    const size_t number = std::min(room, reported.size() - told);
-    std::copy_n(reported.data() + told, number, static_cast<int32_t*>(values));
-    told += number;
-    napi_value count;
-    // What the handler throws, and what a terminated worker refuses, is Node's to deal with.
-    if (napi_create_uint32(env, static_cast<uint32_t>(number), &count) != napi_ok ||
-        napi_call_function(env, receiver, handler, 1, &count, nullptr) != napi_ok)
-      return;
-  }
+  count(env, 0, taken);
+  return taken;
 }
 
 void Mailbox::close(void* context) {

@@ -1,5 +1,5 @@
-// How one Node environment hears of its operations: what the queue's thread has finished is told to a
-// JavaScript handler, many at a time. lib/operations.ts is the other side.
+// How one Node environment hears of its operations: a JavaScript handler is called when there is something
+// to hear, and takes all there is. lib/operations.ts is the other side.
 #pragma once
 
 #include <node_api.h>
@@ -18,9 +18,13 @@ class Mailbox {
   Mailbox(const Mailbox&) = delete;
   Mailbox& operator=(const Mailbox&) = delete;
 
-  /// handler(count) is called with the slots of finished operations in the first `count` values of `finished`
-  /// (an Int32Array): slot, or ~slot where memory ran out. Returns false where Node refuses.
-  bool open(napi_env env, napi_value handler, napi_value finished);
+  /// handler() is called when an operation has finished, and then not again before take() has found none.
+  /// Returns false where Node refuses.
+  bool open(napi_env env, napi_value handler);
+
+  /// Writes the slots of finished operations, at most `room`: slot, or ~slot where memory ran out. Returns
+  /// how many.
+  size_t take(napi_env env, int32_t* finished, size_t room);
 
   /// Computes off this thread and reports `slot`. What `compute` captures must stay valid until then.
   void submit(napi_env env, int32_t slot, std::function<void()> compute);
@@ -31,7 +35,6 @@ class Mailbox {
  private:
   class Task;
 
-  static void deliver(napi_env env, napi_value handler, void* mailbox, void*);
   static void close(void* mailbox);
   /// From any thread.
   void report(int32_t slot);
@@ -39,12 +42,13 @@ class Mailbox {
   void count(napi_env env, size_t more, size_t less);
 
   napi_threadsafe_function wake_ = nullptr;
-  napi_ref finished_ = nullptr;
   size_t on_the_way_ = 0;
   /// The queue's numbers by slot.
   std::vector<uint64_t> numbers_;
   std::mutex mutex_;
   std::vector<int32_t> reported_;
+  /// Whether the handler need not be called: it has been, and will take what comes.
+  bool awake_ = false;
 };
 
 }  // namespace binding

@@ -1,21 +1,19 @@
 import { type Activation, checkActivation } from './activation.js';
 import { maskBytes, type Passes } from './backend/backend.js';
 import { backend, passesFor } from './backend/index.js';
-import { type Convention, type Decay, defaultsOf } from './conventions.js';
+import { type BatchNormConfig, type BatchNormOptions, readConfig } from './config.js';
 import { oneValuePerChannelError, stateError, typeError } from './errors.js';
 import { constructorKey, FrozenBatchNorm } from './frozen.js';
-import { copy, deliver, isShared, keepOrCopy, move } from './handover.js';
+import { deliver, isShared, move } from './handover.js';
 import { after, checkSignal, operate } from './operations.js';
 import { newResult } from './result.js';
+import { isStaged, stage, unstage } from './staging.js';
 import { readState, type StateDict } from './state.js';
 import type { ArrayOf, DType, FloatArray, Tensor, TensorLike } from './tensor.js';
 import { shareBuffer } from './typed-array.js';
 import {
   checkApart,
-  checkAxis,
   checkBoolean,
-  checkEps,
-  checkFraction,
   checkInteger,
   checkLength,
   checkOneOf,
@@ -34,40 +32,6 @@ import {
   readResidual,
   readShape,
 } from './validate.js';
-
-/** The options in full, as {@link BatchNorm.config} returns them. */
-export interface BatchNormConfig<D extends DType = DType> {
-  /** The channel axis; −1 is the last. Default 1. */
-  axis: number;
-  /** Added to the variance under the root. Positive and finite. Default 1e-5. */
-  eps: number;
-  /** Of x, y, weight, bias and their gradients. Statistics are always in double. Default 'float32'. */
-  dtype: D;
-  /**
-   * Weight of the old running value, from 0 to 1: running = decay · running + (1 − decay) · batch; or 'cumulative', the
-   * mean over all batches so far. Default 0.9.
-   */
-  decay: Decay;
-  /** Store the variance divided by M − 1 rather than M, for M values per channel. Default true. */
-  unbiasedRunningVar: boolean;
-  /** Learn a factor per channel, at first 1. Default true. */
-  weight: boolean;
-  /** Learn a summand per channel, at first 0. Default true. */
-  bias: boolean;
-  /** Keep running statistics. Without them evaluation uses the statistics of the batch. Default true. */
-  trackRunningStats: boolean;
-  /** What follows the normalization, in the same pass over memory. Default: nothing. */
-  activation: Activation | undefined;
-  /** The layer owns its results: each is valid until the next call of the same method. Default false. */
-  reuse: boolean;
-}
-
-export interface BatchNormOptions<D extends DType = DType> extends Partial<BatchNormConfig<D>> {
-  /** Whose defaults to take for eps, decay and unbiasedRunningVar. Default: PyTorch's values. */
-  convention?: Convention;
-  /** Only with `convention`, and in that framework's meaning. null is PyTorch's None: cumulative. */
-  momentum?: number | null;
-}
 
 export interface ForwardOptions<T extends FloatArray> {
   /** Where y goes: as long as x and of its dtype; x.data itself (backward is then impossible), or elsewhere. */
@@ -159,61 +123,12 @@ interface BackwardCall<T extends FloatArray> {
   wantsParameters: boolean;
 }
 
-const optionKeys = new Set([
-  'axis',
-  'eps',
-  'dtype',
-  'decay',
-  'unbiasedRunningVar',
-  'weight',
-  'bias',
-  'trackRunningStats',
-  'activation',
-  'reuse',
-  'convention',
-  'momentum',
-]);
 const forwardKeys = new Set(['out', 'updateStats', 'residual']);
 const backwardKeys = new Set(['out', 'only']);
 const asyncKeys = ['signal', 'transfer'];
 const forwardAsyncKeys = new Set([...forwardKeys, ...asyncKeys]);
 const backwardAsyncKeys = new Set([...backwardKeys, ...asyncKeys]);
 const freezeKeys = new Set(['activation']);
-
-function readConfig<D extends DType>(options: BatchNormOptions<D>): BatchNormConfig<D> {
-  checkOptions(options, optionKeys);
-  const { convention, momentum, decay: givenDecay } = options;
-  const defaults = defaultsOf(convention, momentum);
-  const {
-    axis = 1,
-    eps = defaults.eps,
-    dtype = 'float32' as D,
-    unbiasedRunningVar = defaults.unbiasedRunningVar,
-    weight = true,
-    bias = true,
-    trackRunningStats = true,
-    activation,
-    reuse = false,
-  } = options;
-  if (givenDecay !== undefined && momentum !== undefined)
-    throw typeError('decay', 'be left out beside momentum', givenDecay);
-  const decay = givenDecay === undefined ? defaults.decay : givenDecay;
-  return Object.freeze({
-    axis: checkAxis(axis),
-    eps: checkEps(eps),
-    dtype: checkOneOf('dtype', dtype, ['float32', 'float64']) as D,
-    decay:
-      decay === 'cumulative'
-        ? decay
-        : checkFraction('decay', decay, "be a number from 0 to 1 or 'cumulative'"),
-    unbiasedRunningVar: checkBoolean('unbiasedRunningVar', unbiasedRunningVar),
-    weight: checkBoolean('weight', weight),
-    bias: checkBoolean('bias', bias),
-    trackRunningStats: checkBoolean('trackRunningStats', trackRunningStats),
-    activation: checkActivation(activation),
-    reuse: checkBoolean('reuse', reuse),
-  });
-}
 
 /** The options that only asynchronous calls have. */
 function readAsync(options: AsyncOptions | undefined): {
@@ -473,8 +388,8 @@ export class BatchNorm<D extends DType = 'float32'> {
       if (call.residual) checkApart('out', out, { 'residual.data': call.residual });
     }
     signal?.throwIfAborted();
-    const residual = call.residual && keepOrCopy(call.residual, dtype);
-    const source = transfer ? move('x.data', input.data, dtype) : keepOrCopy(input.data, dtype);
+    const residual = call.residual && stage(call.residual, dtype);
+    const source = transfer ? move('x.data', input.data, dtype) : stage(input.data, dtype);
     const weight = this.#weight?.slice() as ArrayOf<D> | undefined;
     const bias = this.#bias?.slice() as ArrayOf<D> | undefined;
     return this.#inTurn(signal, () => {
@@ -509,6 +424,9 @@ export class BatchNorm<D extends DType = 'float32'> {
         },
         () => {
           const data = out === undefined ? target : deliver(target, out);
+          unstage(residual);
+          // The x before was a copy of ours that nobody else has seen, and nothing is on its way that reads it.
+          if (this.#last?.isOwn) unstage(this.#last.x);
           this.#complete(call, inPlace ? undefined : source, true, { mean, variance, weight, bias, mask });
           return { data, shape: input.shape };
         },
@@ -572,21 +490,22 @@ export class BatchNorm<D extends DType = 'float32'> {
       throw typeError('out', 'be left out with transfer: true', given.out);
     if (given.out !== undefined) isInPlace(given.out, 'dy.data', given.gradient.data);
     signal?.throwIfAborted();
-    const kept = transfer ? given.gradient.data : keepOrCopy(given.gradient.data, dtype);
+    const kept = transfer ? given.gradient.data : stage(given.gradient.data, dtype);
     return this.#inTurn(signal, () => {
       const call = this.#checkBackward(given);
       const { last, out, wantsInput, wantsParameters } = call;
       // Not before all is known to be right: what fails loses nobody's memory.
       const gradient = transfer ? move('dy.data', kept, dtype) : kept;
-      const x = last.isOwn || isShared(last.x) ? last.x : copy(last.x, dtype);
-      const own = gradient !== given.gradient.data;
+      const x = last.isOwn ? last.x : stage(last.x, dtype);
+      const { size } = call.gradient;
+      const inPlace = gradient !== given.gradient.data && (transfer || !isStaged(dtype, size));
       const target = !wantsInput
         ? undefined
         : out !== undefined && isShared(out)
           ? out
-          : own
+          : inPlace
             ? gradient
-            : newResult<ArrayOf<D>>(dtype, call.gradient.size);
+            : newResult<ArrayOf<D>>(dtype, size);
       const dWeight = wantsParameters ? (this.#weightGrad?.slice() as ArrayOf<D> | undefined) : undefined;
       const dBias = wantsParameters ? (this.#biasGrad?.slice() as ArrayOf<D> | undefined) : undefined;
       const dResidual =
@@ -614,6 +533,8 @@ export class BatchNorm<D extends DType = 'float32'> {
           ),
         () => {
           const dx = target && out !== undefined ? deliver(target, out) : target;
+          if (gradient !== dx) unstage(gradient);
+          if (!last.isOwn) unstage(x);
           if (dWeight) this.#weightGrad?.set(dWeight);
           if (dBias) this.#biasGrad?.set(dBias);
           return gradientsOf(call, dx, dWeight, dBias, dResidual);

@@ -3,9 +3,10 @@ import { type Activation, checkActivation } from './activation.js';
 import type { FrozenPass } from './backend/backend.js';
 import { passesFor } from './backend/index.js';
 import { stateError, typeError } from './errors.js';
-import { copy, deliver, isShared, keepOrCopy, move } from './handover.js';
+import { deliver, isShared, move } from './handover.js';
 import { checkSignal, operate } from './operations.js';
 import { newResult } from './result.js';
+import { isStaged, stage, takeStaging, unstage } from './staging.js';
 import { readState, type StateDict } from './state.js';
 import type { ArrayOf, DType, FloatArray, Tensor, TensorLike } from './tensor.js';
 import {
@@ -220,16 +221,25 @@ export class FrozenBatchNorm<D extends DType = DType> {
       if (residual !== undefined) checkApart('out', out, { 'residual.data': residual });
     }
     signal?.throwIfAborted();
-    const added = residual && keepOrCopy(residual, dtype);
-    const own = !isShared(data) || transfer;
-    const source = transfer ? move('x.data', data, dtype) : own ? copy(data, dtype) : data;
-    const target = out !== undefined && isShared(out) ? out : own ? source : newResult<T>(dtype, size);
+    const added = residual && stage(residual, dtype);
+    const source = transfer ? move('x.data', data, dtype) : stage(data, dtype);
+    // What is large goes from staging memory to new memory, which another thread touches first, or to out by way of
+    // staging memory; what is small, or has been moved, stays where it is.
+    const inPlace = source !== data && (out !== undefined || transfer || !isStaged(dtype, size));
+    const place = () => (out === undefined ? newResult<T>(dtype, size) : takeStaging<T>(dtype, size));
+    const target = out !== undefined && isShared(out) ? out : inPlace ? source : place();
     const pass = this.#pass(dtype);
     return operate(
       signal,
       [source, added, target],
       (slot) => pass.runLater(outer, inner, source, added, target, slot),
-      () => ({ data: out === undefined ? target : deliver(target, out), shape }),
+      () => {
+        const result = out === undefined ? target : deliver(target, out);
+        unstage(added);
+        if (source !== result) unstage(source);
+        if (target !== result && target !== source) unstage(target);
+        return { data: result, shape };
+      },
     );
   }
 

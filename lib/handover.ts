@@ -1,8 +1,7 @@
 // Memory that another thread may use while JavaScript goes on: shared memory as it is, memory that the caller gives away,
-// or a copy. A buffer that the caller keeps could be detached and collected, or shrunk, in the middle of an operation.
+// or a copy (staging.ts). A buffer that the caller keeps could be detached and collected, or shrunk, in mid-operation.
 import { types } from 'node:util';
 import { rangeError, stateError } from './errors.js';
-import { newResult } from './result.js';
 import type { DType, FloatArray } from './tensor.js';
 import { bufferOf, extentOf, lengthOf } from './typed-array.js';
 
@@ -12,17 +11,6 @@ const { structuredClone } = globalThis;
 /** Whether an array lies in a SharedArrayBuffer. These grow, but never shrink and cannot be detached. */
 export function isShared(array: FloatArray): boolean {
   return types.isSharedArrayBuffer(bufferOf(array));
-}
-
-/** The array itself where it is shared, else a copy. */
-export function keepOrCopy<T extends FloatArray>(array: T, dtype: DType): T {
-  return isShared(array) ? array : copy(array, dtype);
-}
-
-export function copy<T extends FloatArray>(array: T, dtype: DType): T {
-  const own = newResult<T>(dtype, lengthOf(array));
-  own.set(array);
-  return own;
 }
 
 /**

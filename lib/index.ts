@@ -2,13 +2,12 @@ export type { Activation } from './activation.js';
 export {
   type AsyncOptions,
   BatchNorm,
-  type BatchNormConfig,
-  type BatchNormOptions,
   type ForwardOptions,
   type LayerBackwardOptions,
   type LayerGradients,
   type Parameter,
 } from './batchnorm.js';
+export type { BatchNormConfig, BatchNormOptions } from './config.js';
 export type { Convention, Decay } from './conventions.js';
 export {
   type Conv,

@@ -18,11 +18,15 @@ interface Operation {
 /** Those on the way, by slot. */
 const operations: (Operation | undefined)[] = [];
 const freeSlots: Slot[] = [];
-/** As many as are told at once. */
+/** As many as are heard of in one turn. */
 const finished = new Int32Array(256);
 let isOpen = false;
 
-function onFinished(count: number): void {
+/** Those that finish while others are heard of wait for the next turn: the event loop must get on in between. */
+function onFinished(): void {
+  const count = backend.takeFinished(finished);
+  if (count === 0) return;
+  setImmediate(onFinished);
   for (let i = 0; i < count; i++) {
     const report = finished[i];
     const slot = report < 0 ? ~report : report;
@@ -96,7 +100,7 @@ export function operate<R>(
   return new Promise<R>((resolve, reject) => {
     signal?.throwIfAborted();
     if (!isOpen) {
-      backend.onFinished(onFinished, finished);
+      backend.onFinished(onFinished);
       isOpen = true;
     }
     const slot = freeSlots.pop() ?? operations.length;

@@ -103,9 +103,8 @@ export interface FrozenPass<T extends FloatArray> {
   runLater: Later<FrozenPass<T>['run']>;
 }
 
-/** Hears of finished operations: the first `count` values of an array it has given, each a slot, or ~slot of one for which
- * memory ran out. */
-export type FinishedHandler = (count: number) => void;
+/** Is called when an operation has finished, and then not again before takeFinished has found none. */
+export type FinishedHandler = () => void;
 
 /** One interface, two answers: native.ts and js.ts. Both give the same bits. */
 export interface Backend {
@@ -134,7 +133,9 @@ export interface Backend {
   /** For memory that nobody has touched yet: a hint, without which only time is lost. */
   adviseHugePages(array: FloatArray): void;
   /** Once, before the first operation that computes later. */
-  onFinished(handler: FinishedHandler, finished: Int32Array): void;
+  onFinished(handler: FinishedHandler): void;
+  /** Writes the slots of finished operations, or ~slot of those for which memory ran out; returns how many. */
+  takeFinished(slots: Int32Array): number;
   /** Whether an operation had not begun: it never will then, and is not reported. */
   cancel(slot: Slot): boolean;
   setThreads(count: number): void;

@@ -183,12 +183,17 @@ function checkLengths(length: number, ...arrays: (FloatArray | Uint8Array | unde
 /** What waits for a turn of the event loop, in its order: here nothing computes off the calling thread. */
 class Turns {
   #handler: FinishedHandler | undefined;
-  #finished: Int32Array = new Int32Array(0);
+  readonly #finished: Slot[] = [];
   readonly #waiting = new Map<Slot, NodeJS.Immediate>();
 
-  onFinished(handler: FinishedHandler, finished: Int32Array): void {
+  onFinished(handler: FinishedHandler): void {
     this.#handler = handler;
-    this.#finished = finished;
+  }
+
+  takeFinished(slots: Int32Array): number {
+    const taken = this.#finished.splice(0, slots.length);
+    slots.set(taken);
+    return taken.length;
   }
 
   /** The pass that is checked at once and computed in a turn of its own. */
@@ -206,8 +211,8 @@ class Turns {
           } catch {
             report = ~slot;
           }
-          this.#finished[0] = report;
-          this.#handler?.(1);
+          this.#finished.push(report);
+          this.#handler?.();
         }),
       );
       return result;
@@ -609,7 +614,8 @@ export function createJsBackend(): Backend {
     l2Bytes: 0,
     streamBytes: () => 0,
     adviseHugePages: () => {},
-    onFinished: (handler, finished) => turns.onFinished(handler, finished),
+    onFinished: (handler) => turns.onFinished(handler),
+    takeFinished: (slots) => turns.takeFinished(slots),
     cancel: (slot) => turns.cancel(slot),
     float32: passesOf<Float32Array>(Math.fround, 16, turns),
     float64: passesOf<Float64Array>((value) => value, 8, turns),

@@ -8,7 +8,13 @@ import { l2Bytes, usualStreamBytes } from './caches.js';
 interface Binding
   extends Pick<
     Backend,
-    'updateRunningStats' | 'adviseHugePages' | 'onFinished' | 'cancel' | 'setThreads' | 'threads'
+    | 'updateRunningStats'
+    | 'adviseHugePages'
+    | 'onFinished'
+    | 'takeFinished'
+    | 'cancel'
+    | 'setThreads'
+    | 'threads'
   > {
   isas: string[];
   float32: Passes<Float32Array>;
@@ -56,6 +62,7 @@ export function createNativeBackend({ isa, streamBytes }: NativeSettings = {}): 
     updateRunningStats: binding.updateRunningStats,
     adviseHugePages: binding.adviseHugePages,
     onFinished: binding.onFinished,
+    takeFinished: binding.takeFinished,
     cancel: binding.cancel,
     setThreads: binding.setThreads,
     threads: binding.threads,

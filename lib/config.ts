@@ -1,0 +1,90 @@
+// The options of a layer.
+import { type Activation, checkActivation } from './activation.js';
+import { type Convention, type Decay, defaultsOf } from './conventions.js';
+import { typeError } from './errors.js';
+import type { DType } from './tensor.js';
+import { checkAxis, checkBoolean, checkEps, checkFraction, checkOneOf, checkOptions } from './validate.js';
+
+/** The options in full, as {@link BatchNorm.config} returns them. */
+export interface BatchNormConfig<D extends DType = DType> {
+  /** The channel axis; −1 is the last. Default 1. */
+  axis: number;
+  /** Added to the variance under the root. Positive and finite. Default 1e-5. */
+  eps: number;
+  /** Of x, y, weight, bias and their gradients. Statistics are always in double. Default 'float32'. */
+  dtype: D;
+  /**
+   * Weight of the old running value, from 0 to 1: running = decay · running + (1 − decay) · batch; or 'cumulative', the
+   * mean over all batches so far. Default 0.9.
+   */
+  decay: Decay;
+  /** Store the variance divided by M − 1 rather than M, for M values per channel. Default true. */
+  unbiasedRunningVar: boolean;
+  /** Learn a factor per channel, at first 1. Default true. */
+  weight: boolean;
+  /** Learn a summand per channel, at first 0. Default true. */
+  bias: boolean;
+  /** Keep running statistics. Without them evaluation uses the statistics of the batch. Default true. */
+  trackRunningStats: boolean;
+  /** What follows the normalization, in the same pass over memory. Default: nothing. */
+  activation: Activation | undefined;
+  /** The layer owns its results: each is valid until the next call of the same method. Default false. */
+  reuse: boolean;
+}
+
+export interface BatchNormOptions<D extends DType = DType> extends Partial<BatchNormConfig<D>> {
+  /** Whose defaults to take for eps, decay and unbiasedRunningVar. Default: PyTorch's values. */
+  convention?: Convention;
+  /** Only with `convention`, and in that framework's meaning. null is PyTorch's None: cumulative. */
+  momentum?: number | null;
+}
+
+const optionKeys = new Set([
+  'axis',
+  'eps',
+  'dtype',
+  'decay',
+  'unbiasedRunningVar',
+  'weight',
+  'bias',
+  'trackRunningStats',
+  'activation',
+  'reuse',
+  'convention',
+  'momentum',
+]);
+/** @throws TypeError for an unknown option or an option of the wrong type, RangeError for a wrong value. */
+export function readConfig<D extends DType>(options: BatchNormOptions<D>): BatchNormConfig<D> {
+  checkOptions(options, optionKeys);
+  const { convention, momentum, decay: givenDecay } = options;
+  const defaults = defaultsOf(convention, momentum);
+  const {
+    axis = 1,
+    eps = defaults.eps,
+    dtype = 'float32' as D,
+    unbiasedRunningVar = defaults.unbiasedRunningVar,
+    weight = true,
+    bias = true,
+    trackRunningStats = true,
+    activation,
+    reuse = false,
+  } = options;
+  if (givenDecay !== undefined && momentum !== undefined)
+    throw typeError('decay', 'be left out beside momentum', givenDecay);
+  const decay = givenDecay === undefined ? defaults.decay : givenDecay;
+  return Object.freeze({
+    axis: checkAxis(axis),
+    eps: checkEps(eps),
+    dtype: checkOneOf('dtype', dtype, ['float32', 'float64']) as D,
+    decay:
+      decay === 'cumulative'
+        ? decay
+        : checkFraction('decay', decay, "be a number from 0 to 1 or 'cumulative'"),
+    unbiasedRunningVar: checkBoolean('unbiasedRunningVar', unbiasedRunningVar),
+    weight: checkBoolean('weight', weight),
+    bias: checkBoolean('bias', bias),
+    trackRunningStats: checkBoolean('trackRunningStats', trackRunningStats),
+    activation: checkActivation(activation),
+    reuse: checkBoolean('reuse', reuse),
+  });
+}
