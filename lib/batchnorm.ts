@@ -756,9 +756,11 @@ export class BatchNorm<D extends DType = 'float32'> {
   #inTurn<R>(signal: AbortSignal | undefined, start: () => Promise<R>): Promise<R> {
     const before = this.#calls;
     const call = before === undefined ? start() : after(before, signal).then(start);
-    const settled: Promise<unknown> = Promise.allSettled([before, call]).then(() => {
+    const settle = () => {
       if (this.#calls === settled) this.#calls = undefined;
-    });
+    };
+    // Rejects where a getter that the caller has put on Object.prototype throws: nobody else could handle that.
+    const settled: Promise<unknown> = Promise.allSettled([before, call]).then(settle, settle);
     this.#calls = settled;
     return call;
   }

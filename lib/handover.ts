@@ -33,12 +33,15 @@ export function move<T extends FloatArray>(name: string, array: T, dtype: DType)
   if ((buffer as { resizable?: boolean }).resizable) throw refuse('a resizable ArrayBuffer');
   const { begin } = extentOf(array);
   const length = lengthOf(array);
+  const pinned = 'memory that cannot be transferred (a pooled Buffer, WebAssembly memory)';
   let moved: ArrayBuffer;
   try {
     moved = structuredClone(buffer, { transfer: [buffer as ArrayBuffer] });
   } catch (error) {
-    throw refuse('memory that cannot be transferred (a pooled Buffer, WebAssembly memory)', error);
+    throw refuse(pinned, error);
   }
+  // Node 20 copies such memory without a word.
+  if (length > 0 && lengthOf(array) > 0) throw refuse(pinned);
   return new (dtype === 'float32' ? Float32Array : Float64Array)(moved, begin, length) as FloatArray as T;
 }
 

@@ -1,26 +1,11 @@
 // What computes off the calling thread: a promise for each operation, and how to take it back.
-import type { Slot } from './backend/backend.js';
+import type { Operation, Slot } from './backend/backend.js';
 import { backend } from './backend/index.js';
 import { rangeError, typeError } from './errors.js';
 
-interface Operation {
-  /** On this thread, when it has been computed: what the promise becomes. May throw. */
-  finish: () => unknown;
-  resolve: (value: unknown) => void;
-  reject: (reason: unknown) => void;
-  signal: AbortSignal | undefined;
-  /** The listener on `signal`. */
-  abort: (() => void) | undefined;
-  /** What the operation reads and writes, which must stay alive until it has been reported. */
-  arrays: unknown;
-}
-
-/** Those on the way, by slot. */
-const operations: (Operation | undefined)[] = [];
-const freeSlots: Slot[] = [];
+const { onTheWay } = backend;
 /** As many as are heard of in one turn. */
 const finished = new Int32Array(256);
-let isOpen = false;
 
 /** Those that finish while others are heard of wait for the next turn: the event loop must get on in between. */
 function onFinished(): void {
@@ -45,10 +30,10 @@ function onFinished(): void {
 }
 
 function release(slot: Slot): Operation | undefined {
-  const operation = operations[slot];
-  operations[slot] = undefined;
-  freeSlots.push(slot);
-  if (operation?.abort && operation.signal) unlisten(operation.signal, operation.abort);
+  const operation = onTheWay.bySlot[slot];
+  onTheWay.bySlot[slot] = undefined;
+  onTheWay.freeSlots.push(slot);
+  operation?.unlisten?.();
   return operation;
 }
 
@@ -99,22 +84,21 @@ export function operate<R>(
 ): Promise<R> {
   return new Promise<R>((resolve, reject) => {
     signal?.throwIfAborted();
-    if (!isOpen) {
+    if (!onTheWay.isHeard) {
       backend.onFinished(onFinished);
-      isOpen = true;
+      onTheWay.isHeard = true;
     }
-    const slot = freeSlots.pop() ?? operations.length;
+    const slot = onTheWay.freeSlots.pop() ?? onTheWay.bySlot.length;
     const abort =
       signal &&
       (() => {
         if (backend.cancel(slot)) release(slot)?.reject(signal.reason);
       });
-    operations[slot] = {
+    onTheWay.bySlot[slot] = {
       finish,
       resolve: resolve as (value: unknown) => void,
       reject,
-      signal,
-      abort,
+      unlisten: signal && abort && (() => unlisten(signal, abort)),
       arrays,
     };
     try {
@@ -123,7 +107,7 @@ export function operate<R>(
       release(slot);
       throw error;
     }
-    if (abort) listen(signal, abort);
+    if (signal && abort) listen(signal, abort);
   });
 }
 

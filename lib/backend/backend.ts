@@ -103,6 +103,30 @@ export interface FrozenPass<T extends FloatArray> {
   runLater: Later<FrozenPass<T>['run']>;
 }
 
+/** An operation on the way. */
+export interface Operation {
+  /** On this thread, when it has been computed: what the promise becomes. May throw. */
+  finish: () => unknown;
+  resolve: (value: unknown) => void;
+  reject: (reason: unknown) => void;
+  /** Lets go of the signal, if there is one. */
+  unlisten: (() => void) | undefined;
+  /** What the operation reads and writes, which must stay alive until it has been reported. */
+  arrays: unknown;
+}
+
+/** What operations.ts knows of those on the way. */
+export interface OnTheWay {
+  bySlot: (Operation | undefined)[];
+  freeSlots: Slot[];
+  /** Whether onFinished has been called. */
+  isHeard: boolean;
+}
+
+export function nothingOnTheWay(): OnTheWay {
+  return { bySlot: [], freeSlots: [], isHeard: false };
+}
+
 /** Is called when an operation has finished, and then not again before takeFinished has found none. */
 export type FinishedHandler = () => void;
 
@@ -132,6 +156,11 @@ export interface Backend {
   streamBytes(): number;
   /** For memory that nobody has touched yet: a hint, without which only time is lost. */
   adviseHugePages(array: FloatArray): void;
+  /**
+   * Modules can be evaluated twice in a process (a test runner that resets them, two bundles) over one binary, which counts
+   * slots and reports them once: so this belongs to the binary.
+   */
+  readonly onTheWay: OnTheWay;
   /** Once, before the first operation that computes later. */
   onFinished(handler: FinishedHandler): void;
   /** Writes the slots of finished operations, or ~slot of those for which memory ran out; returns how many. */

@@ -4,7 +4,14 @@ import { stateError } from '../errors.js';
 import type { FloatArray } from '../tensor.js';
 import { lengthOf } from '../typed-array.js';
 import { checkApart, isInPlace } from '../validate.js';
-import { type Backend, type FinishedHandler, maskBytes, type Passes, type Slot } from './backend.js';
+import {
+  type Backend,
+  type FinishedHandler,
+  maskBytes,
+  nothingOnTheWay,
+  type Passes,
+  type Slot,
+} from './backend.js';
 
 /** Rounds a double to the data type: exact float32 arithmetic is double arithmetic rounded after each operation. */
 type Round = (value: number) => number;
@@ -614,6 +621,7 @@ export function createJsBackend(): Backend {
     l2Bytes: 0,
     streamBytes: () => 0,
     adviseHugePages: () => {},
+    onTheWay: nothingOnTheWay(),
     onFinished: (handler) => turns.onFinished(handler),
     takeFinished: (slots) => turns.takeFinished(slots),
     cancel: (slot) => turns.cancel(slot),

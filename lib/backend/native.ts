@@ -2,7 +2,7 @@
 import { fileURLToPath } from 'node:url';
 import load from 'node-gyp-build';
 import { rangeError } from '../errors.js';
-import type { Backend, Passes } from './backend.js';
+import { type Backend, nothingOnTheWay, type OnTheWay, type Passes } from './backend.js';
 import { l2Bytes, usualStreamBytes } from './caches.js';
 
 interface Binding
@@ -19,6 +19,8 @@ interface Binding
   isas: string[];
   float32: Passes<Float32Array>;
   float64: Passes<Float64Array>;
+  /** Absent until the library is evaluated for the first time; see {@link Backend.onTheWay}. */
+  onTheWay?: OnTheWay;
   /** For the environment that calls. */
   setCaches(cacheBytes: number, mostStreamBytes: number, streamBytesPerThread: number): void;
   /** Whether this CPU can run it. */
@@ -46,6 +48,7 @@ export function createNativeBackend({ isa, streamBytes }: NativeSettings = {}): 
       isa,
       'UNSUPPORTED_ISA',
     );
+  binding.onTheWay ??= nothingOnTheWay();
   const l2 = l2Bytes();
   const { most, perThread } =
     streamBytes === undefined ? usualStreamBytes : { most: streamBytes, perThread: streamBytes };
@@ -61,6 +64,7 @@ export function createNativeBackend({ isa, streamBytes }: NativeSettings = {}): 
     float64: binding.float64,
     updateRunningStats: binding.updateRunningStats,
     adviseHugePages: binding.adviseHugePages,
+    onTheWay: binding.onTheWay,
     onFinished: binding.onFinished,
     takeFinished: binding.takeFinished,
     cancel: binding.cancel,
