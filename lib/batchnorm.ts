@@ -4,7 +4,7 @@ import { backend, passesFor } from './backend/index.js';
 import { type BatchNormConfig, type BatchNormOptions, readConfig } from './config.js';
 import { oneValuePerChannelError, stateError, typeError } from './errors.js';
 import { constructorKey, FrozenBatchNorm } from './frozen.js';
-import { deliver, isShared, move } from './handover.js';
+import { checkKept, deliver, isShared, move } from './handover.js';
 import { after, checkSignal, operate } from './operations.js';
 import { newResult } from './result.js';
 import { isStaged, stage, unstage } from './staging.js';
@@ -488,16 +488,23 @@ export class BatchNorm<D extends DType = 'float32'> {
     checkLength(given.gradient);
     if (transfer && given.out !== undefined)
       throw typeError('out', 'be left out with transfer: true', given.out);
-    if (given.out !== undefined) isInPlace(given.out, 'dy.data', given.gradient.data);
+    if (given.out !== undefined) {
+      checkOut(given.out, given.gradient);
+      isInPlace(given.out, 'dy.data', given.gradient.data);
+    }
     signal?.throwIfAborted();
     const kept = transfer ? given.gradient.data : stage(given.gradient.data, dtype);
     return this.#inTurn(signal, () => {
+      const { size } = given.gradient;
+      checkKept('dy.data', kept, size);
+      if (given.out !== undefined) checkKept('out', given.out, size);
       const call = this.#checkBackward(given);
       const { last, out, wantsInput, wantsParameters } = call;
-      // Not before all is known to be right: what fails loses nobody's memory.
-      const gradient = transfer ? move('dy.data', kept, dtype) : kept;
+      // x is copied, but the next backward needs it again.
+      if (out !== undefined) checkApart('out', out, { 'x.data': last.x });
       const x = last.isOwn ? last.x : stage(last.x, dtype);
-      const { size } = call.gradient;
+      // Not before all is known to be right: what fails loses nobody's memory. x may lie in it.
+      const gradient = transfer ? move('dy.data', kept, dtype) : kept;
       const inPlace = gradient !== given.gradient.data && (transfer || !isStaged(dtype, size));
       const target = !wantsInput
         ? undefined

@@ -45,14 +45,19 @@ export function move<T extends FloatArray>(name: string, array: T, dtype: DType)
   return new (dtype === 'float32' ? Float32Array : Float64Array)(moved, begin, length) as FloatArray as T;
 }
 
-/** Writes a result where the caller wants it. It may have detached or shrunk that memory in the meantime. */
-export function deliver<T extends FloatArray>(result: T, out: T): T {
-  if (result === out) return out;
-  if (lengthOf(out) !== lengthOf(result))
+/** The caller may have detached or shrunk its memory since it was checked. */
+export function checkKept(name: string, array: FloatArray, length: number): void {
+  if (lengthOf(array) !== length)
     throw stateError(
       'BUFFER_CHANGED',
-      'out must keep its length during an operation, got a buffer that was detached or resized',
+      `${name} must keep its length during an operation, got a buffer that was detached or resized`,
     );
+}
+
+/** Writes a result where the caller wants it. */
+export function deliver<T extends FloatArray>(result: T, out: T): T {
+  if (result === out) return out;
+  checkKept('out', out, lengthOf(result));
   out.set(result);
   return out;
 }
