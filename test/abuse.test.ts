@@ -133,7 +133,7 @@ describe('threads', () => {
 });
 
 describe('the end of the process with operations in flight', () => {
-  const natural = 'settled: 100\n';
+  const natural = 'settled: 50\n';
 
   it.each([
     ['exit', 7, ''],

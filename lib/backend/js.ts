@@ -1,5 +1,7 @@
 // The fallback where no binary can be loaded, and a second implementation of the same arithmetic: chunks, order of
 // additions and roundings are those of native/, so its results are the same to the bit. Names follow native/.
+// Not the globals, which a test with a clock of its own replaces.
+import { clearImmediate, setImmediate } from 'node:timers';
 import { stateError } from '../errors.js';
 import type { FloatArray } from '../tensor.js';
 import { lengthOf } from '../typed-array.js';

@@ -49,7 +49,7 @@ if (where === 'worker' && isMainThread) {
   const bn = layer();
   let settled = 0;
   const results = [];
-  for (let i = 0; i < 20; i++)
+  for (let i = 0; i < 10; i++)
     results.push(
       frozen.runAsync(x),
       frozen.runAsync(shared),
