@@ -33,6 +33,11 @@ function tensorInfo(name: string, elementType: number, shape: readonly number[])
   return message(field(1, name), field(2, type));
 }
 
+function constant(name: string, values: Float32Array): Buffer {
+  const raw = new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
+  return message(field(1, values.length), field(2, 1), field(8, name), field(9, raw));
+}
+
 /** The graph of one operator. */
 export interface BatchNormModel {
   shape: readonly number[];
@@ -40,13 +45,15 @@ export interface BatchNormModel {
   dtype: 'float32' | 'float64';
   eps: number;
   training: boolean;
+  /** Values that lie in the model itself, as a trained network has them; of float32. Default: none, all are inputs. */
+  constants?: Readonly<Record<string, Float32Array>>;
 }
 
 /**
  * An ONNX model of one BatchNormalization of opset 15: inputs x, scale, b, mean and var, output y. In training also
  * running_mean and running_var, which are those of the batch: with momentum 0 nothing of the old ones is left.
  */
-export function onnxModel({ shape, channels, dtype, eps, training }: BatchNormModel): Buffer {
+export function onnxModel({ shape, channels, dtype, eps, training, constants = {} }: BatchNormModel): Buffer {
   const elementType = dtype === 'float32' ? 1 : 11;
   const inputs = ['x', 'scale', 'b', 'mean', 'var'];
   const outputs = training ? ['y', 'running_mean', 'running_var'] : ['y'];
@@ -63,7 +70,8 @@ export function onnxModel({ shape, channels, dtype, eps, training }: BatchNormMo
   const graph = message(
     field(1, node),
     field(2, 'batchnorm'),
-    ...inputs.map((name) => field(11, info(name))),
+    ...Object.entries(constants).map(([name, values]) => field(5, constant(name, values))),
+    ...inputs.filter((name) => !(name in constants)).map((name) => field(11, info(name))),
     ...outputs.map((name) => field(12, info(name))),
   );
   const opset = message(field(1, ''), field(2, 15));

@@ -19,9 +19,14 @@ interface OnnxRuntime {
   };
 }
 
+/** Throws where it is not installed. */
+export function loadOnnxRuntime(): OnnxRuntime {
+  return requirePeer('onnxruntime-node') as OnnxRuntime;
+}
+
 /** BatchNormalization of opset 15 with results given; it has no channels-last, and no backward outside of training builds. */
 export function onnxruntime(threads: number): Contender {
-  const { Tensor, InferenceSession } = requirePeer('onnxruntime-node') as OnnxRuntime;
+  const { Tensor, InferenceSession } = loadOnnxRuntime();
   return async (subject, { x, y, weight, bias, mean, variance }) => {
     const { layout, shape, channels, dtype } = subject;
     if (layout === 'channels-last' && shape.length > 2) return undefined;

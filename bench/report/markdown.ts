@@ -1,17 +1,21 @@
 import type { Results } from '../results.js';
 import type { TextTable } from './tables.js';
 
-/** The latest results as a file to keep. */
-export function markdown({ date, machine, command, notes }: Results, tables: readonly TextTable[]): string {
+/** What every run says of itself. */
+export type Run = Pick<Results, 'date' | 'machine' | 'command' | 'notes'>;
+
+/** The latest results as a file to keep; `text` says how to read them. */
+export function markdownFile(
+  title: string,
+  { date, machine, command, notes }: Run,
+  text: readonly string[],
+  tables: readonly TextTable[],
+): string {
   return [
-    '# Results of the benchmark',
+    `# ${title}`,
     `${date.slice(0, 10)}, ${machine}`,
     `\`${command}\``,
-    [
-      'Times are per call and minima. The limit of the forward passes is the best copy of the tensor, that of backward',
-      'the best a + b → c, in the same run with as many threads; fractions of it are medians over the rounds. Backward',
-      'of tfjs contains the forward: it has no other. oneDNN blocked has its data in its own layout of 16 channels.',
-    ].join('\n'),
+    text.join('\n'),
     ...notes.map((note) => `- ${note}`),
     ...tables.flatMap(({ title, head, rows }) => [
       `## ${title}`,
@@ -20,4 +24,14 @@ export function markdown({ date, machine, command, notes }: Results, tables: rea
   ]
     .join('\n\n')
     .concat('\n');
+}
+
+/** The results of the passes. */
+export function markdown(results: Results, tables: readonly TextTable[]): string {
+  const text = [
+    'Times are per call and minima. The limit of the forward passes is the best copy of the tensor, that of backward',
+    'the best a + b → c, in the same run with as many threads; fractions of it are medians over the rounds. Backward',
+    'of tfjs contains the forward: it has no other. oneDNN blocked has its data in its own layout of 16 channels.',
+  ];
+  return markdownFile('Results of the benchmark', results, text, tables);
 }

@@ -1,0 +1,109 @@
+// The benchmark of the passes: every case, pass by pass, round by round, each contender in its own process, one after
+// another, never two at once.
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { cpus } from 'node:os';
+import { join } from 'node:path';
+import { capabilities } from 'batchnorm';
+import { Presets, SingleBar } from 'cli-progress';
+import { accuracySteps, measureAccuracy } from './accuracy.js';
+import { selectCases } from './cases.js';
+import { chooseEntries, type Entry, nativeEntries, root } from './entries.js';
+import { measureCase, stepsOf } from './measure.js';
+import { options } from './options.js';
+import { startWorker } from './process.js';
+import { markdown } from './report/markdown.js';
+import { page } from './report/page.js';
+import { accuracyTables, compareTable, speedTables, type TextTable, targetTable } from './report/tables.js';
+import { terminalTable } from './report/terminal.js';
+import { Lookup, type Results } from './results.js';
+import { buildRevision, type Revision } from './revision.js';
+
+async function measure(entries: readonly Entry[], notes: string[]): Promise<Results> {
+  const cases = selectCases(options);
+  if (cases.length === 0)
+    throw new RangeError(`--only must be part of a name or a group, got ${options.only}`);
+  const workers = entries.map(startWorker);
+  const hard = options.accuracy && !options.compare;
+  const bar = new SingleBar(
+    { format: '{bar} {percentage}% | {name} | {eta_formatted} left' },
+    Presets.shades_classic,
+  );
+  const steps = cases.length * stepsOf(workers, options);
+  bar.start(steps + (hard ? accuracySteps(workers) : 0), 0, { name: '' });
+  const note = (line: string) => notes.push(line);
+  const done = () => bar.increment();
+  try {
+    const results: Results = {
+      date: new Date().toISOString(),
+      machine: `${cpus()[0].model.trim()}, ${cpus().length} CPUs, Node ${process.version}, ${capabilities().isa}`,
+      command: ['npm run bench --', ...process.argv.slice(2)].join(' '),
+      threads: options.threads,
+      contenders: entries.map(({ name, threads }) => ({ name, threads })),
+      cases,
+      measurements: [],
+      accuracy: [],
+      notes,
+    };
+    for (const subject of cases) {
+      bar.update({ name: subject.name });
+      const { rounds, milliseconds } = options;
+      results.measurements.push(
+        ...(await measureCase(subject, workers, { rounds, milliseconds, done, note })),
+      );
+    }
+    bar.update({ name: 'accuracy' });
+    if (hard) results.accuracy = await measureAccuracy(workers, options.dtype, note, done);
+    return results;
+  } finally {
+    bar.stop();
+    for (const worker of workers) worker.end();
+  }
+}
+
+async function compare(ref: string): Promise<Results> {
+  console.log(`Building ${ref} …`);
+  const other: Revision = buildRevision(root, ref);
+  try {
+    return await measure([...nativeEntries(root, 'native'), ...nativeEntries(other.root, ref)], []);
+  } finally {
+    other.remove();
+  }
+}
+
+function everyContender(): Promise<Results> {
+  const notes: string[] = [];
+  const entries = chooseEntries((line) => {
+    notes.push(line);
+    console.log(line);
+  });
+  return measure(entries, notes);
+}
+
+function tablesOf(lookup: Lookup): TextTable[] {
+  if (options.compare) return [compareTable(lookup, options.compare)];
+  return [
+    ...speedTables(lookup),
+    ...accuracyTables(lookup),
+    ...(options.targets ? [targetTable(lookup)] : []),
+  ];
+}
+
+const results: Results = options.from
+  ? JSON.parse(readFileSync(options.from, 'utf8'))
+  : await (options.compare ? compare(options.compare) : everyContender());
+const lookup = new Lookup(results);
+const tables = tablesOf(lookup);
+console.log(`\n${results.machine}, ${results.date.slice(0, 10)}`);
+for (const table of tables) console.log(terminalTable(table));
+for (const note of results.notes) console.log(note);
+
+mkdirSync(options.out, { recursive: true });
+const json = join(options.out, options.compare ? 'compare.json' : 'bench.json');
+if (!options.from) writeFileSync(json, JSON.stringify(results, null, 1));
+const html = join(options.out, options.compare ? 'compare.html' : 'bench.html');
+writeFileSync(html, page(lookup, tables));
+console.log(`All measurements: ${options.from || json}, page: ${html}`);
+if (options.results) {
+  const file = options.dtype === 'float64' ? 'RESULTS-float64.md' : 'RESULTS.md';
+  writeFileSync(new URL(file, import.meta.url), markdown(results, tables));
+}
