@@ -31,8 +31,10 @@ function prefixes(blocks: number): { linear: string; norm: string }[] {
 /** Writes the state of a network with batch norm to a safetensors file. */
 export function saveNetwork(path: string, network: Network, metadata: ReadonlyMap<string, string>): void {
   const tensors = new Map<string, StoredTensor>();
-  for (const [i, layer] of network.layers.entries()) {
-    for (const [name, tensor] of layer.state()) tensors.set(`layers.${i}.${name}`, tensor);
+  const { layers } = network;
+  const places = prefixes((layers.length + 1) / 2).flatMap(({ linear, norm }) => [linear, norm]);
+  for (const [i, layer] of layers.entries()) {
+    for (const [name, tensor] of layer.state()) tensors.set(`${places[i]}${name}`, tensor);
   }
   writeSafetensors(path, { tensors, metadata });
 }

@@ -130,12 +130,12 @@ export class Relu implements Layer {
   }
 }
 
-/** A `BatchNorm` as a layer of this network. */
+/** A `BatchNorm` and the ReLU behind it, in one pass over the activations, as a layer of this network. */
 export class Normalization implements Layer {
   readonly norm: BatchNorm;
 
   constructor(features: number) {
-    this.norm = new BatchNorm(features, { reuse: true });
+    this.norm = new BatchNorm(features, { activation: 'relu', reuse: true });
   }
 
   forward(x: Activations): Activations {
@@ -184,8 +184,8 @@ export class Network {
     this.#first = new Linear(batch, sizes[0], sizes[1], random);
     this.#rest = sizes.slice(2).flatMap((outputs, i) => {
       const inputs = sizes[i + 1];
-      const norm = batchNorm ? [new Normalization(inputs)] : [];
-      return [...norm, new Relu(), new Linear(batch, inputs, outputs, random)];
+      const activation = batchNorm ? new Normalization(inputs) : new Relu();
+      return [activation, new Linear(batch, inputs, outputs, random)];
     });
   }
 
