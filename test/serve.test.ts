@@ -103,6 +103,13 @@ describe('POST /predict', () => {
     expect(right.length).toBeGreaterThan(75);
   });
 
+  it('gives the same with batch norms of their own', async () => {
+    const server = start({}, createClassifier(loadNetwork(model, SIZES), { fold: false }));
+    const response = await post(server, bytesOf(0, BATCH), bytes);
+    expect(response.json<Answer>().predictions).toHaveLength(BATCH);
+    expectPredictions(response.json(), 0);
+  });
+
   it('takes fractions, and any parameters of the content type', async () => {
     const image = numbersOf(0).map((value) => value * 0.999);
     const headers = { 'content-type': 'application/json; charset=utf-8' };
@@ -414,8 +421,10 @@ describe('the options', () => {
       host: '127.0.0.1',
       port: 8784,
       batch: 64,
+      fold: true,
     };
     expect(readOptions([])).toEqual(options);
+    expect(readOptions(['--no-fold'])).toEqual({ ...options, fold: false });
     expect(readOptions(['--help'])).toBe('help');
   });
 

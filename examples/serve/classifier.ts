@@ -1,19 +1,31 @@
-import { FrozenBatchNorm } from 'batchnorm';
-import type { TrainedBlock, TrainedLinear } from '../mnist/checkpoint.js';
+import { FrozenBatchNorm, foldIntoLinear, type Linear } from 'batchnorm';
+import type { TrainedBlock } from '../mnist/checkpoint.js';
 import { addProduct, transpose } from '../mnist/matrix.js';
 import { type Activations, activations, softmax } from '../mnist/network.js';
 
-/** A step of inference; it may overwrite its input, which nobody else sees. */
+/** A step of inference; it may take the memory of its input, which nobody else sees. */
 type Step = (x: Activations) => Activations | Promise<Activations>;
 
 /** Gives the probability of each class for each image of a batch, of any size. */
 export type Classify = (x: Activations) => Promise<Activations>;
 
-/** The network for inference: linear layers, and behind all but the last a frozen batch norm with its ReLU. */
-export function createClassifier(blocks: readonly TrainedBlock[]): Classify {
+export interface ClassifierOptions {
+  /**
+   * false: the batch norms stay layers of their own and compute off the event loop, as larger ones should that nothing
+   * can be folded into. Default true: these cost less than the way to another thread, and folded nothing at all.
+   */
+  readonly fold?: boolean;
+}
+
+/** The network for inference: linear layers, and behind all but the last a batch norm with its ReLU. */
+export function createClassifier(
+  blocks: readonly TrainedBlock[],
+  { fold = true }: ClassifierOptions = {},
+): Classify {
   const steps = blocks.flatMap(({ linear, norm }): Step[] => {
     if (norm === undefined) return [linearStep(linear)];
-    return [linearStep(linear), normStep(FrozenBatchNorm.from(norm, { dtype: 'float32' }))];
+    const frozen = FrozenBatchNorm.from(norm, { dtype: 'float32', activation: 'relu' });
+    return fold ? [linearStep(foldIntoLinear(linear, frozen))] : [linearStep(linear), normStep(frozen)];
   });
   return async (x) => {
     let current = x;
@@ -22,24 +34,28 @@ export function createClassifier(blocks: readonly TrainedBlock[]): Classify {
   };
 }
 
-function linearStep({ weight, shape: [outputs, inputs], bias }: TrainedLinear): Step {
+function linearStep({ weight, shape: [outputs, inputs], bias, activation }: Linear<Float32Array>): Step {
   const transposed = new Float32Array(weight.length);
   transpose(weight, transposed, outputs, inputs);
   return ({ data, shape: [batch] }) => {
     const y = activations(batch, outputs);
-    for (let n = 0; n < batch; n++) y.data.set(bias, n * outputs);
+    if (bias) for (let n = 0; n < batch; n++) y.data.set(bias, n * outputs);
     addProduct(data, transposed, y.data, batch, inputs, outputs);
+    if (activation === 'relu') rectify(y.data);
     return y;
   };
 }
 
 function normStep(frozen: FrozenBatchNorm<'float32'>): Step {
-  return (x) => {
-    const { data } = x;
-    frozen.run(x, { out: data });
-    for (let i = 0; i < data.length; i++) data[i] = Math.max(data[i], 0);
-    return x;
+  return async (x) => {
+    const { data } = await frozen.runAsync(x, { transfer: true });
+    return { data, shape: x.shape };
   };
+}
+
+function rectify(data: Float32Array): void {
+  // max(x, 0) without a branch: of the sign of these values nobody can guess which it will be.
+  for (let i = 0; i < data.length; i++) data[i] = (data[i] + Math.abs(data[i])) / 2;
 }
 
 function probabilities({ data, shape: [batch, classes] }: Activations): Activations {

@@ -15,14 +15,14 @@ import { createServer, type DigitServer } from './server.js';
 const SHUTDOWN_MS = 10_000;
 
 async function main(options: Options): Promise<void> {
-  const { model, host, port, batch } = options;
-  const server = createServer(createClassifier(loadModel(options)), { batch });
+  const { model, host, port, batch, fold } = options;
+  const server = createServer(createClassifier(loadModel(options), { fold }), { batch });
   endOnSignals(server);
   const address = await listen(server, host, port);
   const { backend, isa } = capabilities();
-  console.log(
-    `${SIZES.join('-')} from ${model}; batchnorm on ${backend === 'js' ? 'plain JavaScript' : isa}`,
-  );
+  const library = backend === 'js' ? 'plain JavaScript' : isa;
+  const norms = fold ? 'batch norms folded into the linear layers' : `batch norms on ${library}`;
+  console.log(`${SIZES.join('-')} from ${model}; ${norms}`);
   console.log(`Draw a digit:  ${address}/\nStatistics:    ${address}/stats`);
 }
 

@@ -8,6 +8,9 @@ export const USAGE = `Usage: npm run serve -- [options]
   --host <name>   address to listen on (default 127.0.0.1: this machine alone; 0.0.0.0: all networks)
   --port <n>      port to listen on (default 8784; 0: any free one)
   --batch <n>     images in one pass through the network at most (default 64)
+  --no-fold       keep the batch norms as layers that compute off the event loop, instead of folding them into the
+                  linear layers: the same answers, later, for so small a batch norm costs less than the way to
+                  another thread
   --help          this text`;
 
 export interface Options {
@@ -16,6 +19,7 @@ export interface Options {
   readonly host: string;
   readonly port: number;
   readonly batch: number;
+  readonly fold: boolean;
 }
 
 /** @throws {TypeError | RangeError} for an option that is unknown or out of range. */
@@ -28,6 +32,7 @@ export function readOptions(args?: string[]): Options | 'help' {
       host: { type: 'string', default: '127.0.0.1' },
       port: { type: 'string', default: '8784' },
       batch: { type: 'string', default: '64' },
+      'no-fold': { type: 'boolean', default: false },
       help: { type: 'boolean', default: false },
     },
   });
@@ -41,5 +46,6 @@ export function readOptions(args?: string[]): Options | 'help' {
     host: values.host,
     port: integer('--port', values.port, 0, 65_535),
     batch: integer('--batch', values.batch, 1, 4096),
+    fold: !values['no-fold'],
   };
 }
