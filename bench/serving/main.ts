@@ -15,11 +15,11 @@ import { servingTables } from './tables.js';
 import { eventLoopWays, spreadWays, type Way } from './ways.js';
 
 const reading = [
-  'Medians over the rounds with the least of them in brackets, unless a heading says otherwise. Delay is what perf_hooks',
-  'gives with a resolution of 1 ms, which is part of it; the lateness of the timer is without it. run blocks the event',
-  'loop and has `out` given; runAsync copies its input, shared reads and writes SharedArrayBuffers, transfer moves memory',
-  'in and out. onnxruntime has its parameters in the model and its result given. Every worker has a frozen layer of its',
-  'own and one thread.',
+  'Medians over the rounds with the least of them in brackets, and max of all rounds, unless a heading says otherwise.',
+  'Delay is what perf_hooks gives with a resolution of 1 ms, which is part of it; the lateness of the timer is without it.',
+  'run blocks the event loop and has `out` given; runAsync copies its input, shared reads and writes SharedArrayBuffers,',
+  'transfer moves memory in and out. onnxruntime has its parameters in the model and its result given. Every worker has a',
+  'frozen layer of its own and one thread.',
 ];
 
 /** The processes of the ways, started when they are first asked for something. */

@@ -46,9 +46,14 @@ function loopTable(results: Results, measurement: Measurement): TextTable {
       const figure = (key: string) => figureOf(results, measurement.name, name, key);
       return [
         name,
-        ...['loop p50', 'loop p99', 'loop max', 'timer p50', 'timer p99', 'timer max'].map((key) =>
-          middle(figure(key), milliseconds),
-        ),
+        ...['loop', 'timer'].flatMap((clock) => {
+          const worst = figure(`${clock} max`);
+          return [
+            middle(figure(`${clock} p50`), milliseconds),
+            middle(figure(`${clock} p99`), milliseconds),
+            worst ? milliseconds(worst.max) : '-',
+          ];
+        }),
         middle(figure('perSecond'), perSecond),
       ];
     }),
