@@ -87,9 +87,8 @@ async function everything(): Promise<Results> {
   }
   return {
     date: new Date().toISOString(),
-    machine: `${cpus()[0].model.trim()}, ${cpus().length} CPUs, Node ${process.version}, ${capabilities().isa}`,
+    machine: `${cpus()[0].model.trim()}, ${cpus().length} CPUs, Node ${process.version}, ${capabilities().isa}, threads: ${options.threads}`,
     command: ['npm run bench --', ...process.argv.slice(2)].join(' '),
-    threads: options.threads,
     measurements,
     findings,
     notes,
@@ -98,9 +97,7 @@ async function everything(): Promise<Results> {
 
 const results = await everything();
 const tables = servingTables(results);
-console.log(
-  `\n${results.machine}, ${results.date.slice(0, 10)}, threads: ${results.threads}\n${reading.join('\n')}`,
-);
+console.log(`\n${results.machine}, ${results.date.slice(0, 10)}\n${reading.join('\n')}`);
 for (const table of tables) console.log(`\n${terminalTable(table)}`);
 for (const line of results.notes) console.log(line);
 

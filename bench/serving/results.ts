@@ -14,7 +14,6 @@ export interface Results {
   date: string;
   machine: string;
   command: string;
-  threads: number;
   measurements: Measurement[];
   findings: Finding[];
   /** What went wrong or was left out. */
