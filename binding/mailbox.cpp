@@ -52,7 +52,8 @@ void Mailbox::submit(napi_env env, int32_t slot, std::function<void()> compute) 
   if (index >= numbers_.size()) numbers_.resize(std::max<size_t>(64, 2 * index));
   {
     std::lock_guard<std::mutex> lock(mutex_);
-    reported_.reserve(on_the_way_ + 1);  // Reporting must not fail.
+    // Reporting must not fail.
+    if (reported_.capacity() <= on_the_way_) reported_.reserve(std::max<size_t>(64, 2 * on_the_way_));
   }
   numbers_[index] = batchnorm::enqueue(std::make_unique<Task>(this, slot, std::move(compute)));
   count(env, 1, 0);

@@ -472,8 +472,9 @@ export class BatchNorm<D extends DType = 'float32'> {
   }
 
   /**
-   * {@link backward} off the event loop, under the rules of {@link forwardAsync}. `transfer` moves dy in; dx then lies in
-   * its memory. {@link parameters} show the gradients when the promise resolves.
+   * {@link backward} off the event loop, under the rules of {@link forwardAsync}. `transfer` moves dy in when its turn has
+   * come and all is known to be right; dx then lies in its memory. {@link parameters} show the gradients when the promise
+   * resolves.
    *
    * @returns a promise of the gradients, which rejects with what {@link backward} throws, with the reason of `signal`, or
    *   with an Error where `out` has lost its buffer meanwhile; then no gradient has changed.

@@ -1,4 +1,5 @@
 // What computes off the calling thread: a promise for each operation, and how to take it back.
+import { setImmediate } from 'node:timers';
 import type { Operation, Slot } from './backend/backend.js';
 import { backend } from './backend/index.js';
 import { rangeError, typeError } from './errors.js';
