@@ -1,32 +1,43 @@
 // What computes off the calling thread: a promise for each operation, and how to take it back.
+import { performance } from 'node:perf_hooks';
 import { setImmediate } from 'node:timers';
 import type { Operation, Slot } from './backend/backend.js';
 import { backend } from './backend/index.js';
 import { rangeError, typeError } from './errors.js';
 
 const { onTheWay } = backend;
-/** As many as are heard of in one turn. */
-const finished = new Int32Array(256);
+/** Reports that have been taken: as many as `taken`, of which those before `next` have been dealt with. */
+const reports = new Int32Array(256);
+let taken = 0;
+let next = 0;
+/** Copies into `out`, and what promises lead to, may take time: the rest then waits for its turn. */
+const millisecondsPerTurn = 1;
 
-/** Those that finish while others are heard of wait for the next turn: the event loop must get on in between. */
+/** What finishes while others are heard of waits for the next turn too: the event loop must get on in between. */
 function onFinished(): void {
-  const count = backend.takeFinished(finished);
-  if (count === 0) return;
+  if (next === taken) {
+    next = 0;
+    taken = backend.takeFinished(reports);
+    if (taken === 0) return;
+  }
   setImmediate(onFinished);
-  for (let i = 0; i < count; i++) {
-    const report = finished[i];
-    const slot = report < 0 ? ~report : report;
-    const operation = release(slot);
-    if (operation === undefined) continue;
-    if (report < 0) {
-      operation.reject(rangeError('an operation', 'fit into memory', 'no more of it', 'OUT_OF_MEMORY'));
-      continue;
-    }
-    try {
-      operation.resolve(operation.finish());
-    } catch (error) {
-      operation.reject(error);
-    }
+  const end = performance.now() + millisecondsPerTurn;
+  do settle(reports[next++]);
+  while (next < taken && performance.now() < end);
+}
+
+function settle(report: number): void {
+  const slot = report < 0 ? ~report : report;
+  const operation = release(slot);
+  if (operation === undefined) return;
+  if (report < 0) {
+    operation.reject(rangeError('an operation', 'fit into memory', 'no more of it', 'OUT_OF_MEMORY'));
+    return;
+  }
+  try {
+    operation.resolve(operation.finish());
+  } catch (error) {
+    operation.reject(error);
   }
 }
 
