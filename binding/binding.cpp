@@ -101,8 +101,7 @@ class Arguments {
  public:
   static constexpr size_t kCount = Count;
   Arguments(napi_env env, napi_callback_info info) : env_(env) {
-    size_t count = Count;
-    napi_get_cb_info(env, info, &count, values_, nullptr, &data_);
+    napi_get_cb_info(env, info, &given_, values_, nullptr, &data_);
   }
 
   double number(size_t index) const {
@@ -126,9 +125,10 @@ class Arguments {
     if (status != napi_ok || actual != length) throw BufferChanged{};
     return static_cast<T*>(values);
   }
-  /// The same, or nullptr for undefined.
+  /// The same, or nullptr for undefined. Not to be given at all is cheaper.
   template <typename T>
   T* optional_array(size_t index, size_t length) const {
+    if (index >= given_) return nullptr;
     napi_valuetype type = napi_undefined;
     napi_typeof(env_, values_[index], &type);
     return type == napi_undefined ? nullptr : array<T>(index, length);
@@ -142,6 +142,7 @@ class Arguments {
 
  private:
   napi_env env_;
+  size_t given_ = Count;
   napi_value values_[Count];
   void* data_ = nullptr;
 };
@@ -251,15 +252,15 @@ napi_value backward(napi_env env, napi_callback_info info) {
 template <typename T>
 using SharedParameters = std::shared_ptr<const FrozenParameters<T>>;
 
-/// run(outer, inner, x, residual?, y) of what freeze returns; its parameters are the function's data.
+/// run(outer, inner, x, y, residual?) of what freeze returns; its parameters are the function's data.
 template <typename T, typename When>
 napi_value run_frozen(napi_env env, napi_callback_info info) {
   const Arguments<5 + When::kArguments> arguments(env, info);
   const auto& parameters = *static_cast<const SharedParameters<T>*>(arguments.data());
   const Shape shape{arguments.size(0), parameters->channels(), arguments.size(1)};
   const T* x = arguments.template array<T>(2, shape.size());
-  const T* residual = arguments.template optional_array<T>(3, shape.size());
-  T* y = arguments.template array<T>(4, shape.size());
+  T* y = arguments.template array<T>(3, shape.size());
+  const T* residual = arguments.template optional_array<T>(4, shape.size());
   is_in_place<T>(y, x, shape.size(), kOverX);
   check_apart<T>(y, residual, shape.size(), kOffResidual);
   if constexpr (std::is_same_v<When, Now>)

@@ -1,5 +1,5 @@
 import { type Activation, checkActivation } from './activation.js';
-import { maskBytes, type Passes } from './backend/backend.js';
+import { type Later, maskBytes, type Passes, type Slot } from './backend/backend.js';
 import { backend, passesFor } from './backend/index.js';
 import { type BatchNormConfig, type BatchNormOptions, readConfig } from './config.js';
 import { oneValuePerChannelError, stateError, typeError } from './errors.js';
@@ -84,7 +84,6 @@ interface Forward<T extends FloatArray> {
   x: T | undefined;
   /** Whether nobody else can take the memory of x away. */
   isOwn: boolean;
-  size: number;
   shape: readonly number[];
   geometry: Geometry;
   /** Whether the statistics are those of x. */
@@ -114,14 +113,16 @@ interface ForwardCall<T extends FloatArray> {
   out: T | undefined;
 }
 
-/** A backward that has been checked. */
+/** A backward that has been checked as far as it can be without the forward. */
 interface BackwardCall<T extends FloatArray> {
   gradient: ReadTensor<T>;
-  last: Forward<T> & { x: T };
   out: T | undefined;
   wantsInput: boolean;
   wantsParameters: boolean;
 }
+
+/** For passes that compute at once, which need no slot. */
+const atOnce: Slot = -1;
 
 const forwardKeys = new Set(['out', 'updateStats', 'residual']);
 const backwardKeys = new Set(['out', 'only']);
@@ -142,18 +143,18 @@ function readAsync(options: AsyncOptions | undefined): {
 
 /** Those that exist and were asked for. */
 function gradientsOf<T extends FloatArray>(
-  { gradient: { shape } }: BackwardCall<T>,
+  shape: readonly number[],
   dx: T | undefined,
   dWeight: T | undefined,
   dBias: T | undefined,
   dResidual: T | undefined,
 ): LayerGradients<T> {
-  return {
-    ...(dx && { dx: { data: dx, shape } }),
-    ...(dWeight && { dWeight }),
-    ...(dBias && { dBias }),
-    ...(dResidual && { dResidual: { data: dResidual, shape } }),
-  };
+  const gradients: LayerGradients<T> = {};
+  if (dx) gradients.dx = { data: dx, shape };
+  if (dWeight) gradients.dWeight = dWeight;
+  if (dBias) gradients.dBias = dBias;
+  if (dResidual) gradients.dResidual = { data: dResidual, shape };
+  return gradients;
 }
 
 /** Where results go that were given no place: to new memory, or with `reuse` to a buffer that is kept for the next. */
@@ -322,29 +323,27 @@ export class BatchNorm<D extends DType = 'float32'> {
    */
   forward(x: TensorLike<ArrayOf<D>>, options?: ForwardOptions<ArrayOf<D>>): Tensor<ArrayOf<D>> {
     const call = this.#readForward(x, options, forwardKeys);
-    const { input, geometry, batchStats, residual, out } = call;
-    const { dtype, eps, activation } = this.#config;
+    const { input, batchStats, residual, out } = call;
+    const { dtype, reuse } = this.#config;
     const y = out ?? this.#y.take(dtype, input.size, residual ? [input.data, residual] : [input.data]);
     const weight = this.#weight ?? undefined;
     const bias = this.#bias ?? undefined;
-    const mask = this.#maskFor(call, this.#config.reuse);
+    const mask = this.#maskFor(call, reuse);
     const mean = (!batchStats && this.#runningMean) || this.#lastMean;
     const variance = (!batchStats && this.#runningVar) || this.#lastVariance;
     const pass = batchStats ? this.#passes.forwardTraining : this.#passes.forwardInference;
-    const inPlace = pass(
-      geometry.outer,
-      geometry.channels,
-      geometry.inner,
-      eps,
+    const inPlace = this.#runForward(
+      pass,
+      call.geometry,
       input.data,
       y,
       weight,
       bias,
       mean,
       variance,
-      activation !== undefined,
       residual,
       mask,
+      atOnce,
     );
     if (!batchStats) {
       this.#lastMean.set(mean);
@@ -352,13 +351,16 @@ export class BatchNorm<D extends DType = 'float32'> {
     }
     if (weight) this.#lastWeight?.set(weight);
     if (bias) this.#lastBias?.set(bias);
-    this.#complete(call, inPlace ? undefined : input.data, false, {
-      mean: this.#lastMean,
-      variance: this.#lastVariance,
-      weight: this.#lastWeight,
-      bias: this.#lastBias,
+    this.#complete(
+      call,
+      inPlace ? undefined : input.data,
+      false,
+      this.#lastMean,
+      this.#lastVariance,
+      this.#lastWeight,
+      this.#lastBias,
       mask,
-    });
+    );
     return { data: y, shape: input.shape };
   }
 
@@ -381,8 +383,8 @@ export class BatchNorm<D extends DType = 'float32'> {
   ): Promise<Tensor<ArrayOf<D>>> {
     const { signal, transfer } = readAsync(options);
     const call = this.#readForward(x, options, forwardAsyncKeys);
-    const { input, geometry, batchStats, out } = call;
-    const { dtype, eps, activation } = this.#config;
+    const { input, batchStats, out } = call;
+    const { dtype } = this.#config;
     if (out !== undefined) {
       isInPlace(out, 'x.data', input.data);
       if (call.residual) checkApart('out', out, { 'residual.data': call.residual });
@@ -405,18 +407,15 @@ export class BatchNorm<D extends DType = 'float32'> {
         signal,
         [source, target, weight, bias, mean, variance, residual, mask],
         (slot) => {
-          inPlace = pass(
-            geometry.outer,
-            geometry.channels,
-            geometry.inner,
-            eps,
+          inPlace = this.#runForward(
+            pass,
+            call.geometry,
             source,
             target,
             weight,
             bias,
             mean,
             variance,
-            activation !== undefined,
             residual,
             mask,
             slot,
@@ -427,7 +426,8 @@ export class BatchNorm<D extends DType = 'float32'> {
           unstage(residual);
           // The x before was a copy of ours that nobody else has seen, and nothing is on its way that reads it.
           if (this.#last?.isOwn) unstage(this.#last.x);
-          this.#complete(call, inPlace ? undefined : source, true, { mean, variance, weight, bias, mask });
+          const x = inPlace ? undefined : source;
+          this.#complete(call, x, true, mean, variance, weight, bias, mask);
           return { data, shape: input.shape };
         },
       );
@@ -448,8 +448,10 @@ export class BatchNorm<D extends DType = 'float32'> {
     options?: LayerBackwardOptions<ArrayOf<D>>,
   ): LayerGradients<ArrayOf<D>> {
     const call = this.#readBackward(dy, options, backwardKeys);
-    const { gradient, last, out, wantsInput, wantsParameters } = call;
+    const last = this.#lastFor(call);
+    const { gradient, out, wantsInput, wantsParameters } = call;
     const { dtype, reuse } = this.#config;
+    checkLength(gradient);
     // The gradients of the parameters are written before dx is.
     checkApart('dy.data', gradient.data, this.#grads);
     checkApart('x.data', last.x, this.#grads);
@@ -460,15 +462,10 @@ export class BatchNorm<D extends DType = 'float32'> {
       wantsInput && last.residual
         ? this.#dResidual.take(dtype, gradient.size, [gradient.data, last.x, ...(out ? [out] : [])])
         : undefined;
-    this.#passes.backward(
-      ...this.#backwardArguments(gradient.data, last.x, last),
-      dx,
-      dWeight,
-      dBias,
-      dResidual,
-    );
+    const { backward } = this.#passes;
+    this.#runBackward(backward, last, gradient.data, last.x, dx, dWeight, dBias, dResidual, atOnce);
     const own = (grad: ArrayOf<D>) => (reuse ? grad : (grad.slice() as ArrayOf<D>));
-    return gradientsOf(call, dx, dWeight && own(dWeight), dBias && own(dBias), dResidual);
+    return gradientsOf(gradient.shape, dx, dWeight && own(dWeight), dBias && own(dBias), dResidual);
   }
 
   /**
@@ -485,28 +482,27 @@ export class BatchNorm<D extends DType = 'float32'> {
   ): Promise<LayerGradients<ArrayOf<D>>> {
     const { signal, transfer } = readAsync(options);
     const { dtype, reuse } = this.#config;
-    const given = this.#readGradient(dy, options, backwardAsyncKeys);
-    checkLength(given.gradient);
-    if (transfer && given.out !== undefined)
-      throw typeError('out', 'be left out with transfer: true', given.out);
-    if (given.out !== undefined) {
-      checkOut(given.out, given.gradient);
-      isInPlace(given.out, 'dy.data', given.gradient.data);
+    const call = this.#readBackward(dy, options, backwardAsyncKeys);
+    const { out, wantsInput, wantsParameters } = call;
+    const { data, size, shape } = call.gradient;
+    checkLength(call.gradient);
+    if (transfer && out !== undefined) throw typeError('out', 'be left out with transfer: true', out);
+    if (out !== undefined) {
+      checkOut(out, call.gradient);
+      isInPlace(out, 'dy.data', data);
     }
     signal?.throwIfAborted();
-    const kept = transfer ? given.gradient.data : stage(given.gradient.data, dtype);
+    const kept = transfer ? data : stage(data, dtype);
     return this.#inTurn(signal, () => {
-      const { size } = given.gradient;
       checkKept('dy.data', kept, size);
-      if (given.out !== undefined) checkKept('out', given.out, size);
-      const call = this.#checkBackward(given);
-      const { last, out, wantsInput, wantsParameters } = call;
+      if (out !== undefined) checkKept('out', out, size);
+      const last = this.#lastFor(call);
       // x is copied, but the next backward needs it again.
       if (out !== undefined) checkApart('out', out, { 'x.data': last.x });
       const x = last.isOwn ? last.x : stage(last.x, dtype);
       // Not before all is known to be right: what fails loses nobody's memory. x may lie in it.
       const gradient = transfer ? move('dy.data', kept, dtype) : kept;
-      const inPlace = gradient !== given.gradient.data && (transfer || !isStaged(dtype, size));
+      const inPlace = gradient !== data && (transfer || !isStaged(dtype, size));
       const target = !wantsInput
         ? undefined
         : out !== undefined && isShared(out)
@@ -516,8 +512,7 @@ export class BatchNorm<D extends DType = 'float32'> {
             : newResult<ArrayOf<D>>(dtype, size);
       const dWeight = wantsParameters ? (this.#weightGrad?.slice() as ArrayOf<D> | undefined) : undefined;
       const dBias = wantsParameters ? (this.#biasGrad?.slice() as ArrayOf<D> | undefined) : undefined;
-      const dResidual =
-        wantsInput && last.residual ? newResult<ArrayOf<D>>(dtype, call.gradient.size) : undefined;
+      const dResidual = wantsInput && last.residual ? newResult<ArrayOf<D>>(dtype, size) : undefined;
       // A synchronous forward may write to these while the operation is on its way.
       const snapshot = {
         ...last,
@@ -530,22 +525,17 @@ export class BatchNorm<D extends DType = 'float32'> {
       return operate(
         signal,
         [gradient, x, target, dWeight, dBias, dResidual, snapshot],
-        (slot) =>
-          this.#passes.backwardLater(
-            ...this.#backwardArguments(gradient, x, snapshot),
-            target,
-            dWeight,
-            dBias,
-            dResidual,
-            slot,
-          ),
+        (slot) => {
+          const { backwardLater } = this.#passes;
+          this.#runBackward(backwardLater, snapshot, gradient, x, target, dWeight, dBias, dResidual, slot);
+        },
         () => {
           const dx = target && out !== undefined ? deliver(target, out) : target;
           if (gradient !== dx) unstage(gradient);
           if (!last.isOwn) unstage(x);
           if (dWeight) this.#weightGrad?.set(dWeight);
           if (dBias) this.#biasGrad?.set(dBias);
-          return gradientsOf(call, dx, dWeight, dBias, dResidual);
+          return gradientsOf(shape, dx, dWeight, dBias, dResidual);
         },
       );
     });
@@ -675,27 +665,34 @@ export class BatchNorm<D extends DType = 'float32'> {
     { input, geometry, count, training, batchStats, updateStats, residual }: ForwardCall<ArrayOf<D>>,
     x: ArrayOf<D> | undefined,
     isOwn: boolean,
-    used: Pick<Forward<ArrayOf<D>>, 'mean' | 'variance' | 'weight' | 'bias' | 'mask'>,
+    mean: Float64Array,
+    variance: Float64Array,
+    weight: ArrayOf<D> | undefined,
+    bias: ArrayOf<D> | undefined,
+    mask: Uint8Array | undefined,
   ): void {
     this.#last = {
       x,
       isOwn,
-      size: input.size,
       shape: input.shape,
       geometry,
       training: batchStats,
+      mean,
+      variance,
+      weight,
+      bias,
       residual: residual !== undefined,
-      ...used,
+      mask,
     };
-    if (training && updateStats && count > 0) this.#updateRunningStats(count, used.mean, used.variance);
+    if (training && updateStats && count > 0) this.#updateRunningStats(count, mean, variance);
   }
 
-  /** What can be checked of a backward without the forward. */
-  #readGradient(
+  /** All of it is checked but what hangs on the forward, and the length of dy. */
+  #readBackward(
     dy: TensorLike<ArrayOf<D>>,
     options: LayerBackwardOptions<ArrayOf<D>> | undefined,
     known: ReadonlySet<string>,
-  ) {
+  ): BackwardCall<ArrayOf<D>> {
     checkOptions(options, known);
     const { out, only } = options ?? {};
     if (only !== undefined) checkOneOf('only', only, ['input', 'parameters']);
@@ -705,59 +702,80 @@ export class BatchNorm<D extends DType = 'float32'> {
     return { gradient, out, wantsInput: only !== 'parameters', wantsParameters: only !== 'input' };
   }
 
-  #readBackward(
-    dy: TensorLike<ArrayOf<D>>,
-    options: LayerBackwardOptions<ArrayOf<D>> | undefined,
-    known: ReadonlySet<string>,
-  ): BackwardCall<ArrayOf<D>> {
-    const call = this.#checkBackward(this.#readGradient(dy, options, known));
-    checkLength(call.gradient);
-    return call;
-  }
-
-  #checkBackward(given: Omit<BackwardCall<ArrayOf<D>>, 'last'>): BackwardCall<ArrayOf<D>> {
+  /** The forward that a backward goes back through; what hangs on it has been checked. */
+  #lastFor({ gradient, out }: BackwardCall<ArrayOf<D>>): Forward<ArrayOf<D>> & { x: ArrayOf<D> } {
     const last = this.#last;
     if (last === undefined)
       throw stateError(
         'NO_FORWARD',
         'backward() must follow a forward(), got none since the layer was made or cleared',
       );
-    const { x } = last;
-    if (x === undefined)
+    if (last.x === undefined)
       throw stateError(
         'INPUT_OVERWRITTEN',
         'backward() must find the x of the last forward(), got one that wrote its result over x; give forward() another out',
       );
-    const { gradient, out } = given;
     checkSameShape(gradient, 'the last x', last.shape);
-    checkLength({ ...gradient, name: 'x', data: x });
+    checkLength({ ...gradient, name: 'x', data: last.x });
     if (out !== undefined) {
       checkOut(out, gradient);
       checkApart('out', out, this.#arrays);
     }
-    return { ...given, last: { ...last, x } };
+    return last as Forward<ArrayOf<D>> & { x: ArrayOf<D> };
   }
 
-  #backwardArguments(gradient: ArrayOf<D>, x: ArrayOf<D>, last: Forward<ArrayOf<D>>) {
-    const { outer, channels, inner } = last.geometry;
-    const relu = this.#config.activation !== undefined;
-    const { training, mean, variance, weight, bias, mask } = last;
-    return [
+  #runForward(
+    pass: Later<Passes<ArrayOf<D>>['forwardTraining']>,
+    { outer, channels, inner }: Geometry,
+    x: ArrayOf<D>,
+    y: ArrayOf<D>,
+    weight: ArrayOf<D> | undefined,
+    bias: ArrayOf<D> | undefined,
+    mean: Float64Array,
+    variance: Float64Array,
+    residual: ArrayOf<D> | undefined,
+    mask: Uint8Array | undefined,
+    slot: Slot,
+  ): boolean {
+    const { eps, activation } = this.#config;
+    const relu = activation !== undefined;
+    return pass(outer, channels, inner, eps, x, y, weight, bias, mean, variance, relu, residual, mask, slot);
+  }
+
+  #runBackward(
+    pass: Later<Passes<ArrayOf<D>>['backward']>,
+    { geometry, training, mean, variance, weight, bias, mask }: Forward<ArrayOf<D>>,
+    dy: ArrayOf<D>,
+    x: ArrayOf<D>,
+    dx: ArrayOf<D> | undefined,
+    dWeight: ArrayOf<D> | undefined,
+    dBias: ArrayOf<D> | undefined,
+    dResidual: ArrayOf<D> | undefined,
+    slot: Slot,
+  ): void {
+    const { outer, channels, inner } = geometry;
+    const { eps, activation } = this.#config;
+    pass(
       outer,
       channels,
       inner,
-      this.#config.eps,
+      eps,
       training,
-      gradient,
+      dy,
       x,
       mean,
       variance,
       weight,
       bias,
-      relu,
+      activation !== undefined,
       undefined,
       mask,
-    ] as const;
+      dx,
+      dWeight,
+      dBias,
+      dResidual,
+      slot,
+    );
   }
 
   /** Starts when all asynchronous calls before have settled: at once where there are none. */

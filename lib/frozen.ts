@@ -188,7 +188,9 @@ export class FrozenBatchNorm<D extends DType = DType> {
       runKeys,
     );
     const y = out ?? newResult<T>(dtype, size);
-    this.#pass(dtype).run(outer, inner, data, residual, y);
+    const pass = this.#pass(dtype);
+    if (residual === undefined) pass.run(outer, inner, data, y);
+    else pass.run(outer, inner, data, y, residual);
     return { data: y, shape };
   }
 
@@ -232,7 +234,7 @@ export class FrozenBatchNorm<D extends DType = DType> {
     return operate(
       signal,
       [source, added, target],
-      (slot) => pass.runLater(outer, inner, source, added, target, slot),
+      (slot) => pass.runLater(outer, inner, source, target, added, slot),
       () => {
         const result = out === undefined ? target : deliver(target, out);
         unstage(added);

@@ -99,8 +99,8 @@ export type Later<Pass extends (...args: never[]) => unknown> = (
 
 export interface FrozenPass<T extends FloatArray> {
   /** Writes y. y may be x. */
-  run(outer: number, inner: number, x: T, residual: T | undefined, y: T): void;
-  runLater: Later<FrozenPass<T>['run']>;
+  run(outer: number, inner: number, x: T, y: T, residual?: T): void;
+  runLater(outer: number, inner: number, x: T, y: T, residual: T | undefined, slot: Slot): void;
 }
 
 /** An operation on the way. */

@@ -592,7 +592,7 @@ function passesOf<T extends FloatArray>(round: Round, lanes: number, turns: Turn
     freeze(channels, eps, weight, bias, mean, variance, relu) {
       checkLengths(channels, weight, bias, mean, variance);
       const coefficients = normalization(channels, eps, weight, bias, mean, variance);
-      const run = (outer: number, inner: number, x: T, residual: T | undefined, y: T): Prepared<void> => {
+      const run = (outer: number, inner: number, x: T, y: T, residual?: T): Prepared<void> => {
         checkLengths(outer * channels * inner, x, residual, y);
         isInPlace(y, 'x.data', x);
         if (residual) checkApart('out', y, { 'residual.data': residual });
