@@ -40,6 +40,8 @@ std::atomic<size_t> thread_count{0};
 /// Of one Node environment: environment variables may differ between workers.
 struct Instance {
   const batchnorm::KernelTable* kernels = batchnorm::kernel_tables().front();
+  /// Those that this process may use.
+  size_t cpus = 1;
   size_t cache_bytes = 0;
   size_t most_stream_bytes = 0;
   size_t stream_bytes_per_thread = 0;
@@ -52,9 +54,10 @@ Instance& instance_of(napi_env env) {
   return *static_cast<Instance*>(instance);
 }
 
-Execution execution_of(napi_env env) {
+Execution execution_of(napi_env env, size_t most_threads = SIZE_MAX) {
   const Instance& settings = instance_of(env);
-  const size_t threads = std::max<size_t>(1, thread_count.load(std::memory_order_relaxed));
+  const size_t threads =
+      std::clamp<size_t>(thread_count.load(std::memory_order_relaxed), 1, std::max<size_t>(1, most_threads));
   return {settings.kernels, threads, settings.cache_bytes,
           std::min(settings.most_stream_bytes, settings.stream_bytes_per_thread * threads)};
 }
@@ -173,6 +176,7 @@ napi_value guarded(napi_env env, napi_callback_info info) {
 /// Computes at once.
 struct Now {
   static constexpr size_t kArguments = 0;
+  static Execution execution(napi_env env) { return execution_of(env); }
   template <typename Arguments, typename Compute>
   static void run(const Arguments&, Compute compute) {
     compute();
@@ -183,6 +187,8 @@ struct Now {
 /// and where they are until the slot is reported.
 struct Later {
   static constexpr size_t kArguments = 1;
+  /// One CPU is left to the event loop and to libuv's threads: they would wait for a time slice.
+  static Execution execution(napi_env env) { return execution_of(env, instance_of(env).cpus - 1); }
   template <typename Arguments, typename Compute>
   static void run(const Arguments& arguments, Compute compute) {
     const napi_env env = arguments.env();
@@ -209,7 +215,7 @@ napi_value forward(napi_env env, napi_callback_info info) {
   auto* mask = arguments.template optional_array<unsigned char>(12, batchnorm::mask_bytes(shape.size()));
   const bool in_place = is_in_place<T>(y, x, shape.size(), kOverX);
   check_apart<T>(y, epilogue.residual, shape.size(), kOffResidual);
-  When::run(arguments, [=, execution = execution_of(env)] {
+  When::run(arguments, [=, execution = When::execution(env)] {
     Forward(execution, shape, eps, x, y, weight, bias, mean, variance, epilogue, mask);
   });
   return Napi::Boolean::New(env, in_place);
@@ -242,7 +248,7 @@ napi_value backward(napi_env env, napi_callback_info info) {
     check_apart<T>(gradients.input, x, shape.size(), "not overlap x.data");
     check_apart<T>(gradients.input, epilogue.residual, shape.size(), kOffResidual);
   }
-  When::run(arguments, [=, execution = execution_of(env)] {
+  When::run(arguments, [=, execution = When::execution(env)] {
     batchnorm::backward<T>(execution, shape, eps, training, dy, x, mean, variance, weight, bias, epilogue,
                            mask, gradients);
   });
@@ -267,7 +273,7 @@ napi_value run_frozen(napi_env env, napi_callback_info info) {
     parameters->run(execution_of(env), shape, x, residual, y);
   else
     When::run(arguments,
-              [=, execution = execution_of(env)] { parameters->run(execution, shape, x, residual, y); });
+              [=, execution = When::execution(env)] { parameters->run(execution, shape, x, residual, y); });
   return nullptr;
 }
 
@@ -340,13 +346,14 @@ napi_value threads(napi_env env, napi_callback_info) {
   return Napi::Number::New(env, static_cast<double>(thread_count.load(std::memory_order_relaxed)));
 }
 
-/// setCaches(cacheBytes, mostStreamBytes, streamBytesPerThread)
-napi_value set_caches(napi_env env, napi_callback_info info) {
-  const Arguments<3> arguments(env, info);
+/// setMachine(cpus, cacheBytes, mostStreamBytes, streamBytesPerThread)
+napi_value set_machine(napi_env env, napi_callback_info info) {
+  const Arguments<4> arguments(env, info);
   Instance& settings = instance_of(env);
-  settings.cache_bytes = arguments.size(0);
-  settings.most_stream_bytes = arguments.size(1);
-  settings.stream_bytes_per_thread = arguments.size(2);
+  settings.cpus = arguments.size(0);
+  settings.cache_bytes = arguments.size(1);
+  settings.most_stream_bytes = arguments.size(2);
+  settings.stream_bytes_per_thread = arguments.size(3);
   return nullptr;
 }
 
@@ -413,7 +420,7 @@ Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   export_function<advise_huge_pages>(exports, "adviseHugePages");
   export_function<set_threads>(exports, "setThreads");
   export_function<threads>(exports, "threads");
-  export_function<set_caches>(exports, "setCaches");
+  export_function<set_machine>(exports, "setMachine");
   export_function<use_isa>(exports, "useIsa");
   export_function<on_finished>(exports, "onFinished");
   export_function<take_finished>(exports, "takeFinished");

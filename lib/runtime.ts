@@ -26,7 +26,8 @@ export interface Capabilities {
 
 /**
  * The most threads that one call may use, the calling one among them, for the whole process (all its workers).
- * It changes no bit of any result. The JS backend computes on the calling thread whatever this says.
+ * It changes no bit of any result. What computes off the event loop leaves one CPU to it and to libuv's threads, however
+ * many this says. The JS backend computes on the calling thread whatever this says.
  *
  * @param count an integer from 1 to 1024. At start: BATCHNORM_THREADS, or what affinity and cgroup quota allow.
  * @throws TypeError or RangeError for anything else.

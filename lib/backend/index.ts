@@ -4,7 +4,7 @@ import type { DType, FloatArray } from '../tensor.js';
 import type { Backend, Passes } from './backend.js';
 import { createJsBackend } from './js.js';
 import { createNativeBackend } from './native.js';
-import { defaultThreads } from './threads.js';
+import { cpus } from './threads.js';
 
 /** More than any machine has cores for one process; a bound against typing errors. */
 export const maxThreads = 1024;
@@ -58,7 +58,7 @@ function environmentInteger(name: string, from: number, to: number): number | un
 }
 
 export const backend: Backend = chooseBackend();
-const startThreads = environmentInteger('BATCHNORM_THREADS', 1, maxThreads) ?? defaultThreads();
+const startThreads = environmentInteger('BATCHNORM_THREADS', 1, maxThreads) ?? cpus();
 // The threads are the process's: a worker that loads the library later leaves them as they are.
 if (backend.threads() === 0) backend.setThreads(startThreads);
 

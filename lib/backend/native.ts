@@ -4,6 +4,7 @@ import load from 'node-gyp-build';
 import { rangeError } from '../errors.js';
 import { type Backend, nothingOnTheWay, type OnTheWay, type Passes } from './backend.js';
 import { l2Bytes, usualStreamBytes } from './caches.js';
+import { cpus } from './threads.js';
 
 interface Binding
   extends Pick<
@@ -22,7 +23,7 @@ interface Binding
   /** Absent until the library is evaluated for the first time; see {@link Backend.onTheWay}. */
   onTheWay?: OnTheWay;
   /** For the environment that calls. */
-  setCaches(cacheBytes: number, mostStreamBytes: number, streamBytesPerThread: number): void;
+  setMachine(cpus: number, cacheBytes: number, mostStreamBytes: number, streamBytesPerThread: number): void;
   /** Whether this CPU can run it. */
   useIsa(name: string): boolean;
 }
@@ -53,7 +54,7 @@ export function createNativeBackend({ isa, streamBytes }: NativeSettings = {}): 
   const { most, perThread } =
     streamBytes === undefined ? usualStreamBytes : { most: streamBytes, perThread: streamBytes };
   // The other half is for what is written, and for the next group, which is being fetched.
-  binding.setCaches(l2 / 2, most, perThread);
+  binding.setMachine(cpus(), l2 / 2, most, perThread);
   return {
     name: 'native',
     isa: isa ?? isas[0],

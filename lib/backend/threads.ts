@@ -34,7 +34,7 @@ function cgroupCpus(): number {
   return cpus;
 }
 
-/** What affinity and cgroup quota allow this process. A fraction of a CPU is not worth a thread. */
-export function defaultThreads(): number {
+/** The CPUs that affinity and cgroup quota allow this process. A fraction of one is not worth a thread. */
+export function cpus(): number {
   return Math.max(1, Math.floor(Math.min(availableParallelism(), cgroupCpus())));
 }
