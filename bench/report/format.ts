@@ -1,8 +1,8 @@
-/** Three digits and a unit. */
+/** Three digits and a unit, the next larger one where rounding reaches it. */
 export function duration(nanoseconds: number): string {
-  if (nanoseconds < 1e3) return `${nanoseconds.toFixed(0)} ns`;
-  if (nanoseconds < 1e6) return `${(nanoseconds / 1e3).toPrecision(3)} µs`;
-  if (nanoseconds < 1e9) return `${(nanoseconds / 1e6).toPrecision(3)} ms`;
+  if (nanoseconds < 999.5) return `${nanoseconds.toFixed(0)} ns`;
+  if (nanoseconds < 999.5e3) return `${(nanoseconds / 1e3).toPrecision(3)} µs`;
+  if (nanoseconds < 999.5e6) return `${(nanoseconds / 1e6).toPrecision(3)} ms`;
   return `${(nanoseconds / 1e9).toPrecision(3)} s`;
 }
 
