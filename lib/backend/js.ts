@@ -450,53 +450,33 @@ function passesOf<T extends FloatArray>(round: Round, lanes: number, turns: Turn
     for (let i = 0; i < y.length; i++) if (isPositive(y[i])) mask[i >> 3] |= 1 << (i & 7);
   }
 
-  const forwardTraining = (
-    ...[outer, channels, inner, eps, x, y, weight, bias, mean, variance, relu, residual, mask]: Parameters<
-      Passes<T>['forwardTraining']
-    >
-  ): Prepared<boolean> => {
-    const size = outer * channels * inner;
-    checkLengths(size, x, y, residual);
-    checkLengths(channels, weight, bias, mean, variance);
-    checkLengths(maskBytes(size), mask);
-    const result = isInPlace(y, 'x.data', x);
-    if (residual) checkApart('out', y, { 'residual.data': residual });
-    return {
-      result,
-      compute() {
-        if (size === 0) {
+  /** With the statistics of x, which it writes, or with those that are given. */
+  const forward =
+    (training: boolean) =>
+    (
+      ...[outer, channels, inner, eps, x, y, weight, bias, mean, variance, relu, residual, mask]: Parameters<
+        Passes<T>['forwardTraining']
+      >
+    ): Prepared<boolean> => {
+      const size = outer * channels * inner;
+      checkLengths(size, x, y, residual);
+      checkLengths(channels, weight, bias, mean, variance);
+      checkLengths(maskBytes(size), mask);
+      const result = isInPlace(y, 'x.data', x);
+      if (residual) checkApart('out', y, { 'residual.data': residual });
+      const compute = () => {
+        if (training && size === 0) {
           mean.fill(Number.NaN);
           variance.fill(Number.NaN);
           return;
         }
-        moments(partitionOf(outer, channels, inner, lanes), x, mean, variance);
+        if (training) moments(partitionOf(outer, channels, inner, lanes), x, mean, variance);
         const coefficients = normalization(channels, eps, weight, bias, mean, variance);
         normalize(outer, channels, inner, x, y, coefficients, relu, residual);
         fillMask(y, mask);
-      },
+      };
+      return { result, compute };
     };
-  };
-
-  const forwardInference = (
-    ...[outer, channels, inner, eps, x, y, weight, bias, mean, variance, relu, residual, mask]: Parameters<
-      Passes<T>['forwardInference']
-    >
-  ): Prepared<boolean> => {
-    const size = outer * channels * inner;
-    checkLengths(size, x, y, residual);
-    checkLengths(channels, weight, bias, mean, variance);
-    checkLengths(maskBytes(size), mask);
-    const result = isInPlace(y, 'x.data', x);
-    if (residual) checkApart('out', y, { 'residual.data': residual });
-    return {
-      result,
-      compute() {
-        const coefficients = normalization(channels, eps, weight, bias, mean, variance);
-        normalize(outer, channels, inner, x, y, coefficients, relu, residual);
-        fillMask(y, mask);
-      },
-    };
-  };
 
   const backward = (
     ...[outer, channels, inner, eps, training, dy, x, mean, variance, weight, bias, ...rest]: Parameters<
@@ -582,11 +562,11 @@ function passesOf<T extends FloatArray>(round: Round, lanes: number, turns: Turn
   };
 
   return {
-    forwardTraining: now(forwardTraining),
-    forwardInference: now(forwardInference),
+    forwardTraining: now(forward(true)),
+    forwardInference: now(forward(false)),
     backward: now(backward),
-    forwardTrainingLater: turns.later(forwardTraining),
-    forwardInferenceLater: turns.later(forwardInference),
+    forwardTrainingLater: turns.later(forward(true)),
+    forwardInferenceLater: turns.later(forward(false)),
     backwardLater: turns.later(backward),
 
     freeze(channels, eps, weight, bias, mean, variance, relu) {
