@@ -2,10 +2,10 @@ import { type Activation, checkActivation } from './activation.js';
 import { type Later, maskBytes, type Passes, type Slot } from './backend/backend.js';
 import { backend, passesFor } from './backend/index.js';
 import { type BatchNormConfig, type BatchNormOptions, readConfig } from './config.js';
-import { oneValuePerChannelError, stateError, typeError } from './errors.js';
+import { oneValuePerChannelError, rangeError, stateError, typeError } from './errors.js';
 import { constructorKey, FrozenBatchNorm } from './frozen.js';
 import { checkKept, deliver, isShared, move } from './handover.js';
-import { after, checkSignal, operate } from './operations.js';
+import { after, checkSignal, operate, throwIfAborted } from './operations.js';
 import { newResult } from './result.js';
 import { isStaged, stage, unstage } from './staging.js';
 import { readState, type StateDict } from './state.js';
@@ -65,7 +65,7 @@ export interface LayerGradients<T extends FloatArray> {
   dx?: Tensor<T>;
   dWeight?: T;
   dBias?: T;
-  /** Of the last forward's residual: dy as the activation lets it through. Always memory of its own. */
+  /** Of the last forward's residual: dy as the activation lets it through, never in the memory of dy. */
   dResidual?: Tensor<T>;
 }
 
@@ -366,7 +366,8 @@ export class BatchNorm<D extends DType = 'float32'> {
 
   /**
    * {@link forward} off the event loop, on the library's own threads. The asynchronous calls of a layer take effect one
-   * after the other, in the order of the calls: a `backwardAsync` goes back through the `forwardAsync` before it. Mode and
+   * after the other, in the order of the calls: a `backwardAsync` goes back through the forward before it. A call that is
+   * rejected has never been: a `backwardAsync` behind it goes back through the forward before that. Mode and
    * parameters are those of the moment of the call. The synchronous methods wait for nothing: they see the layer as the
    * calls that are done have left it.
    *
@@ -388,13 +389,22 @@ export class BatchNorm<D extends DType = 'float32'> {
     if (out !== undefined) {
       isInPlace(out, 'x.data', input.data);
       if (call.residual) checkApart('out', out, { 'residual.data': call.residual });
+      if (transfer && shareBuffer(out, input.data))
+        throw rangeError(
+          'out',
+          'lie elsewhere than x.data with transfer: true',
+          'the same buffer',
+          'OVERLAP',
+        );
     }
-    signal?.throwIfAborted();
+    if (transfer) checkApart('x.data', input.data, this.#arrays);
+    this.#checkOwn();
+    throwIfAborted(signal);
     const residual = call.residual && stage(call.residual, dtype);
     const source = transfer ? move('x.data', input.data, dtype) : stage(input.data, dtype);
     const weight = this.#weight?.slice() as ArrayOf<D> | undefined;
     const bias = this.#bias?.slice() as ArrayOf<D> | undefined;
-    return this.#inTurn(signal, () => {
+    return this.#inTurn(signal, async () => {
       const target = out !== undefined && isShared(out) ? out : newResult<ArrayOf<D>>(dtype, input.size);
       const mask = this.#maskFor(call, false);
       const statistics = (running: Float64Array | null) =>
@@ -422,6 +432,7 @@ export class BatchNorm<D extends DType = 'float32'> {
           );
         },
         () => {
+          this.#checkOwn();
           const data = out === undefined ? target : deliver(target, out);
           unstage(residual);
           // The x before was a copy of ours that nobody else has seen, and nothing is on its way that reads it.
@@ -491,12 +502,14 @@ export class BatchNorm<D extends DType = 'float32'> {
       checkOut(out, call.gradient);
       isInPlace(out, 'dy.data', data);
     }
-    signal?.throwIfAborted();
+    if (transfer) checkApart('dy.data', data, this.#arrays);
+    throwIfAborted(signal);
     const kept = transfer ? data : stage(data, dtype);
-    return this.#inTurn(signal, () => {
+    return this.#inTurn(signal, async () => {
       checkKept('dy.data', kept, size);
       if (out !== undefined) checkKept('out', out, size);
       const last = this.#lastFor(call);
+      this.#checkOwn();
       // x is copied, but the next backward needs it again.
       if (out !== undefined) checkApart('out', out, { 'x.data': last.x });
       const x = last.isOwn ? last.x : stage(last.x, dtype);
@@ -530,6 +543,7 @@ export class BatchNorm<D extends DType = 'float32'> {
           this.#runBackward(backwardLater, snapshot, gradient, x, target, dWeight, dBias, dResidual, slot);
         },
         () => {
+          this.#checkOwn();
           const dx = target && out !== undefined ? deliver(target, out) : target;
           if (gradient !== dx) unstage(gradient);
           if (!last.isOwn) unstage(x);
@@ -553,6 +567,7 @@ export class BatchNorm<D extends DType = 'float32'> {
 
   /** Copies of what the layer has learned and seen. */
   stateDict(): StateDict {
+    this.#checkOwn();
     const weight = this.#weight;
     const bias = this.#bias;
     const runningMean = this.#runningMean;
@@ -583,7 +598,7 @@ export class BatchNorm<D extends DType = 'float32'> {
     return this;
   }
 
-  /** Forgets the last x, to which the layer holds a reference, never a copy. */
+  /** Forgets the last x, to which the layer holds a reference; of {@link forwardAsync} it has a copy of its own. */
   clear(): this {
     this.#last = undefined;
     return this;
@@ -604,6 +619,7 @@ export class BatchNorm<D extends DType = 'float32'> {
         'NO_RUNNING_STATS',
         'freeze() must have running statistics, got trackRunningStats: false',
       );
+    this.#checkOwn();
     checkVariance('runningVar', runningVar, this.#channels);
     const { axis, eps, dtype } = this.#config;
     return new FrozenBatchNorm(constructorKey, {
@@ -776,6 +792,14 @@ export class BatchNorm<D extends DType = 'float32'> {
       dResidual,
       slot,
     );
+  }
+
+  /** The caller may have detached them. */
+  #checkOwn(): void {
+    for (const name in this.#arrays) {
+      const array = this.#arrays[name];
+      if (array) checkKept(name, array, this.#channels);
+    }
   }
 
   /** Starts when all asynchronous calls before have settled: at once where there are none. */

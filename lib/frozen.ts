@@ -4,7 +4,7 @@ import type { FrozenPass } from './backend/backend.js';
 import { passesFor } from './backend/index.js';
 import { stateError, typeError } from './errors.js';
 import { deliver, isShared, move } from './handover.js';
-import { checkSignal, operate } from './operations.js';
+import { checkSignal, operate, throwIfAborted } from './operations.js';
 import { newResult } from './result.js';
 import { isStaged, stage, takeStaging, unstage } from './staging.js';
 import { readState, type StateDict } from './state.js';
@@ -222,13 +222,14 @@ export class FrozenBatchNorm<D extends DType = DType> {
       isInPlace(out, 'x.data', data);
       if (residual !== undefined) checkApart('out', out, { 'residual.data': residual });
     }
-    signal?.throwIfAborted();
+    throwIfAborted(signal);
     const added = residual && stage(residual, dtype);
     const source = transfer ? move('x.data', data, dtype) : stage(data, dtype);
     // What is large goes from staging memory to new memory, which another thread touches first, or to out by way of
     // staging memory; what is small, or has been moved, stays where it is.
     const inPlace = source !== data && (out !== undefined || transfer || !isStaged(dtype, size));
-    const place = () => (out === undefined ? newResult<T>(dtype, size) : takeStaging<T>(dtype, size));
+    const isPrivate = out !== undefined && isStaged(dtype, size);
+    const place = () => (isPrivate ? takeStaging<T>(dtype, size) : newResult<T>(dtype, size));
     const target = out !== undefined && isShared(out) ? out : inPlace ? source : place();
     const pass = this.#pass(dtype);
     return operate(

@@ -50,7 +50,7 @@ export function checkKept(name: string, array: FloatArray, length: number): void
   if (lengthOf(array) !== length)
     throw stateError(
       'BUFFER_CHANGED',
-      `${name} must keep its length during an operation, got a buffer that was detached or resized`,
+      `${name} must keep its length, got a buffer that was detached or resized`,
     );
 }
 

@@ -74,11 +74,23 @@ function unlisten(signal: AbortSignal, abort: () => void): void {
   signal.removeEventListener('abort', onAbort);
 }
 
-/** An option that may be absent. */
+/** An option that may be absent. Signals of other realms and of libraries that stand in for them are as good. */
 export function checkSignal(signal: unknown): AbortSignal | undefined {
   if (signal === undefined) return undefined;
-  if (!(signal instanceof AbortSignal)) throw typeError('signal', 'be an AbortSignal', signal);
-  return signal;
+  const rule = 'be an AbortSignal';
+  if (signal === null || typeof signal !== 'object') throw typeError('signal', rule, signal);
+  const { aborted, addEventListener, removeEventListener } = signal as Record<string, unknown>;
+  if (
+    typeof aborted !== 'boolean' ||
+    typeof addEventListener !== 'function' ||
+    typeof removeEventListener !== 'function'
+  )
+    throw typeError('signal', rule, signal);
+  return signal as AbortSignal;
+}
+
+export function throwIfAborted(signal: AbortSignal | undefined): void {
+  if (signal?.aborted) throw signal.reason;
 }
 
 /**
@@ -95,7 +107,7 @@ export function operate<R>(
   finish: () => R,
 ): Promise<R> {
   return new Promise<R>((resolve, reject) => {
-    signal?.throwIfAborted();
+    throwIfAborted(signal);
     if (!onTheWay.isHeard) {
       backend.onFinished(onFinished);
       onTheWay.isHeard = true;

@@ -2,7 +2,7 @@
 //
 // Statistics and per-channel arithmetic are in double; data, weight, bias and their gradients are in T (float
 // or double). An absent weight is 1, an absent bias 0 (nullptr). eps > 0. All functions may throw
-// std::bad_alloc, and only before they have written anything.
+// std::bad_alloc, and only before they have written anything but masks and gradients of residuals.
 #pragma once
 
 #include <cstddef>

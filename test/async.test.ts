@@ -472,10 +472,59 @@ describe('forwardAsync and backwardAsync', () => {
       status: 'rejected',
       reason: {
         code: 'ERR_BATCHNORM_BUFFER_CHANGED',
-        message:
-          'dy.data must keep its length during an operation, got a buffer that was detached or resized',
+        message: 'dy.data must keep its length, got a buffer that was detached or resized',
       },
     });
+  });
+
+  it('refuse to move memory that they need, and keep it', async () => {
+    const bn = new BatchNorm(1);
+    const x = { data: Float32Array.of(1, 2, 3, 4), shape: [4, 1] };
+    const out = new Float32Array(x.data.buffer);
+    const overlap = { code: 'ERR_BATCHNORM_OVERLAP' };
+    await expect(bn.forwardAsync(x, { transfer: true, out })).rejects.toMatchObject(overlap);
+    const own = { data: bn.weight as Float32Array, shape: [1, 1] };
+    await expect(bn.eval().forwardAsync(own, { transfer: true })).rejects.toMatchObject(overlap);
+    expect([...x.data, ...own.data]).toEqual([1, 2, 3, 4, 1]);
+  });
+
+  it.each(['weight', 'runningMean'] as const)(
+    'refuse a layer without its %s, and change nothing',
+    async (name) => {
+      const changed = { code: 'ERR_BATCHNORM_BUFFER_CHANGED' };
+      const x = () => ({ data: Float32Array.of(1, 2, 3, 4), shape: [4, 1] });
+      const detach = (bn: BatchNorm) => {
+        const buffer = bn[name]?.buffer as ArrayBuffer;
+        structuredClone(buffer, { transfer: [buffer] });
+      };
+      const before = new BatchNorm(1);
+      before.forward(x());
+      detach(before);
+      const moved = x();
+      const refused = { code: expect.stringMatching(/^ERR_BATCHNORM_(BUFFER_CHANGED|INVALID_VALUE)$/) };
+      await expect(before.forwardAsync(moved, { transfer: true })).rejects.toMatchObject(refused);
+      await expect(before.backwardAsync(moved, { transfer: true })).rejects.toMatchObject(changed);
+      expect([...moved.data]).toEqual([1, 2, 3, 4]);
+      expect(() => before.stateDict()).toThrow(expect.objectContaining(changed));
+      expect(() => before.freeze()).toThrow(expect.objectContaining(changed));
+
+      const meanwhile = new BatchNorm(1);
+      const out = new Float32Array(4);
+      const pending = meanwhile.forwardAsync(x(), { out });
+      detach(meanwhile);
+      await expect(pending).rejects.toMatchObject(changed);
+      expect([...out]).toEqual([0, 0, 0, 0]);
+      expect(() => meanwhile.backward(x())).toThrow(
+        expect.objectContaining({ code: 'ERR_BATCHNORM_NO_FORWARD' }),
+      );
+    },
+  );
+
+  it('take signals that are not of this realm', async () => {
+    const signal = { aborted: true, reason: 'enough', addEventListener() {}, removeEventListener() {} };
+    const frozen = new BatchNorm(1).freeze();
+    const x = { data: new Float32Array(4), shape: [4, 1] };
+    await expect(frozen.runAsync(x, { signal: signal as unknown as AbortSignal })).rejects.toBe('enough');
   });
 
   it('leave a batch that is not finite out of the running statistics', async () => {
