@@ -4,7 +4,7 @@ import type { Call } from '../contender.js';
 import { measureLoop } from './loop.js';
 import { measurePool } from './pool.js';
 import type { Library, Reply, Request } from './protocol.js';
-import { perSecond } from './rate.js';
+import { perSecond, warmUp } from './rate.js';
 import { measureRequests } from './requests.js';
 
 type Prepare = (shape: readonly number[], inFlight: number) => Promise<Call[]> | Call[];
@@ -43,7 +43,7 @@ async function answer({ measure, shape, inFlight, milliseconds }: Request): Prom
       return { figures: await measureRequests(calls, milliseconds) };
     case 'rate': {
       if (library !== 'workers') {
-        perSecond(calls[0], milliseconds / 10);
+        warmUp(calls[0]);
         return { figures: { perSecond: perSecond(calls[0], milliseconds) } };
       }
       const { measureWorkers } = await import('./workers.js');

@@ -1,6 +1,14 @@
 /** Between two looks at the clock; one costs as much as a call of a small tensor. */
 const burstMilliseconds = 0.05;
 
+/** Until compiled code has settled, also where several threads compile at once. */
+const warmUpMilliseconds = 100;
+
+/** Lets the compiler settle before {@link perSecond}. */
+export function warmUp(call: () => unknown): void {
+  perSecond(call, warmUpMilliseconds);
+}
+
 /** Calls per second on this thread. */
 export function perSecond(call: () => unknown, milliseconds: number): number {
   const started = performance.now();

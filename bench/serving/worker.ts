@@ -1,7 +1,7 @@
 // One of several: makes its frozen layer anew, waits for the others, and says how many operations per second it did.
 import { parentPort, workerData } from 'node:worker_threads';
 import { FrozenBatchNorm, type StateDict, type Tensor } from 'batchnorm';
-import { perSecond } from './rate.js';
+import { perSecond, warmUp } from './rate.js';
 
 /** What a worker is given; the memory of the arrays is shared. */
 export interface Task {
@@ -16,7 +16,7 @@ export interface Task {
 const { state, x, out, gate, milliseconds }: Task = workerData;
 const frozen = FrozenBatchNorm.from(state);
 const run = () => frozen.run(x, { out });
-perSecond(run, milliseconds / 10);
+warmUp(run);
 parentPort?.postMessage(0);
 Atomics.wait(gate, 0, 0);
 parentPort?.postMessage(perSecond(run, milliseconds));
