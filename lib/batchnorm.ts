@@ -5,7 +5,7 @@ import { type BatchNormConfig, type BatchNormOptions, readConfig } from './confi
 import { oneValuePerChannelError, rangeError, stateError, typeError } from './errors.js';
 import { constructorKey, FrozenBatchNorm } from './frozen.js';
 import { checkKept, deliver, isShared, move } from './handover.js';
-import { after, checkSignal, operate, throwIfAborted } from './operations.js';
+import { after, operate, readSignal } from './operations.js';
 import { newResult } from './result.js';
 import { isStaged, stage, unstage } from './staging.js';
 import { readState, type StateDict } from './state.js';
@@ -138,7 +138,7 @@ function readAsync(options: AsyncOptions | undefined): {
 } {
   const signal = options?.signal;
   const transfer = options?.transfer ?? false;
-  return { signal: checkSignal(signal), transfer: checkBoolean('transfer', transfer) };
+  return { signal: readSignal(signal), transfer: checkBoolean('transfer', transfer) };
 }
 
 /** Those that exist and were asked for. */
@@ -399,7 +399,6 @@ export class BatchNorm<D extends DType = 'float32'> {
     }
     if (transfer) checkApart('x.data', input.data, this.#arrays);
     this.#checkOwn();
-    throwIfAborted(signal);
     const residual = call.residual && stage(call.residual, dtype);
     const source = transfer ? move('x.data', input.data, dtype) : stage(input.data, dtype);
     const weight = this.#weight?.slice() as ArrayOf<D> | undefined;
@@ -503,7 +502,6 @@ export class BatchNorm<D extends DType = 'float32'> {
       isInPlace(out, 'dy.data', data);
     }
     if (transfer) checkApart('dy.data', data, this.#arrays);
-    throwIfAborted(signal);
     const kept = transfer ? data : stage(data, dtype);
     return this.#inTurn(signal, async () => {
       checkKept('dy.data', kept, size);

@@ -4,7 +4,7 @@ import type { FrozenPass } from './backend/backend.js';
 import { passesFor } from './backend/index.js';
 import { stateError, typeError } from './errors.js';
 import { deliver, isShared, move } from './handover.js';
-import { checkSignal, operate, throwIfAborted } from './operations.js';
+import { operate, readSignal } from './operations.js';
 import { newResult } from './result.js';
 import { isStaged, stage, takeStaging, unstage } from './staging.js';
 import { readState, type StateDict } from './state.js';
@@ -207,7 +207,7 @@ export class FrozenBatchNorm<D extends DType = DType> {
    *   {@link run} throws, with the reason of `signal`, or with an Error where `out` has lost its buffer meanwhile.
    */
   async runAsync<T extends ArrayOf<D>>(x: TensorLike<T>, options?: RunAsyncOptions<T>): Promise<Tensor<T>> {
-    const givenSignal = options?.signal;
+    const signal = readSignal(options?.signal);
     const transfer = options?.transfer ?? false;
     const { data, shape, dtype, size, outer, inner, residual, out } = this.#read<T>(
       'runAsync()',
@@ -215,14 +215,12 @@ export class FrozenBatchNorm<D extends DType = DType> {
       options,
       runAsyncKeys,
     );
-    const signal = checkSignal(givenSignal);
     if (checkBoolean('transfer', transfer) && out !== undefined)
       throw typeError('out', 'be left out with transfer: true', out);
     if (out !== undefined) {
       isInPlace(out, 'x.data', data);
       if (residual !== undefined) checkApart('out', out, { 'residual.data': residual });
     }
-    throwIfAborted(signal);
     const added = residual && stage(residual, dtype);
     const source = transfer ? move('x.data', data, dtype) : stage(data, dtype);
     // What is large goes from staging memory to new memory, which another thread touches first, or to out by way of

@@ -50,32 +50,37 @@ function release(slot: Slot): Operation | undefined {
 }
 
 /** What each signal cancels. One listener for all of it: Node warns of more than ten. */
-const aborts = new WeakMap<AbortSignal, Set<() => void>>();
-
-function onAbort(this: AbortSignal): void {
-  for (const abort of aborts.get(this) ?? []) abort();
-}
+const listeners = new WeakMap<AbortSignal, { aborts: Set<() => void>; listener: () => void }>();
 
 function listen(signal: AbortSignal, abort: () => void): void {
-  const known = aborts.get(signal);
+  const known = listeners.get(signal);
   if (known !== undefined) {
-    known.add(abort);
+    known.aborts.add(abort);
     return;
   }
-  aborts.set(signal, new Set([abort]));
-  signal.addEventListener('abort', onAbort);
+  const aborts = new Set([abort]);
+  const listener = () => {
+    for (const each of aborts) each();
+  };
+  listeners.set(signal, { aborts, listener });
+  signal.addEventListener('abort', listener);
 }
 
 function unlisten(signal: AbortSignal, abort: () => void): void {
-  const known = aborts.get(signal);
-  known?.delete(abort);
-  if (known?.size !== 0) return;
-  aborts.delete(signal);
-  signal.removeEventListener('abort', onAbort);
+  const known = listeners.get(signal);
+  known?.aborts.delete(abort);
+  if (known?.aborts.size !== 0) return;
+  listeners.delete(signal);
+  signal.removeEventListener('abort', known.listener);
 }
 
-/** An option that may be absent. Signals of other realms and of libraries that stand in for them are as good. */
-export function checkSignal(signal: unknown): AbortSignal | undefined {
+/**
+ * An option that may be absent. Signals of other realms and of libraries that stand in for them are as good. To be read
+ * before memory is: their getters may be the caller's code.
+ *
+ * @throws the signal's reason where it has aborted.
+ */
+export function readSignal(signal: unknown): AbortSignal | undefined {
   if (signal === undefined) return undefined;
   const rule = 'be an AbortSignal';
   if (signal === null || typeof signal !== 'object') throw typeError('signal', rule, signal);
@@ -86,10 +91,11 @@ export function checkSignal(signal: unknown): AbortSignal | undefined {
     typeof removeEventListener !== 'function'
   )
     throw typeError('signal', rule, signal);
+  throwIfAborted(signal as AbortSignal);
   return signal as AbortSignal;
 }
 
-export function throwIfAborted(signal: AbortSignal | undefined): void {
+function throwIfAborted(signal: AbortSignal | undefined): void {
   if (signal?.aborted) throw signal.reason;
 }
 
