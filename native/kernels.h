@@ -138,7 +138,8 @@ struct MaskWork {
 ///
 /// stream_beside is the streamed form in kChannelsFirst that does work of the pass that sums as well, line by
 /// line in turns: what memory sends for the one comes in while the other works in the caches. nullptr where
-/// the ISA has no way past the caches, and for passes that read more than the sums have read.
+/// the ISA has no way past the caches, and for passes with so much to do themselves that it only holds up
+/// both (a residual, a gate).
 template <typename Work, typename Sums>
 struct WritingPass {
   void (*alone[2][2])(const Work& work);

@@ -453,8 +453,8 @@ constexpr batchnorm::Kernels<T> all_kernels() {
        {sum<kChannelsFirst, Recomputed, T, GradSumsWork>, sum<kChannelsLast, Recomputed, T, GradSumsWork>},
        {sum<kChannelsFirst, Masked, T, GradSumsWork>, sum<kChannelsLast, Masked, T, GradSumsWork>}},
       {writing_pass_beside<Open, T, GradInputWork, GradSumsWork>(),
-       writing_pass_beside<Recomputed, T, GradInputWork, GradSumsWork>(),
-       writing_pass_beside<Masked, T, GradInputWork, GradSumsWork>()},
+       writing_pass<Recomputed, T, GradInputWork, GradSumsWork>(),
+       writing_pass<Masked, T, GradInputWork, GradSumsWork>()},
       writing_pass<Frozen, T, GradInputWork, GradSumsWork>(),
       {apply_mask<kCached, T>, apply_mask<kStreamed, T>}};
 }
