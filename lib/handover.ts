@@ -3,7 +3,7 @@
 import { types } from 'node:util';
 import { rangeError, stateError } from './errors.js';
 import type { DType, FloatArray } from './tensor.js';
-import { bufferOf, extentOf, lengthOf } from './typed-array.js';
+import { bufferOf, extentOf, lengthOf, viewOf } from './typed-array.js';
 
 /** Taken when the library is loaded: nobody's replacement sees the buffers. */
 const { structuredClone } = globalThis;
@@ -42,7 +42,7 @@ export function move<T extends FloatArray>(name: string, array: T, dtype: DType)
   }
   // Node 20 copies such memory without a word.
   if (length > 0 && lengthOf(array) > 0) throw refuse(pinned);
-  return new (dtype === 'float32' ? Float32Array : Float64Array)(moved, begin, length) as FloatArray as T;
+  return viewOf<T>(dtype, moved, begin, length);
 }
 
 /** The caller may have detached or shrunk its memory since it was checked. */

@@ -2,7 +2,7 @@
 import { isShared } from './handover.js';
 import { newResult } from './result.js';
 import type { DType, FloatArray } from './tensor.js';
-import { bufferOf, lengthOf } from './typed-array.js';
+import { bufferOf, lengthOf, viewOf } from './typed-array.js';
 
 /** From this size on, memory that has been used costs much less to write than memory that nobody has touched. */
 const largeBytes = 2 ** 20;
@@ -25,8 +25,7 @@ export function takeStaging<T extends FloatArray>(dtype: DType, length: number):
     const buffer = spare[i].deref();
     if (buffer !== undefined && buffer.byteLength < bytes) continue;
     spare.splice(i, 1);
-    if (buffer !== undefined)
-      return new (dtype === 'float32' ? Float32Array : Float64Array)(buffer, 0, length) as FloatArray as T;
+    if (buffer !== undefined) return viewOf<T>(dtype, buffer, 0, length);
   }
   return newResult<T>(dtype, length);
 }

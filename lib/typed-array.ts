@@ -1,6 +1,6 @@
 // What typed arrays are, asked in a way that no object can forge or answer with code of the caller's: the getters of
 // %TypedArray%.prototype. They work for arrays of any realm and cost a nanosecond.
-import type { FloatArray } from './tensor.js';
+import type { DType, FloatArray } from './tensor.js';
 
 type Getter<T> = (this: unknown) => T;
 
@@ -30,9 +30,19 @@ export function bufferOf(array: FloatArray): ArrayBufferLike {
   return buffer.call(array);
 }
 
+/** `length` values of a buffer from a byte on, as an array of a data type. */
+export function viewOf<T extends FloatArray>(
+  dtype: DType,
+  memory: ArrayBuffer,
+  begin: number,
+  length: number,
+): T {
+  return new (dtype === 'float32' ? Float32Array : Float64Array)(memory, begin, length) as FloatArray as T;
+}
+
 /** Whether two arrays are views of one buffer object. */
 export function shareBuffer(a: FloatArray, b: FloatArray): boolean {
-  return buffer.call(a) === buffer.call(b);
+  return bufferOf(a) === bufferOf(b);
 }
 
 /** The bytes of its buffer that an array covers. */

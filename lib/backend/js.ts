@@ -509,13 +509,8 @@ function passesOf<T extends FloatArray>(round: Round, lanes: number, turns: Turn
         if (mask) {
           for (let i = 0; i < size; i++) gradient[i] = (mask[i >> 3] >> (i & 7)) & 1 ? dy[i] : 0;
         } else {
-          forEachRun(outer, channels, inner, (channel, start, end) => {
-            for (let i = start; i < end; i++) {
-              let value = round(round(round(x[i] - high[channel]) * scale[channel]) + offset[channel]);
-              if (residual) value = round(value + residual[i]);
-              gradient[i] = isPositive(value) ? dy[i] : 0;
-            }
-          });
+          normalize(outer, channels, inner, x, gradient, { high, scale, offset }, true, residual);
+          for (let i = 0; i < size; i++) gradient[i] = isPositive(gradient[i]) ? dy[i] : 0;
         }
       } else dResidual?.set(dy);
       for (let channel = 0; channel < channels; channel++) {
