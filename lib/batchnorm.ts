@@ -33,6 +33,7 @@ import {
   readShape,
 } from './validate.js';
 
+/** What {@link BatchNorm.forward} may be given besides x. */
 export interface ForwardOptions<T extends FloatArray> {
   /** Where y goes: as long as x and of its dtype; x.data itself (backward is then impossible), or elsewhere. */
   out?: T;
@@ -42,7 +43,7 @@ export interface ForwardOptions<T extends FloatArray> {
   residual?: TensorLike<T>;
 }
 
-/** What both asynchronous calls take. */
+/** What {@link BatchNorm.forwardAsync} and {@link BatchNorm.backwardAsync} take besides. */
 export interface AsyncOptions {
   /** Cancels the operation while it waits: the promise rejects with the signal's reason. Later it has no effect. */
   signal?: AbortSignal;
@@ -53,6 +54,7 @@ export interface AsyncOptions {
   transfer?: boolean;
 }
 
+/** What {@link BatchNorm.backward} may be given besides dy. */
 export interface LayerBackwardOptions<T extends FloatArray> {
   /** Where dx goes: as long as dy and of its dtype; dy.data itself, or memory that overlaps neither dy nor x. */
   out?: T;
@@ -60,10 +62,13 @@ export interface LayerBackwardOptions<T extends FloatArray> {
   only?: 'input' | 'parameters';
 }
 
-/** A gradient that does not exist, or was not asked for, is absent. */
+/** What {@link BatchNorm.backward} returns. A gradient that does not exist, or was not asked for, is absent. */
 export interface LayerGradients<T extends FloatArray> {
+  /** In the dtype and shape of x. */
   dx?: Tensor<T>;
+  /** One value per channel. */
   dWeight?: T;
+  /** One value per channel. */
   dBias?: T;
   /** Of the last forward's residual: dy as the activation lets it through, never in the memory of dy. */
   dResidual?: Tensor<T>;
@@ -71,6 +76,7 @@ export interface LayerGradients<T extends FloatArray> {
 
 /** What an optimizer loops over. */
 export interface Parameter<T extends FloatArray> {
+  /** As the layer and its state call it. */
   name: 'weight' | 'bias';
   /** The layer's own array: write to it to learn. */
   value: T;
@@ -187,6 +193,15 @@ class ResultBuffer<T extends FloatArray> {
  * the batch in training and the running statistics in evaluation (Ioffe and Szegedy, "Batch Normalization", 2015).
  *
  * A new layer is in training mode.
+ *
+ * @typeParam D the dtype of x, y, weight, bias and their gradients; statistics are always in double.
+ * @example
+ * import { BatchNorm } from 'batchnorm';
+ *
+ * const bn = new BatchNorm(2, { eps: 1e-12, decay: 0.5 });
+ * const x = { data: Float32Array.of(1, 10, 3, 30), shape: [2, 2] }; // two samples of two channels
+ * console.log(bn.forward(x).data); // Float32Array(4) [ -1, -1, 1, 1 ]
+ * console.log(bn.runningMean); // Float64Array(2) [ 1, 10 ]
  */
 export class BatchNorm<D extends DType = 'float32'> {
   readonly #channels: number;
@@ -223,7 +238,10 @@ export class BatchNorm<D extends DType = 'float32'> {
 
   /**
    * @param channels values per channel array, an integer from 1 on.
-   * @throws TypeError for an unknown option or an option of the wrong type, RangeError for a wrong value.
+   * @param options by default PyTorch's: axis 1, eps 1e-5, decay 0.9, float32, weight and bias.
+   * @throws TypeError (`ERR_BATCHNORM_INVALID_TYPE`) for an option of the wrong type and for a momentum without a convention,
+   *   TypeError (`ERR_BATCHNORM_UNKNOWN_OPTION`), RangeError (`ERR_BATCHNORM_INVALID_VALUE`) for a wrong value, RangeError
+   *   (`ERR_BATCHNORM_OUT_OF_MEMORY`).
    */
   constructor(channels: number, options: BatchNormOptions<D> = {}) {
     this.#channels = checkInteger('channels', channels, 1, maxChannels);
@@ -253,6 +271,7 @@ export class BatchNorm<D extends DType = 'float32'> {
     };
   }
 
+  /** Values per channel array. */
   get channels(): number {
     return this.#channels;
   }
@@ -297,13 +316,32 @@ export class BatchNorm<D extends DType = 'float32'> {
     return this.#rejectedUpdates;
   }
 
-  /** Training mode, or evaluation with `mode` false. */
+  /**
+   * Training mode, or evaluation with `mode` false.
+   *
+   * @param mode true by default.
+   * @returns the layer itself.
+   * @throws TypeError (`ERR_BATCHNORM_INVALID_TYPE`) for what is neither true nor false.
+   * @example
+   * import { BatchNorm } from 'batchnorm';
+   *
+   * console.log(new BatchNorm(3).train(false).training); // false
+   */
   train(mode = true): this {
     this.#training = checkBoolean('mode', mode);
     return this;
   }
 
-  /** Evaluation mode. */
+  /**
+   * Evaluation mode: forward normalizes with the running statistics, and leaves them alone.
+   *
+   * @returns the layer itself.
+   * @example
+   * import { BatchNorm } from 'batchnorm';
+   *
+   * const bn = new BatchNorm(1, { eps: 1e-12 }).eval(); // mean 0 and variance 1, at first
+   * console.log(bn.forward({ data: Float32Array.of(1, 2), shape: [2, 1] }).data); // Float32Array(2) [ 1, 2 ]
+   */
   eval(): this {
     return this.train(false);
   }
@@ -317,9 +355,21 @@ export class BatchNorm<D extends DType = 'float32'> {
    * y, leaves its running statistics alone and counts in {@link rejectedUpdates}.
    *
    * @param x of the layer's dtype, with `channels` at the channel axis, of any rank that has it.
+   * @param options `out` to write to memory that is there already, `residual` to add a tensor on the way, `updateStats`.
    * @returns y in the dtype and shape of x.
-   * @throws TypeError, RangeError for what does not fit, among it training with one value per channel; then nothing is
-   *   written and no state has changed.
+   * @throws TypeError (`ERR_BATCHNORM_INVALID_TYPE`, `ERR_BATCHNORM_UNKNOWN_OPTION`), RangeError
+   *   (`ERR_BATCHNORM_INVALID_VALUE`, `ERR_BATCHNORM_OVERLAP`, `ERR_BATCHNORM_OUT_OF_MEMORY`) for what does not fit, RangeError
+   *   (`ERR_BATCHNORM_ONE_VALUE_PER_CHANNEL`) for training with one value per channel, Error
+   *   (`ERR_BATCHNORM_BUFFER_CHANGED`) where an array of the layer has lost its buffer; then nothing is written and no state
+   *   has changed.
+   * @example
+   * import { BatchNorm } from 'batchnorm';
+   *
+   * const bn = new BatchNorm(3, { axis: -1, activation: 'relu' }); // channels last
+   * const x = { data: new Float32Array(8 * 16 * 16 * 3), shape: [8, 16, 16, 3] };
+   * const out = new Float32Array(x.data.length); // used again for every batch
+   * const y = bn.forward(x, { out, residual: x });
+   * console.log(y.data === out, bn.batchesTracked); // true 1
    */
   forward(x: TensorLike<ArrayOf<D>>, options?: ForwardOptions<ArrayOf<D>>): Tensor<ArrayOf<D>> {
     const call = this.#readForward(x, options, forwardKeys);
@@ -375,8 +425,21 @@ export class BatchNorm<D extends DType = 'float32'> {
    * copied, so that x may change after the call, and `out` is written when the promise resolves. Results are new memory,
    * whatever `reuse` says.
    *
-   * @returns a promise of y, which rejects with what {@link forward} throws, with the reason of `signal`, or with an Error
-   *   where `out` has lost its buffer meanwhile; then the layer has not changed.
+   * @param x as for {@link forward}.
+   * @param options those of {@link forward}, `signal` to cancel what has not begun, `transfer` to give the memory of x away.
+   * @returns a promise of y. Nothing is thrown: it rejects, and then the layer has not changed.
+   * @throws what {@link forward} throws; RangeError (`ERR_BATCHNORM_NOT_TRANSFERABLE`) for memory that cannot be moved in; Error
+   *   (`ERR_BATCHNORM_BUFFER_CHANGED`) where `out` has lost its buffer meanwhile; the reason of `signal`. In full:
+   *   `ERR_BATCHNORM_INVALID_TYPE`, `ERR_BATCHNORM_UNKNOWN_OPTION`, `ERR_BATCHNORM_INVALID_VALUE`,
+   *   `ERR_BATCHNORM_ONE_VALUE_PER_CHANNEL`, `ERR_BATCHNORM_OVERLAP`, `ERR_BATCHNORM_OUT_OF_MEMORY`,
+   *   `ERR_BATCHNORM_NOT_TRANSFERABLE`, `ERR_BATCHNORM_BUFFER_CHANGED`.
+   * @example
+   * import { BatchNorm } from 'batchnorm';
+   *
+   * const bn = new BatchNorm(3);
+   * const x = { data: new Float32Array(8 * 3 * 256).map(Math.random), shape: [8, 3, 256] };
+   * const [y, { dx }] = await Promise.all([bn.forwardAsync(x), bn.backwardAsync(x)]); // one after the other
+   * console.log(y.shape, dx?.shape); // [ 8, 3, 256 ] [ 8, 3, 256 ]
    */
   async forwardAsync(
     x: TensorLike<ArrayOf<D>>,
@@ -448,10 +511,22 @@ export class BatchNorm<D extends DType = 'float32'> {
    * The gradients of the last forward, with the weight and the statistics it used.
    *
    * @param dy the gradient of y, in its dtype and shape.
+   * @param options `out` for dx, and `only` for half of the work.
    * @returns dx in the dtype and shape of dy; dWeight and dBias, one value per channel, whose values are also in
    *   {@link parameters}. With `reuse` all of them are the layer's own arrays.
-   * @throws Error where there is no forward to go back through; TypeError, RangeError for what does not fit; then
-   *   nothing is written.
+   * @throws Error (`ERR_BATCHNORM_NO_FORWARD`) where there is no forward to go back through, Error
+   *   (`ERR_BATCHNORM_INPUT_OVERWRITTEN`) where it wrote y over x; TypeError (`ERR_BATCHNORM_INVALID_TYPE`,
+   *   `ERR_BATCHNORM_UNKNOWN_OPTION`), RangeError (`ERR_BATCHNORM_INVALID_VALUE`, `ERR_BATCHNORM_OVERLAP`,
+   *   `ERR_BATCHNORM_OUT_OF_MEMORY`) for what does not fit; Error (`ERR_BATCHNORM_BUFFER_CHANGED`) where an array of the
+   *   layer has lost its buffer; then nothing is written.
+   * @example
+   * import { BatchNorm } from 'batchnorm';
+   *
+   * const bn = new BatchNorm(3);
+   * const x = { data: new Float32Array(8 * 3 * 256).map(Math.random), shape: [8, 3, 256] };
+   * bn.forward(x);
+   * const { dx, dWeight, dBias } = bn.backward({ data: new Float32Array(8 * 3 * 256).fill(1), shape: [8, 3, 256] });
+   * console.log(dx?.shape, dWeight?.length, dBias); // [ 8, 3, 256 ] 3 Float32Array(3) [ 2048, 2048, 2048 ]
    */
   backward(
     dy: TensorLike<ArrayOf<D>>,
@@ -483,8 +558,23 @@ export class BatchNorm<D extends DType = 'float32'> {
    * come and all is known to be right; dx then lies in its memory. {@link parameters} show the gradients when the promise
    * resolves.
    *
-   * @returns a promise of the gradients, which rejects with what {@link backward} throws, with the reason of `signal`, or
-   *   with an Error where `out` has lost its buffer meanwhile; then no gradient has changed.
+   * @param dy as for {@link backward}.
+   * @param options those of {@link backward}, `signal` to cancel what has not begun, `transfer` to give the memory of dy away.
+   * @returns a promise of the gradients. Nothing is thrown: it rejects, and then no gradient has changed.
+   * @throws what {@link backward} throws; RangeError (`ERR_BATCHNORM_NOT_TRANSFERABLE`) for memory that cannot be moved in;
+   *   Error (`ERR_BATCHNORM_BUFFER_CHANGED`) where an array has lost its buffer meanwhile; the reason of `signal`. In full:
+   *   `ERR_BATCHNORM_NO_FORWARD`, `ERR_BATCHNORM_INPUT_OVERWRITTEN`, `ERR_BATCHNORM_INVALID_TYPE`,
+   *   `ERR_BATCHNORM_UNKNOWN_OPTION`, `ERR_BATCHNORM_INVALID_VALUE`, `ERR_BATCHNORM_OVERLAP`,
+   *   `ERR_BATCHNORM_OUT_OF_MEMORY`, `ERR_BATCHNORM_NOT_TRANSFERABLE`, `ERR_BATCHNORM_BUFFER_CHANGED`.
+   * @example
+   * import { BatchNorm } from 'batchnorm';
+   *
+   * const bn = new BatchNorm(3);
+   * const x = { data: new Float32Array(8 * 3 * 256).map(Math.random), shape: [8, 3, 256] };
+   * const dy = { data: new Float32Array(8 * 3 * 256).fill(1), shape: [8, 3, 256] };
+   * await bn.forwardAsync(x);
+   * const { dBias } = await bn.backwardAsync(dy, { only: 'parameters' });
+   * console.log(dBias); // Float32Array(3) [ 2048, 2048, 2048 ]
    */
   async backwardAsync(
     dy: TensorLike<ArrayOf<D>>,
@@ -553,7 +643,17 @@ export class BatchNorm<D extends DType = 'float32'> {
     });
   }
 
-  /** The learned parameters with their gradients (zeros before the first backward). */
+  /**
+   * The learned parameters with their gradients (zeros before the first backward).
+   *
+   * @returns weight and bias, those of them that the layer has: a new list of the layer's own arrays.
+   * @example
+   * import { BatchNorm } from 'batchnorm';
+   *
+   * const bn = new BatchNorm(3);
+   * for (const { value, grad } of bn.parameters()) value.forEach((v, i) => (value[i] = v - 0.1 * grad[i]));
+   * console.log(bn.parameters().map(({ name }) => name)); // [ 'weight', 'bias' ]
+   */
   parameters(): Parameter<ArrayOf<D>>[] {
     const parameters: Parameter<ArrayOf<D>>[] = [];
     if (this.#weight && this.#weightGrad)
@@ -563,7 +663,17 @@ export class BatchNorm<D extends DType = 'float32'> {
     return parameters;
   }
 
-  /** Copies of what the layer has learned and seen. */
+  /**
+   * Copies of what the layer has learned and seen.
+   *
+   * @returns what {@link loadStateDict} takes: parameters in the layer's dtype, statistics in double.
+   * @throws Error (`ERR_BATCHNORM_BUFFER_CHANGED`) where an array of the layer has lost its buffer.
+   * @example
+   * import { BatchNorm } from 'batchnorm';
+   *
+   * const keys = Object.keys(new BatchNorm(3).stateDict());
+   * console.log(keys.join(' ')); // weight bias running_mean running_var num_batches_tracked
+   */
   stateDict(): StateDict {
     this.#checkOwn();
     const weight = this.#weight;
@@ -582,7 +692,16 @@ export class BatchNorm<D extends DType = 'float32'> {
    * Copies a state into the layer's arrays. It must have what {@link stateDict} gives, and nothing else; only
    * num_batches_tracked may be absent (0).
    *
-   * @throws TypeError, RangeError naming the entry that does not fit; then nothing has changed.
+   * @param state is copied; its arrays may be of either dtype.
+   * @returns the layer itself.
+   * @throws TypeError (`ERR_BATCHNORM_INVALID_TYPE`, `ERR_BATCHNORM_UNKNOWN_OPTION`), RangeError
+   *   (`ERR_BATCHNORM_INVALID_VALUE`) naming the entry that does not fit; then nothing has changed.
+   * @example
+   * import { BatchNorm } from 'batchnorm';
+   *
+   * const trained = new BatchNorm(3);
+   * const copy = new BatchNorm(3).loadStateDict(trained.stateDict());
+   * console.log(copy.weight); // Float32Array(3) [ 1, 1, 1 ]
    */
   loadStateDict(state: StateDict): this {
     const { weight, bias, trackRunningStats } = this.#config;
@@ -596,7 +715,17 @@ export class BatchNorm<D extends DType = 'float32'> {
     return this;
   }
 
-  /** Forgets the last x, to which the layer holds a reference; of {@link forwardAsync} it has a copy of its own. */
+  /**
+   * Forgets the last x, to which the layer holds a reference; of {@link forwardAsync} it has a copy of its own.
+   *
+   * @returns the layer itself.
+   * @example
+   * import { BatchNorm } from 'batchnorm';
+   *
+   * const bn = new BatchNorm(3);
+   * bn.forward({ data: new Float32Array(2 * 3), shape: [2, 3] });
+   * bn.clear(); // the tensor may be collected
+   */
   clear(): this {
     this.#last = undefined;
     return this;
@@ -605,7 +734,16 @@ export class BatchNorm<D extends DType = 'float32'> {
   /**
    * An immutable snapshot for inference.
    *
-   * @throws Error without running statistics, RangeError where a running variance is negative.
+   * @param options `activation`: by default that of the layer.
+   * @returns a frozen layer with the axis, eps, dtype and values of this one.
+   * @throws Error (`ERR_BATCHNORM_NO_RUNNING_STATS`) without running statistics, RangeError (`ERR_BATCHNORM_INVALID_VALUE`)
+   *   where a running variance is negative, Error (`ERR_BATCHNORM_BUFFER_CHANGED`) where an array of the layer has lost its
+   *   buffer, TypeError (`ERR_BATCHNORM_INVALID_TYPE`, `ERR_BATCHNORM_UNKNOWN_OPTION`).
+   * @example
+   * import { BatchNorm } from 'batchnorm';
+   *
+   * const frozen = new BatchNorm(3).freeze({ activation: 'relu' });
+   * console.log(frozen.channels, frozen.activation); // 3 relu
    */
   freeze(options?: { activation?: Activation }): FrozenBatchNorm<D> {
     checkOptions(options, freezeKeys);

@@ -32,10 +32,14 @@ export interface BatchNormConfig<D extends DType = DType> {
   reuse: boolean;
 }
 
+/** The options of a layer; all of them may be left out. */
 export interface BatchNormOptions<D extends DType = DType> extends Partial<BatchNormConfig<D>> {
   /** Whose defaults to take for eps, decay and unbiasedRunningVar. Default: PyTorch's values. */
   convention?: Convention;
-  /** Only with `convention`, and in that framework's meaning. null is PyTorch's None: cumulative. */
+  /**
+   * Only with `convention`, without `decay`, and in that framework's meaning: from 0 to 1, the weight of the new batch for
+   * 'pytorch', of the old running value for 'keras' and 'onnx'. null is PyTorch's None: cumulative.
+   */
   momentum?: number | null;
 }
 
@@ -53,6 +57,7 @@ const optionKeys = new Set([
   'convention',
   'momentum',
 ]);
+
 /** @throws TypeError for an unknown option or an option of the wrong type, RangeError for a wrong value. */
 export function readConfig<D extends DType>(options: BatchNormOptions<D>): BatchNormConfig<D> {
   checkOptions(options, optionKeys);

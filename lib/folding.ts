@@ -67,6 +67,7 @@ export interface FoldedConv<T extends FloatArray = FloatArray> extends Conv<T> {
 
 /** A batch norm with fixed statistics as plain arrays, one value per channel each. Other properties are ignored. */
 export interface FixedBatchNorm {
+  /** One value per channel; it decides how many there are. */
   readonly mean: FloatArray;
   /** None negative: biased or not, as the inference that it stands for has it. */
   readonly variance: FloatArray;
@@ -295,11 +296,15 @@ function foldInto<T extends FloatArray>(layer: ReadLayer<T>, bnValue: unknown): 
  * @param bn with as many channels as `conv` has outputs; a BatchNorm by its running statistics, whatever its mode.
  * @returns a convolution with shape, groups and transposed of `conv`, new arrays of the dtype of its weight, and always
  *   a bias. `{ ...conv, ...foldIntoConv(conv, bn) }` keeps all else that `conv` has.
- * @throws TypeError, RangeError for what does not fit, with code ERR_BATCHNORM_NOT_FOLDABLE for an activation between;
- *   Error for a BatchNorm without running statistics.
+ * @throws TypeError (`ERR_BATCHNORM_INVALID_TYPE`), RangeError (`ERR_BATCHNORM_INVALID_VALUE`, `ERR_BATCHNORM_OUT_OF_MEMORY`) for
+ *   what does not fit, with `ERR_BATCHNORM_NOT_FOLDABLE` for an activation between; Error
+ *   (`ERR_BATCHNORM_NO_RUNNING_STATS`) for a BatchNorm without running statistics.
  * @example
+ * import { BatchNorm, foldIntoConv } from 'batchnorm';
+ *
  * const conv = { weight: new Float32Array(16 * 3 * 3 * 3).fill(0.1), shape: [16, 3, 3, 3] };
- * const { weight, bias } = foldIntoConv(conv, new BatchNorm(16));
+ * const { weight, shape, bias } = foldIntoConv(conv, new BatchNorm(16));
+ * console.log(weight.length, shape, bias.length); // 432 [ 16, 3, 3, 3 ] 16
  */
 export function foldIntoConv<T extends FloatArray>(conv: Conv<T>, bn: FoldableBatchNorm): FoldedConv<T> {
   return foldInto(readLayer<T>('conv', conv), bn);
@@ -312,11 +317,16 @@ export function foldIntoConv<T extends FloatArray>(conv: Conv<T>, bn: FoldableBa
  * @param linear is not changed. Its bias may be of either dtype.
  * @param bn with as many channels as `linear` has outputs; a BatchNorm by its running statistics, whatever its mode.
  * @returns a linear layer of the same shape, new arrays of the dtype of its weight, and always a bias.
- * @throws TypeError, RangeError for what does not fit, with code ERR_BATCHNORM_NOT_FOLDABLE for an activation between;
- *   Error for a BatchNorm without running statistics.
+ * @throws TypeError (`ERR_BATCHNORM_INVALID_TYPE`), RangeError (`ERR_BATCHNORM_INVALID_VALUE`, `ERR_BATCHNORM_OUT_OF_MEMORY`) for
+ *   what does not fit, with `ERR_BATCHNORM_NOT_FOLDABLE` for an activation between; Error
+ *   (`ERR_BATCHNORM_NO_RUNNING_STATS`) for a BatchNorm without running statistics.
  * @example
- * const linear = { weight: new Float32Array(10 * 64).fill(0.1), shape: [10, 64] };
- * const { weight, bias } = foldIntoLinear(linear, new BatchNorm(10));
+ * import { foldIntoLinear } from 'batchnorm';
+ *
+ * const linear = { weight: Float32Array.of(1, 2, 3, 4), shape: [2, 2] };
+ * const bn = { mean: Float64Array.of(1, 1), variance: Float64Array.of(4, 4), eps: 1e-12 };
+ * const { weight, bias } = foldIntoLinear(linear, bn);
+ * console.log(weight, bias); // Float32Array(4) [ 0.5, 1, 1.5, 2 ] Float32Array(2) [ -0.5, -0.5 ]
  */
 export function foldIntoLinear<T extends FloatArray>(
   linear: Linear<T>,
@@ -341,11 +351,16 @@ export function foldIntoLinear<T extends FloatArray>(
  * @param bn with as many channels as `linear` has inputs; a BatchNorm by its running statistics, whatever its mode.
  * @param linear is not changed. Its bias may be of either dtype; its activation is that of the result.
  * @returns a linear layer of the same shape, new arrays of the dtype of its weight, and always a bias.
- * @throws TypeError, RangeError for what does not fit, with code ERR_BATCHNORM_NOT_FOLDABLE for an activation between or
- *   a convolution; Error for a BatchNorm without running statistics.
+ * @throws TypeError (`ERR_BATCHNORM_INVALID_TYPE`), RangeError (`ERR_BATCHNORM_INVALID_VALUE`, `ERR_BATCHNORM_OUT_OF_MEMORY`) for
+ *   what does not fit, with `ERR_BATCHNORM_NOT_FOLDABLE` for an activation between or a convolution; Error
+ *   (`ERR_BATCHNORM_NO_RUNNING_STATS`) for a BatchNorm without running statistics.
  * @example
- * const linear = { weight: new Float32Array(10 * 64).fill(0.1), shape: [10, 64] };
- * const { weight, bias } = foldBeforeLinear(new BatchNorm(64), linear);
+ * import { foldBeforeLinear } from 'batchnorm';
+ *
+ * const linear = { weight: Float32Array.of(1, 2, 3, 4), shape: [2, 2] };
+ * const bn = { mean: Float64Array.of(1, 1), variance: Float64Array.of(4, 4), eps: 1e-12 };
+ * const { weight, bias } = foldBeforeLinear(bn, linear);
+ * console.log(weight, bias); // Float32Array(4) [ 0.5, 1, 1.5, 2 ] Float32Array(2) [ -1.5, -3.5 ]
  */
 export function foldBeforeLinear<T extends FloatArray>(
   bn: FoldableBatchNorm,
@@ -394,11 +409,15 @@ export function foldBeforeLinear<T extends FloatArray>(
  * @param second of the same channels, and of the same axis and dtype where both have one; its activation is that of
  *   the result.
  * @returns a frozen layer with the axis (default 1) and the dtype (default: either) of those that have one.
- * @throws TypeError, RangeError for what does not fit, with code ERR_BATCHNORM_NOT_FOLDABLE for an activation between;
- *   Error for a BatchNorm without running statistics.
+ * @throws TypeError (`ERR_BATCHNORM_INVALID_TYPE`), RangeError (`ERR_BATCHNORM_INVALID_VALUE`, `ERR_BATCHNORM_OUT_OF_MEMORY`) for
+ *   what does not fit, with `ERR_BATCHNORM_NOT_FOLDABLE` for an activation between; Error
+ *   (`ERR_BATCHNORM_NO_RUNNING_STATS`) for a BatchNorm without running statistics.
  * @example
+ * import { BatchNorm, compose } from 'batchnorm';
+ *
  * const whitening = { mean: Float64Array.of(124, 116, 104), variance: Float64Array.of(3411, 3260, 3291) };
  * const y = compose(whitening, new BatchNorm(3)).run({ data: new Float32Array(3 * 4), shape: [1, 3, 2, 2] });
+ * console.log(y.shape); // [ 1, 3, 2, 2 ]
  */
 export function compose<D extends DType = DType>(
   first: FoldableBatchNorm<D>,

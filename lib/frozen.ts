@@ -25,6 +25,7 @@ import {
   toDtype,
 } from './validate.js';
 
+/** What a state does not say. */
 export interface FrozenOptions<D extends DType = DType> {
   /** The channel axis; −1 is the last. Default 1. */
   axis?: number;
@@ -36,6 +37,7 @@ export interface FrozenOptions<D extends DType = DType> {
   activation?: Activation;
 }
 
+/** What a run may be given besides x. */
 export interface RunOptions<T extends FloatArray> {
   /**
    * Where the result goes: as long as x and of its dtype; x.data itself, or memory that does not overlap it. Default: a
@@ -46,6 +48,7 @@ export interface RunOptions<T extends FloatArray> {
   residual?: TensorLike<T>;
 }
 
+/** What a run off the event loop may be given besides x. */
 export interface RunAsyncOptions<T extends FloatArray> extends RunOptions<T> {
   /** Cancels the operation while it waits: the promise rejects with the signal's reason. Later it has no effect. */
   signal?: AbortSignal;
@@ -93,6 +96,14 @@ interface ReadRun<T extends FloatArray> {
 /**
  * Batch normalization with fixed statistics: an immutable snapshot whose coefficients are computed once and lie in
  * native memory. Made by {@link BatchNorm.freeze} or {@link FrozenBatchNorm.from}.
+ *
+ * @typeParam D the dtype of the data it takes.
+ * @example
+ * import { BatchNorm } from 'batchnorm';
+ *
+ * const frozen = new BatchNorm(2, { eps: 1e-12 }).freeze(); // mean 0 and variance 1, at first
+ * const y = frozen.run({ data: Float32Array.of(1, 2, 3, 4), shape: [2, 2] });
+ * console.log(y.data); // Float32Array(4) [ 1, 2, 3, 4 ]
  */
 export class FrozenBatchNorm<D extends DType = DType> {
   #parts: FrozenParts<D>;
@@ -117,14 +128,17 @@ export class FrozenBatchNorm<D extends DType = DType> {
     };
   }
 
+  /** Values per channel array. */
   get channels(): number {
     return this.#parts.channels;
   }
 
+  /** The channel axis; −1 is the last. */
   get axis(): number {
     return this.#parts.axis;
   }
 
+  /** Added to the variance under the root. */
   get eps(): number {
     return this.#parts.eps;
   }
@@ -148,7 +162,16 @@ export class FrozenBatchNorm<D extends DType = DType> {
    * A frozen layer from a state, as {@link BatchNorm.stateDict} gives it or a checkpoint holds it. The state needs
    * running_mean and running_var; weight and bias may be absent (1 and 0).
    *
-   * @throws TypeError, RangeError naming the entry that does not fit.
+   * @param state is copied; its arrays may be of either dtype, whatever `dtype` says.
+   * @param options axis 1, eps 1e-5, either dtype and no activation by default: a state does not say.
+   * @throws TypeError (`ERR_BATCHNORM_INVALID_TYPE`, `ERR_BATCHNORM_UNKNOWN_OPTION`), RangeError
+   *   (`ERR_BATCHNORM_INVALID_VALUE`) naming the entry or the option that does not fit.
+   * @example
+   * import { FrozenBatchNorm } from 'batchnorm';
+   *
+   * const state = { running_mean: Float64Array.of(1, 2), running_var: Float64Array.of(4, 4) };
+   * const frozen = FrozenBatchNorm.from(state, { axis: -1, eps: 1e-12 });
+   * console.log(frozen.run({ data: Float32Array.of(3, 6), shape: [1, 2] }).data); // Float32Array(2) [ 1, 2 ]
    */
   static from<D extends DType = DType>(state: StateDict, options: FrozenOptions<D> = {}): FrozenBatchNorm<D> {
     checkOptions(options, frozenKeys);
@@ -176,9 +199,23 @@ export class FrozenBatchNorm<D extends DType = DType> {
 
   /**
    * y = activation((x − mean) / √(variance + eps) · weight + bias + residual), of the dtype and shape of x, which may be
-   * of any rank that has the axis.
+   * of any rank that has the axis. An empty x gives an empty y.
    *
-   * @throws TypeError, RangeError for what does not fit, Error after disposal; then nothing is written.
+   * @param x of the dtype of the layer, with `channels` at the channel axis.
+   * @param options `out` to write to memory that is there already, `residual` to add a tensor on the way.
+   * @returns y, in `out` or new.
+   * @throws TypeError (`ERR_BATCHNORM_INVALID_TYPE`, `ERR_BATCHNORM_UNKNOWN_OPTION`), RangeError
+   *   (`ERR_BATCHNORM_INVALID_VALUE`, `ERR_BATCHNORM_OVERLAP`, `ERR_BATCHNORM_OUT_OF_MEMORY`) for what does not fit, Error
+   *   (`ERR_BATCHNORM_DISPOSED`) after disposal; then nothing is written.
+   * @example
+   * import { BatchNorm } from 'batchnorm';
+   *
+   * const frozen = new BatchNorm(3, { axis: -1, eps: 1e-12 }).freeze({ activation: 'relu' });
+   * const x = { data: Float32Array.of(1, -2, 3), shape: [1, 3] };
+   * const residual = { data: Float32Array.of(1, 1, 1), shape: [1, 3] };
+   * const out = new Float32Array(3);
+   * frozen.run(x, { residual, out });
+   * console.log(out); // Float32Array(3) [ 2, 0, 4 ]
    */
   run<T extends ArrayOf<D>>(x: TensorLike<T>, options?: RunOptions<T>): Tensor<T> {
     const { data, shape, size, dtype, outer, inner, residual, out } = this.#read<T>(
@@ -203,8 +240,22 @@ export class FrozenBatchNorm<D extends DType = DType> {
    *
    * On the JS backend it computes in a turn of the event loop of its own.
    *
-   * @returns a promise of the result, in `out`, in the memory that was moved in, or new. It rejects with what
-   *   {@link run} throws, with the reason of `signal`, or with an Error where `out` has lost its buffer meanwhile.
+   * @param x of the dtype of the layer, with `channels` at the channel axis.
+   * @param options those of {@link run}, `signal` to cancel what has not begun, `transfer` to give the memory of x away.
+   * @returns a promise of the result, in `out`, in the memory that was moved in, or new. Nothing is thrown: it rejects.
+   * @throws what {@link run} throws; RangeError (`ERR_BATCHNORM_NOT_TRANSFERABLE`) for memory that cannot be moved in; Error
+   *   (`ERR_BATCHNORM_BUFFER_CHANGED`) where `out` has lost its buffer meanwhile; the reason of `signal`. In full:
+   *   `ERR_BATCHNORM_INVALID_TYPE`, `ERR_BATCHNORM_UNKNOWN_OPTION`, `ERR_BATCHNORM_INVALID_VALUE`, `ERR_BATCHNORM_OVERLAP`,
+   *   `ERR_BATCHNORM_OUT_OF_MEMORY`, `ERR_BATCHNORM_DISPOSED`, `ERR_BATCHNORM_NOT_TRANSFERABLE`,
+   *   `ERR_BATCHNORM_BUFFER_CHANGED`.
+   * @example
+   * import { BatchNorm } from 'batchnorm';
+   *
+   * const frozen = new BatchNorm(3).freeze();
+   * const x = { data: new Float32Array(2 * 3 * 8), shape: [2, 3, 8] };
+   * const y = await frozen.runAsync(x); // x is copied
+   * const z = await frozen.runAsync(y, { transfer: true }); // y.data is detached, z.data is its memory
+   * console.log(y.data.length, z.data.length); // 0 48
    */
   async runAsync<T extends ArrayOf<D>>(x: TensorLike<T>, options?: RunAsyncOptions<T>): Promise<Tensor<T>> {
     const signal = readSignal(options?.signal);
@@ -247,6 +298,12 @@ export class FrozenBatchNorm<D extends DType = DType> {
   /**
    * Refuses every later call, and lets go of the native memory, which is freed with the next garbage collection, and when
    * the operations on their way are done. Doing it twice is harmless.
+   *
+   * @example
+   * import { BatchNorm } from 'batchnorm';
+   *
+   * const frozen = new BatchNorm(3).freeze();
+   * frozen[Symbol.dispose](); // or `using frozen = …` where the language has it
    */
   [Symbol.dispose](): void {
     this.#disposed = true;

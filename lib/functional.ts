@@ -49,6 +49,7 @@ export interface PassOptions<T extends FloatArray> {
   out?: T;
 }
 
+/** What {@link forwardInference} takes. */
 export interface ForwardInferenceOptions<T extends FloatArray> extends PassOptions<T> {
   /** One value per channel. */
   mean: FloatArray;
@@ -56,6 +57,7 @@ export interface ForwardInferenceOptions<T extends FloatArray> extends PassOptio
   variance: FloatArray;
 }
 
+/** What {@link backward} takes: what its forward pass was given, and the statistics. */
 export interface BackwardOptions<T extends FloatArray> extends ForwardInferenceOptions<T> {
   /**
    * true: `mean` and `variance` are those of x, and carry gradient. false: they are constants (running statistics).
@@ -64,7 +66,9 @@ export interface BackwardOptions<T extends FloatArray> extends ForwardInferenceO
   training?: boolean;
 }
 
+/** What {@link forwardTraining} returns. */
 export interface TrainingResult<T extends FloatArray> {
+  /** In the dtype and shape of x. */
   y: Tensor<T>;
   /** Per channel. */
   mean: Float64Array;
@@ -74,7 +78,9 @@ export interface TrainingResult<T extends FloatArray> {
   count: number;
 }
 
+/** What {@link backward} returns. */
 export interface Gradients<T extends FloatArray> {
+  /** In the dtype and shape of x. */
   dx: Tensor<T>;
   /** Per channel: the gradient of the weight. */
   dWeight: T;
@@ -86,18 +92,23 @@ export interface Gradients<T extends FloatArray> {
 
 /** Statistics of one batch, as {@link forwardTraining} returns them. */
 export interface BatchStats {
+  /** One value per channel. */
   mean: FloatArray;
-  /** Biased. */
+  /** One value per channel, biased: divided by `count`. */
   variance: FloatArray;
   /** Values per channel. */
   count: number;
 }
 
+/** What {@link updateRunningStats} writes to. */
 export interface RunningStats {
+  /** One value per channel. */
   runningMean: FloatArray;
+  /** One value per channel, none negative. */
   runningVar: FloatArray;
 }
 
+/** How {@link updateRunningStats} mixes old and new. */
 export interface RunningStatsOptions {
   /** Weight of the old running value, from 0 to 1. Default 0.9. */
   decay?: number;
@@ -170,9 +181,20 @@ function resultFor<T extends FloatArray>(
  * One value per channel is allowed (variance 0). An empty x gives an empty y and NaN statistics. A channel with a value
  * that is not finite has statistics that are not, and touches no other channel.
  *
- * @param x any rank from 1 on.
+ * @param x any rank from 1 on, with at least one channel.
+ * @param options axis 1, eps 1e-5, weight 1 and bias 0 by default.
  * @returns y in the dtype and shape of x; statistics in double.
- * @throws TypeError, RangeError for what does not fit; then nothing is written.
+ * @throws TypeError (`ERR_BATCHNORM_INVALID_TYPE`, `ERR_BATCHNORM_UNKNOWN_OPTION`), RangeError
+ *   (`ERR_BATCHNORM_INVALID_VALUE`, `ERR_BATCHNORM_OVERLAP`, `ERR_BATCHNORM_OUT_OF_MEMORY`) for what does not fit, Error
+ *   (`ERR_BATCHNORM_BUFFER_CHANGED`) where a getter of the arguments takes the memory of an array away; then nothing is
+ *   written.
+ * @example
+ * import { forwardTraining } from 'batchnorm';
+ *
+ * const x = { data: Float32Array.of(1, 10, 3, 30), shape: [2, 2] }; // two samples of two channels
+ * const { y, mean, variance, count } = forwardTraining(x, { eps: 1e-12 });
+ * console.log(mean, variance, count); // Float64Array(2) [ 2, 20 ] Float64Array(2) [ 1, 100 ] 2
+ * console.log(y.data); // Float32Array(4) [ -1, -1, 1, 1 ]
  */
 export function forwardTraining<T extends FloatArray>(
   x: TensorLike<T>,
@@ -204,9 +226,21 @@ export function forwardTraining<T extends FloatArray>(
 /**
  * Normalizes x with given statistics: y = activation((x − mean) / √(variance + eps) · weight + bias + residual).
  *
- * @param x any rank from 1 on.
+ * An empty x gives an empty y.
+ *
+ * @param x any rank from 1 on, with at least one channel.
+ * @param options `mean` and `variance` must be there; axis 1, eps 1e-5, weight 1 and bias 0 by default.
  * @returns y in the dtype and shape of x.
- * @throws TypeError, RangeError for what does not fit; then nothing is written.
+ * @throws TypeError (`ERR_BATCHNORM_INVALID_TYPE`, `ERR_BATCHNORM_UNKNOWN_OPTION`), RangeError
+ *   (`ERR_BATCHNORM_INVALID_VALUE`, `ERR_BATCHNORM_OVERLAP`, `ERR_BATCHNORM_OUT_OF_MEMORY`) for what does not fit, Error
+ *   (`ERR_BATCHNORM_BUFFER_CHANGED`) where a getter of the arguments takes the memory of an array away; then nothing is
+ *   written.
+ * @example
+ * import { forwardInference } from 'batchnorm';
+ *
+ * const x = { data: Float32Array.of(1, 10, 3, 30), shape: [2, 2] };
+ * const statistics = { mean: Float64Array.of(1, 10), variance: Float64Array.of(1, 100) };
+ * console.log(forwardInference(x, { ...statistics, eps: 1e-12 }).data); // Float32Array(4) [ 0, 0, 2, 2 ]
  */
 export function forwardInference<T extends FloatArray>(
   x: TensorLike<T>,
@@ -245,7 +279,19 @@ export function forwardInference<T extends FloatArray>(
  * @param x the input of the forward pass.
  * @param options `mean` and `variance` are those of the forward pass; `out` is for dx and may be dy's own memory; `bias`
  *   has an effect only with an activation.
- * @throws TypeError, RangeError for what does not fit; then nothing is written.
+ * @returns dx in the dtype and shape of x; dWeight and dBias in its dtype, one value per channel.
+ * @throws TypeError (`ERR_BATCHNORM_INVALID_TYPE`, `ERR_BATCHNORM_UNKNOWN_OPTION`), RangeError
+ *   (`ERR_BATCHNORM_INVALID_VALUE`, `ERR_BATCHNORM_OVERLAP`, `ERR_BATCHNORM_OUT_OF_MEMORY`) for what does not fit, Error
+ *   (`ERR_BATCHNORM_BUFFER_CHANGED`) where a getter of the arguments takes the memory of an array away; then nothing is
+ *   written.
+ * @example
+ * import { backward, forwardTraining } from 'batchnorm';
+ *
+ * const x = { data: Float32Array.of(1, 10, 3, 30), shape: [2, 2] };
+ * const { mean, variance } = forwardTraining(x, { eps: 1e-12 });
+ * const dy = { data: Float32Array.of(1, 1, 1, 3), shape: [2, 2] };
+ * const { dWeight, dBias } = backward(dy, x, { mean, variance, eps: 1e-12 });
+ * console.log(dWeight, dBias); // Float32Array(2) [ 0, 2 ] Float32Array(2) [ 2, 4 ]
  */
 export function backward<T extends FloatArray>(
   dy: TensorLike<T>,
@@ -300,8 +346,19 @@ export function backward<T extends FloatArray>(
  *
  * @param running runningMean and runningVar, one value per channel; these arrays are written.
  * @param batch what {@link forwardTraining} returned.
+ * @param options decay 0.9 and the unbiased variance by default, as PyTorch.
  * @returns the number of channels left alone.
- * @throws TypeError, RangeError for what does not fit; then nothing is written.
+ * @throws TypeError (`ERR_BATCHNORM_INVALID_TYPE`, `ERR_BATCHNORM_UNKNOWN_OPTION`), RangeError
+ *   (`ERR_BATCHNORM_INVALID_VALUE`, `ERR_BATCHNORM_OVERLAP`, `ERR_BATCHNORM_OUT_OF_MEMORY`) for what does not fit; then
+ *   nothing is written.
+ * @example
+ * import { forwardTraining, updateRunningStats } from 'batchnorm';
+ *
+ * const running = { runningMean: new Float64Array(2), runningVar: Float64Array.of(1, 1) };
+ * const x = { data: Float32Array.of(1, 10, 3, 30), shape: [2, 2] };
+ * updateRunningStats(running, forwardTraining(x), { decay: 0.5 });
+ * console.log(running.runningMean); // Float64Array(2) [ 1, 10 ]
+ * console.log(running.runningVar); // Float64Array(2) [ 1.5, 100.5 ]
  */
 export function updateRunningStats(
   running: RunningStats,

@@ -12,6 +12,7 @@ export interface Capabilities {
   isa: string;
   /** Those that could be used here (BATCHNORM_ISA), best first. */
   isas: string[];
+  /** As {@link threads} says. */
   threads: number;
   /** The second-level cache of a core, which the order of work follows (no bit of a result does); 0 for 'js'. */
   l2Bytes: number;
@@ -30,18 +31,39 @@ export interface Capabilities {
  * many this says. The JS backend computes on the calling thread whatever this says.
  *
  * @param count an integer from 1 to 1024. At start: BATCHNORM_THREADS, or what affinity and cgroup quota allow.
- * @throws TypeError or RangeError for anything else.
+ * @throws TypeError (`ERR_BATCHNORM_INVALID_TYPE`), RangeError (`ERR_BATCHNORM_INVALID_VALUE`) for anything else.
+ * @example
+ * import { setThreads } from 'batchnorm';
+ *
+ * setThreads(1); // leave the other CPUs to other processes
  */
 export function setThreads(count: number): void {
   backend.setThreads(checkInteger('count', count, 1, maxThreads));
 }
 
-/** The most threads that one call may use. 1 on the JS backend. */
+/**
+ * The most threads that one call may use, the calling one among them. 1 on the JS backend.
+ *
+ * @returns what {@link setThreads} was given last, or what it is at start.
+ * @example
+ * import { threads } from 'batchnorm';
+ *
+ * console.log(threads() >= 1); // true
+ */
 export function threads(): number {
   return backend.threads();
 }
 
-/** What computes here, and with what. */
+/**
+ * What computes here, and with what: for a log line, or to see whether the native binary was found.
+ *
+ * @returns a new object; writing to it changes nothing.
+ * @example
+ * import { capabilities } from 'batchnorm';
+ *
+ * const { backend, isa, isas } = capabilities();
+ * console.log(isas.includes(isa), backend === 'native' || backend === 'js'); // true true
+ */
 export function capabilities(): Capabilities {
   const { name, isa, isas, l2Bytes } = backend;
   return {

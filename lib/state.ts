@@ -6,10 +6,13 @@ import { channelsOf, checkInteger, checkObject, checkPerChannel, checkVariance }
  * The parameters and statistics of a layer under PyTorch's names. What a layer does not have is absent.
  */
 export interface StateDict {
-  /** One value per channel, like all arrays here. */
+  /** γ of the paper: one value per channel, like all arrays here. */
   weight?: FloatArray;
+  /** β of the paper. */
   bias?: FloatArray;
+  /** Of the batches so far. */
   running_mean?: FloatArray;
+  /** Of the batches so far, none negative. */
   running_var?: FloatArray;
   /** Batches that the running statistics have seen. May be absent beside them: then 0. */
   num_batches_tracked?: number;

@@ -14,14 +14,29 @@ export type ArrayOf<D extends DType> = D extends 'float64' ? Float64Array : Floa
  * What this library returns owns its shape; its data is the caller's.
  */
 export interface Tensor<T extends FloatArray = FloatArray> {
+  /** The values, those of the last dimension side by side. */
   readonly data: T;
+  /** At least one dimension, each a non-negative safe integer. */
   readonly shape: readonly number[];
 }
 
-/** A {@link Tensor}, or an object that calls its shape `dims`, like a tensor of ONNX Runtime. */
+/**
+ * A {@link Tensor}, or an object that calls its shape `dims`, like a tensor of ONNX Runtime. Views at any offset, views of a
+ * SharedArrayBuffer and arrays of another realm are fine; what has strides must be contiguous.
+ */
 export type TensorLike<T extends FloatArray = FloatArray> =
-  | { readonly data: T; readonly shape: readonly number[] }
-  | { readonly data: T; readonly dims: readonly number[] };
+  | {
+      /** As of a {@link Tensor}. */
+      readonly data: T;
+      /** As of a {@link Tensor}. */
+      readonly shape: readonly number[];
+    }
+  | {
+      /** As of a {@link Tensor}. */
+      readonly data: T;
+      /** The shape, under ONNX Runtime's name. Ignored where there is a `shape`. */
+      readonly dims: readonly number[];
+    };
 
 /**
  * A tensor over `data`, which is neither copied nor changed.
@@ -29,7 +44,14 @@ export type TensorLike<T extends FloatArray = FloatArray> =
  * @param data Float32Array or Float64Array with as many values as `shape` says; views at any offset and views of a
  *   SharedArrayBuffer are fine.
  * @param shape at least one dimension, each a non-negative safe integer.
- * @throws TypeError for another kind of array, RangeError where data and shape disagree.
+ * @returns `data` itself with a frozen copy of the shape.
+ * @throws TypeError (`ERR_BATCHNORM_INVALID_TYPE`) for another kind of array, RangeError (`ERR_BATCHNORM_INVALID_VALUE`)
+ *   where data and shape disagree.
+ * @example
+ * import { tensor } from 'batchnorm';
+ *
+ * const x = tensor(new Float32Array(8 * 3 * 32 * 32), [8, 3, 32, 32]);
+ * console.log(x.shape); // [ 8, 3, 32, 32 ]
  */
 export function tensor<T extends FloatArray>(data: T, shape: readonly number[]): Tensor<T> {
   const checked = readTensor('tensor', { data, shape });

@@ -1,0 +1,129 @@
+// Which error codes each public function and method can throw: those that its code, and the code it refers to, names.
+import { resolve } from 'node:path';
+import ts from 'typescript';
+
+const lib = resolve('lib');
+const config = ts.getParsedCommandLineOfConfigFile('tsconfig.build.json', undefined, {
+  ...ts.sys,
+  onUnRecoverableConfigFileDiagnostic: ({ messageText }) => {
+    throw new Error(ts.flattenDiagnosticMessageText(messageText, '\n'));
+  },
+});
+if (!config) throw new Error('tsconfig.build.json must be readable, got nothing');
+const program = ts.createProgram(config.fileNames, config.options);
+const checker = program.getTypeChecker();
+
+function sourceOf(path: string): ts.SourceFile {
+  const source = program.getSourceFile(resolve(lib, path));
+  if (!source) throw new Error(`lib/${path} must be part of tsconfig.build.json, got nothing`);
+  return source;
+}
+
+function symbolAt(node: ts.Node): ts.Symbol | undefined {
+  const symbol = checker.getSymbolAtLocation(node);
+  return symbol && symbol.flags & ts.SymbolFlags.Alias ? checker.getAliasedSymbol(symbol) : symbol;
+}
+
+/** All reasons of lib/errors.ts, which are the codes without ERR_BATCHNORM_. */
+export const reasons: readonly string[] = (() => {
+  const declared = sourceOf('errors.ts').statements.find(
+    (statement) => ts.isTypeAliasDeclaration(statement) && statement.name.text === 'Reason',
+  );
+  const type = declared && checker.getTypeAtLocation(declared);
+  if (!type?.isUnion()) throw new Error('lib/errors.ts must declare Reason as a union, got something else');
+  return type.types.map((member) => (member as ts.StringLiteralType).value);
+})();
+
+/** What errors.ts gives an error for which nobody names a reason, and where a call would name it. */
+const makers: Record<string, { position: number; reason: string }> = {
+  typeError: { position: 3, reason: 'INVALID_TYPE' },
+  rangeError: { position: 3, reason: 'INVALID_VALUE' },
+};
+
+/** What the backends do behind their interface: the JS backend stands for both, since both throw the same. */
+const implementations = new Map<string, ts.Node[]>();
+const collect = (node: ts.Node): void => {
+  if (ts.isMethodDeclaration(node) || ts.isPropertyAssignment(node)) {
+    const name = node.name.getText();
+    implementations.set(name, [...(implementations.get(name) ?? []), node]);
+  }
+  ts.forEachChild(node, collect);
+};
+collect(sourceOf('backend/js.ts'));
+
+/** Where a name is declared; for a part of a destructured object, where that object declares it. */
+function declarationsOf(name: ts.Identifier | ts.PrivateIdentifier): readonly ts.Declaration[] {
+  const declarations = symbolAt(name)?.declarations ?? [];
+  return declarations.flatMap((declaration) => {
+    if (!ts.isBindingElement(declaration) || !ts.isObjectBindingPattern(declaration.parent))
+      return [declaration];
+    const property = (declaration.propertyName ?? declaration.name).getText();
+    return checker.getTypeAtLocation(declaration.parent).getProperty(property)?.declarations ?? [];
+  });
+}
+
+/** The code behind a name: nothing for types, for what lies outside of lib/, and for errors.ts, whose callers decide. */
+function codeBehind(name: ts.Identifier | ts.PrivateIdentifier): ts.Node[] {
+  const made = name.parent && ts.isNewExpression(name.parent) && name.parent.expression === name;
+  return declarationsOf(name).flatMap((declaration): ts.Node[] => {
+    const file = declaration.getSourceFile().fileName;
+    if (!file.startsWith(lib)) return [];
+    if (ts.isMethodSignature(declaration) || ts.isPropertySignature(declaration))
+      return file.endsWith('backend/backend.ts') ? (implementations.get(name.text) ?? []) : [];
+    if (ts.isClassDeclaration(declaration))
+      return made
+        ? declaration.members.filter(
+            (member) => ts.isConstructorDeclaration(member) || ts.isPropertyDeclaration(member),
+          )
+        : [];
+    if (ts.isVariableDeclaration(declaration))
+      return declaration.initializer && ts.isArrowFunction(declaration.initializer)
+        ? [declaration.initializer]
+        : [];
+    return ts.isFunctionLike(declaration) && !(name.text in makers) ? [declaration] : [];
+  });
+}
+
+function reasonsIn(start: ts.Node): Set<string> {
+  const found = new Set<string>();
+  const seen = new Set<ts.Node>();
+  const visit = (node: ts.Node): void => {
+    if (ts.isTypeNode(node)) return;
+    if (ts.isStringLiteral(node) && reasons.includes(node.text)) found.add(node.text);
+    if (ts.isCallExpression(node) && ts.isIdentifier(node.expression)) {
+      const maker = makers[node.expression.text];
+      if (maker && node.arguments.length <= maker.position) found.add(maker.reason);
+    }
+    if (ts.isIdentifier(node) || ts.isPrivateIdentifier(node)) codeBehind(node).forEach(enter);
+    ts.forEachChild(node, visit);
+  };
+  const enter = (node: ts.Node): void => {
+    if (seen.has(node)) return;
+    seen.add(node);
+    visit(node);
+  };
+  enter(start);
+  return found;
+}
+
+/** By names like `tensor`, `BatchNorm.constructor`, `BatchNorm.forward`. */
+export function thrownCodes(): Map<string, Set<string>> {
+  const codes = new Map<string, Set<string>>();
+  const add = (name: string, node: ts.Node) =>
+    codes.set(name, new Set([...reasonsIn(node)].map((reason) => `ERR_BATCHNORM_${reason}`)));
+  const index = checker.getSymbolAtLocation(sourceOf('index.ts'));
+  if (!index) throw new Error('lib/index.ts must be a module, got none');
+  for (const exported of checker.getExportsOfModule(index)) {
+    const symbol = exported.flags & ts.SymbolFlags.Alias ? checker.getAliasedSymbol(exported) : exported;
+    for (const declaration of symbol.declarations ?? []) {
+      if (ts.isFunctionDeclaration(declaration)) add(symbol.name, declaration);
+      if (!ts.isClassDeclaration(declaration)) continue;
+      for (const member of declaration.members) {
+        if (ts.isConstructorDeclaration(member)) add(`${symbol.name}.constructor`, member);
+        else if (ts.isMethodDeclaration(member) && !ts.isPrivateIdentifier(member.name))
+          add(`${symbol.name}.${member.name.getText()}`, member);
+      }
+    }
+  }
+  return codes;
+}
