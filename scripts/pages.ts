@@ -1,6 +1,6 @@
 // The Markdown pages of the repository and the examples in them.
 import { readdirSync, readFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { join, sep } from 'node:path';
 
 /** Paths relative to the root, which is where all scripts run. */
 export function pagePaths(): string[] {
@@ -8,7 +8,7 @@ export function pagePaths(): string[] {
   const below = ['docs', 'bench'].flatMap((folder) =>
     readdirSync(folder, { recursive: true, encoding: 'utf8' })
       .filter((name) => name.endsWith('.md') && !name.includes('node_modules'))
-      .map((name) => join(folder, name)),
+      .map((name) => join(folder, name).replaceAll(sep, '/')),
   );
   return [...root, ...below].sort();
 }
