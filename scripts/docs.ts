@@ -4,7 +4,14 @@ import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
-import { Application, type ProjectReflection, ReflectionKind, TSConfigReader, TypeDocReader } from 'typedoc';
+import {
+  Application,
+  type ProjectReflection,
+  type Reflection,
+  ReflectionKind,
+  TSConfigReader,
+  TypeDocReader,
+} from 'typedoc';
 import { thrownCodes } from './thrown.js';
 
 /** What the code names but cannot happen, with why: the analysis does not follow values. */
@@ -14,10 +21,17 @@ const unreachable: Record<string, Record<string, string>> = {
   updateRunningStats: { ERR_BATCHNORM_BUFFER_CHANGED: 'no code of the caller runs after the checks' },
 };
 
+/** As scripts/thrown.ts says it, without the module. */
+function nameOf(reflection: Reflection): string {
+  const { parent, name } = reflection;
+  const isInner = parent && !parent.kindOf([ReflectionKind.Project, ReflectionKind.Module]);
+  return (isInner ? `${nameOf(parent)}.` : '') + name.replace(/^\[/, '[Symbol.');
+}
+
 /** Complaints about comments: an example for each class, function and method, and `@throws` with all codes it throws. */
-function findGaps(project: ProjectReflection): string[] {
+function findGaps(project: ProjectReflection, entryPoints: readonly string[]): string[] {
   const gaps: string[] = [];
-  const thrown = thrownCodes();
+  const thrown = thrownCodes(entryPoints);
   const classes = project.getReflectionsByKind(ReflectionKind.Class);
   const callables = project.getReflectionsByKind(ReflectionKind.SomeSignature);
   for (const reflection of [...classes, ...callables]) {
@@ -25,7 +39,7 @@ function findGaps(project: ProjectReflection): string[] {
     if (kind === ReflectionKind.GetSignature) continue;
     // A signature has the name of what it is one of.
     const owner = kind === ReflectionKind.Class ? reflection : reflection.parent;
-    const name = owner?.getFullName().replace('[', '[Symbol.') ?? '';
+    const name = owner ? nameOf(owner) : '';
     if (kind !== ReflectionKind.ConstructorSignature && !comment?.getTag('@example'))
       gaps.push(`${name} must have an @example, got none`);
     if (kind === ReflectionKind.Class) continue;
@@ -60,7 +74,7 @@ try {
   if (!project) throw new Error('typedoc must understand lib/index.ts, got errors');
   app.validate(project);
   await app.generateOutputs(project);
-  const gaps = findGaps(project);
+  const gaps = findGaps(project, app.options.getValue('entryPoints'));
   for (const gap of gaps) console.error(gap);
   if (gaps.length > 0 || app.logger.hasErrors() || app.logger.hasWarnings()) process.exitCode = 1;
   const pages = pagesIn(folder ?? 'docs/api');

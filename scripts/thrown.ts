@@ -1,5 +1,5 @@
 // Which error codes each public function and method can throw: those that its code, and the code it refers to, names.
-import { resolve } from 'node:path';
+import { relative, resolve } from 'node:path';
 import ts from 'typescript';
 
 const lib = resolve('lib');
@@ -19,8 +19,8 @@ function sourceOf(path: string): ts.SourceFile {
   return source;
 }
 
-function symbolAt(node: ts.Node): ts.Symbol | undefined {
-  const symbol = checker.getSymbolAtLocation(node);
+/** What a name that was imported or exported stands for. */
+function aliased(symbol: ts.Symbol | undefined): ts.Symbol | undefined {
   return symbol && symbol.flags & ts.SymbolFlags.Alias ? checker.getAliasedSymbol(symbol) : symbol;
 }
 
@@ -53,7 +53,7 @@ collect(sourceOf('backend/js.ts'));
 
 /** Where a name is declared; for a part of a destructured object, where that object declares it. */
 function declarationsOf(name: ts.Identifier | ts.PrivateIdentifier): readonly ts.Declaration[] {
-  const declarations = symbolAt(name)?.declarations ?? [];
+  const declarations = aliased(checker.getSymbolAtLocation(name))?.declarations ?? [];
   return declarations.flatMap((declaration) => {
     if (!ts.isBindingElement(declaration) || !ts.isObjectBindingPattern(declaration.parent))
       return [declaration];
@@ -106,24 +106,27 @@ function reasonsIn(start: ts.Node): Set<string> {
   return found;
 }
 
-/** By names like `tensor`, `BatchNorm.constructor`, `BatchNorm.forward`. */
-export function thrownCodes(): Map<string, Set<string>> {
+/** Of what these modules export, by names like `tensor`, `BatchNorm.constructor`, `BatchNorm.forward`. */
+export function thrownCodes(entryPoints: readonly string[]): Map<string, Set<string>> {
   const codes = new Map<string, Set<string>>();
   const add = (name: string, node: ts.Node) =>
     codes.set(name, new Set([...reasonsIn(node)].map((reason) => `ERR_BATCHNORM_${reason}`)));
-  const index = checker.getSymbolAtLocation(sourceOf('index.ts'));
-  if (!index) throw new Error('lib/index.ts must be a module, got none');
-  for (const exported of checker.getExportsOfModule(index)) {
-    const symbol = exported.flags & ts.SymbolFlags.Alias ? checker.getAliasedSymbol(exported) : exported;
-    for (const declaration of symbol.declarations ?? []) {
-      if (ts.isFunctionDeclaration(declaration)) add(symbol.name, declaration);
+  for (const exported of entryPoints.flatMap((path) => exportsOf(sourceOf(relative(lib, path))))) {
+    for (const declaration of aliased(exported)?.declarations ?? []) {
+      if (ts.isFunctionDeclaration(declaration)) add(exported.name, declaration);
       if (!ts.isClassDeclaration(declaration)) continue;
       for (const member of declaration.members) {
-        if (ts.isConstructorDeclaration(member)) add(`${symbol.name}.constructor`, member);
+        if (ts.isConstructorDeclaration(member)) add(`${exported.name}.constructor`, member);
         else if (ts.isMethodDeclaration(member) && !ts.isPrivateIdentifier(member.name))
-          add(`${symbol.name}.${member.name.getText()}`, member);
+          add(`${exported.name}.${member.name.getText()}`, member);
       }
     }
   }
   return codes;
+}
+
+function exportsOf(source: ts.SourceFile): ts.Symbol[] {
+  const symbol = checker.getSymbolAtLocation(source);
+  if (!symbol) throw new Error(`${source.fileName} must be a module, got none`);
+  return checker.getExportsOfModule(symbol);
 }
