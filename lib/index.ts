@@ -1,3 +1,8 @@
+/**
+ * Batch normalization: as a layer, frozen for inference, and as functions; folded into the layers beside it.
+ *
+ * @module batchnorm
+ */
 export type { Activation } from './activation.js';
 export {
   type AsyncOptions,

@@ -36,7 +36,12 @@ function findGaps(project: ProjectReflection, entryPoints: readonly string[]): s
   const callables = project.getReflectionsByKind(ReflectionKind.SomeSignature);
   for (const reflection of [...classes, ...callables]) {
     const { kind, comment } = reflection;
-    if (kind === ReflectionKind.GetSignature) continue;
+    // What an interface asks of others has no code here.
+    const inInterface = reflection.parent?.parent?.kindOf([
+      ReflectionKind.Interface,
+      ReflectionKind.TypeLiteral,
+    ]);
+    if (kind === ReflectionKind.GetSignature || inInterface) continue;
     // A signature has the name of what it is one of.
     const owner = kind === ReflectionKind.Class ? reflection : reflection.parent;
     const name = owner ? nameOf(owner) : '';
