@@ -37,7 +37,7 @@ function anchorsOf(path: string): Set<string> {
   return anchors;
 }
 
-const testFunctions = /^(it|test|describe|each\w*)\b/;
+const testFunctions = /^(it|test|describe|each\w*|holds)\b/;
 
 /** Titles of tests and groups as they stand in the code, up to where something is put in. */
 function titlesOf(path: string): Set<string> {
@@ -83,6 +83,15 @@ for (const page of pagePaths()) {
 for (const path of [...pagePaths(), '.ci/run', '.github/workflows/ci.yml'])
   for (const [, script] of readFileSync(path, 'utf8').matchAll(/\bnpm run ([\w:-]+)/g))
     expectReference(script in manifest.scripts, path, `npm run ${script}`);
+
+const contributing = readFileSync('CONTRIBUTING.md', 'utf8');
+for (const script in manifest.scripts) {
+  // npm runs these by itself.
+  const [, hooked] = /^(?:pre|post)(.+)$/.exec(script) ?? [];
+  if (script === 'install' || (hooked !== undefined && hooked in manifest.scripts)) continue;
+  if (!new RegExp(`npm (run )?${script}(?![\\w:-])`).test(contributing))
+    complaints.push(`CONTRIBUTING.md must have npm run ${script}, got nothing of it`);
+}
 
 const errorsPage = proseOf('docs/errors.md');
 for (const code of codes)
