@@ -18,7 +18,11 @@ export interface Tensor<T extends FloatArray = FloatArray> {
   readonly shape: readonly number[];
 }
 
-/** A {@link Tensor}, or an object that calls its shape `dims`, like a tensor of ONNX Runtime. */
+/**
+ * A {@link Tensor}, an object that calls its shape `dims`, like a tensor of ONNX Runtime, or an ndarray of `ndarray` or stdlib,
+ * with `strides` (or `stride`) and `offset`: its values are used where they are if they lie in rows one after the other, and
+ * refused otherwise.
+ */
 export type TensorLike<T extends FloatArray = FloatArray> =
   | { readonly data: T; readonly shape: readonly number[] }
   | { readonly data: T; readonly dims: readonly number[] };

@@ -15,7 +15,7 @@ export interface Channels extends Geometry {
 export type ParameterShapes = Readonly<Record<string, readonly number[] | undefined>>;
 
 /** @throws RangeError for a parameter whose shape does not broadcast to that of x. */
-export function channelsOf(x: readonly number[], parameters: ParameterShapes): Channels {
+export function broadcast(x: readonly number[], parameters: ParameterShapes): Channels {
   let first = x.length;
   let last = -1;
   for (const [name, shape = []] of Object.entries(parameters))

@@ -2,8 +2,8 @@
 import type * as tfc from '@tensorflow/tfjs-core';
 import { passesFor } from '../backend/index.js';
 import { typeError } from '../errors.js';
-import { channelsOf, gather, spread } from './broadcast.js';
-import { memoryOf, sizeOf } from './memory.js';
+import { broadcast, gather, spread } from './broadcast.js';
+import { memoryOf } from './memory.js';
 
 export const kernelName = 'FusedBatchNorm';
 
@@ -14,8 +14,8 @@ interface Inputs {
   x: tfc.TensorInfo;
   mean: tfc.TensorInfo;
   variance: tfc.TensorInfo;
-  scale?: tfc.TensorInfo;
-  offset?: tfc.TensorInfo;
+  scale?: tfc.TensorInfo | null;
+  offset?: tfc.TensorInfo | null;
 }
 
 function epsOf(attrs: tfc.NamedAttrMap | undefined): number {
@@ -38,48 +38,47 @@ export function fusedBatchNorm(tf: typeof tfc, stock: tfc.KernelConfig): tfc.Ker
     kernelFunc(parameters) {
       const { backend, attrs } = parameters;
       const inputs = parameters.inputs as unknown as Inputs;
-      const { x, mean, variance, scale, offset } = inputs;
+      const { x, mean, variance } = inputs;
+      // Graph models give null for what is absent.
+      const [scale, offset] = [inputs.scale ?? undefined, inputs.offset ?? undefined];
       const memory = memoryOf(backend);
       if (memory === undefined) return stock.kernelFunc(parameters);
       for (const [name, tensor] of Object.entries({ x, mean, variance, scale, offset })) {
-        if (tensor === undefined || tensor === null || tensor.dtype === 'float32') continue;
+        if (tensor === undefined || tensor.dtype === 'float32') continue;
         // The kernel of wasm would take the bits of integers for those of floats.
         if (stock.backendName === 'wasm')
           throw typeError(name, 'be float32 (cast it with toFloat())', tensor.dtype);
         return stock.kernelFunc(parameters);
       }
-      const given = [mean, variance, scale, offset].filter(
-        (tensor) => tensor !== undefined && tensor !== null,
-      );
-      const { outer, channels, inner, indices } = channelsOf(x.shape, {
+      const { outer, channels, inner, indices } = broadcast(x.shape, {
         mean: mean.shape,
         variance: variance.shape,
         scale: scale?.shape,
         offset: offset?.shape,
       });
-      const [y] = memory.compute([x, ...given], [x.shape], ([values, ...parameterValues], [result]) => {
-        if (values.length === 0) return;
-        const next = (index: number, present: unknown) =>
-          present === undefined || present === null
-            ? undefined
-            : spread(parameterValues.shift() as Float32Array, indices[index]);
-        const [m, v, weight, bias] = [mean, variance, scale, offset].map((tensor, i) => next(i, tensor));
-        passesFor<Float32Array>('float32').forwardInference(
-          outer,
-          channels,
-          inner,
-          epsOf(attrs),
-          values,
-          result,
-          weight,
-          bias,
-          Float64Array.from(m as Float32Array),
-          Float64Array.from(v as Float32Array),
-          false,
-          undefined,
-          undefined,
-        );
-      });
+      const [y] = memory.compute(
+        [x, mean, variance, scale, offset],
+        [x.shape],
+        ([values, ...parameterValues], [result]) => {
+          if (values.length === 0) return;
+          const [m, v, weight, bias] = parameterValues.map((value, i) => value && spread(value, indices[i]));
+          passesFor<Float32Array>('float32').forwardInference(
+            outer,
+            channels,
+            inner,
+            epsOf(attrs),
+            values,
+            result,
+            weight,
+            bias,
+            Float64Array.from(m as Float32Array),
+            Float64Array.from(v as Float32Array),
+            false,
+            undefined,
+            undefined,
+          );
+        },
+      );
       // The tape reads every input of a recorded call, and fails where one is undefined.
       if (gradientDepth(tf) > 0) {
         inputs.scale ??= tf.ones(mean.shape);
@@ -110,9 +109,7 @@ export function fusedBatchNormGradient(tf: typeof tfc, stock: tfc.GradConfig): t
       )
         return stock.gradFunc(dy, saved.slice(0, stock.inputsToSave?.length), attrs);
       const eps = epsOf(attrs);
-      const parameters = [mean, variance, scale, offset];
-      const shapes = parameters.map(({ shape }) => shape);
-      const { outer, channels, inner, indices } = channelsOf(x.shape, {
+      const { outer, channels, inner, indices } = broadcast(x.shape, {
         mean: mean.shape,
         variance: variance.shape,
         scale: scale.shape,
@@ -120,9 +117,9 @@ export function fusedBatchNormGradient(tf: typeof tfc, stock: tfc.GradConfig): t
       });
       const infos = memory.compute(
         [dy, x, mean, variance, scale],
-        [x.shape, ...shapes],
+        [x.shape, mean.shape, variance.shape, scale.shape, offset.shape],
         ([dyValues, xValues, ...parameterValues], [dx, ...sums]) => {
-          if (sizeOf(x.shape) === 0) {
+          if (xValues.length === 0) {
             for (const sum of sums) sum.fill(0);
             return;
           }

@@ -1,6 +1,7 @@
 // tf.layers.batchNormalization: its call, in training and in inference.
 import type * as tfc from '@tensorflow/tfjs-core';
 import { backend, passesFor } from '../backend/index.js';
+import { type Geometry, geometryOf } from '../validate.js';
 import { gradientDepth, kernelName } from './kernel.js';
 import { type Memory, memoryOf } from './memory.js';
 
@@ -60,27 +61,57 @@ function infer(tf: typeof tfc, layer: BatchNormalization, x: tfc.Tensor): tfc.Te
 }
 
 function train(tf: typeof tfc, layer: BatchNormalization, memory: Memory, x: tfc.Tensor): tfc.Tensor {
-  const { epsilon: eps, momentum, movingMean, movingVariance } = layer;
-  const { shape } = x;
-  const axis = layer.axis < 0 ? layer.axis + x.rank : layer.axis;
-  const extent = (dimensions: number[]) => dimensions.reduce((size, dimension) => size * dimension, 1);
-  const channels = shape[axis];
-  const outer = extent(shape.slice(0, axis));
-  const inner = extent(shape.slice(axis + 1));
+  const geometry = geometryOf({ name: 'x', shape: x.shape }, layer.axis);
+  const count = geometry.outer * geometry.inner;
+  const { y, mean, variance } = normalize(tf, memory, x, geometry, layer);
+  if (count === 0) return y;
+
+  const { momentum, movingMean, movingVariance } = layer;
+  const { channels } = geometry;
+  const updated = memory.compute(
+    [movingMean.read(), movingVariance.read()],
+    [[channels], [channels]],
+    ([oldMean, oldVariance], [newMean, newVariance]) => {
+      const runningMean = Float64Array.from(oldMean);
+      const runningVar = Float64Array.from(oldVariance);
+      // Keras keeps the biased variance; its momentum is the weight of the old value.
+      const [decay, unbiased] = [momentum, false];
+      backend.updateRunningStats(mean, variance, channels, count, decay, unbiased, runningMean, runningVar);
+      newMean.set(runningMean);
+      newVariance.set(runningVar);
+    },
+  );
+  [movingMean, movingVariance].forEach((variable, i) => {
+    variable.write(tf.engine().makeTensorFromTensorInfo(updated[i]));
+  });
+  return y;
+}
+
+interface Normalized {
+  y: tfc.Tensor;
+  mean: Float64Array;
+  variance: Float64Array;
+}
+
+/** One call on the tape, with a gradient for x and for each parameter that is there. */
+function normalize(
+  tf: typeof tfc,
+  memory: Memory,
+  x: tfc.Tensor,
+  { outer, channels, inner }: Geometry,
+  { epsilon: eps, gamma, beta }: BatchNormalization,
+): Normalized {
   const passes = passesFor<Float32Array>('float32');
+  const scale = gamma?.read();
+  const offset = beta?.read();
   const mean = new Float64Array(channels);
   const variance = new Float64Array(channels);
-  const gamma = layer.gamma?.read();
-  const beta = layer.beta?.read();
   const toTensor = (info: tfc.TensorInfo) => tf.engine().makeTensorFromTensorInfo(info);
 
-  const normalize = tf.customGrad((...args: (tfc.Tensor | tfc.GradSaveFunc)[]) => {
+  const recorded = tf.customGrad((...args: (tfc.Tensor | tfc.GradSaveFunc)[]) => {
     const save = args[args.length - 1] as tfc.GradSaveFunc;
-    save(gamma ? [x, gamma] : [x]);
-    const inputs = [x, ...(gamma ? [gamma] : []), ...(beta ? [beta] : [])];
-    const [y] = memory.compute(inputs, [shape], ([values, ...parameters], [result]) => {
-      const weight = gamma && parameters[0];
-      const bias = beta && parameters[parameters.length - 1];
+    save(scale ? [x, scale] : [x]);
+    const [y] = memory.compute([x, scale, offset], [x.shape], ([values, weight, bias], [result]) => {
       if (values.length === 0) return;
       passes.forwardTraining(
         outer,
@@ -99,65 +130,43 @@ function train(tf: typeof tfc, layer: BatchNormalization, memory: Memory, x: tfc
       );
     });
     const gradFunc = (dy: tfc.Tensor, saved: tfc.Tensor[]) => {
-      const perChannel = [gamma, beta].filter((parameter) => parameter !== undefined).map(() => [channels]);
+      const [savedX, savedScale] = saved as [tfc.Tensor, tfc.Tensor | undefined];
       return memory
-        .compute([dy, ...saved], [shape, ...perChannel], ([dyValues, values, weight], [dx, ...sums]) => {
-          if (values.length === 0) {
-            for (const sum of sums) sum.fill(0);
-            return;
-          }
-          passes.backward(
-            outer,
-            channels,
-            inner,
-            eps,
-            true,
-            dyValues,
-            values,
-            mean,
-            variance,
-            weight,
-            undefined,
-            false,
-            undefined,
-            undefined,
-            dx,
-            gamma && sums[0],
-            beta && sums[sums.length - 1],
-            undefined,
-          );
-        })
+        .compute(
+          [dy, savedX, savedScale],
+          [x.shape, scale?.shape, offset?.shape],
+          ([dyValues, values, weight], [dx, dWeight, dBias]) => {
+            if (values.length === 0) {
+              dWeight?.fill(0);
+              dBias?.fill(0);
+              return;
+            }
+            passes.backward(
+              outer,
+              channels,
+              inner,
+              eps,
+              true,
+              dyValues,
+              values,
+              mean,
+              variance,
+              weight,
+              undefined,
+              false,
+              undefined,
+              undefined,
+              dx,
+              dWeight,
+              dBias,
+              undefined,
+            );
+          },
+        )
+        .filter((info) => info !== undefined)
         .map(toTensor);
     };
     return { value: toTensor(y), gradFunc };
   });
-  const y = normalize(...[x, gamma, beta].filter((tensor) => tensor !== undefined));
-
-  if (outer * inner > 0) {
-    const moving = [movingMean, movingVariance];
-    const updated = memory.compute(
-      moving.map((variable) => variable.read()),
-      [[channels], [channels]],
-      (old, results) => {
-        const [runningMean, runningVar] = old.map((values) => Float64Array.from(values));
-        // Keras keeps the biased variance; its momentum is the weight of the old value.
-        backend.updateRunningStats(
-          mean,
-          variance,
-          channels,
-          outer * inner,
-          momentum,
-          false,
-          runningMean,
-          runningVar,
-        );
-        results[0].set(runningMean);
-        results[1].set(runningVar);
-      },
-    );
-    updated.forEach((info, i) => {
-      moving[i].write(toTensor(info));
-    });
-  }
-  return y;
+  return { y: recorded(...[x, scale, offset].filter((tensor) => tensor !== undefined)), mean, variance };
 }

@@ -4,19 +4,32 @@ import { describeShape, rangeError, stateError, typeError } from '../errors.js';
 import { newResult } from '../result.js';
 import { typedArrayType } from '../typed-array.js';
 
+/** As its elements: values for a tensor or a shape, undefined for what is absent. */
+type ValuesOf<List> = {
+  -readonly [K in keyof List]: undefined extends List[K] ? Values | undefined : Values;
+};
+type InfosOf<List> = {
+  -readonly [K in keyof List]: undefined extends List[K] ? TensorInfo | undefined : TensorInfo;
+};
+type Values = Float32Array;
+type Shape = readonly number[];
+
 /** The tensors of a backend, read and written where they are. */
 export interface Memory {
   /**
-   * Calls `pass` once with the values of `inputs` and, for each of `outputs`, a shape, memory to be filled, which becomes a
-   * tensor of the backend.
+   * Calls `pass` once with the values of `inputs` and with memory to be filled for each of `outputs`, which are shapes. It
+   * becomes tensors of the backend. What is absent stays so.
    *
    * @throws what `pass` throws; then no tensor is left behind.
    */
-  compute(
-    inputs: readonly TensorInfo[],
-    outputs: readonly (readonly number[])[],
-    pass: (inputs: Float32Array[], outputs: Float32Array[]) => void,
-  ): TensorInfo[];
+  compute<
+    const Inputs extends readonly (TensorInfo | undefined)[],
+    const Shapes extends readonly (Shape | undefined)[],
+  >(
+    inputs: Inputs,
+    outputs: Shapes,
+    pass: (inputs: ValuesOf<Inputs>, outputs: ValuesOf<Shapes>) => void,
+  ): InfosOf<Shapes>;
 }
 
 /** What is used of `DataStorage`, which fetches the data of a tensor that another backend holds. */
@@ -64,58 +77,66 @@ function isStorage(value: unknown): value is Storage<unknown> {
   return typeof (value as Partial<Storage<unknown>> | undefined)?.get === 'function';
 }
 
+/** The same with what is absent as undefined, whose types the interface above keeps apart. */
+type Compute = (
+  inputs: readonly (TensorInfo | undefined)[],
+  outputs: readonly (Shape | undefined)[],
+  pass: (inputs: (Values | undefined)[], outputs: (Values | undefined)[]) => void,
+) => (TensorInfo | undefined)[];
+
 function cpuMemory(backend: CpuBackend): Memory {
   const read = (tensor: TensorInfo): Float32Array => {
     const { values } = backend.data.get(tensor.dataId);
-    const type = typedArrayType(values);
     // A cast from int32 leaves the values as they are.
-    return type === 'Float32Array'
+    return typedArrayType(values) === 'Float32Array'
       ? (values as Float32Array)
       : Float32Array.from(values as ArrayLike<number>);
   };
-  return {
-    compute(inputs, outputs, pass) {
-      checkReadable(inputs);
-      const results = outputs.map((shape) => newResult<Float32Array>('float32', sizeOf(shape)));
-      pass(inputs.map(read), results);
-      return results.map((values, i) => backend.makeTensorInfo(outputs[i], 'float32', values));
-    },
+  const compute: Compute = (inputs, outputs, pass) => {
+    checkReadable(inputs);
+    const results = outputs.map((shape) => shape && newResult<Float32Array>('float32', sizeOf(shape)));
+    pass(
+      inputs.map((tensor) => tensor && read(tensor)),
+      results,
+    );
+    return results.map(
+      (values, i) => values && backend.makeTensorInfo(outputs[i] as Shape, 'float32', values),
+    );
   };
+  return { compute } as unknown as Memory;
 }
 
 function wasmMemory(backend: WasmBackend): Memory {
-  return {
-    compute(inputs, outputs, pass) {
-      checkReadable(inputs);
-      const made: TensorInfo[] = [];
-      try {
-        // Both can make the heap grow, which detaches all views of it: views come last.
-        for (const { dataId } of inputs) backend.dataIdMap.get(dataId);
-        for (const shape of outputs) made.push(backend.makeOutput(shape, 'float32'));
-        const results = made.map((tensor) => backend.typedArrayFromHeap(tensor));
-        for (const { byteOffset, length } of results)
-          if (byteOffset === 0 && length > 0)
-            throw rangeError(
-              'a result',
-              'fit into the heap of wasm',
-              `${length} values of float32`,
-              'OUT_OF_MEMORY',
-            );
-        pass(
-          inputs.map((tensor) => backend.typedArrayFromHeap(tensor)),
-          results,
-        );
-      } catch (error) {
-        for (const { dataId } of made) backend.disposeData(dataId);
-        throw error;
-      }
-      return made;
-    },
+  const view = (tensor: TensorInfo | undefined) => tensor && backend.typedArrayFromHeap(tensor);
+  const compute: Compute = (inputs, outputs, pass) => {
+    checkReadable(inputs);
+    const made: (TensorInfo | undefined)[] = [];
+    try {
+      // Both can make the heap grow, which detaches all views of it: views come last.
+      for (const tensor of inputs) if (tensor) backend.dataIdMap.get(tensor.dataId);
+      for (const shape of outputs) made.push(shape && backend.makeOutput(shape, 'float32'));
+      const results = made.map(view);
+      for (const result of results)
+        if (result && result.byteOffset === 0 && result.length > 0)
+          throw rangeError(
+            'a result',
+            'fit into the heap of wasm',
+            `${result.length} values of float32`,
+            'OUT_OF_MEMORY',
+          );
+      pass(inputs.map(view), results);
+    } catch (error) {
+      for (const tensor of made) if (tensor) backend.disposeData(tensor.dataId);
+      throw error;
+    }
+    return made;
   };
+  return { compute } as unknown as Memory;
 }
 
-function checkReadable(tensors: readonly TensorInfo[]): void {
+function checkReadable(tensors: readonly (TensorInfo | undefined)[]): void {
   for (const tensor of tensors) {
+    if (tensor === undefined) continue;
     const { dtype, shape, isDisposed } = tensor as TensorInfo & { isDisposed?: boolean };
     if (isDisposed === true)
       throw stateError('DISPOSED', `a tensor must not be disposed, got one of shape ${describeShape(shape)}`);
@@ -123,6 +144,6 @@ function checkReadable(tensors: readonly TensorInfo[]): void {
   }
 }
 
-export function sizeOf(shape: readonly number[]): number {
+function sizeOf(shape: Shape): number {
   return shape.reduce((size, dimension) => size * dimension, 1);
 }
