@@ -45,7 +45,7 @@ interface CpuBackend {
 
 /** What is used of `BackendWasm`. */
 interface WasmBackend {
-  dataIdMap: Storage<unknown>;
+  dataIdMap: Storage<{ memoryOffset: number }>;
   makeOutput(shape: readonly number[], dtype: string): TensorInfo;
   typedArrayFromHeap(tensor: TensorInfo): Float32Array;
   disposeData(dataId: object): void;
@@ -115,15 +115,15 @@ function wasmMemory(backend: WasmBackend): Memory {
       // Both can make the heap grow, which detaches all views of it: views come last.
       for (const tensor of inputs) if (tensor) backend.dataIdMap.get(tensor.dataId);
       for (const shape of outputs) made.push(shape && backend.makeOutput(shape, 'float32'));
-      const results = made.map(view);
-      for (const result of results)
-        if (result && result.byteOffset === 0 && result.length > 0)
+      for (const tensor of made)
+        if (tensor && sizeOf(tensor.shape) > 0 && backend.dataIdMap.get(tensor.dataId).memoryOffset === 0)
           throw rangeError(
             'a result',
             'fit into the heap of wasm',
-            `${result.length} values of float32`,
+            `${sizeOf(tensor.shape)} values of float32`,
             'OUT_OF_MEMORY',
           );
+      const results = made.map(view);
       pass(inputs.map(view), results);
     } catch (error) {
       for (const tensor of made) if (tensor) backend.disposeData(tensor.dataId);
