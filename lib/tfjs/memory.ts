@@ -46,6 +46,7 @@ interface CpuBackend {
 /** What is used of `BackendWasm`. */
 interface WasmBackend {
   dataIdMap: Storage<{ memoryOffset: number }>;
+  wasm: { HEAPU8: Uint8Array };
   makeOutput(shape: readonly number[], dtype: string): TensorInfo;
   typedArrayFromHeap(tensor: TensorInfo): Float32Array;
   disposeData(dataId: object): void;
@@ -64,8 +65,7 @@ export function memoryOf(backend: object): Memory | undefined {
 
 function isCpu(backend: object): backend is CpuBackend {
   const { data, makeTensorInfo } = backend as Partial<CpuBackend>;
-  // The backend for GPUs has `data` and `makeTensorInfo` too.
-  return isStorage(data) && typeof makeTensorInfo === 'function' && !('gpgpu' in backend);
+  return isStorage(data) && typeof makeTensorInfo === 'function';
 }
 
 function isWasm(backend: object): backend is WasmBackend {
@@ -115,14 +115,7 @@ function wasmMemory(backend: WasmBackend): Memory {
       // Both can make the heap grow, which detaches all views of it: views come last.
       for (const tensor of inputs) if (tensor) backend.dataIdMap.get(tensor.dataId);
       for (const shape of outputs) made.push(shape && backend.makeOutput(shape, 'float32'));
-      for (const tensor of made)
-        if (tensor && sizeOf(tensor.shape) > 0 && backend.dataIdMap.get(tensor.dataId).memoryOffset === 0)
-          throw rangeError(
-            'a result',
-            'fit into the heap of wasm',
-            `${sizeOf(tensor.shape)} values of float32`,
-            'OUT_OF_MEMORY',
-          );
+      for (const tensor of made) if (tensor) checkAllocated(backend, tensor);
       const results = made.map(view);
       pass(inputs.map(view), results);
     } catch (error) {
@@ -132,6 +125,15 @@ function wasmMemory(backend: WasmBackend): Memory {
     return made;
   };
   return { compute } as unknown as Memory;
+}
+
+/** A heap that can grow no more gives address 0, and for sizes near 4 GiB memory that ends beyond it. */
+function checkAllocated(backend: WasmBackend, { dataId, shape }: TensorInfo): void {
+  const { memoryOffset } = backend.dataIdMap.get(dataId);
+  const size = sizeOf(shape);
+  const end = memoryOffset + size * Float32Array.BYTES_PER_ELEMENT;
+  if (size > 0 && (memoryOffset === 0 || end > backend.wasm.HEAPU8.length))
+    throw rangeError('a result', 'fit into the heap of wasm', `${size} values of float32`, 'OUT_OF_MEMORY');
 }
 
 function checkReadable(tensors: readonly (TensorInfo | undefined)[]): void {
