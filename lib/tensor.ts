@@ -21,8 +21,9 @@ export interface Tensor<T extends FloatArray = FloatArray> {
 }
 
 /**
- * A {@link Tensor}, or an object that calls its shape `dims`, like a tensor of ONNX Runtime. Views at any offset, views of a
- * SharedArrayBuffer and arrays of another realm are fine; what has strides must be contiguous.
+ * A {@link Tensor}, an object that calls its shape `dims`, like a tensor of ONNX Runtime, or an ndarray of `ndarray` or stdlib,
+ * with `strides` (or `stride`) and `offset`: its values are used where they are if they lie in rows one after the other, and
+ * refused otherwise. Views at any offset, views of a SharedArrayBuffer and arrays of another realm are fine.
  */
 export type TensorLike<T extends FloatArray = FloatArray> =
   | {

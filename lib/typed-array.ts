@@ -33,11 +33,15 @@ export function bufferOf(array: FloatArray): ArrayBufferLike {
 /** `length` values of a buffer from a byte on, as an array of a data type. */
 export function viewOf<T extends FloatArray>(
   dtype: DType,
-  memory: ArrayBuffer,
+  memory: ArrayBufferLike,
   begin: number,
   length: number,
 ): T {
-  return new (dtype === 'float32' ? Float32Array : Float64Array)(memory, begin, length) as FloatArray as T;
+  return new (dtype === 'float32' ? Float32Array : Float64Array)(
+    memory as ArrayBuffer,
+    begin,
+    length,
+  ) as FloatArray as T;
 }
 
 /** Whether two arrays are views of one buffer object. */

@@ -2,9 +2,10 @@
 // changes things while they are read cannot make what was checked differ from what is used.
 import { describe, describeShape, isArray, rangeError, typeError } from './errors.js';
 import type { DType, FloatArray } from './tensor.js';
-import { extentOf, lengthOf, shareBuffer, typedArrayType } from './typed-array.js';
+import { bufferOf, extentOf, lengthOf, shareBuffer, typedArrayType, viewOf } from './typed-array.js';
 
 const arrayNames = { float32: 'Float32Array', float64: 'Float64Array' } as const;
+const valueBytes = { float32: 4, float64: 8 } as const;
 
 /** A tensor whose shape has been checked; its length is checked by {@link checkLength}, last of all. */
 export interface ReadTensor<T extends FloatArray = FloatArray> {
@@ -65,7 +66,7 @@ function dtypeError(name: string, data: unknown, wanted: DType | undefined): Err
 /** Reads a tensor and checks all of it but its length; with `dtype`, its type too. */
 export function readShape<T extends FloatArray>(name: string, value: unknown, dtype?: DType): ReadTensor<T> {
   checkObject(name, value);
-  const { data, shape } = value as { data: T; shape?: unknown };
+  const { data, shape, stride, strides = stride, offset } = value as { data: T } & Record<string, unknown>;
   const found = tryDtypeOf(data);
   // Names are put together where they are needed: a string costs as much as all checks of a small tensor.
   if (found === undefined || (dtype !== undefined && found !== dtype))
@@ -97,7 +98,43 @@ export function readShape<T extends FloatArray>(name: string, value: unknown, dt
   if (copy.length === 0) throw rangeError(`${name}.${named}`, 'have at least one dimension', '[]');
   if (extent > Number.MAX_SAFE_INTEGER)
     throw rangeError(`${name}.${named}`, 'stay below 2^53 values', describeShape(copy));
-  return { name, data, dtype: found, shape: copy, size };
+  const tensor = { name, data, dtype: found, shape: copy, size };
+  return strides === undefined ? tensor : withoutStrides(tensor, strides, offset);
+}
+
+/** A tensor of a library that has strides, as one without: a view of its values, which must lie in rows, one after the other. */
+function withoutStrides<T extends FloatArray>(
+  tensor: ReadTensor<T>,
+  strides: unknown,
+  offset: unknown = 0,
+): ReadTensor<T> {
+  const { name, data, dtype, shape, size } = tensor;
+  if (!isArray(strides)) throw typeError(`${name}.strides`, 'be an array, one for each dimension', strides);
+  const given = Array.from(shape, (_, i) => strides[i]);
+  let expected = 1;
+  for (let i = shape.length - 1; i >= 0; i--) {
+    // What is not gone along has no stride to speak of.
+    if (shape[i] !== 1 && size > 0 && given[i] !== expected)
+      throw rangeError(
+        `${name}.strides`,
+        `be those of rows one after the other for shape ${describeShape(shape)} (copy the values into such an array)`,
+        `[${given.map(describe).join(', ')}]`,
+      );
+    expected *= shape[i];
+  }
+  const first = checkInteger(`${name}.offset`, offset, 0, Number.MAX_SAFE_INTEGER);
+  const length = lengthOf(data);
+  if (first + size > length)
+    throw rangeError(
+      `${name}.data`,
+      `have ${first + size} values (${shape.join(' x ')} from offset ${first} on)`,
+      String(length),
+    );
+  if (length === size) return tensor;
+  return {
+    ...tensor,
+    data: viewOf<T>(dtype, bufferOf(data), extentOf(data).begin + first * valueBytes[dtype], size),
+  };
 }
 
 /** The data of a tensor must have the values its shape says. */
@@ -125,7 +162,11 @@ export function readTensor(name: string, value: unknown): ReadTensor {
 }
 
 /** Where the channels of a tensor are. `channels` is what they must be, or undefined for any number from 1 on. */
-export function geometryOf(tensor: ReadTensor, axis: number, channels?: number): Geometry {
+export function geometryOf(
+  tensor: Pick<ReadTensor, 'name' | 'shape'>,
+  axis: number,
+  channels?: number,
+): Geometry {
   const { name, shape } = tensor;
   const rank = shape.length;
   const index = axis < 0 ? axis + rank : axis;

@@ -1,0 +1,148 @@
+/**
+ * Batch norm of TensorFlow.js models, computed by this library.
+ *
+ * @module
+ */
+import type * as tfc from '@tensorflow/tfjs-core';
+import { typeError } from '../errors.js';
+import { fusedBatchNorm, fusedBatchNormGradient, kernelName } from './kernel.js';
+import { type BatchNormalization, type Call, fusedCall } from './layer.js';
+
+/**
+ * The module of TensorFlow.js, as `import * as tf from '@tensorflow/tfjs'` gives it (version 4). `@tensorflow/tfjs-core` is
+ * enough for `tf.batchNorm` and graph models.
+ */
+export interface TensorFlow {
+  registerKernel(config: never): void;
+  unregisterKernel(kernelName: string, backendName: string): void;
+  getKernel(kernelName: string, backendName: string): unknown;
+  registerGradient(config: never): void;
+  getGradient(kernelName: string): unknown;
+  engine(): unknown;
+  backend(): unknown;
+  customGrad(f: never): unknown;
+  /** Absent from `@tensorflow/tfjs-core`. */
+  readonly layers?: unknown;
+}
+
+/** The backends whose batch norm can be replaced. */
+export type TensorFlowBackend = 'cpu' | 'wasm';
+
+/** What this library computes for TensorFlow.js. */
+export interface Installation {
+  /** Where `tf.batchNorm` and its gradient are replaced. */
+  readonly backends: readonly TensorFlowBackend[];
+  /** Whether `tf.layers.batchNormalization` is replaced, on these backends. */
+  readonly layers: boolean;
+}
+
+const knownBackends: readonly TensorFlowBackend[] = ['cpu', 'wasm'];
+
+/** On what was put in place, so that a second copy of this module knows it. */
+const mark = Symbol.for('batchnorm.tfjs');
+
+type Marked = { [mark]?: boolean };
+
+const isOurs = (value: unknown) => (value as Marked | undefined)?.[mark] === true;
+
+function marked<T extends object>(value: T): T {
+  return Object.defineProperty(value, mark, { value: true });
+}
+
+let undo: (() => void)[] = [];
+
+/**
+ * Lets this library compute the batch norms of TensorFlow.js, in all models, those that exist already too: `tf.batchNorm` with
+ * its gradient on the backends `cpu` and `wasm`, and `tf.layers.batchNormalization` in training and inference. Values are read
+ * and written where the backend keeps them. Models are saved and loaded as before.
+ *
+ * A backend that is imported later (`@tensorflow/tfjs-backend-wasm`) is not replaced: install again then. What is in place
+ * already stays as it is. Other backends, dtypes and gradients of gradients are left to TensorFlow.js.
+ *
+ * @returns what is in place now.
+ * @throws TypeError where `tf` is not the module of TensorFlow.js; then nothing is changed.
+ */
+export function install(tf: TensorFlow): Installation {
+  const core = checkModule(tf);
+  for (const backendName of knownBackends) {
+    const stock = core.getKernel(kernelName, backendName);
+    if (!stock || isOurs(stock)) continue;
+    const kernel = marked(fusedBatchNorm(core, stock));
+    // A second registration over the first would warn.
+    core.unregisterKernel(kernelName, backendName);
+    core.registerKernel(kernel);
+    undo.push(() => {
+      if (core.getKernel(kernelName, backendName) !== kernel) return;
+      core.unregisterKernel(kernelName, backendName);
+      core.registerKernel(stock);
+    });
+  }
+  const stockGradient = core.getGradient(kernelName);
+  if (stockGradient && !isOurs(stockGradient)) {
+    const gradient = marked(fusedBatchNormGradient(core, stockGradient));
+    core.unregisterGradient(kernelName);
+    core.registerGradient(gradient);
+    undo.push(() => {
+      if (core.getGradient(kernelName) !== gradient) return;
+      core.unregisterGradient(kernelName);
+      core.registerGradient(stockGradient);
+    });
+  }
+  const prototype = layerPrototype(tf);
+  if (prototype !== undefined && !isOurs(prototype.call)) {
+    const stock = prototype.call;
+    const call = marked(fusedCall(core, stock, (backend) => isOurs(core.getKernel(kernelName, backend))));
+    prototype.call = call;
+    undo.push(() => {
+      if (prototype.call === call) prototype.call = stock;
+    });
+  }
+  return installed(tf);
+}
+
+/**
+ * Whether, and where, {@link install} is in effect.
+ *
+ * @throws TypeError where `tf` is not the module of TensorFlow.js.
+ */
+export function installed(tf: TensorFlow): Installation {
+  const core = checkModule(tf);
+  return {
+    backends: knownBackends.filter((backendName) => isOurs(core.getKernel(kernelName, backendName))),
+    layers: isOurs(layerPrototype(tf)?.call),
+  };
+}
+
+/** Gives TensorFlow.js its own batch norm back. Harmless where nothing is installed. */
+export function uninstall(): void {
+  for (const restore of undo.reverse()) restore();
+  undo = [];
+}
+
+function checkModule(tf: TensorFlow): typeof tfc {
+  const names = [
+    'registerKernel',
+    'unregisterKernel',
+    'getKernel',
+    'registerGradient',
+    'unregisterGradient',
+    'getGradient',
+    'engine',
+    'backend',
+    'getBackend',
+    'customGrad',
+    'reshape',
+    'tidy',
+  ];
+  const members = (typeof tf === 'object' && tf !== null ? tf : {}) as unknown as Record<string, unknown>;
+  if (names.some((name) => typeof members[name] !== 'function'))
+    throw typeError('tf', "be the module of TensorFlow.js 4 (import * as tf from '@tensorflow/tfjs')", tf);
+  return tf as unknown as typeof tfc;
+}
+
+/** The class of `tf.layers.batchNormalization`, which TensorFlow.js does not export. */
+function layerPrototype(tf: TensorFlow): { call: Call } | undefined {
+  const { layers } = tf as { layers?: { batchNormalization?: (args: object) => BatchNormalization } };
+  const layer = layers?.batchNormalization?.({});
+  return layer && (Object.getPrototypeOf(layer) as { call: Call });
+}

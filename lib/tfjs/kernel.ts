@@ -1,0 +1,169 @@
+// tf.batchNorm and its gradient: the kernel that layers, graph models and tf.batchNorm end in.
+import type * as tfc from '@tensorflow/tfjs-core';
+import { passesFor } from '../backend/index.js';
+import { typeError } from '../errors.js';
+import { broadcast, gather, spread } from './broadcast.js';
+import { memoryOf } from './memory.js';
+
+export const kernelName = 'FusedBatchNorm';
+
+/** TensorFlow.js' own where attributes are silent. */
+const usualEps = 1e-3;
+
+interface Inputs {
+  x: tfc.TensorInfo;
+  mean: tfc.TensorInfo;
+  variance: tfc.TensorInfo;
+  scale?: tfc.TensorInfo | null;
+  offset?: tfc.TensorInfo | null;
+}
+
+function epsOf(attrs: tfc.NamedAttrMap | undefined): number {
+  return (attrs?.varianceEpsilon as number | null | undefined) ?? usualEps;
+}
+
+/** How many gradients of gradients are being recorded; undefined where TensorFlow.js does not say. */
+export function gradientDepth(tf: typeof tfc): number {
+  const { state } = tf.engine() as { state?: { gradientDepth?: number } };
+  return state?.gradientDepth ?? 0;
+}
+
+/**
+ * The kernel in place of `stock`: y = (x − mean) / √(variance + eps) · scale + offset for parameters of any shape that
+ * broadcasts to that of x.
+ */
+export function fusedBatchNorm(tf: typeof tfc, stock: tfc.KernelConfig): tfc.KernelConfig {
+  return {
+    ...stock,
+    kernelFunc(parameters) {
+      const { backend, attrs } = parameters;
+      const inputs = parameters.inputs as unknown as Inputs;
+      const { x, mean, variance } = inputs;
+      // Graph models give null for what is absent.
+      const [scale, offset] = [inputs.scale ?? undefined, inputs.offset ?? undefined];
+      const memory = memoryOf(backend);
+      if (memory === undefined) return stock.kernelFunc(parameters);
+      for (const [name, tensor] of Object.entries({ x, mean, variance, scale, offset })) {
+        if (tensor === undefined || tensor.dtype === 'float32') continue;
+        // The kernel of wasm would take the bits of integers for those of floats.
+        if (stock.backendName === 'wasm')
+          throw typeError(name, 'be float32 (cast it with toFloat())', tensor.dtype);
+        return stock.kernelFunc(parameters);
+      }
+      const { outer, channels, inner, indices } = broadcast(x.shape, {
+        mean: mean.shape,
+        variance: variance.shape,
+        scale: scale?.shape,
+        offset: offset?.shape,
+      });
+      const [y] = memory.compute(
+        [x, mean, variance, scale, offset],
+        [x.shape],
+        ([values, ...parameterValues], [result]) => {
+          if (values.length === 0) return;
+          const [m, v, weight, bias] = parameterValues.map((value, i) => value && spread(value, indices[i]));
+          passesFor<Float32Array>('float32').forwardInference(
+            outer,
+            channels,
+            inner,
+            epsOf(attrs),
+            values,
+            result,
+            weight,
+            bias,
+            Float64Array.from(m as Float32Array),
+            Float64Array.from(v as Float32Array),
+            false,
+            undefined,
+            undefined,
+          );
+        },
+      );
+      // The tape reads every input of a recorded call, and fails where one is undefined.
+      if (gradientDepth(tf) > 0) {
+        inputs.scale ??= tf.ones(mean.shape);
+        inputs.offset ??= tf.zeros(mean.shape);
+      }
+      return y;
+    },
+  };
+}
+
+/**
+ * The gradient in place of `stock`, all of it in one pass over x and dy. With r = 1 / √(variance + eps):
+ * dOffset = Σdy, dScale = Σdy·x̂, dx = dy·scale·r, dMean = −dOffset·scale·r, dVariance = −½·dScale·scale·r².
+ */
+export function fusedBatchNormGradient(tf: typeof tfc, stock: tfc.GradConfig): tfc.GradConfig {
+  return {
+    kernelName,
+    inputsToSave: ['x', 'mean', 'variance', 'scale', 'offset'],
+    gradFunc(dy, saved, attrs) {
+      const [x, mean, variance, scale, offset] = saved;
+      const memory = memoryOf(tf.backend());
+      // Gradients of gradients need operations that the tape knows.
+      if (
+        memory === undefined ||
+        gradientDepth(tf) > 0 ||
+        Array.isArray(dy) ||
+        saved.some(({ dtype }) => dtype !== 'float32')
+      )
+        return stock.gradFunc(dy, saved.slice(0, stock.inputsToSave?.length), attrs);
+      const eps = epsOf(attrs);
+      const { outer, channels, inner, indices } = broadcast(x.shape, {
+        mean: mean.shape,
+        variance: variance.shape,
+        scale: scale.shape,
+        offset: offset.shape,
+      });
+      const infos = memory.compute(
+        [dy, x, mean, variance, scale],
+        [x.shape, mean.shape, variance.shape, scale.shape, offset.shape],
+        ([dyValues, xValues, ...parameterValues], [dx, ...sums]) => {
+          if (xValues.length === 0) {
+            for (const sum of sums) sum.fill(0);
+            return;
+          }
+          const [m, v, weight] = parameterValues.map((values, i) => spread(values, indices[i]));
+          const dScale = new Float32Array(channels);
+          const dOffset = new Float32Array(channels);
+          passesFor<Float32Array>('float32').backward(
+            outer,
+            channels,
+            inner,
+            eps,
+            false,
+            dyValues,
+            xValues,
+            Float64Array.from(m),
+            Float64Array.from(v),
+            weight,
+            undefined,
+            false,
+            undefined,
+            undefined,
+            dx,
+            dScale,
+            dOffset,
+            undefined,
+          );
+          const dMean = Float64Array.from(dOffset, (sum, i) => (-sum * weight[i]) / Math.sqrt(v[i] + eps));
+          const dVariance = Float64Array.from(dScale, (sum, i) => (-0.5 * sum * weight[i]) / (v[i] + eps));
+          [dMean, dVariance, dScale, dOffset].forEach((values, i) => {
+            gather(values, indices[i], sums[i]);
+          });
+        },
+      );
+      // At once, not when each is asked for: TensorFlow.js disposes what was made for another of them.
+      const [dx, dMean, dVariance, dScale, dOffset] = infos.map((info) =>
+        tf.engine().makeTensorFromTensorInfo(info),
+      );
+      return {
+        x: () => dx,
+        mean: () => dMean,
+        variance: () => dVariance,
+        scale: () => dScale,
+        offset: () => dOffset,
+      };
+    },
+  };
+}

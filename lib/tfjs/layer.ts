@@ -1,0 +1,172 @@
+// tf.layers.batchNormalization: its call, in training and in inference.
+import type * as tfc from '@tensorflow/tfjs-core';
+import { backend, passesFor } from '../backend/index.js';
+import { type Geometry, geometryOf } from '../validate.js';
+import { gradientDepth, kernelName } from './kernel.js';
+import { type Memory, memoryOf } from './memory.js';
+
+/** What is used of `LayerVariable`. */
+interface LayerVariable {
+  read(): tfc.Tensor;
+  write(value: tfc.Tensor): unknown;
+}
+
+/** What is used of the layer; absent are the parameters that it was told to do without. */
+export interface BatchNormalization {
+  axis: number;
+  momentum: number;
+  epsilon: number;
+  gamma?: LayerVariable | null;
+  beta?: LayerVariable | null;
+  movingMean: LayerVariable;
+  movingVariance: LayerVariable;
+}
+
+export type Call = (
+  this: BatchNormalization,
+  inputs: tfc.Tensor | tfc.Tensor[],
+  kwargs: { training?: boolean | null },
+) => tfc.Tensor | tfc.Tensor[];
+
+/**
+ * The `call` in place of `stock`, which stays in charge of other backends, other dtypes and gradients of gradients.
+ *
+ * @param isReplaced whether the kernel of a backend is ours, so that it broadcasts.
+ */
+export function fusedCall(tf: typeof tfc, stock: Call, isReplaced: (backend: string) => boolean): Call {
+  return function call(inputs, kwargs) {
+    const x = Array.isArray(inputs) && inputs.length === 1 ? inputs[0] : inputs;
+    const memory = memoryOf(tf.backend());
+    if (
+      Array.isArray(x) ||
+      x.dtype !== 'float32' ||
+      memory === undefined ||
+      !isReplaced(tf.getBackend()) ||
+      gradientDepth(tf) > 1
+    )
+      return stock.call(this, inputs, kwargs);
+    return tf.tidy(() => (kwargs?.training ? train(tf, this, memory, x) : infer(tf, this, x)));
+  };
+}
+
+function infer(tf: typeof tfc, layer: BatchNormalization, x: tfc.Tensor): tfc.Tensor {
+  const { epsilon, gamma, beta, movingMean, movingVariance } = layer;
+  const axis = layer.axis < 0 ? layer.axis + x.rank : layer.axis;
+  const shape = x.shape.map((dimension, i) => (i === axis ? dimension : 1));
+  const along = (variable: LayerVariable) => tf.reshape(variable.read(), shape);
+  const inputs: tfc.NamedTensorMap = { x, mean: along(movingMean), variance: along(movingVariance) };
+  if (gamma) inputs.scale = along(gamma);
+  if (beta) inputs.offset = along(beta);
+  return tf.engine().runKernel(kernelName, inputs, { varianceEpsilon: epsilon });
+}
+
+function train(tf: typeof tfc, layer: BatchNormalization, memory: Memory, x: tfc.Tensor): tfc.Tensor {
+  const geometry = geometryOf({ name: 'x', shape: x.shape }, layer.axis);
+  const count = geometry.outer * geometry.inner;
+  const { y, mean, variance } = normalize(tf, memory, x, geometry, layer);
+  if (count === 0) return y;
+
+  const { momentum, movingMean, movingVariance } = layer;
+  const { channels } = geometry;
+  const updated = memory.compute(
+    [movingMean.read(), movingVariance.read()],
+    [[channels], [channels]],
+    ([oldMean, oldVariance], [newMean, newVariance]) => {
+      const runningMean = Float64Array.from(oldMean);
+      const runningVar = Float64Array.from(oldVariance);
+      // Keras keeps the biased variance; its momentum is the weight of the old value.
+      const [decay, unbiased] = [momentum, false];
+      backend.updateRunningStats(mean, variance, channels, count, decay, unbiased, runningMean, runningVar);
+      newMean.set(runningMean);
+      newVariance.set(runningVar);
+    },
+  );
+  [movingMean, movingVariance].forEach((variable, i) => {
+    variable.write(tf.engine().makeTensorFromTensorInfo(updated[i]));
+  });
+  return y;
+}
+
+interface Normalized {
+  y: tfc.Tensor;
+  mean: Float64Array;
+  variance: Float64Array;
+}
+
+/** One call on the tape, with a gradient for x and for each parameter that is there. */
+function normalize(
+  tf: typeof tfc,
+  memory: Memory,
+  x: tfc.Tensor,
+  { outer, channels, inner }: Geometry,
+  { epsilon: eps, gamma, beta }: BatchNormalization,
+): Normalized {
+  const passes = passesFor<Float32Array>('float32');
+  const scale = gamma?.read();
+  const offset = beta?.read();
+  const mean = new Float64Array(channels);
+  const variance = new Float64Array(channels);
+  const toTensor = (info: tfc.TensorInfo) => tf.engine().makeTensorFromTensorInfo(info);
+
+  const recorded = tf.customGrad((...args: (tfc.Tensor | tfc.GradSaveFunc)[]) => {
+    const save = args[args.length - 1] as tfc.GradSaveFunc;
+    save(scale ? [x, scale] : [x]);
+    const [y] = memory.compute([x, scale, offset], [x.shape], ([values, weight, bias], [result]) => {
+      if (values.length === 0) return;
+      passes.forwardTraining(
+        outer,
+        channels,
+        inner,
+        eps,
+        values,
+        result,
+        weight,
+        bias,
+        mean,
+        variance,
+        false,
+        undefined,
+        undefined,
+      );
+    });
+    const gradFunc = (dy: tfc.Tensor, saved: tfc.Tensor[]) => {
+      const [savedX, savedScale] = saved as [tfc.Tensor, tfc.Tensor | undefined];
+      return memory
+        .compute(
+          [dy, savedX, savedScale],
+          [x.shape, scale?.shape, offset?.shape],
+          ([dyValues, values, weight], [dx, dWeight, dBias]) => {
+            if (values.length === 0) {
+              dWeight?.fill(0);
+              dBias?.fill(0);
+              return;
+            }
+            passes.backward(
+              outer,
+              channels,
+              inner,
+              eps,
+              true,
+              dyValues,
+              values,
+              mean,
+              variance,
+              weight,
+              undefined,
+              false,
+              undefined,
+              undefined,
+              dx,
+              dWeight,
+              dBias,
+              undefined,
+            );
+          },
+        )
+        .filter((info) => info !== undefined)
+        .map(toTensor);
+    };
+    return { value: toTensor(y), gradFunc };
+  });
+  return { y: recorded(...[x, scale, offset].filter((tensor) => tensor !== undefined)), mean, variance };
+}
