@@ -1,7 +1,7 @@
 /**
  * Batch norm of TensorFlow.js models, computed by this library.
  *
- * @module
+ * @module batchnorm/tfjs
  */
 import type * as tfc from '@tensorflow/tfjs-core';
 import { typeError } from '../errors.js';
@@ -13,13 +13,21 @@ import { type BatchNormalization, type Call, fusedCall } from './layer.js';
  * enough for `tf.batchNorm` and graph models.
  */
 export interface TensorFlow {
+  /** @hidden */
   registerKernel(config: never): void;
+  /** @hidden */
   unregisterKernel(kernelName: string, backendName: string): void;
+  /** @hidden */
   getKernel(kernelName: string, backendName: string): unknown;
+  /** @hidden */
   registerGradient(config: never): void;
+  /** @hidden */
   getGradient(kernelName: string): unknown;
+  /** @hidden */
   engine(): unknown;
+  /** @hidden */
   backend(): unknown;
+  /** @hidden */
   customGrad(f: never): unknown;
   /** Absent from `@tensorflow/tfjs-core`. */
   readonly layers?: unknown;
@@ -59,8 +67,14 @@ let undo: (() => void)[] = [];
  * A backend that is imported later (`@tensorflow/tfjs-backend-wasm`) is not replaced: install again then. What is in place
  * already stays as it is. Other backends, dtypes and gradients of gradients are left to TensorFlow.js.
  *
+ * @param tf the module that the models are made with.
  * @returns what is in place now.
- * @throws TypeError where `tf` is not the module of TensorFlow.js; then nothing is changed.
+ * @throws TypeError (`ERR_BATCHNORM_INVALID_TYPE`) where `tf` is not the module of TensorFlow.js; then nothing is changed.
+ * @example
+ * import * as tf from '@tensorflow/tfjs';
+ * import { install } from 'batchnorm/tfjs';
+ *
+ * console.log(install(tf).layers); // true
  */
 export function install(tf: TensorFlow): Installation {
   const core = checkModule(tf);
@@ -103,7 +117,15 @@ export function install(tf: TensorFlow): Installation {
 /**
  * Whether, and where, {@link install} is in effect.
  *
- * @throws TypeError where `tf` is not the module of TensorFlow.js.
+ * @param tf the module that the models are made with.
+ * @returns what is in place, as {@link install} says it.
+ * @throws TypeError (`ERR_BATCHNORM_INVALID_TYPE`) where `tf` is not the module of TensorFlow.js.
+ * @example
+ * import * as tf from '@tensorflow/tfjs';
+ * import { installed, uninstall } from 'batchnorm/tfjs';
+ *
+ * uninstall();
+ * console.log(installed(tf)); // { backends: [], layers: false }
  */
 export function installed(tf: TensorFlow): Installation {
   const core = checkModule(tf);
@@ -113,7 +135,14 @@ export function installed(tf: TensorFlow): Installation {
   };
 }
 
-/** Gives TensorFlow.js its own batch norm back. Harmless where nothing is installed. */
+/**
+ * Gives TensorFlow.js its own batch norm back. Harmless where nothing is installed.
+ *
+ * @example
+ * import { uninstall } from 'batchnorm/tfjs';
+ *
+ * uninstall();
+ */
 export function uninstall(): void {
   for (const restore of undo.reverse()) restore();
   undo = [];
