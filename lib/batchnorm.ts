@@ -5,7 +5,7 @@ import { type BatchNormConfig, type BatchNormOptions, readConfig } from './confi
 import { oneValuePerChannelError, rangeError, stateError, typeError } from './errors.js';
 import { constructorKey, FrozenBatchNorm } from './frozen.js';
 import { checkKept, deliver, isShared, move } from './handover.js';
-import { after, operate, readSignal } from './operations.js';
+import { after, operate, readAsync } from './operations.js';
 import { newResult } from './result.js';
 import { isStaged, stage, unstage } from './staging.js';
 import { readState, type StateDict } from './state.js';
@@ -131,16 +131,6 @@ const forwardAsyncKeys = new Set([...forwardKeys, ...asyncKeys]);
 const backwardAsyncKeys = new Set([...backwardKeys, ...asyncKeys]);
 const freezeKeys = new Set(['activation']);
 
-/** The options that only asynchronous calls have. */
-function readAsync(options: AsyncOptions | undefined): {
-  signal: AbortSignal | undefined;
-  transfer: boolean;
-} {
-  const signal = options?.signal;
-  const transfer = options?.transfer ?? false;
-  return { signal: readSignal(signal), transfer: checkBoolean('transfer', transfer) };
-}
-
 /** Those that exist and were asked for. */
 function gradientsOf<T extends FloatArray>(
   shape: readonly number[],
@@ -220,6 +210,11 @@ export class BatchNorm<D extends DType = 'float32'> {
   readonly #grads: NamedArrays;
   /** All its arrays, which a result must not overlap. */
   readonly #arrays: NamedArrays;
+
+  /** Whether a value is one indeed, which a proxy of one is not. @internal */
+  static isLayer(value: object): value is BatchNorm<DType> {
+    return #channels in value;
+  }
 
   /**
    * @param channels values per channel array, an integer from 1 on.
@@ -794,7 +789,7 @@ export class BatchNorm<D extends DType = 'float32'> {
 
   /** The caller may have detached them. */
   #checkOwn(): void {
-    for (const name in this.#arrays) {
+    for (const name of Object.keys(this.#arrays)) {
       const array = this.#arrays[name];
       if (array) checkKept(name, array, this.#channels);
     }

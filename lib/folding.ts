@@ -23,7 +23,9 @@ import {
   checkPerChannel,
   checkVariance,
   dtypeOf,
+  isRank,
   newArray,
+  rankError,
 } from './validate.js';
 
 /** A fully connected layer: y = weight · x + bias. Other properties are ignored. */
@@ -122,8 +124,8 @@ function readBatchNorm(name: string, value: unknown): ReadBatchNorm {
   let source: { [K in keyof FixedBatchNorm]?: unknown } = value;
   let dtype: DType | undefined;
   let [meanName, varianceName] = ['mean', 'variance'];
-  if (value instanceof BatchNorm) {
-    const { runningMean, runningVar, weight, bias, config } = value as BatchNorm<DType>;
+  if (BatchNorm.isLayer(value)) {
+    const { runningMean, runningVar, weight, bias, config } = value;
     if (runningMean === null || runningVar === null)
       throw stateError(
         'NO_RUNNING_STATS',
@@ -132,10 +134,11 @@ function readBatchNorm(name: string, value: unknown): ReadBatchNorm {
     source = { ...config, mean: runningMean, variance: runningVar, weight, bias };
     dtype = config.dtype;
     [meanName, varianceName] = ['runningMean', 'runningVar'];
-  } else if (value instanceof FrozenBatchNorm) {
+  } else if (FrozenBatchNorm.isLayer(value)) {
     source = value.parts;
     dtype = value.dtype;
-  }
+  } else if (value instanceof BatchNorm || value instanceof FrozenBatchNorm)
+    throw typeError(name, 'be a layer itself', value);
   const { mean, variance, weight, bias, eps = 1e-5, axis, activation } = source;
   const channels = channelsOf(`${name}.${meanName}`, mean);
   const optional = (property: string, values: unknown) =>
@@ -168,8 +171,10 @@ function readLayer<T extends FloatArray>(name: string, value: unknown): ReadLaye
   } = value as Conv<T>;
   const dtype = dtypeOf(`${name}.weight`, weight);
   if (!isArray(shape)) throw typeError(`${name}.shape`, 'be an array of dimensions', shape);
-  const dims = Array.from(shape, (dimension, i) =>
-    checkInteger(`${name}.shape[${i}]`, dimension, 1, Number.MAX_SAFE_INTEGER),
+  const { length } = shape;
+  if (!isRank(length)) throw rankError(`${name}.shape`, length);
+  const dims = Array.from({ length }, (_, i) =>
+    checkInteger(`${name}.shape[${i}]`, shape[i], 1, Number.MAX_SAFE_INTEGER),
   );
   if (dims.length < 2)
     throw rangeError(

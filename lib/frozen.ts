@@ -4,7 +4,7 @@ import type { FrozenPass } from './backend/backend.js';
 import { passesFor } from './backend/index.js';
 import { stateError, typeError } from './errors.js';
 import { deliver, isShared, move } from './handover.js';
-import { operate, readSignal } from './operations.js';
+import { operate, readAsync } from './operations.js';
 import { newResult } from './result.js';
 import { isStaged, stage, takeStaging, unstage } from './staging.js';
 import { readState, type StateDict } from './state.js';
@@ -12,12 +12,12 @@ import type { ArrayOf, DType, FloatArray, Tensor, TensorLike } from './tensor.js
 import {
   checkApart,
   checkAxis,
-  checkBoolean,
   checkEps,
   checkLength,
   checkOneOf,
   checkOptions,
   checkOut,
+  copyOf,
   geometryOf,
   isInPlace,
   readResidual,
@@ -99,6 +99,11 @@ export class FrozenBatchNorm<D extends DType = DType> {
   #disposed = false;
   readonly #passes: { [K in DType]?: FrozenPass<FloatArray> } = {};
 
+  /** Whether a value is one indeed, which a proxy of one is not. @internal */
+  static isLayer(value: object): value is FrozenBatchNorm {
+    return #parts in value;
+  }
+
   /** @internal */
   constructor(key: typeof constructorKey, parts: FrozenParts<D>) {
     if (key !== constructorKey)
@@ -107,13 +112,13 @@ export class FrozenBatchNorm<D extends DType = DType> {
         'a FrozenBatchNorm must be made by freeze() or FrozenBatchNorm.from(), got a call of its constructor',
       );
     const { weight, bias, mean, variance } = parts;
-    // Copies: the caller goes on writing to its arrays.
+    // The caller goes on writing to its arrays.
     this.#parts = {
       ...parts,
-      weight: weight?.slice(),
-      bias: bias?.slice(),
-      mean: mean.slice(),
-      variance: variance.slice(),
+      weight: weight && copyOf(weight),
+      bias: bias && copyOf(bias),
+      mean: copyOf(mean),
+      variance: copyOf(variance),
     };
   }
 
@@ -207,16 +212,14 @@ export class FrozenBatchNorm<D extends DType = DType> {
    *   {@link run} throws, with the reason of `signal`, or with an Error where `out` has lost its buffer meanwhile.
    */
   async runAsync<T extends ArrayOf<D>>(x: TensorLike<T>, options?: RunAsyncOptions<T>): Promise<Tensor<T>> {
-    const signal = readSignal(options?.signal);
-    const transfer = options?.transfer ?? false;
+    const { signal, transfer } = readAsync(options);
     const { data, shape, dtype, size, outer, inner, residual, out } = this.#read<T>(
       'runAsync()',
       x,
       options,
       runAsyncKeys,
     );
-    if (checkBoolean('transfer', transfer) && out !== undefined)
-      throw typeError('out', 'be left out with transfer: true', out);
+    if (transfer && out !== undefined) throw typeError('out', 'be left out with transfer: true', out);
     if (out !== undefined) {
       isInPlace(out, 'x.data', data);
       if (residual !== undefined) checkApart('out', out, { 'residual.data': residual });

@@ -4,6 +4,7 @@ import { type Activation, checkActivation } from './activation.js';
 import { backend, passesFor } from './backend/index.js';
 import { newResult } from './result.js';
 import type { DType, FloatArray, Tensor, TensorLike } from './tensor.js';
+import { copyInto } from './typed-array.js';
 import {
   channelsOf,
   checkApart,
@@ -170,7 +171,7 @@ function resultFor<T extends FloatArray>(
  * One value per channel is allowed (variance 0). An empty x gives an empty y and NaN statistics. A channel with a value
  * that is not finite has statistics that are not, and touches no other channel.
  *
- * @param x any rank from 1 on.
+ * @param x any rank from 1 to 64.
  * @returns y in the dtype and shape of x; statistics in double.
  * @throws TypeError, RangeError for what does not fit; then nothing is written.
  */
@@ -204,7 +205,7 @@ export function forwardTraining<T extends FloatArray>(
 /**
  * Normalizes x with given statistics: y = activation((x − mean) / √(variance + eps) · weight + bias + residual).
  *
- * @param x any rank from 1 on.
+ * @param x any rank from 1 to 64.
  * @returns y in the dtype and shape of x.
  * @throws TypeError, RangeError for what does not fit; then nothing is written.
  */
@@ -335,8 +336,8 @@ export function updateRunningStats(
     ownRunningMean,
     ownRunningVar,
   );
-  if (ownRunningMean !== runningMean) runningMean.set(ownRunningMean);
-  if (ownRunningVar !== runningVar) runningVar.set(ownRunningVar);
+  if (ownRunningMean !== runningMean) copyInto(runningMean, ownRunningMean);
+  if (ownRunningVar !== runningVar) copyInto(runningVar, ownRunningVar);
   return rejected;
 }
 

@@ -10,7 +10,7 @@ export type DType = 'float32' | 'float64';
 export type ArrayOf<D extends DType> = D extends 'float64' ? Float64Array : Float32Array;
 
 /**
- * Values in row-major order and their shape, of any rank from 1 on. `data.length` is the product of `shape`.
+ * Values in row-major order and their shape, of any rank from 1 to 64. `data.length` is the product of `shape`.
  * What this library returns owns its shape; its data is the caller's.
  */
 export interface Tensor<T extends FloatArray = FloatArray> {
@@ -28,7 +28,7 @@ export type TensorLike<T extends FloatArray = FloatArray> =
  *
  * @param data Float32Array or Float64Array with as many values as `shape` says; views at any offset and views of a
  *   SharedArrayBuffer are fine.
- * @param shape at least one dimension, each a non-negative safe integer.
+ * @param shape from 1 to 64 dimensions, each a non-negative safe integer.
  * @throws TypeError for another kind of array, RangeError where data and shape disagree.
  */
 export function tensor<T extends FloatArray>(data: T, shape: readonly number[]): Tensor<T> {

@@ -88,7 +88,31 @@ const cases: [title: string, call: () => unknown, expected: Failure][] = [
   [
     'an empty shape',
     () => tensor(new Float32Array(1), []),
-    range('tensor.shape must have at least one dimension, got []'),
+    range('tensor.shape must have from 1 to 64 dimensions, got 0'),
+  ],
+  [
+    'a shape of too many dimensions',
+    () => tensor(new Float32Array(1), new Array(65).fill(1)),
+    range('tensor.shape must have from 1 to 64 dimensions, got 65'),
+  ],
+  [
+    'a shape with the length of a lie',
+    () => tensor(new Float32Array(1), new Proxy([1], { get: () => 2 ** 53 })),
+    range('tensor.shape must have from 1 to 64 dimensions, got 9007199254740992'),
+  ],
+  [
+    'a revoked proxy for options',
+    () => {
+      const { proxy, revoke } = Proxy.revocable({}, {});
+      revoke();
+      forwardTraining(x(), proxy);
+    },
+    type('options must be an object, got a revoked proxy'),
+  ],
+  [
+    'a BigInt whose digits take minutes',
+    () => new BatchNorm((1n << 20_000_000n) as Wrong),
+    type('channels must be an integer from 1 to 2147483647, got a large BigInt'),
   ],
   [
     'a fractional dimension',
