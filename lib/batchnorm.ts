@@ -10,7 +10,7 @@ import { newResult } from './result.js';
 import { isStaged, stage, unstage } from './staging.js';
 import { readState, type StateDict } from './state.js';
 import type { ArrayOf, DType, FloatArray, Tensor, TensorLike } from './tensor.js';
-import { shareBuffer } from './typed-array.js';
+import { lengthOf, shareBuffer } from './typed-array.js';
 import {
   checkApart,
   checkBoolean,
@@ -162,13 +162,13 @@ class ResultBuffer<T extends FloatArray> {
     let buffer = this.#buffer;
     if (
       buffer === undefined ||
-      buffer.length < length ||
+      lengthOf(buffer) < length ||
       inputs.some((input) => buffer !== undefined && shareBuffer(input, buffer))
     ) {
       buffer = newResult<T>(dtype, length);
       this.#buffer = buffer;
     }
-    return buffer.length === length ? buffer : (buffer.subarray(0, length) as T);
+    return lengthOf(buffer) === length ? buffer : (buffer.subarray(0, length) as T);
   }
 }
 
@@ -663,7 +663,7 @@ export class BatchNorm<D extends DType = 'float32'> {
   #maskFor({ input, residual }: ForwardCall<ArrayOf<D>>, reuse: boolean): Uint8Array | undefined {
     if (residual === undefined || this.#config.activation === undefined) return undefined;
     const bytes = maskBytes(input.size);
-    if (reuse && this.#lastMask?.length === bytes) return this.#lastMask;
+    if (reuse && this.#lastMask && lengthOf(this.#lastMask) === bytes) return this.#lastMask;
     const mask = new Uint8Array(bytes);
     if (reuse) this.#lastMask = mask;
     return mask;

@@ -265,7 +265,7 @@ function foldInto<T extends FloatArray>(layer: ReadLayer<T>, bnValue: unknown): 
   // weight[rows][columns][rest]: a row belongs to one group, a column of it to one output.
   const [rows, columns] = transposed ? [shape[0], shape[1]] : [1, outputs];
   const weight = newArray<T>(dtype, layer.weight);
-  const length = weight.length / (rows * columns);
+  const length = lengthOf(weight) / (rows * columns);
   let i = 0;
   for (let row = 0; row < rows; row++) {
     const firstOutput = Math.floor((row * groups) / rows) * columns;

@@ -1,4 +1,5 @@
 // What the asynchronous calls promise: the synchronous results to the bit, from any memory, in the order of the calls.
+import { AsyncLocalStorage } from 'node:async_hooks';
 import { describe, expect, it, vi } from 'vitest';
 import {
   BatchNorm,
@@ -736,5 +737,50 @@ describe('what is wrong', () => {
     controller.abort(reason);
     expect(result).toBeTypeOf('object');
     expect(await rejectionOf(() => call({ signal: controller.signal }))).toBe(reason);
+  });
+});
+
+describe('the context of a call', () => {
+  const store = new AsyncLocalStorage<number>();
+  const input = (size = 24) => ({ data: new Float32Array(size).map((_, i) => i), shape: [size / 12, 3, 4] });
+
+  it('is that of what follows it, for each of many requests at once', async () => {
+    const frozen = new BatchNorm(3).freeze();
+    const shared = new BatchNorm(3);
+    const request = async (id: number) => {
+      const own = new BatchNorm(3);
+      const { signal } = new AbortController();
+      await frozen.runAsync(input(), id % 2 ? { signal } : undefined);
+      expect(store.getStore()).toBe(id);
+      await own.forwardAsync(input());
+      expect(store.getStore()).toBe(id);
+      await own.backwardAsync(input(), { transfer: id % 3 === 0 });
+      expect(store.getStore()).toBe(id);
+      // Calls that wait for those of other requests.
+      const before = shared.forwardAsync(input(12 * (2 + (id % 9))), { signal });
+      const seen = before.then(() => store.getStore());
+      await before;
+      expect(store.getStore()).toBe(id);
+      return seen;
+    };
+    const ids = Array.from({ length: 100 }, (_, id) => id);
+    expect(await Promise.all(ids.map((id) => store.run(id, request, id)))).toEqual(ids);
+    expect(shared.batchesTracked).toBe(ids.length);
+    expect(store.getStore()).toBeUndefined();
+  });
+
+  it('is that of what follows a rejection', async () => {
+    const controller = new AbortController();
+    const layer = new BatchNorm(3);
+    const rejected = store.run(1, async () => {
+      const results = [
+        layer.forwardAsync(input()),
+        layer.forwardAsync(input(), { signal: controller.signal }),
+      ];
+      const [, outcome] = await Promise.allSettled(results);
+      return [outcome.status, store.getStore()];
+    });
+    store.run(2, () => controller.abort());
+    expect(await rejected).toEqual(['rejected', 1]);
   });
 });

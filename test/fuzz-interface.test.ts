@@ -292,7 +292,7 @@ const traps = [
 const throwing = (trap: (typeof traps)[number], target: object) => new Proxy(target, { [trap]: throwOwn });
 
 function fakeSignal(part: Record<string, unknown>): unknown {
-  return { aborted: false, addEventListener() {}, removeEventListener() {}, ...part };
+  return { aborted: false, reason: new Own(), addEventListener() {}, removeEventListener() {}, ...part };
 }
 
 const listenersThatCallBack = {

@@ -157,7 +157,7 @@ function forEachLane(
 
 /** Halves the lanes until one is left. */
 function sumOfLanes(lanes: Float64Array): number {
-  for (let half = lanes.length / 2; half >= 1; half /= 2)
+  for (let half = lengthOf(lanes) / 2; half >= 1; half /= 2)
     for (let i = 0; i < half; i++) lanes[i] += lanes[i + half];
   return lanes[0];
 }
