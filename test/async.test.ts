@@ -726,6 +726,53 @@ describe('what is wrong', () => {
     }
   });
 
+  it.each(calls())('%s rejects with what a signal of the caller throws', async (_, call) => {
+    const own = new Error('on purpose');
+    const throwOwn = () => {
+      throw own;
+    };
+    const fake = (part: object) =>
+      Object.defineProperties(
+        { aborted: false, reason: own, addEventListener() {}, removeEventListener() {} },
+        Object.getOwnPropertyDescriptors(part),
+      );
+    const callBack = (_: string, listener: () => void) => listener();
+    const reason = { get: throwOwn };
+    const signals = [
+      fake({ addEventListener: throwOwn }),
+      fake({ removeEventListener: throwOwn }),
+      fake({ addEventListener: callBack }),
+      Object.defineProperty(fake({ addEventListener: callBack }), 'reason', reason),
+      Object.defineProperty(fake({ aborted: true }), 'reason', reason),
+    ];
+    for (const signal of signals) expect(await rejectionOf(() => call({ signal }))).toBe(own);
+    const { proxy, revoke } = Proxy.revocable({}, {});
+    revoke();
+    expect(await rejectionOf(() => call({ signal: proxy }))).toMatchObject({
+      message: 'signal must be an AbortSignal, got a revoked proxy',
+    });
+    await call({});
+  });
+
+  it('a signal whose methods throw leaves no call behind it unsettled', async () => {
+    const own = new Error('on purpose');
+    const signal = {
+      aborted: false,
+      addEventListener() {},
+      removeEventListener() {
+        throw own;
+      },
+    } as Wrong;
+    const bn = new BatchNorm(3);
+    const results = await Promise.allSettled([
+      bn.forwardAsync(x()),
+      bn.forwardAsync(x(), { signal }),
+      bn.forwardAsync(x()),
+    ]);
+    expect(results.map(({ status }) => status)).toEqual(['fulfilled', 'rejected', 'fulfilled']);
+    expect(bn.batchesTracked).toBe(2);
+  });
+
   it.each(calls())('%s rejects with the reason of its signal, and not once it is done', async (_, call) => {
     const reason = { any: 'value' };
     expect(await rejectionOf(() => call({ signal: AbortSignal.abort(reason) }))).toBe(reason);

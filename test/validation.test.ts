@@ -4,6 +4,7 @@ import {
   BatchNorm,
   backward,
   capabilities,
+  compose,
   FrozenBatchNorm,
   forwardInference,
   forwardTraining,
@@ -797,6 +798,34 @@ describe('errors', () => {
     }
     const call = () => new BatchNorm(3).forward({ data: new Liar(6), shape: [2, 3, 4] });
     expect(failureOf(call)).toEqual(range('x.data must have 24 values (2 x 3 x 4), got 6'));
+  });
+
+  it('never come from what a subclass of the caller makes of its methods', () => {
+    class Subclass extends Float64Array {
+      static get [Symbol.species](): Wrong {
+        throw new Error('on purpose');
+      }
+      override slice(): Wrong {
+        return 'a slice';
+      }
+      override set(): void {
+        throw new Error('on purpose');
+      }
+    }
+    const own = (value: number) => new Subclass(3).fill(value);
+    const state = { weight: own(2), bias: own(1), running_mean: own(0), running_var: own(1) };
+    const plain = Object.fromEntries(
+      Object.entries(state).map(([name, values]) => [name, Float64Array.from(values)]),
+    );
+    const expected = FrozenBatchNorm.from(plain).run(x()).data;
+    expect(FrozenBatchNorm.from(state).run(x()).data).toEqual(expected);
+    const { weight, bias, running_mean: mean, running_var: variance } = state;
+    expect(compose({ mean, variance, weight, bias }, stats()).channels).toBe(3);
+    const dy = { data: new Subclass(24).fill(1), shape: [2, 3, 4] };
+    const doubles = { data: Float64Array.from(x().data), shape: [2, 3, 4] };
+    const gradients = (given: typeof doubles) =>
+      backward(given, doubles, { ...stats(), activation: 'relu' }).dx.data;
+    expect(gradients(dy)).toEqual(gradients({ ...dy, data: new Float64Array(24).fill(1) }));
   });
 
   it('come where a result meets its input in shared memory that is mapped twice', () => {
