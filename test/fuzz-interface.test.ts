@@ -5,7 +5,7 @@ import fc from 'fast-check';
 import { afterEach, describe, expect } from 'vitest';
 import * as library from '../lib/index.js';
 import { BatchNorm, type FloatArray, FrozenBatchNorm, setThreads, threads } from '../lib/index.js';
-import { bufferOf } from '../lib/typed-array.js';
+import { bufferOf, lengthOf } from '../lib/typed-array.js';
 import { holds } from './fuzz.js';
 import { foreign, shared } from './tensors.js';
 
@@ -533,6 +533,7 @@ function define(holder: object, key: Key, get: () => unknown): void {
 /** A view of the memory of another value, off by as many bytes. */
 function overlapping(value: unknown, by: number): unknown {
   if (!types.isFloat32Array(value) && !types.isFloat64Array(value)) return value;
+  if (lengthOf(value) === 0) return value;
   const buffer = bufferOf(value);
   const start = 8 * (by % 2);
   const length = Math.floor((new Uint8Array(buffer).length - start) / 4);
