@@ -5,12 +5,12 @@ import { type BatchNormConfig, type BatchNormOptions, readConfig } from './confi
 import { oneValuePerChannelError, rangeError, stateError, typeError } from './errors.js';
 import { constructorKey, FrozenBatchNorm } from './frozen.js';
 import { checkKept, deliver, isShared, move } from './handover.js';
-import { after, operate, readSignal } from './operations.js';
+import { after, operate, readAsync } from './operations.js';
 import { newResult } from './result.js';
 import { isStaged, stage, unstage } from './staging.js';
 import { readState, type StateDict } from './state.js';
 import type { ArrayOf, DType, FloatArray, Tensor, TensorLike } from './tensor.js';
-import { shareBuffer } from './typed-array.js';
+import { lengthOf, shareBuffer } from './typed-array.js';
 import {
   checkApart,
   checkBoolean,
@@ -137,16 +137,6 @@ const forwardAsyncKeys = new Set([...forwardKeys, ...asyncKeys]);
 const backwardAsyncKeys = new Set([...backwardKeys, ...asyncKeys]);
 const freezeKeys = new Set(['activation']);
 
-/** The options that only asynchronous calls have. */
-function readAsync(options: AsyncOptions | undefined): {
-  signal: AbortSignal | undefined;
-  transfer: boolean;
-} {
-  const signal = options?.signal;
-  const transfer = options?.transfer ?? false;
-  return { signal: readSignal(signal), transfer: checkBoolean('transfer', transfer) };
-}
-
 /** Those that exist and were asked for. */
 function gradientsOf<T extends FloatArray>(
   shape: readonly number[],
@@ -178,13 +168,13 @@ class ResultBuffer<T extends FloatArray> {
     let buffer = this.#buffer;
     if (
       buffer === undefined ||
-      buffer.length < length ||
+      lengthOf(buffer) < length ||
       inputs.some((input) => buffer !== undefined && shareBuffer(input, buffer))
     ) {
       buffer = newResult<T>(dtype, length);
       this.#buffer = buffer;
     }
-    return buffer.length === length ? buffer : (buffer.subarray(0, length) as T);
+    return lengthOf(buffer) === length ? buffer : (buffer.subarray(0, length) as T);
   }
 }
 
@@ -235,6 +225,11 @@ export class BatchNorm<D extends DType = 'float32'> {
   readonly #grads: NamedArrays;
   /** All its arrays, which a result must not overlap. */
   readonly #arrays: NamedArrays;
+
+  /** Whether a value is one indeed, which a proxy of one is not. @internal */
+  static isLayer(value: object): value is BatchNorm<DType> {
+    return #channels in value;
+  }
 
   /**
    * @param channels values per channel array, an integer from 1 on.
@@ -695,7 +690,8 @@ export class BatchNorm<D extends DType = 'float32'> {
    * @param state is copied; its arrays may be of either dtype.
    * @returns the layer itself.
    * @throws TypeError (`ERR_BATCHNORM_INVALID_TYPE`, `ERR_BATCHNORM_UNKNOWN_OPTION`), RangeError
-   *   (`ERR_BATCHNORM_INVALID_VALUE`) naming the entry that does not fit; then nothing has changed.
+   *   (`ERR_BATCHNORM_INVALID_VALUE`) naming the entry that does not fit, Error (`ERR_BATCHNORM_BUFFER_CHANGED`) where an
+   *   array of the layer has lost its buffer; then nothing has changed.
    * @example
    * import { BatchNorm } from 'batchnorm';
    *
@@ -706,6 +702,7 @@ export class BatchNorm<D extends DType = 'float32'> {
   loadStateDict(state: StateDict): this {
     const { weight, bias, trackRunningStats } = this.#config;
     const read = readState(state, this.#channels, { weight, bias, stats: trackRunningStats });
+    this.#checkOwn();
     if (read.weight) this.#weight?.set(read.weight);
     if (read.bias) this.#bias?.set(read.bias);
     if (read.running_mean) this.#runningMean?.set(read.running_mean);
@@ -737,8 +734,8 @@ export class BatchNorm<D extends DType = 'float32'> {
    * @param options `activation`: by default that of the layer.
    * @returns a frozen layer with the axis, eps, dtype and values of this one.
    * @throws Error (`ERR_BATCHNORM_NO_RUNNING_STATS`) without running statistics, RangeError (`ERR_BATCHNORM_INVALID_VALUE`)
-   *   where a running variance is negative, Error (`ERR_BATCHNORM_BUFFER_CHANGED`) where an array of the layer has lost its
-   *   buffer, TypeError (`ERR_BATCHNORM_INVALID_TYPE`, `ERR_BATCHNORM_UNKNOWN_OPTION`).
+   *   where a running variance is negative, RangeError (`ERR_BATCHNORM_OUT_OF_MEMORY`), Error
+   *   (`ERR_BATCHNORM_BUFFER_CHANGED`) where an array of the layer has lost its buffer, TypeError (`ERR_BATCHNORM_INVALID_TYPE`, `ERR_BATCHNORM_UNKNOWN_OPTION`).
    * @example
    * import { BatchNorm } from 'batchnorm';
    *
@@ -806,7 +803,7 @@ export class BatchNorm<D extends DType = 'float32'> {
   #maskFor({ input, residual }: ForwardCall<ArrayOf<D>>, reuse: boolean): Uint8Array | undefined {
     if (residual === undefined || this.#config.activation === undefined) return undefined;
     const bytes = maskBytes(input.size);
-    if (reuse && this.#lastMask?.length === bytes) return this.#lastMask;
+    if (reuse && this.#lastMask && lengthOf(this.#lastMask) === bytes) return this.#lastMask;
     const mask = new Uint8Array(bytes);
     if (reuse) this.#lastMask = mask;
     return mask;
@@ -932,7 +929,7 @@ export class BatchNorm<D extends DType = 'float32'> {
 
   /** The caller may have detached them. */
   #checkOwn(): void {
-    for (const name in this.#arrays) {
+    for (const name of Object.keys(this.#arrays)) {
       const array = this.#arrays[name];
       if (array) checkKept(name, array, this.#channels);
     }

@@ -72,12 +72,16 @@ export function describe(value: unknown): string {
   switch (typeof value) {
     case 'string':
       return JSON.stringify(value.length > 40 ? `${value.slice(0, 40)}…` : value);
+    case 'symbol':
+      return 'a symbol';
     case 'bigint':
-      return `${value}n`;
+      // The digits of a large one take minutes.
+      return BigInt.asIntN(64, value) === value ? `${value}n` : 'a large BigInt';
     case 'function':
       return 'a function';
     case 'object':
       if (value === null) return 'null';
+      if (!isObject(value)) return 'a revoked proxy';
       return typedArrayType(value) ?? (isArray(value) ? 'an array' : 'an object');
     default:
       return String(value);
@@ -88,6 +92,17 @@ export function describe(value: unknown): string {
 export function isArray(value: unknown): value is readonly unknown[] {
   try {
     return Array.isArray(value);
+  } catch {
+    return false;
+  }
+}
+
+/** An object that has properties to read: no revoked proxy. */
+export function isObject(value: unknown): value is object {
+  if (value === null || typeof value !== 'object') return false;
+  try {
+    Array.isArray(value);
+    return true;
   } catch {
     return false;
   }

@@ -23,7 +23,9 @@ import {
   checkPerChannel,
   checkVariance,
   dtypeOf,
+  isRank,
   newArray,
+  rankError,
 } from './validate.js';
 
 /** A fully connected layer: y = weight · x + bias. Other properties are ignored. */
@@ -123,8 +125,8 @@ function readBatchNorm(name: string, value: unknown): ReadBatchNorm {
   let source: { [K in keyof FixedBatchNorm]?: unknown } = value;
   let dtype: DType | undefined;
   let [meanName, varianceName] = ['mean', 'variance'];
-  if (value instanceof BatchNorm) {
-    const { runningMean, runningVar, weight, bias, config } = value as BatchNorm<DType>;
+  if (BatchNorm.isLayer(value)) {
+    const { runningMean, runningVar, weight, bias, config } = value;
     if (runningMean === null || runningVar === null)
       throw stateError(
         'NO_RUNNING_STATS',
@@ -133,10 +135,11 @@ function readBatchNorm(name: string, value: unknown): ReadBatchNorm {
     source = { ...config, mean: runningMean, variance: runningVar, weight, bias };
     dtype = config.dtype;
     [meanName, varianceName] = ['runningMean', 'runningVar'];
-  } else if (value instanceof FrozenBatchNorm) {
+  } else if (FrozenBatchNorm.isLayer(value)) {
     source = value.parts;
     dtype = value.dtype;
-  }
+  } else if (value instanceof BatchNorm || value instanceof FrozenBatchNorm)
+    throw typeError(name, 'be a layer itself', value);
   const { mean, variance, weight, bias, eps = 1e-5, axis, activation } = source;
   const channels = channelsOf(`${name}.${meanName}`, mean);
   const optional = (property: string, values: unknown) =>
@@ -169,8 +172,10 @@ function readLayer<T extends FloatArray>(name: string, value: unknown): ReadLaye
   } = value as Conv<T>;
   const dtype = dtypeOf(`${name}.weight`, weight);
   if (!isArray(shape)) throw typeError(`${name}.shape`, 'be an array of dimensions', shape);
-  const dims = Array.from(shape, (dimension, i) =>
-    checkInteger(`${name}.shape[${i}]`, dimension, 1, Number.MAX_SAFE_INTEGER),
+  const { length } = shape;
+  if (!isRank(length)) throw rankError(`${name}.shape`, length);
+  const dims = Array.from({ length }, (_, i) =>
+    checkInteger(`${name}.shape[${i}]`, shape[i], 1, Number.MAX_SAFE_INTEGER),
   );
   if (dims.length < 2)
     throw rangeError(
@@ -261,7 +266,7 @@ function foldInto<T extends FloatArray>(layer: ReadLayer<T>, bnValue: unknown): 
   // weight[rows][columns][rest]: a row belongs to one group, a column of it to one output.
   const [rows, columns] = transposed ? [shape[0], shape[1]] : [1, outputs];
   const weight = newArray<T>(dtype, layer.weight);
-  const length = weight.length / (rows * columns);
+  const length = lengthOf(weight) / (rows * columns);
   let i = 0;
   for (let row = 0; row < rows; row++) {
     const firstOutput = Math.floor((row * groups) / rows) * columns;

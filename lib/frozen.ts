@@ -4,7 +4,7 @@ import type { FrozenPass } from './backend/backend.js';
 import { passesFor } from './backend/index.js';
 import { stateError, typeError } from './errors.js';
 import { deliver, isShared, move } from './handover.js';
-import { operate, readSignal } from './operations.js';
+import { operate, readAsync } from './operations.js';
 import { newResult } from './result.js';
 import { isStaged, stage, takeStaging, unstage } from './staging.js';
 import { readState, type StateDict } from './state.js';
@@ -12,12 +12,12 @@ import type { ArrayOf, DType, FloatArray, Tensor, TensorLike } from './tensor.js
 import {
   checkApart,
   checkAxis,
-  checkBoolean,
   checkEps,
   checkLength,
   checkOneOf,
   checkOptions,
   checkOut,
+  copyOf,
   geometryOf,
   isInPlace,
   readResidual,
@@ -110,6 +110,11 @@ export class FrozenBatchNorm<D extends DType = DType> {
   #disposed = false;
   readonly #passes: { [K in DType]?: FrozenPass<FloatArray> } = {};
 
+  /** Whether a value is one indeed, which a proxy of one is not. @internal */
+  static isLayer(value: object): value is FrozenBatchNorm {
+    return #parts in value;
+  }
+
   /** @internal */
   constructor(key: typeof constructorKey, parts: FrozenParts<D>) {
     if (key !== constructorKey)
@@ -118,13 +123,13 @@ export class FrozenBatchNorm<D extends DType = DType> {
         'a FrozenBatchNorm must be made by freeze() or FrozenBatchNorm.from(), got a call of its constructor',
       );
     const { weight, bias, mean, variance } = parts;
-    // Copies: the caller goes on writing to its arrays.
+    // The caller goes on writing to its arrays.
     this.#parts = {
       ...parts,
-      weight: weight?.slice(),
-      bias: bias?.slice(),
-      mean: mean.slice(),
-      variance: variance.slice(),
+      weight: weight && copyOf(weight),
+      bias: bias && copyOf(bias),
+      mean: copyOf(mean),
+      variance: copyOf(variance),
     };
   }
 
@@ -165,7 +170,8 @@ export class FrozenBatchNorm<D extends DType = DType> {
    * @param state is copied; its arrays may be of either dtype, whatever `dtype` says.
    * @param options axis 1, eps 1e-5, either dtype and no activation by default: a state does not say.
    * @throws TypeError (`ERR_BATCHNORM_INVALID_TYPE`, `ERR_BATCHNORM_UNKNOWN_OPTION`), RangeError
-   *   (`ERR_BATCHNORM_INVALID_VALUE`) naming the entry or the option that does not fit.
+   *   (`ERR_BATCHNORM_INVALID_VALUE`) naming the entry or the option that does not fit, RangeError
+   *   (`ERR_BATCHNORM_OUT_OF_MEMORY`).
    * @example
    * import { FrozenBatchNorm } from 'batchnorm';
    *
@@ -258,16 +264,14 @@ export class FrozenBatchNorm<D extends DType = DType> {
    * console.log(y.data.length, z.data.length); // 0 48
    */
   async runAsync<T extends ArrayOf<D>>(x: TensorLike<T>, options?: RunAsyncOptions<T>): Promise<Tensor<T>> {
-    const signal = readSignal(options?.signal);
-    const transfer = options?.transfer ?? false;
+    const { signal, transfer } = readAsync(options);
     const { data, shape, dtype, size, outer, inner, residual, out } = this.#read<T>(
       'runAsync()',
       x,
       options,
       runAsyncKeys,
     );
-    if (checkBoolean('transfer', transfer) && out !== undefined)
-      throw typeError('out', 'be left out with transfer: true', out);
+    if (transfer && out !== undefined) throw typeError('out', 'be left out with transfer: true', out);
     if (out !== undefined) {
       isInPlace(out, 'x.data', data);
       if (residual !== undefined) checkApart('out', out, { 'residual.data': residual });

@@ -4,6 +4,7 @@ import { type Activation, checkActivation } from './activation.js';
 import { backend, passesFor } from './backend/index.js';
 import { newResult } from './result.js';
 import type { DType, FloatArray, Tensor, TensorLike } from './tensor.js';
+import { copyInto } from './typed-array.js';
 import {
   channelsOf,
   checkApart,
@@ -181,7 +182,7 @@ function resultFor<T extends FloatArray>(
  * One value per channel is allowed (variance 0). An empty x gives an empty y and NaN statistics. A channel with a value
  * that is not finite has statistics that are not, and touches no other channel.
  *
- * @param x any rank from 1 on, with at least one channel.
+ * @param x any rank from 1 to 64, with at least one channel.
  * @param options axis 1, eps 1e-5, weight 1 and bias 0 by default.
  * @returns y in the dtype and shape of x; statistics in double.
  * @throws TypeError (`ERR_BATCHNORM_INVALID_TYPE`, `ERR_BATCHNORM_UNKNOWN_OPTION`), RangeError
@@ -228,7 +229,7 @@ export function forwardTraining<T extends FloatArray>(
  *
  * An empty x gives an empty y.
  *
- * @param x any rank from 1 on, with at least one channel.
+ * @param x any rank from 1 to 64, with at least one channel.
  * @param options `mean` and `variance` must be there; axis 1, eps 1e-5, weight 1 and bias 0 by default.
  * @returns y in the dtype and shape of x.
  * @throws TypeError (`ERR_BATCHNORM_INVALID_TYPE`, `ERR_BATCHNORM_UNKNOWN_OPTION`), RangeError
@@ -392,8 +393,8 @@ export function updateRunningStats(
     ownRunningMean,
     ownRunningVar,
   );
-  if (ownRunningMean !== runningMean) runningMean.set(ownRunningMean);
-  if (ownRunningVar !== runningVar) runningVar.set(ownRunningVar);
+  if (ownRunningMean !== runningMean) copyInto(runningMean, ownRunningMean);
+  if (ownRunningVar !== runningVar) copyInto(runningVar, ownRunningVar);
   return rejected;
 }
 

@@ -3,7 +3,7 @@
 import { types } from 'node:util';
 import { rangeError, stateError } from './errors.js';
 import type { DType, FloatArray } from './tensor.js';
-import { bufferOf, extentOf, lengthOf, viewOf } from './typed-array.js';
+import { bufferOf, copyInto, extentOf, lengthOf, viewOf } from './typed-array.js';
 
 /** Taken when the library is loaded: nobody's replacement sees the buffers. */
 const { structuredClone } = globalThis;
@@ -58,6 +58,6 @@ export function checkKept(name: string, array: FloatArray, length: number): void
 export function deliver<T extends FloatArray>(result: T, out: T): T {
   if (result === out) return out;
   checkKept('out', out, lengthOf(result));
-  out.set(result);
+  copyInto(out, result);
   return out;
 }

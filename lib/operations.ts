@@ -3,7 +3,8 @@ import { performance } from 'node:perf_hooks';
 import { setImmediate } from 'node:timers';
 import type { Operation, Slot } from './backend/backend.js';
 import { backend } from './backend/index.js';
-import { rangeError, typeError } from './errors.js';
+import { isObject, rangeError, typeError } from './errors.js';
+import { checkBoolean, checkObject } from './validate.js';
 
 const { onTheWay } = backend;
 /** Reports that have been taken: as many as `taken`, of which those before `next` have been dealt with. */
@@ -30,11 +31,9 @@ function settle(report: number): void {
   const slot = report < 0 ? ~report : report;
   const operation = release(slot);
   if (operation === undefined) return;
-  if (report < 0) {
-    operation.reject(rangeError('an operation', 'fit into memory', 'no more of it', 'OUT_OF_MEMORY'));
-    return;
-  }
   try {
+    operation.unlisten?.();
+    if (report < 0) throw rangeError('an operation', 'fit into memory', 'no more of it', 'OUT_OF_MEMORY');
     operation.resolve(operation.finish());
   } catch (error) {
     operation.reject(error);
@@ -45,7 +44,6 @@ function release(slot: Slot): Operation | undefined {
   const operation = onTheWay.bySlot[slot];
   onTheWay.bySlot[slot] = undefined;
   onTheWay.freeSlots.push(slot);
-  operation?.unlisten?.();
   return operation;
 }
 
@@ -63,7 +61,12 @@ function listen(signal: AbortSignal, abort: () => void): void {
     for (const each of aborts) each();
   };
   listeners.set(signal, { aborts, listener });
-  signal.addEventListener('abort', listener);
+  try {
+    signal.addEventListener('abort', listener);
+  } catch (error) {
+    listeners.delete(signal);
+    throw error;
+  }
 }
 
 function unlisten(signal: AbortSignal, abort: () => void): void {
@@ -75,15 +78,26 @@ function unlisten(signal: AbortSignal, abort: () => void): void {
 }
 
 /**
- * An option that may be absent. Signals of other realms and of libraries that stand in for them are as good. To be read
- * before memory is: their getters may be the caller's code.
+ * The options that only asynchronous calls have. To be read before memory is: what a signal of the caller's making has for
+ * getters is the caller's code.
  *
  * @throws the signal's reason where it has aborted.
  */
-export function readSignal(signal: unknown): AbortSignal | undefined {
-  if (signal === undefined) return undefined;
+export function readAsync(options: { signal?: AbortSignal; transfer?: boolean } | undefined): {
+  signal: AbortSignal | undefined;
+  transfer: boolean;
+} {
+  if (options === undefined) return { signal: undefined, transfer: false };
+  checkObject('options', options);
+  const { signal, transfer = false } = options;
+  if (signal !== undefined) checkSignal(signal);
+  return { signal, transfer: checkBoolean('transfer', transfer) };
+}
+
+/** Signals of other realms and of libraries that stand in for them are as good. */
+function checkSignal(signal: unknown): asserts signal is AbortSignal {
   const rule = 'be an AbortSignal';
-  if (signal === null || typeof signal !== 'object') throw typeError('signal', rule, signal);
+  if (!isObject(signal)) throw typeError('signal', rule, signal);
   const { aborted, addEventListener, removeEventListener } = signal as Record<string, unknown>;
   if (
     typeof aborted !== 'boolean' ||
@@ -92,7 +106,15 @@ export function readSignal(signal: unknown): AbortSignal | undefined {
   )
     throw typeError('signal', rule, signal);
   throwIfAborted(signal as AbortSignal);
-  return signal as AbortSignal;
+}
+
+/** What to reject with. What throws where it is read must not leave a promise unsettled. */
+function reasonOf(signal: AbortSignal | undefined): unknown {
+  try {
+    return signal?.reason;
+  } catch (error) {
+    return error;
+  }
 }
 
 function throwIfAborted(signal: AbortSignal | undefined): void {
@@ -118,36 +140,60 @@ export function operate<R>(
       backend.onFinished(onFinished);
       onTheWay.isHeard = true;
     }
-    const slot = onTheWay.freeSlots.pop() ?? onTheWay.bySlot.length;
-    const abort =
-      signal &&
-      (() => {
-        if (backend.cancel(slot)) release(slot)?.reject(signal.reason);
-      });
-    onTheWay.bySlot[slot] = {
-      finish,
-      resolve: resolve as (value: unknown) => void,
-      reject,
-      unlisten: signal && abort && (() => unlisten(signal, abort)),
-      arrays,
+    if (signal === undefined) {
+      start(undefined);
+      return;
+    }
+    let slot: Slot | undefined;
+    let isAborted = false;
+    const stop = () => unlisten(signal, abort);
+    const abort = () => {
+      isAborted = true;
+      if (slot === undefined || !backend.cancel(slot)) return;
+      release(slot)?.reject(reasonOf(signal));
+      stop();
     };
+    // A signal of the caller's making may call back at once, throw, or begin other operations.
+    listen(signal, abort);
     try {
-      begin(slot);
+      if (isAborted) throw reasonOf(signal);
+      slot = start(stop);
     } catch (error) {
-      release(slot);
+      stop();
       throw error;
     }
-    if (signal && abort) listen(signal, abort);
+
+    function start(unlisten: (() => void) | undefined): Slot {
+      const slot = onTheWay.freeSlots.pop() ?? onTheWay.bySlot.length;
+      onTheWay.bySlot[slot] = {
+        finish,
+        resolve: resolve as (value: unknown) => void,
+        reject,
+        unlisten,
+        arrays,
+      };
+      try {
+        begin(slot);
+      } catch (error) {
+        release(slot);
+        throw error;
+      }
+      return slot;
+    }
   });
 }
 
 /** Resolves when `before` is settled, and rejects with the signal's reason if that comes first. */
 export function after(before: Promise<unknown>, signal: AbortSignal | undefined): Promise<void> {
   return new Promise((resolve, reject) => {
-    const abort = () => reject(signal?.reason);
+    const abort = () => reject(reasonOf(signal));
     const settle = () => {
-      if (signal) unlisten(signal, abort);
-      resolve();
+      try {
+        if (signal) unlisten(signal, abort);
+        resolve();
+      } catch (error) {
+        reject(error);
+      }
     };
     if (signal) listen(signal, abort);
     before.then(settle, settle);

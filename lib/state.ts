@@ -40,7 +40,7 @@ export function readState(state: unknown, channels: number | undefined, parts: P
   checkObject('state', state);
   const { weight, bias, running_mean, running_var, num_batches_tracked, ...unknown } = state as StateDict;
   const known = { weight, bias, running_mean, running_var, num_batches_tracked };
-  for (const key in unknown)
+  for (const key of Object.keys(unknown))
     throw typeError('state', `only have ${Object.keys(known).join(', ')}`, key, 'UNKNOWN_OPTION');
   const wanted = (name: keyof StateDict, rule: boolean | 'optional') => {
     if (rule === false && known[name] !== undefined)

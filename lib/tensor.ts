@@ -16,7 +16,7 @@ export type ArrayOf<D extends DType> = D extends 'float64' ? Float64Array : Floa
 export interface Tensor<T extends FloatArray = FloatArray> {
   /** The values, those of the last dimension side by side. */
   readonly data: T;
-  /** At least one dimension, each a non-negative safe integer. */
+  /** From 1 to 64 dimensions, each a non-negative safe integer. */
   readonly shape: readonly number[];
 }
 
@@ -44,7 +44,7 @@ export type TensorLike<T extends FloatArray = FloatArray> =
  *
  * @param data Float32Array or Float64Array with as many values as `shape` says; views at any offset and views of a
  *   SharedArrayBuffer are fine.
- * @param shape at least one dimension, each a non-negative safe integer.
+ * @param shape from 1 to 64 dimensions, each a non-negative safe integer.
  * @returns `data` itself with a frozen copy of the shape.
  * @throws TypeError (`ERR_BATCHNORM_INVALID_TYPE`) for another kind of array, RangeError (`ERR_BATCHNORM_INVALID_VALUE`)
  *   where data and shape disagree.

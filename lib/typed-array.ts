@@ -16,6 +16,13 @@ const buffer = getter<ArrayBufferLike>('buffer');
 const byteOffset = getter<number>('byteOffset');
 const byteLength = getter<number>('byteLength');
 
+const { set } = prototype as Float32Array;
+
+/** `target.set(source)`, whatever the caller has made of that method. */
+export function copyInto(target: FloatArray, source: FloatArray): void {
+  set.call(target, source);
+}
+
 /** 'Float32Array' and the like, undefined for anything that is no typed array. */
 export function typedArrayType(value: unknown): string | undefined {
   return type.call(value);

@@ -1,6 +1,7 @@
 // Every check and, with errors.ts, every message. Reads each property of the caller's objects once: a getter that
-// changes things while they are read cannot make what was checked differ from what is used.
-import { describe, describeShape, isArray, rangeError, typeError } from './errors.js';
+// changes things while they are read cannot make what was checked differ from what is used. What a getter or a proxy of
+// the caller's throws comes out as it is.
+import { describe, describeShape, isArray, isObject, rangeError, typeError } from './errors.js';
 import type { DType, FloatArray } from './tensor.js';
 import { bufferOf, extentOf, lengthOf, shareBuffer, typedArrayType, viewOf } from './typed-array.js';
 
@@ -27,8 +28,14 @@ export interface Geometry {
 /** So many that per-channel arrays can still be made. */
 export const maxChannels = 2 ** 31 - 1;
 
+/** As NumPy and PyTorch have it. */
+const maxRank = 64;
+
+/** Shapes to be copied and filled. They have their elements: no setter on Array.prototype is asked for these. */
+const ones = Array.from({ length: maxRank + 1 }, (_, rank) => new Array<number>(rank).fill(1));
+
 export function checkObject(name: string, value: unknown): asserts value is object {
-  if (value === null || typeof value !== 'object') throw typeError(name, 'be an object', value);
+  if (!isObject(value)) throw typeError(name, 'be an object', value);
 }
 
 /** An options object, or undefined, with no property but those known; undefined is as good as absent. */
@@ -68,7 +75,6 @@ export function readShape<T extends FloatArray>(name: string, value: unknown, dt
   checkObject(name, value);
   const { data, shape, stride, strides = stride, offset } = value as { data: T } & Record<string, unknown>;
   const found = tryDtypeOf(data);
-  // Names are put together where they are needed: a string costs as much as all checks of a small tensor.
   if (found === undefined || (dtype !== undefined && found !== dtype))
     throw dtypeError(`${name}.data`, data, dtype);
   let given = shape;
@@ -81,11 +87,14 @@ export function readShape<T extends FloatArray>(name: string, value: unknown, dt
     }
   }
   if (!isArray(given)) throw typeError(`${name}.${named}`, 'be an array of dimensions', given);
-  const copy = new Array<number>(given.length);
+  const rank = given.length;
+  // Names are put together where they are needed: a string costs as much as all checks of a small tensor.
+  if (!isRank(rank)) throw rankError(`${name}.${named}`, rank);
+  const copy = ones[rank].slice();
   let size = 1;
   // The product without the zeros: neither it nor a part of it may pass 2^53.
   let extent = 1;
-  for (let i = 0; i < copy.length; i++) {
+  for (let i = 0; i < rank; i++) {
     const dimension = given[i];
     if (typeof dimension !== 'number')
       throw typeError(`${name}.${named}[${i}]`, 'be a non-negative safe integer', dimension);
@@ -95,7 +104,6 @@ export function readShape<T extends FloatArray>(name: string, value: unknown, dt
     size *= dimension;
     if (dimension > 0) extent *= dimension;
   }
-  if (copy.length === 0) throw rangeError(`${name}.${named}`, 'have at least one dimension', '[]');
   if (extent > Number.MAX_SAFE_INTEGER)
     throw rangeError(`${name}.${named}`, 'stay below 2^53 values', describeShape(copy));
   const tensor = { name, data, dtype: found, shape: copy, size };
@@ -135,6 +143,15 @@ function withoutStrides<T extends FloatArray>(
     ...tensor,
     data: viewOf<T>(dtype, bufferOf(data), extentOf(data).begin + first * valueBytes[dtype], size),
   };
+}
+
+/** The length of a proxy of an array may be anything. */
+export function isRank(length: unknown): boolean {
+  return Number.isInteger(length) && (length as number) >= 1 && (length as number) <= maxRank;
+}
+
+export function rankError(name: string, length: unknown): Error {
+  return rangeError(name, `have from 1 to ${maxRank} dimensions`, describe(length));
 }
 
 /** The data of a tensor must have the values its shape says. */
@@ -273,6 +290,11 @@ export function toDtype<T extends FloatArray>(values: FloatArray, dtype: DType):
   return (typedArrayType(values) === arrayNames[dtype] ? values : newArray(dtype, values)) as T;
 }
 
+/** A copy. Not `slice`, which runs the code of the caller's subclass. */
+export function copyOf<T extends FloatArray>(values: T): T {
+  return newArray(typedArrayType(values) === 'Float32Array' ? 'float32' : 'float64', values);
+}
+
 /** A new array of a dtype: zeros, or a copy of `values`. */
 export function newArray<T extends FloatArray>(dtype: DType, values: number | FloatArray): T {
   const ArrayType = dtype === 'float32' ? Float32Array : Float64Array;
@@ -300,7 +322,8 @@ export type NamedArrays = Readonly<Record<string, FloatArray | null | undefined>
 /** An array must share no memory with others. */
 export function checkApart(name: string, array: FloatArray, others: NamedArrays): void {
   for (const other in others) {
-    const input = others[other];
+    // What somebody has added to Object.prototype is no array.
+    const input = Object.hasOwn(others, other) ? others[other] : undefined;
     const shared = input ? sharedBytes(array, input) : 0;
     if (shared > 0) throw overlapError(name, `not overlap ${other}`, shared);
   }

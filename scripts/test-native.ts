@@ -19,4 +19,5 @@ for (const { name, flags } of builds) {
   run('cmake', ['-S', '.', '-B', folder, `-DBATCHNORM_CXX_FLAGS=${flags}`, '-DCMAKE_BUILD_TYPE=Release']);
   run('cmake', ['--build', folder, '--parallel', '2']);
   run(`${folder}/native_test`, []);
+  run(`${folder}/environment_test`, []);
 }

@@ -92,6 +92,13 @@ describe('layers', () => {
     expect(await abuse('signal')).toEqual(right);
   });
 
+  it.each(['properties of Object', 'getters of typed arrays', 'setters of Array', 'then of promises'])(
+    'give the same results whatever became of prototypes: %s',
+    async (kind) => {
+      expect(await abuse('pollute', kind)).toEqual(right);
+    },
+  );
+
   it('take what other realms made', async () => {
     expect(await abuse('realms')).toEqual(right);
   });
@@ -125,6 +132,10 @@ describe('threads', () => {
 
   it(`eight workers get right results from hundreds of operations each, ${seedNote}`, async () => {
     expect(await abuse('workers', String(seed))).toEqual(right);
+  });
+
+  it('hundreds of signals of the operating system are handled in the middle of operations', async () => {
+    expect(await abuse('interrupt')).toEqual(right);
   });
 
   it('processes begin and are killed with operations in flight', async () => {

@@ -1,4 +1,5 @@
 // What the asynchronous calls promise: the synchronous results to the bit, from any memory, in the order of the calls.
+import { AsyncLocalStorage } from 'node:async_hooks';
 import { describe, expect, it, vi } from 'vitest';
 import {
   BatchNorm,
@@ -725,6 +726,53 @@ describe('what is wrong', () => {
     }
   });
 
+  it.each(calls())('%s rejects with what a signal of the caller throws', async (_, call) => {
+    const own = new Error('on purpose');
+    const throwOwn = () => {
+      throw own;
+    };
+    const fake = (part: object) =>
+      Object.defineProperties(
+        { aborted: false, reason: own, addEventListener() {}, removeEventListener() {} },
+        Object.getOwnPropertyDescriptors(part),
+      );
+    const callBack = (_: string, listener: () => void) => listener();
+    const reason = { get: throwOwn };
+    const signals = [
+      fake({ addEventListener: throwOwn }),
+      fake({ removeEventListener: throwOwn }),
+      fake({ addEventListener: callBack }),
+      Object.defineProperty(fake({ addEventListener: callBack }), 'reason', reason),
+      Object.defineProperty(fake({ aborted: true }), 'reason', reason),
+    ];
+    for (const signal of signals) expect(await rejectionOf(() => call({ signal }))).toBe(own);
+    const { proxy, revoke } = Proxy.revocable({}, {});
+    revoke();
+    expect(await rejectionOf(() => call({ signal: proxy }))).toMatchObject({
+      message: 'signal must be an AbortSignal, got a revoked proxy',
+    });
+    await call({});
+  });
+
+  it('a signal whose methods throw leaves no call behind it unsettled', async () => {
+    const own = new Error('on purpose');
+    const signal = {
+      aborted: false,
+      addEventListener() {},
+      removeEventListener() {
+        throw own;
+      },
+    } as Wrong;
+    const bn = new BatchNorm(3);
+    const results = await Promise.allSettled([
+      bn.forwardAsync(x()),
+      bn.forwardAsync(x(), { signal }),
+      bn.forwardAsync(x()),
+    ]);
+    expect(results.map(({ status }) => status)).toEqual(['fulfilled', 'rejected', 'fulfilled']);
+    expect(bn.batchesTracked).toBe(2);
+  });
+
   it.each(calls())('%s rejects with the reason of its signal, and not once it is done', async (_, call) => {
     const reason = { any: 'value' };
     expect(await rejectionOf(() => call({ signal: AbortSignal.abort(reason) }))).toBe(reason);
@@ -736,5 +784,50 @@ describe('what is wrong', () => {
     controller.abort(reason);
     expect(result).toBeTypeOf('object');
     expect(await rejectionOf(() => call({ signal: controller.signal }))).toBe(reason);
+  });
+});
+
+describe('the context of a call', () => {
+  const store = new AsyncLocalStorage<number>();
+  const input = (size = 24) => ({ data: new Float32Array(size).map((_, i) => i), shape: [size / 12, 3, 4] });
+
+  it('is that of what follows it, for each of many requests at once', async () => {
+    const frozen = new BatchNorm(3).freeze();
+    const shared = new BatchNorm(3);
+    const request = async (id: number) => {
+      const own = new BatchNorm(3);
+      const { signal } = new AbortController();
+      await frozen.runAsync(input(), id % 2 ? { signal } : undefined);
+      expect(store.getStore()).toBe(id);
+      await own.forwardAsync(input());
+      expect(store.getStore()).toBe(id);
+      await own.backwardAsync(input(), { transfer: id % 3 === 0 });
+      expect(store.getStore()).toBe(id);
+      // Calls that wait for those of other requests.
+      const before = shared.forwardAsync(input(12 * (2 + (id % 9))), { signal });
+      const seen = before.then(() => store.getStore());
+      await before;
+      expect(store.getStore()).toBe(id);
+      return seen;
+    };
+    const ids = Array.from({ length: 100 }, (_, id) => id);
+    expect(await Promise.all(ids.map((id) => store.run(id, request, id)))).toEqual(ids);
+    expect(shared.batchesTracked).toBe(ids.length);
+    expect(store.getStore()).toBeUndefined();
+  });
+
+  it('is that of what follows a rejection', async () => {
+    const controller = new AbortController();
+    const layer = new BatchNorm(3);
+    const rejected = store.run(1, async () => {
+      const results = [
+        layer.forwardAsync(input()),
+        layer.forwardAsync(input(), { signal: controller.signal }),
+      ];
+      const [, outcome] = await Promise.allSettled(results);
+      return [outcome.status, store.getStore()];
+    });
+    store.run(2, () => controller.abort());
+    expect(await rejected).toEqual(['rejected', 1]);
   });
 });

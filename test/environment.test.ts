@@ -134,6 +134,63 @@ describe('without a binary', () => {
   });
 });
 
+describe('flags of Node', () => {
+  /** Every pass, at once and later, on the backend that must compute. */
+  function runAll(backend: 'native' | 'js', flags: string[]) {
+    const child = spawnSync(process.execPath, [...flags, 'test/abuse/all.mjs', backend], {
+      env: { ...process.env, BATCHNORM_BACKEND: '', BATCHNORM_ISA: '' },
+      encoding: 'utf8',
+    });
+    const { status, stdout, stderr } = child;
+    return { status, stdout, warnings: stderr.match(/BatchnormWarning/g)?.length ?? 0, stderr };
+  }
+
+  it.each([
+    ['frozen intrinsics', ['--frozen-intrinsics']],
+    ['a __proto__ that throws', ['--disable-proto=throw']],
+    ['no __proto__', ['--disable-proto=delete']],
+    ['no code from strings', ['--disallow-code-generation-from-strings']],
+  ])('change nothing: %s', (_, flags) => {
+    expect(runAll('native', flags)).toMatchObject({ status: 0, stdout: 'right\n', warnings: 0 });
+  });
+
+  it('that forbid addons leave the JS backend, and one warning', () => {
+    expect(runAll('js', ['--no-addons'])).toMatchObject({ status: 0, stdout: 'right\n', warnings: 1 });
+  });
+
+  describe('of the permission model', () => {
+    const permission = process.allowedNodeEnvironmentFlags.has('--permission')
+      ? '--permission'
+      : '--experimental-permission';
+    // Of Node 20 a folder is all in it only with an asterisk behind it.
+    const readPackage = `--allow-fs-read=${join(process.cwd(), '*')}`;
+
+    it('allow the native backend where addons are allowed', () => {
+      const flags = [permission, '--allow-addons', '--allow-fs-read=*'];
+      expect(runAll('native', flags)).toMatchObject({ status: 0, stdout: 'right\n', warnings: 0 });
+    });
+
+    it('leave the JS backend where they are not', () => {
+      const end = runAll('js', [permission, '--allow-fs-read=*']);
+      expect(end).toMatchObject({ status: 0, stdout: 'right\n', warnings: 1 });
+      expect(end.stderr).toContain('permission model');
+    });
+
+    it('need allow nothing to be read but the package and what the loader of addons looks for', () => {
+      const flags = [permission, '--allow-addons', readPackage];
+      const alpine = '--allow-fs-read=/etc/alpine-release';
+      expect(runAll('native', [...flags, alpine])).toMatchObject({
+        status: 0,
+        stdout: 'right\n',
+        warnings: 0,
+      });
+      const end = runAll('js', flags);
+      expect(end).toMatchObject({ status: 0, stdout: 'right\n', warnings: 1 });
+      expect(end.stderr).toContain('FileSystemRead /etc/alpine-release');
+    });
+  });
+});
+
 describe('this run', () => {
   it('tests the backend and instruction set it was asked for', () => {
     const { BATCHNORM_BACKEND: wantedBackend, BATCHNORM_ISA: wantedIsa } = process.env;

@@ -773,6 +773,21 @@ describe('errors of folding', () => {
       RangeError,
       'second.dtype must be \'float32\' (the dtype of first), got "float64"',
     ],
+    [
+      'a proxy of a layer',
+      () => compose(fixed(2), new Proxy(new BatchNorm(2), {})),
+      TypeError,
+      'second must be a layer itself, got an object',
+    ],
+    [
+      'a shape with the length of a lie',
+      () => {
+        const lie = new Proxy([2, 2], { get: (_, key) => (key === 'length' ? -1 : 2) });
+        foldIntoLinear({ weight: new Float32Array(4), shape: lie }, fixed(2));
+      },
+      RangeError,
+      'linear.shape must have from 1 to 64 dimensions, got -1',
+    ],
   ];
 
   it.each(cases)('%s', (_, call, Class, message, code) => {

@@ -1,7 +1,8 @@
 import { Worker } from 'node:worker_threads';
 import { afterEach, describe, expect, it } from 'vitest';
-import { capabilities, forwardTraining, setThreads, threads } from '../lib/index.js';
+import { BatchNorm, capabilities, forwardTraining, setThreads, threads } from '../lib/index.js';
 import { goldenDigest } from './golden.js';
+import { dtypes, typed } from './tensors.js';
 
 /**
  * Of goldenDigest(), on every instruction set, thread count and backend. It moves only when the arithmetic is changed
@@ -72,6 +73,51 @@ describe('the same bits', () => {
     for (const results of await Promise.all(runs)) {
       expect(results).toHaveLength(20);
       for (const { buffer } of results) expect(Buffer.from(buffer).equals(expected)).toBe(true);
+    }
+  });
+});
+
+describe('the floating-point environment', () => {
+  /** Arithmetic that every setting but Node's own answers otherwise: denormals, and rounding to the nearest in both directions. */
+  const arithmetic = () => {
+    const one = Number(process.pid > 0);
+    const results = [1e-310, Number.MIN_VALUE, 2 ** -53, 3 * 2 ** -54, -(2 ** -53), -3 * 2 ** -54];
+    const values = results.flatMap((value) => [value * one, one + value, value - one]);
+    // As bits: what takes denormals for zero also takes them for equal to it.
+    return Buffer.from(Float64Array.of(...values, Math.fround(1e-40 * one)).buffer).toString('hex');
+  };
+  const untouched = arithmetic();
+  const expectUntouched = (after: string) => expect(arithmetic(), after).toBe(untouched);
+
+  it('has denormals and rounds to the nearest', () => {
+    const [least, sum, down] = new Float64Array(Uint8Array.from(Buffer.from(untouched, 'hex')).buffer, 24);
+    expect(Buffer.from(Float64Array.of(least).buffer).readBigUInt64LE()).toBe(1n);
+    expect([sum, down]).toEqual([1, -1]);
+  });
+
+  it.each([1, 3])('is as it was after every pass, with %i threads', async (count) => {
+    setThreads(count);
+    for (const dtype of dtypes) {
+      for (const shape of [
+        [4, 16, 33],
+        [300, 16],
+      ]) {
+        const size = shape.reduce((product, dimension) => product * dimension);
+        // Denormals and infinities: what a library would rather not see.
+        const values = Array.from({ length: size }, (_, i) => (i % 7 ? 1e-42 * i : 1e38 * 10 ** (i % 3)));
+        const x = { data: typed(dtype, values), shape } as never;
+        const bn = new BatchNorm(16, { dtype, activation: 'relu' });
+        bn.forward(x);
+        expectUntouched('forward');
+        bn.backward(x);
+        expectUntouched('backward');
+        await bn.forwardAsync(x);
+        await bn.backwardAsync(x);
+        expectUntouched('asynchronous passes');
+        bn.freeze().run(x);
+        await bn.freeze().runAsync(x);
+        expectUntouched('run');
+      }
     }
   });
 });

@@ -4,6 +4,7 @@ import {
   BatchNorm,
   backward,
   capabilities,
+  compose,
   FrozenBatchNorm,
   forwardInference,
   forwardTraining,
@@ -88,7 +89,31 @@ const cases: [title: string, call: () => unknown, expected: Failure][] = [
   [
     'an empty shape',
     () => tensor(new Float32Array(1), []),
-    range('tensor.shape must have at least one dimension, got []'),
+    range('tensor.shape must have from 1 to 64 dimensions, got 0'),
+  ],
+  [
+    'a shape of too many dimensions',
+    () => tensor(new Float32Array(1), new Array(65).fill(1)),
+    range('tensor.shape must have from 1 to 64 dimensions, got 65'),
+  ],
+  [
+    'a shape with the length of a lie',
+    () => tensor(new Float32Array(1), new Proxy([1], { get: () => 2 ** 53 })),
+    range('tensor.shape must have from 1 to 64 dimensions, got 9007199254740992'),
+  ],
+  [
+    'a revoked proxy for options',
+    () => {
+      const { proxy, revoke } = Proxy.revocable({}, {});
+      revoke();
+      forwardTraining(x(), proxy);
+    },
+    type('options must be an object, got a revoked proxy'),
+  ],
+  [
+    'a BigInt whose digits take minutes',
+    () => new BatchNorm((1n << 20_000_000n) as Wrong),
+    type('channels must be an integer from 1 to 2147483647, got a large BigInt'),
   ],
   [
     'a fractional dimension',
@@ -775,6 +800,34 @@ describe('errors', () => {
     expect(failureOf(call)).toEqual(range('x.data must have 24 values (2 x 3 x 4), got 6'));
   });
 
+  it('never come from what a subclass of the caller makes of its methods', () => {
+    class Subclass extends Float64Array {
+      static get [Symbol.species](): Wrong {
+        throw new Error('on purpose');
+      }
+      override slice(): Wrong {
+        return 'a slice';
+      }
+      override set(): void {
+        throw new Error('on purpose');
+      }
+    }
+    const own = (value: number) => new Subclass(3).fill(value);
+    const state = { weight: own(2), bias: own(1), running_mean: own(0), running_var: own(1) };
+    const plain = Object.fromEntries(
+      Object.entries(state).map(([name, values]) => [name, Float64Array.from(values)]),
+    );
+    const expected = FrozenBatchNorm.from(plain).run(x()).data;
+    expect(FrozenBatchNorm.from(state).run(x()).data).toEqual(expected);
+    const { weight, bias, running_mean: mean, running_var: variance } = state;
+    expect(compose({ mean, variance, weight, bias }, stats()).channels).toBe(3);
+    const dy = { data: new Subclass(24).fill(1), shape: [2, 3, 4] };
+    const doubles = { data: Float64Array.from(x().data), shape: [2, 3, 4] };
+    const gradients = (given: typeof doubles) =>
+      backward(given, doubles, { ...stats(), activation: 'relu' }).dx.data;
+    expect(gradients(dy)).toEqual(gradients({ ...dy, data: new Float64Array(24).fill(1) }));
+  });
+
   it('come where a result meets its input in shared memory that is mapped twice', () => {
     const data = new Float32Array(new SharedArrayBuffer(4 * 25), 0, 24).map((_, i) => i);
     const shared = new Float32Array(new SharedArrayBuffer(4 * 25), 0, 24);
@@ -811,6 +864,20 @@ describe('errors', () => {
       expect(() => {
         frozen[name] = 0;
       }, name).toThrow(TypeError);
+  });
+
+  it('come before a state is half loaded, where an array of the layer is detached', () => {
+    const bn = new BatchNorm(3);
+    const { buffer } = bn.runningMean as Float64Array;
+    structuredClone(buffer, { transfer: [buffer] as ArrayBuffer[] });
+    const given = { ...new BatchNorm(3).stateDict(), weight: Float32Array.of(5, 5, 5) };
+    expect(failureOf(() => bn.loadStateDict(given))).toEqual(
+      state(
+        'ERR_BATCHNORM_BUFFER_CHANGED',
+        'runningMean must keep its length, got a buffer that was detached or resized',
+      ),
+    );
+    expect(bn.weight).toEqual(Float32Array.of(1, 1, 1));
   });
 
   it('come before training statistics are half updated, where a running array is detached', () => {

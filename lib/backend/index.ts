@@ -11,12 +11,14 @@ export const maxThreads = 1024;
 
 /** Causes and cures in the order of their likelihood. */
 function loadFailure(cause: unknown): string {
-  const reason = cause instanceof Error ? cause.message.split('\n')[0] : String(cause);
+  const message = cause instanceof Error ? cause.message.split('\n')[0] : String(cause);
+  const { permission, resource } = cause as { permission?: string; resource?: string };
+  const reason = permission === undefined ? message : `${message} (${permission} ${resource})`;
   return [
     `the native binary of batchnorm could not be loaded on ${process.platform}-${process.arch}: ${reason}`,
     'Possible causes and what to do:',
     '- there is no binary for this platform: compile it with "npx cmake-js@8 compile" in the folder of the package (needs CMake and a C++17 compiler)',
-    '- Node.js runs with --no-addons, or its permission model forbids addons: allow them',
+    '- Node.js runs with --no-addons, or its permission model forbids addons or what their loader reads (this package, node-gyp-build, /etc/alpine-release): allow them',
     '- node_modules was copied from another operating system or CPU: install again on this machine',
   ].join('\n');
 }

@@ -5,7 +5,7 @@ import { clearImmediate, setImmediate } from 'node:timers';
 import { stateError } from '../errors.js';
 import type { FloatArray } from '../tensor.js';
 import { lengthOf } from '../typed-array.js';
-import { checkApart, isInPlace } from '../validate.js';
+import { checkApart, copyOf, isInPlace } from '../validate.js';
 import {
   type Backend,
   type FinishedHandler,
@@ -157,7 +157,7 @@ function forEachLane(
 
 /** Halves the lanes until one is left. */
 function sumOfLanes(lanes: Float64Array): number {
-  for (let half = lanes.length / 2; half >= 1; half /= 2)
+  for (let half = lengthOf(lanes) / 2; half >= 1; half /= 2)
     for (let i = 0; i < half; i++) lanes[i] += lanes[i + half];
   return lanes[0];
 }
@@ -447,7 +447,8 @@ function passesOf<T extends FloatArray>(round: Round, lanes: number, turns: Turn
   function fillMask(y: T, mask: Uint8Array | undefined): void {
     if (mask === undefined) return;
     mask.fill(0);
-    for (let i = 0; i < y.length; i++) if (isPositive(y[i])) mask[i >> 3] |= 1 << (i & 7);
+    const length = lengthOf(y);
+    for (let i = 0; i < length; i++) if (isPositive(y[i])) mask[i >> 3] |= 1 << (i & 7);
   }
 
   /** With the statistics of x, which it writes, or with those that are given. */
@@ -505,7 +506,7 @@ function passesOf<T extends FloatArray>(round: Round, lanes: number, turns: Turn
       const constant = new Float64Array(channels);
       let gradient = dy;
       if (relu) {
-        gradient = dResidual ?? (dy.slice() as T);
+        gradient = dResidual ?? copyOf(dy);
         if (mask) {
           for (let i = 0; i < size; i++) gradient[i] = (mask[i >> 3] >> (i & 7)) & 1 ? dy[i] : 0;
         } else {

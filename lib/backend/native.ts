@@ -1,6 +1,7 @@
 // Finds the .node file and types it; binding/binding.cpp is the other side.
+import { createRequire } from 'node:module';
 import { fileURLToPath } from 'node:url';
-import load from 'node-gyp-build';
+import type nodeGypBuild from 'node-gyp-build';
 import { rangeError } from '../errors.js';
 import { type Backend, nothingOnTheWay, type OnTheWay, type Passes } from './backend.js';
 import { l2Bytes, usualStreamBytes } from './caches.js';
@@ -40,6 +41,8 @@ export interface NativeSettings {
  * @throws what the loader throws where there is no binary for this platform; RangeError where the CPU lacks `isa`.
  */
 export function createNativeBackend({ isa, streamBytes }: NativeSettings = {}): Backend {
+  // Not before it is wanted: it looks around as it is evaluated, which Node's permission model may forbid.
+  const load = createRequire(import.meta.url)('node-gyp-build') as typeof nodeGypBuild;
   const binding = load(packageRoot) as Binding;
   const { isas } = binding;
   if (isa !== undefined && !binding.useIsa(isa))

@@ -1,0 +1,72 @@
+// A million calls, a hundred thousand that fail, a hundred thousand layers: prints the memory over each run and fails where
+// it grows. Then, for information, what denormal numbers cost. npm run test:endurance -- --share 0.1 for a short form.
+import { execFileSync } from 'node:child_process';
+import { parseArgs } from 'node:util';
+import Table from 'cli-table3';
+
+const { values } = parseArgs({ options: { share: { type: 'string', default: '1' } } });
+const share = Number(values.share);
+if (!(share > 0)) throw new RangeError(`--share must be a positive number, got ${values.share}`);
+
+const runs = { passes: 1_000_000, failures: 100_000, layers: 100_000 };
+/** Mebibytes by which anything may grow once a third of the run is done, and what it keeps in stock is there. */
+const bounds = { heap: 2, arrayBuffers: 1, external: 1, rss: 32 } as const;
+/** As denormals.mjs says. */
+type Cost = { dtype: string; pass: string; denormal: number; tiny: number };
+type Memory = { done: number } & Record<keyof typeof bounds, number>;
+
+const compact = {
+  style: { head: [], border: [] },
+  chars: { mid: '', 'left-mid': '', 'mid-mid': '', 'right-mid': '' },
+};
+
+const mebibyte = 2 ** 20;
+const mebibytes = (bytes: number) => (bytes / mebibyte).toFixed(1);
+
+function run<Line>(backend: string, file: string, ...args: string[]): Line[] {
+  const output = execFileSync(process.execPath, ['--expose-gc', `test/endurance/${file}.mjs`, ...args], {
+    env: { ...process.env, BATCHNORM_BACKEND: backend, BATCHNORM_ISA: '' },
+    encoding: 'utf8',
+    stdio: ['ignore', 'pipe', 'inherit'],
+  });
+  return output
+    .trim()
+    .split('\n')
+    .map((line) => JSON.parse(line) as Line);
+}
+
+function growth(samples: readonly Memory[], key: keyof typeof bounds): number {
+  const settled = samples.slice(Math.ceil(samples.length / 3));
+  return (Math.max(...settled.map((sample) => sample[key])) - settled[0][key]) / mebibyte;
+}
+
+const failures: string[] = [];
+for (const backend of ['native', 'js']) {
+  for (const [kind, repetitions] of Object.entries(runs)) {
+    const begin = performance.now();
+    const samples = run<Memory>(backend, 'program', kind, String(Math.round(repetitions * share)));
+    const seconds = ((performance.now() - begin) / 1000).toFixed(0);
+    console.log(`\n${kind} on the ${backend} backend (MiB), ${seconds} s`);
+    const table = new Table({ head: ['done', ...Object.keys(bounds)], ...compact });
+    for (const { done, heap, arrayBuffers, external, rss } of samples)
+      table.push([done, ...[heap, arrayBuffers, external, rss].map(mebibytes)]);
+    console.log(table.toString());
+    for (const [key, bound] of Object.entries(bounds)) {
+      const grown = growth(samples, key as keyof typeof bounds);
+      if (!(grown <= bound))
+        failures.push(
+          `${key} of ${kind} on ${backend} must grow by at most ${bound} MiB, got ${grown.toFixed(1)}`,
+        );
+    }
+  }
+}
+
+const table = new Table({ head: ['dtype', 'pass', 'denormal', 'tiny'], ...compact });
+for (const { dtype, pass, denormal, tiny } of run<Cost>('native', 'denormals'))
+  table.push([dtype, pass, denormal.toFixed(2), tiny.toFixed(2)]);
+console.log(
+  `\nTime with values whose squares are 0, beside others, 1 thread (for information)\n${table.toString()}`,
+);
+
+for (const failure of failures) console.error(failure);
+if (failures.length > 0) process.exitCode = 1;
