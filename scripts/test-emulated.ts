@@ -3,6 +3,7 @@
 // `-- arm64` or `-- x64` tests one of both; `-- --binary <file>` that addon for ARM instead of one that is built here.
 import { execFileSync, spawnSync } from 'node:child_process';
 import { copyFileSync, mkdirSync, writeFileSync } from 'node:fs';
+import { availableParallelism } from 'node:os';
 import { join, resolve } from 'node:path';
 import { parseArgs } from 'node:util';
 import { startVitest } from 'vitest/node';
@@ -25,6 +26,7 @@ const leftOutFiles = {
 /** Tests by their title; what they compare with is JavaScript, which is emulated too, 20 times as slow. */
 const leftOutTests = {
   'with (3|15|16|100) channels is right': 'minutes; 1 and 17 channels run',
+  'fused passes .* is right at sizes around powers of two': 'minutes; the plain passes run',
   'beyond the caches': 'millions of values',
   'millions of values per channel': 'as it says',
 };
@@ -103,6 +105,7 @@ async function runSuite(where: string, node: string, isas: readonly string[], su
     exclude: Object.keys(leftOutFiles),
     testNamePattern: suite.testNamePattern,
     testTimeout: 600_000,
+    maxWorkers: availableParallelism(),
     env,
   });
   const modules = vitest.state.getTestModules();
