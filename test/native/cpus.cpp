@@ -1,0 +1,134 @@
+// Which kernel tables the dispatch takes on CPUs that are not here. For each, this program starts itself,
+// goes through that process one instruction at a time, and puts the CPU's answers in the place of those of
+// CPUID and XGETBV. Linux on x86-64.
+
+#include <sys/ptrace.h>
+#include <sys/user.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <string>
+
+#include "dispatch.h"
+
+// The linker's: the code of this program itself. The C library, which chooses among functions of its own, is
+// outside.
+extern "C" const char __executable_start[], etext[];
+
+namespace {
+
+// Bits of CPUID.
+constexpr uint32_t kOsxsave = 1u << 27, kAvx = 1u << 28;
+constexpr uint32_t kAvx2 = 1u << 5, kF = 1u << 16, kDq = 1u << 17, kBw = 1u << 30, kVl = 1u << 31;
+constexpr uint32_t kAvx512 = kF | kDq | kBw | kVl;
+// Bits of XCR0, the registers that the operating system saves.
+constexpr uint32_t kXmm = 0x03, kYmm = 0x07, kZmm = 0xe7;
+
+struct Cpu {
+  const char* name;
+  /// CPUID(1).ECX and CPUID(7).EBX, as far as they matter here.
+  uint32_t leaf1_ecx, leaf7_ebx;
+  uint32_t xcr0;
+  const char* expected;
+};
+
+const Cpu kCpus[] = {
+    {"all of it", kOsxsave | kAvx, kAvx2 | kAvx512, kZmm, " avx512 avx2 generic"},
+    {"no AVX-512", kOsxsave | kAvx, kAvx2, kYmm, " avx2 generic"},
+    {"no AVX2", kOsxsave | kAvx, 0, kYmm, " generic"},
+    {"no AVX", 0, 0, 0, " generic"},
+    {"AVX-512 without F", kOsxsave | kAvx, kAvx2 | (kAvx512 & ~kF), kZmm, " avx2 generic"},
+    {"AVX-512 without DQ", kOsxsave | kAvx, kAvx2 | (kAvx512 & ~kDq), kZmm, " avx2 generic"},
+    {"AVX-512 without BW", kOsxsave | kAvx, kAvx2 | (kAvx512 & ~kBw), kZmm, " avx2 generic"},
+    {"AVX-512 without VL", kOsxsave | kAvx, kAvx2 | (kAvx512 & ~kVl), kZmm, " avx2 generic"},
+    {"all of it, an OS that saves no ZMM", kOsxsave | kAvx, kAvx2 | kAvx512, kYmm, " avx2 generic"},
+    {"all of it, an OS that saves no YMM", kOsxsave | kAvx, kAvx2 | kAvx512, kXmm, " generic"},
+    {"all of it, an OS without XSAVE", kAvx, kAvx2 | kAvx512, 0, " generic"},
+};
+
+void require(bool condition, const char* what) {
+  if (condition) return;
+  std::perror(what);
+  std::exit(1);
+}
+
+/// Before any constructor runs: the compiler's own asks for the CPU.
+void begin(int count, char**, char**) {
+  if (count == 1) return;
+  require(ptrace(PTRACE_TRACEME, 0, nullptr, nullptr) == 0, "ptrace must be allowed");
+  raise(SIGSTOP);
+}
+__attribute__((section(".preinit_array"), used)) void (*const kBegin)(int, char**, char**) = begin;
+
+/// In the traced process: 0 where its tables are those.
+int report(const std::string& expected) {
+  std::string actual;
+  for (const auto* table : batchnorm::kernel_tables()) actual += std::string(" ") + table->name;
+  if (actual != expected) std::printf("must be%s, got%s\n", expected.c_str(), actual.c_str());
+  return actual == expected ? 0 : 1;
+}
+
+/// Answers the instruction that begins with these bytes, if it is one that asks, as that CPU does.
+bool answer(const Cpu& cpu, unsigned long bytes, user_regs_struct& registers) {
+  if ((bytes & 0xffff) == 0xa20f) {  // CPUID
+    const auto leaf = static_cast<uint32_t>(registers.rax), part = static_cast<uint32_t>(registers.rcx);
+    constexpr uint32_t last_leaf = 7,
+                       maker = 0x756e6547;  // "Genu": libgcc asks no further where it knows no maker
+    registers.rax = leaf == 0 ? last_leaf : 0;
+    registers.rbx = leaf == 0 ? maker : leaf == 7 && part == 0 ? cpu.leaf7_ebx : 0;
+    registers.rcx = leaf == 1 ? cpu.leaf1_ecx : 0;
+    registers.rdx = 0;
+    registers.rip += 2;
+    return true;
+  }
+  if ((bytes & 0xffffff) == 0xd0010f) {  // XGETBV
+    registers.rax = cpu.xcr0;
+    registers.rdx = 0;
+    registers.rip += 3;
+    return true;
+  }
+  return false;
+}
+
+/// Whether this program, on that CPU, finds the tables that it must.
+bool run_on(const Cpu& cpu, const char* program) {
+  const pid_t child = fork();
+  require(child >= 0, "fork must succeed");
+  if (child == 0) {
+    execl(program, program, cpu.expected, nullptr);
+    _exit(1);
+  }
+  int status;
+  while (waitpid(child, &status, 0) == child && WIFSTOPPED(status)) {
+    user_regs_struct registers;
+    require(ptrace(PTRACE_GETREGS, child, nullptr, &registers) == 0, "registers must be readable");
+    const bool own = reinterpret_cast<uintptr_t>(__executable_start) <= registers.rip &&
+                     registers.rip < reinterpret_cast<uintptr_t>(etext);
+    if (own && answer(cpu, static_cast<unsigned long>(ptrace(PTRACE_PEEKTEXT, child, registers.rip, nullptr)),
+                      registers))
+      require(ptrace(PTRACE_SETREGS, child, nullptr, &registers) == 0, "registers must be writable");
+    const int stop = WSTOPSIG(status);
+    const long signal = stop == SIGTRAP || stop == SIGSTOP ? 0 : stop;
+    require(ptrace(PTRACE_SINGLESTEP, child, nullptr, signal) == 0, "a step must be possible");
+  }
+  return WIFEXITED(status) && WEXITSTATUS(status) == 0;
+}
+
+}  // namespace
+
+int main(int count, char** arguments) {
+  if (count > 1) return report(arguments[1]);
+  int failed = 0;
+  for (const Cpu& cpu : kCpus) {
+    const bool right = run_on(cpu, "/proc/self/exe");
+    std::printf("%s: %s:%s\n", right ? "passed" : "failed", cpu.name, cpu.expected);
+    failed += right ? 0 : 1;
+  }
+  const int tests = sizeof(kCpus) / sizeof(kCpus[0]);
+  std::printf("Tests: %d passed, %d failed\n", tests - failed, failed);
+  return failed == 0 ? 0 : 1;
+}
