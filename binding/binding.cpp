@@ -12,6 +12,7 @@
 #include <cstdlib>
 #include <exception>
 #include <memory>
+#include <new>
 #include <string>
 #include <type_traits>
 #include <utility>
@@ -165,6 +166,9 @@ napi_value guarded(napi_env env, napi_callback_info info) {
     napi_throw_range_error(env, "ERR_BATCHNORM_OVERLAP", message.c_str());
   } catch (const Napi::Error& error) {
     error.ThrowAsJavaScriptException();
+  } catch (const std::bad_alloc&) {
+    napi_throw_range_error(env, "ERR_BATCHNORM_OUT_OF_MEMORY",
+                           "an operation must fit into memory, got no more of it");
   } catch (const std::exception& error) {
     napi_throw_error(env, "ERR_BATCHNORM_NATIVE", error.what());
   } catch (...) {
