@@ -1,8 +1,8 @@
 import { largestDifference } from '../difference.js';
 import type { Section } from '../mnist/report.js';
-import { summary } from '../times.js';
 import { batchNormsOf, featuresOf, loadMobileNet, type Profile, predict, profile } from './mobilenet.js';
 import { batchOf, type Picture, readPictures } from './pictures.js';
+import { TIME_COLUMNS, timeCells } from './tables.js';
 import { inTurns, milliseconds, NAMES, onBothSides, SIDES, type tf, useBackend } from './tensorflow.js';
 
 /** How far apart predictions may lie. */
@@ -43,16 +43,7 @@ export async function compareInference({ batches, rounds }: InferenceOptions): P
     },
     {
       heading: 'MobileNetV2 on wasm: time of a prediction',
-      columns: [
-        'pictures',
-        `${NAMES.stock} min`,
-        'median',
-        `${NAMES.ours} min`,
-        'median',
-        'ratio of min',
-        'of median',
-        'difference',
-      ],
+      columns: ['pictures', ...TIME_COLUMNS, 'difference'],
       rows: times,
       note: `From the tensor of pictures to the probabilities; ${rounds} rounds in turns.`,
     },
@@ -90,13 +81,7 @@ async function timesOf(model: tf.LayersModel, x: tf.Tensor4D, rounds: number): P
   const results = await onBothSides(() => predict(model, x));
   const difference = checked(largestDifference(results.stock, results.ours));
   const measured = await inTurns(rounds, () => milliseconds(() => predict(model, x)));
-  const [stock, ours] = [summary(measured.stock), summary(measured.ours)];
-  return [
-    ...[stock.min, stock.median, ours.min, ours.median].map((time) => `${time.toFixed(1)} ms`),
-    `${(stock.min / ours.min).toFixed(2)} x`,
-    `${(stock.median / ours.median).toFixed(2)} x`,
-    difference.toExponential(1),
-  ];
+  return [...timeCells(measured), difference.toExponential(1)];
 }
 
 /** A row for each side. */

@@ -4,14 +4,14 @@ import { showProgress } from '../mnist/progress.js';
 import { MOMENTUM } from '../mnist/recipe.js';
 import { grouped, type Section } from '../mnist/report.js';
 import { BATCH, batches } from '../mnist/train.js';
-import { summary } from '../times.js';
+import { TIME_COLUMNS, timeCells } from './tables.js';
 import {
   inTurns,
   milliseconds,
   NAMES,
   onBothSides,
   type Pair,
-  SIDES,
+  type Side,
   sidesOf,
   takeSide,
   tf,
@@ -150,23 +150,21 @@ function accuracyOf(model: tf.Sequential, test: Digits): number {
   return right / test.count;
 }
 
-function outcomeSection(runs: Pair<Run>, accuracies: Pair<number>): Section {
-  const steps = runs.stock.losses.length;
+function outcomeSection({ stock, ours }: Pair<Run>, accuracies: Pair<number>): Section {
+  const steps = stock.losses.length;
+  const percent = (accuracy: number) => `${(100 * accuracy).toFixed(1)} %`;
   return {
-    heading: 'MNIST on cpu: training with either batch norm',
-    columns: ['batch norm of', 'test accuracy', 'loss, last step', 'a step, min', 'median'],
-    rows: SIDES.map((side) => {
-      const { losses, times } = runs[side];
-      const { min, median } = summary(times);
-      return [
-        NAMES[side],
-        `${(100 * accuracies[side]).toFixed(1)} %`,
-        losses[steps - 1].toFixed(7),
-        `${min.toFixed(0)} ms`,
-        `${median.toFixed(0)} ms`,
-      ];
-    }),
-    note: `${grouped(steps * BATCH)} images to train on, step by step on either side, and ${grouped(TEST_IMAGES)} to test with.`,
+    heading: 'MNIST on cpu: training',
+    columns: ['steps', ...TIME_COLUMNS, `accuracy, ${NAMES.stock}`, NAMES.ours],
+    rows: [
+      [
+        String(steps),
+        ...timeCells({ stock: stock.times, ours: ours.times }),
+        percent(accuracies.stock),
+        percent(accuracies.ours),
+      ],
+    ],
+    note: `The time of a step of ${BATCH} images; accuracy on ${grouped(TEST_IMAGES)} test images.`,
   };
 }
 
@@ -191,41 +189,46 @@ function lossSection({ stock, ours }: Pair<Run>): Section {
 /** Each batch norm of the trained network alone, on what reaches it from test images. */
 async function timeSection(model: tf.Sequential, test: Digits, rounds: number): Promise<Section> {
   const rows: string[][] = [];
-  const [{ x: batch }] = batches(test);
-  let x: tf.Tensor = imagesOf(batch.data);
-  for (const layer of model.layers) {
-    if (layer.getClassName() === 'BatchNormalization') {
-      for (const [work, run] of [
-        ['training step', trainingStep],
-        ['inference', inference],
-      ] as const) {
-        const input = x;
-        const measured = await inTurns(rounds, () => milliseconds(() => tf.tidy(() => run(layer, input))));
-        const [stock, ours] = [summary(measured.stock), summary(measured.ours)];
-        rows.push([
-          `(${input.shape.join(', ')}), ${work}`,
-          ...[stock.min, stock.median, ours.min, ours.median].map((time) => `${time.toFixed(3)} ms`),
-          `${(stock.min / ours.min).toFixed(0)} x`,
-          `${(stock.median / ours.median).toFixed(0)} x`,
-        ]);
-      }
-    }
-    x = layer.apply(x) as tf.Tensor;
+  const add = (name: string, samples: Pair<readonly number[]>) => rows.push([name, ...timeCells(samples)]);
+  const steps: Pair<number[]>[] = [];
+  for (const { layer, x } of normInputs(model, test)) {
+    const time = (work: typeof inference) =>
+      inTurns(rounds, () => milliseconds(() => tf.tidy(() => work(layer, x))));
+    const step = await time(trainingStep);
+    steps.push(step);
+    const shape = `(${x.shape.join(', ')})`;
+    add(`${shape}, training step`, step);
+    add(`${shape}, inference`, await time(inference));
+    x.dispose();
   }
+  const sums = (side: Side) =>
+    Array.from({ length: rounds }, (_, i) => steps.reduce((sum, step) => sum + step[side][i], 0));
+  add('all, training step', { stock: sums('stock'), ours: sums('ours') });
   return {
     heading: 'MNIST on cpu: the time of batch norm alone',
-    columns: [
-      'shape, work',
-      `${NAMES.stock} min`,
-      'median',
-      `${NAMES.ours} min`,
-      'median',
-      'ratio of min',
-      'of median',
-    ],
+    columns: ['shape, work', ...TIME_COLUMNS],
     rows,
     note: `A training step is the layer's call and the gradients of x, gamma and beta; ${rounds} rounds in turns.`,
   };
+}
+
+interface NormInput {
+  readonly layer: tf.layers.Layer;
+  readonly x: tf.Tensor;
+}
+
+/** What reaches each batch norm from the first test images. */
+function normInputs(model: tf.Sequential, test: Digits): NormInput[] {
+  const inputs: NormInput[] = [];
+  const [{ x: batch }] = batches(test);
+  tf.tidy(() => {
+    let x: tf.Tensor = imagesOf(batch.data);
+    for (const layer of model.layers) {
+      if (layer.getClassName() === 'BatchNormalization') inputs.push({ layer, x: tf.keep(x) });
+      x = layer.apply(x) as tf.Tensor;
+    }
+  });
+  return inputs;
 }
 
 function trainingStep(layer: tf.layers.Layer, x: tf.Tensor): void {
