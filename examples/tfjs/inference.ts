@@ -1,6 +1,14 @@
 import { largestDifference } from '../difference.js';
 import type { Section } from '../mnist/report.js';
-import { batchNormsOf, featuresOf, loadMobileNet, type Profile, predict, profile } from './mobilenet.js';
+import {
+  batchNormsOf,
+  featuresOf,
+  isBatchNorm,
+  type Kernel,
+  loadMobileNet,
+  predict,
+  profile,
+} from './mobilenet.js';
 import { batchOf, type Picture, readPictures } from './pictures.js';
 import { TIME_COLUMNS, timeCells } from './tables.js';
 import { inTurns, milliseconds, NAMES, onBothSides, SIDES, type tf, useBackend } from './tensorflow.js';
@@ -51,7 +59,7 @@ export async function compareInference({ batches, rounds }: InferenceOptions): P
       heading: 'MobileNetV2 on wasm: where the time goes',
       columns: ['pictures, batch norm of', 'batch norms', 'their time', 'all else', 'share'],
       rows: shares,
-      note: 'Times of kernels (tf.profile), in the fastest of as many rounds.',
+      note: `Kernels (tf.profile), each at its fastest in ${rounds} rounds in turns.`,
     },
   ];
 }
@@ -89,11 +97,13 @@ async function sharesOf(model: tf.LayersModel, x: tf.Tensor4D, rounds: number): 
   const profiles = await inTurns(rounds, () => profile(model, x));
   const layers = batchNormsOf(model).length;
   return SIDES.map((side) => {
-    const { norms, normTime, allTime } = fastest(profiles[side]);
-    if (norms !== layers) throw new Error(`${layers} batch norms must run, got ${norms}`);
+    const kernels = fastest(profiles[side]);
+    const norms = kernels.filter(isBatchNorm);
+    if (norms.length !== layers) throw new Error(`${layers} batch norms must run, got ${norms.length}`);
+    const [normTime, allTime] = [timeOf(norms), timeOf(kernels)];
     return [
       NAMES[side],
-      String(norms),
+      String(norms.length),
       `${normTime.toFixed(1)} ms`,
       `${(allTime - normTime).toFixed(1)} ms`,
       `${((100 * normTime) / allTime).toFixed(0)} %`,
@@ -101,8 +111,16 @@ async function sharesOf(model: tf.LayersModel, x: tf.Tensor4D, rounds: number): 
   });
 }
 
-function fastest(profiles: readonly Profile[]): Profile {
-  return profiles.reduce((best, other) => (other.allTime < best.allTime ? other : best));
+/** Each kernel in the round in which it was fastest: hardly any is disturbed in all of them. */
+function fastest([first, ...others]: readonly Kernel[][]): Kernel[] {
+  return first.map(({ name, ms }, i) => ({
+    name,
+    ms: Math.min(ms, ...others.map((kernels) => kernels[i].ms)),
+  }));
+}
+
+function timeOf(kernels: readonly Kernel[]): number {
+  return kernels.reduce((sum, { ms }) => sum + ms, 0);
 }
 
 function largest(values: Float32Array): number {

@@ -46,24 +46,26 @@ export function predict(model: tf.LayersModel, pictures: tf.Tensor4D): Float32Ar
   }
 }
 
-/** What a prediction is made of. */
-export interface Profile {
-  /** Batch norms that ran. */
-  readonly norms: number;
-  /** Milliseconds of theirs, and of all kernels. */
-  readonly normTime: number;
-  readonly allTime: number;
+/** An operation of TensorFlow.js' backend that ran, and how long. */
+export interface Kernel {
+  readonly name: string;
+  readonly ms: number;
 }
 
-/** Predicts once, and listens to the kernels of TensorFlow.js. */
-export async function profile(model: tf.LayersModel, x: tf.Tensor4D): Promise<Profile> {
+/** Predicts once, and says what ran. */
+export async function profile(model: tf.LayersModel, x: tf.Tensor4D): Promise<Kernel[]> {
   const { kernels } = await tf.profile(() => (model.predict(x) as tf.Tensor).dispose());
-  // An operation of several kernels is listed beside them under a name of its own.
-  const own = kernels.filter(({ name }) => !name.endsWith('__op'));
-  const norms = own.filter(({ name }) => name === 'FusedBatchNorm');
-  return { norms: norms.length, normTime: timeOf(norms), allTime: timeOf(own) };
+  return kernels
+    .map(({ name, kernelTimeMs }) => ({ name, ms: Number(kernelTimeMs) }))
+    .filter(({ name }) => !isComposed(name));
 }
 
-function timeOf(kernels: readonly { kernelTimeMs: unknown }[]): number {
-  return kernels.reduce((sum, { kernelTimeMs }) => sum + Number(kernelTimeMs), 0);
+/** Kernels that do the work of a batch norm. */
+export function isBatchNorm({ name }: Kernel): boolean {
+  return name === 'FusedBatchNorm';
+}
+
+/** An operation made of several kernels is listed beside them, under a name of its own. */
+function isComposed(name: string): boolean {
+  return name.endsWith('__op');
 }
