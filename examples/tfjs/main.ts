@@ -11,7 +11,7 @@ import { integer, optionsOrExit } from '../options.js';
 import { showFaults } from './faults.js';
 import { compareInference } from './inference.js';
 import { tf } from './tensorflow.js';
-import { compareTraining } from './training.js';
+import { compareTraining, MOST_STEPS } from './training.js';
 
 const PARTS = ['faults', 'inference', 'training'] as const;
 
@@ -27,7 +27,7 @@ const USAGE = `Usage: npm run tfjs -- [part ...] [options]
   --quick       few rounds and steps: whether results are the same, not how fast they come
   --batch <n>   photographs at a time; may be given again (default 1 and 8)
   --rounds <n>  measurements of each side (default 21)
-  --steps <n>   training steps (default 60)
+  --steps <n>   training steps of 100 images, up to ${MOST_STEPS} (default ${MOST_STEPS})
   --help        this text`;
 
 interface Options {
@@ -57,7 +57,7 @@ function readOptions(): Options | 'help' {
     parts: PARTS.filter((part) => positionals.length === 0 || positionals.includes(part)),
     batches: values.batch.map((text) => integer('--batch', text, 1, 64)),
     rounds: integer('--rounds', values.rounds ?? (values.quick ? '3' : '21'), 1, 1000),
-    steps: integer('--steps', values.steps ?? (values.quick ? '4' : '60'), 1, 600),
+    steps: integer('--steps', values.steps ?? (values.quick ? '4' : String(MOST_STEPS)), 1, MOST_STEPS),
   };
 }
 
