@@ -1,14 +1,10 @@
 import { BatchNorm } from 'batchnorm';
 import { backward, forwardInference, forwardTraining } from '../../bench/plain-js.js';
+import { largestDifference } from '../difference.js';
+import { summary, type Times } from '../times.js';
 import { type Activations, activations, type Network, Normalization, type Stage } from './network.js';
 
-/** Nanoseconds per image. */
-export interface Times {
-  readonly min: number;
-  readonly median: number;
-}
-
-/** The same work by the package and by plain loops, and the largest difference between their results. */
+/** The same work by the package and by plain loops, in nanoseconds per image, and the largest difference between their results. */
 export interface Comparison {
   readonly work: string;
   readonly library: Times;
@@ -146,15 +142,4 @@ function nanoseconds(work: readonly (() => void)[]): number {
     for (const run of work) run();
   }
   return Number(process.hrtime.bigint() - start) / REPEATS;
-}
-
-function summary(samples: Float64Array): Times {
-  const sorted = samples.toSorted();
-  return { min: sorted[0], median: sorted[(sorted.length - 1) / 2] };
-}
-
-function largestDifference(a: Float32Array, b: Float32Array): number {
-  let largest = 0;
-  for (let i = 0; i < a.length; i++) largest = Math.max(largest, Math.abs(a[i] - b[i]));
-  return largest;
 }
