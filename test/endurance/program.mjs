@@ -118,13 +118,19 @@ async function cycle(calls, repetitions, mustFail, sample) {
     if (done % Math.ceil(repetitions / samples) === 0) await sample(done);
     try {
       const result = calls[done % calls.length]();
-      if (result instanceof Promise) waiting.push(result);
+      if (result instanceof Promise)
+        waiting.push(
+          result.then(
+            () => undefined,
+            (error) => error,
+          ),
+        );
       else judge();
     } catch (error) {
       judge(error);
     }
     if (waiting.length < 100 && done < repetitions - 1) continue;
-    for (const { reason } of await Promise.allSettled(waiting)) judge(reason);
+    for (const error of await Promise.all(waiting)) judge(error);
     waiting = [];
   }
   await sample(repetitions);
