@@ -367,15 +367,10 @@ class Moments {
     if (!std::isfinite(shift)) shift = 0;
     double sums[kLanes<T>] = {};
     double squares[kLanes<T>] = {};
-    const auto add = [&](T value, size_t lane) {
-      const double deviation = static_cast<double>(value) - static_cast<double>(shift);
-      sums[lane] += deviation;
-      squares[lane] += deviation * deviation;
-    };
     partition_.for_each_tile(span, channel, channel + 1, straight_ahead(0), [&](Tile tile, size_t at) {
       for (size_t row = 0; row < tile.rows; row++)
-        for (size_t column = 0; column < tile.columns; column++)
-          add(x_[at + row * tile.stride + column], column % kLanes<T>);
+        kernels_.add_in_double(x_ + at + row * tile.stride, tile.columns, static_cast<double>(shift), sums,
+                               squares);
     });
     for (size_t half = kLanes<T> / 2; half > 0; half /= 2)
       for (size_t lane = 0; lane < half; lane++) {

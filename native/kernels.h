@@ -160,6 +160,9 @@ struct Kernels {
   /// Whether all sums are finite, and in float32 less than 15/16 of the squares are due to the distance
   /// between shift and mean: else rounding the squares has cost digits of the variance.
   bool (*are_good)(size_t channels, double values, const double* sum, const double* sum_squares);
+  /// Adds deviations of `count` consecutive values of a channel from shift, and their squares, to kLanes sums
+  /// in double.
+  void (*add_in_double)(const T* values, size_t count, double shift, double* sums, double* squares);
   /// Adds the sums of a chunk of `values` values per channel, which refer to shift, to those that refer to
   /// reference.
   void (*merge)(size_t channels, double values, const double* chunk_sum, const double* chunk_squares,

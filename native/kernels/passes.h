@@ -429,6 +429,37 @@ constexpr batchnorm::WritingPass<Work<T>, Sums<T>> writing_pass_beside() {
 }
 
 template <typename T>
+void add_in_double(const T* values, size_t count, double shift, double* sums, double* squares) {
+  using Doubles = Vec<double>;
+  constexpr size_t kParts = kLanes<T> / kLanes<double>;
+  Doubles sum[kParts], square[kParts];
+  for (size_t part = 0; part < kParts; part++) {
+    sum[part] = Doubles::load(sums + part * kLanes<double>);
+    square[part] = Doubles::load(squares + part * kLanes<double>);
+  }
+  size_t i = 0;
+  for (; i + kLanes<T> <= count; i += kLanes<T>) {
+    double deviations[kLanes<T>];
+    for (size_t lane = 0; lane < kLanes<T>; lane++)
+      deviations[lane] = static_cast<double>(values[i + lane]) - shift;
+    for (size_t part = 0; part < kParts; part++) {
+      const Doubles deviation = Doubles::load(deviations + part * kLanes<double>);
+      sum[part] = sum[part] + deviation;
+      square[part] = square[part] + deviation * deviation;
+    }
+  }
+  for (size_t part = 0; part < kParts; part++) {
+    sum[part].store(sums + part * kLanes<double>);
+    square[part].store(squares + part * kLanes<double>);
+  }
+  for (size_t lane = 0; i + lane < count; lane++) {
+    const double deviation = static_cast<double>(values[i + lane]) - shift;
+    sums[lane] += deviation;
+    squares[lane] += deviation * deviation;
+  }
+}
+
+template <typename T>
 constexpr batchnorm::Kernels<T> all_kernels() {
   using namespace batchnorm;
   using Plain = Fused<kIdentity>;
@@ -440,6 +471,7 @@ constexpr batchnorm::Kernels<T> all_kernels() {
       centres<T>,
       {collect<kChannelsFirst, T>, collect<kChannelsLast, T>},
       are_good<T>,
+      add_in_double<T>,
       merge<T>,
       statistics<T>,
       normalization<T>,
