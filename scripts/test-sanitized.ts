@@ -13,6 +13,9 @@ const sanitized = {
   ASAN_OPTIONS: 'detect_leaks=0',
 };
 
+/** Tests that measure memory, of which the sanitizers take their own share. */
+const leftOut = ['may run out', 'is given back after 100,000 operations'];
+
 function isas(environment: NodeJS.ProcessEnv) {
   const program = "import { capabilities } from 'batchnorm'; console.log(capabilities().isas.join())";
   return spawnSync(process.execPath, ['--input-type=module', '--eval', program], {
@@ -28,9 +31,16 @@ const { status } = isas(loaded);
 if (status === 0) throw new Error('the addon must need the sanitizers, got one that loads without them');
 
 for (const isa of stdout.trim().split(',')) {
-  console.log(`\n=== ${isa}, sanitized ===`);
-  run(process.execPath, ['node_modules/vitest/vitest.mjs', 'run', ...process.argv.slice(2)], {
-    ...sanitized,
-    BATCHNORM_ISA: isa,
-  });
+  console.log(`\n=== ${isa}, sanitized, but for: ${leftOut.join('; ')} ===`);
+  run(
+    process.execPath,
+    [
+      'node_modules/vitest/vitest.mjs',
+      'run',
+      '--testTimeout=600000',
+      `--testNamePattern=^(?!.*(${leftOut.join('|')}))`,
+      ...process.argv.slice(2),
+    ],
+    { ...sanitized, BATCHNORM_ISA: isa },
+  );
 }

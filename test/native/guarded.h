@@ -1,7 +1,6 @@
-// Memory that nobody overruns unseen: pages without access before and behind it end the process at once, on
-// any compiler and instruction set. (GCC's AddressSanitizer looks at neither masked nor streaming
-// instructions, Clang's not at the masked ones of AVX2.) What lies between a page's end and the values holds
-// canaries, poisoned for AddressSanitizer.
+// Memory that nobody overruns unseen: pages without access before and behind it end the process at once, with
+// any compiler and sanitizer. (GCC's AddressSanitizer looks at neither masked nor streaming instructions.)
+// What lies between a page's end and the values holds canaries, poisoned for AddressSanitizer.
 #pragma once
 
 #include <sys/mman.h>
@@ -36,7 +35,10 @@ class Guarded {
   Guarded& operator=(const Guarded&) = delete;
   ~Guarded() {
     batchnorm::unpoison(pages_, length_);
-    spare()[length_].push_back(pages_);
+    if (length_ <= kKept)
+      spare()[length_].push_back(pages_);
+    else
+      give_back(pages_, length_);
   }
 
   T* data() { return values_; }
@@ -64,6 +66,7 @@ class Guarded {
  private:
   static constexpr unsigned char kCanary = 0xa5;
   static constexpr size_t kMargin = 1024;
+  static constexpr size_t kKept = size_t{64} << 10;
 
   static size_t page() {
     static const size_t size = static_cast<size_t>(sysconf(_SC_PAGESIZE));
@@ -75,11 +78,12 @@ class Guarded {
       std::map<size_t, std::vector<unsigned char*>> by_length;
       ~Spare() {
         for (const auto& [length, all] : by_length)
-          for (unsigned char* pages : all) munmap(pages - page(), length + 2 * page());
+          for (unsigned char* pages : all) give_back(pages, length);
       }
     } instance;
     return instance.by_length;
   }
+  static void give_back(unsigned char* pages, size_t length) { munmap(pages - page(), length + 2 * page()); }
   static unsigned char* take(size_t length) {
     auto& all = spare()[length];
     if (!all.empty()) {
