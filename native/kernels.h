@@ -4,9 +4,16 @@
 
 #include <cstddef>
 
+/// Clang's way to ask for what GCC says with macros.
+#if !defined(__has_feature)
+#define __has_feature(feature) 0
+#endif
+
 /// Kernels are made of small functions that must dissolve: what is passed between them are registers. With
 /// sanitizers they need not, and compilers take minutes over what would come of it.
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__) || __has_feature(address_sanitizer) || \
+    __has_feature(thread_sanitizer) || __has_feature(undefined_behavior_sanitizer) ||                    \
+    __has_feature(coverage_sanitizer)
 #define ALWAYS_INLINE inline
 #else
 #define ALWAYS_INLINE inline __attribute__((always_inline))

@@ -7,9 +7,35 @@
 #include <memory>
 #include <vector>
 
+#include "kernels.h"
+
+#if defined(__SANITIZE_ADDRESS__) || __has_feature(address_sanitizer)
+#define BATCHNORM_POISONS 1
+#include <sanitizer/asan_interface.h>
+#endif
+
 namespace batchnorm {
 
 constexpr size_t kAlignment = 64;
+
+/// Tells AddressSanitizer that memory must not, or may again be touched. Nothing without it.
+inline void poison([[maybe_unused]] const void* from, [[maybe_unused]] size_t bytes) {
+#if BATCHNORM_POISONS
+  __asan_poison_memory_region(from, bytes);
+#endif
+}
+inline void unpoison([[maybe_unused]] const void* from, [[maybe_unused]] size_t bytes) {
+#if BATCHNORM_POISONS
+  __asan_unpoison_memory_region(from, bytes);
+#endif
+}
+
+/// Between arrays, so that AddressSanitizer sees who goes beyond his.
+#if BATCHNORM_POISONS
+constexpr size_t kGap = kAlignment;
+#else
+constexpr size_t kGap = 0;
+#endif
 
 constexpr size_t round_up(size_t value, size_t multiple) {
   return (value + multiple - 1) / multiple * multiple;
@@ -45,7 +71,8 @@ class Scratch {
     size_t used = 0;
     size_t first = size_t{64} << 10;
 
-    unsigned char* take(size_t size) {
+    unsigned char* take(size_t bytes) {
+      const size_t size = bytes + kGap;
       if (blocks.empty() || blocks.back().size - used < size) {
         const size_t grown = blocks.empty() ? first : 2 * blocks.back().size;
         const size_t next = grown < size ? size : grown;
@@ -54,6 +81,8 @@ class Scratch {
       }
       unsigned char* taken = align(blocks.back().bytes.get()) + used;
       used += size;
+      unpoison(taken, bytes);
+      poison(taken + bytes, kGap);
       return taken;
     }
 

@@ -56,11 +56,11 @@ function run(command: string, args: readonly string[]): void {
   execFileSync(command, args, { stdio: 'inherit' });
 }
 
-/** Builds test/native in a folder of its own, which it returns. */
-function buildNativeTests(name: string, ...options: readonly string[]): string {
+/** Builds programs of test/native in a folder of its own, which it returns. */
+function buildNativeTests(name: string, programs: readonly string[], ...options: readonly string[]): string {
   const build = join(folder, name);
   run('cmake', ['-S', '.', '-B', build, '-DCMAKE_BUILD_TYPE=Release', ...options]);
-  run('cmake', ['--build', build, '--parallel', '2']);
+  run('cmake', ['--build', build, '--parallel', '2', '--target', ...programs]);
   return build;
 }
 
@@ -145,7 +145,7 @@ function executes(instruction: string, cpu: string): boolean {
 async function testArm(binary: string | undefined): Promise<void> {
   const emulator = ['qemu-aarch64', '-L', '/usr/aarch64-linux-gnu'];
   const isas = ['neon', 'generic'];
-  const native = buildNativeTests('arm64-native', `-DCMAKE_TOOLCHAIN_FILE=${toolchain}`);
+  const native = buildNativeTests('arm64-native', ['native_test'], `-DCMAKE_TOOLCHAIN_FILE=${toolchain}`);
   runNativeTests('arm64', isas, [...emulator, join(native, 'native_test')]);
 
   // Where node-gyp-build looks for an addon below BATCHNORM_PREBUILD.
@@ -171,7 +171,7 @@ async function testArm(binary: string | undefined): Promise<void> {
 }
 
 async function testX86(): Promise<void> {
-  const native = buildNativeTests('x64');
+  const native = buildNativeTests('x64', ['native_test', 'cpus_test']);
   run(join(native, 'cpus_test'), []);
   for (const { cpu, isas, has } of x86Cpus) {
     const where = `${cpu} (${has})`;

@@ -1,23 +1,35 @@
-// Builds and runs test/native plain and under the sanitizers. Needs CMake and a compiler, no Node headers.
-import { spawnSync } from 'node:child_process';
+// Builds and runs test/native plain and under the sanitizers. The plain one needs CMake and a compiler, no Node headers.
+import { buildSanitized, clang, run, sanitizerOptions } from './sanitized.js';
 
-const builds = [
-  { name: 'plain', flags: '' },
-  { name: 'address', flags: '-fsanitize=address,undefined -fno-sanitize-recover=all -g -O1' },
-  { name: 'thread', flags: '-fsanitize=thread -g -O1' },
-];
+const nativePrograms = ['native_test', 'environment_test'];
 
-function run(command: string, args: string[]): void {
-  const { status, error } = spawnSync(command, args, { stdio: 'inherit' });
-  if (status !== 0)
-    throw new Error(`${command} must succeed, got ${error?.message ?? `exit code ${status}`}`);
+/** Builds test/native in a folder of its own. */
+function build(name: string, ...options: readonly string[]): string {
+  const folder = `build/native-${name}`;
+  run('cmake', ['-S', '.', '-B', folder, '-DCMAKE_BUILD_TYPE=Release', ...options]);
+  run('cmake', ['--build', folder, '--parallel', '2', '--target', ...nativePrograms]);
+  return folder;
 }
 
-for (const { name, flags } of builds) {
-  const folder = `build/native-${name}`;
+const builds = [
+  { name: 'plain', folder: () => build('plain') },
+  {
+    name: 'AddressSanitizer, LeakSanitizer, UndefinedBehaviorSanitizer',
+    folder: () => buildSanitized(...nativePrograms),
+  },
+  {
+    name: 'ThreadSanitizer',
+    folder: () =>
+      build(
+        'thread',
+        `-DCMAKE_CXX_COMPILER=${clang}`,
+        '-DBATCHNORM_CXX_FLAGS=-fsanitize=thread -gline-tables-only -O1',
+      ),
+  },
+];
+
+for (const { name, folder } of builds) {
   console.log(`\n=== ${name} ===`);
-  run('cmake', ['-S', '.', '-B', folder, `-DBATCHNORM_CXX_FLAGS=${flags}`, '-DCMAKE_BUILD_TYPE=Release']);
-  run('cmake', ['--build', folder, '--parallel', '2']);
-  run(`${folder}/native_test`, []);
-  run(`${folder}/environment_test`, []);
+  const programs = folder();
+  for (const program of nativePrograms) run(`${programs}/${program}`, [], sanitizerOptions);
 }

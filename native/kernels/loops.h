@@ -18,10 +18,11 @@ using batchnorm::Tile;
 
 constexpr size_t kGroup = 4;
 
-/// Asks memory for the line at `at`, which need not exist.
+/// Asks memory for the line `distance` values behind `from`, or before it where that wraps around. It need
+/// not exist, which is why this is not arithmetic with pointers.
 template <typename T>
-ALWAYS_INLINE void prefetch(const T* at) {
-  __builtin_prefetch(at);
+ALWAYS_INLINE void prefetch(const T* from, size_t distance) {
+  __builtin_prefetch(reinterpret_cast<const void*>(reinterpret_cast<uintptr_t>(from) + distance * sizeof(T)));
 }
 
 /// The same for a line that will be written.
@@ -47,7 +48,7 @@ struct Group {
   ALWAYS_INLINE size_t place(size_t index) const { return at + index * distance; }
   template <typename T>
   ALWAYS_INLINE void prefetch(const T* from, size_t distance) const {
-    for (size_t i = 0; i < Size; i++) ::prefetch(from + line + distance + i * kLanes<T>);
+    for (size_t i = 0; i < Size; i++) ::prefetch(from, line + distance + i * kLanes<T>);
   }
   template <typename T>
   ALWAYS_INLINE void prefetch(const T* from, Ahead ahead) const {

@@ -1,184 +1,258 @@
-// What needs no Node and is best seen by sanitizers: every kernel table against generic to the bit, on
-// exact-size buffers with canaries, with many threads, from many threads. Exits 1 at the first difference.
+// What needs no Node and is best seen by sanitizers: every kernel table against generic to the bit, between
+// pages without access, with many threads, from many threads; and the queue. Ends with a signal at the first
+// difference.
 
-#include <cstdint>
-#include <cstdio>
-#include <cstdlib>
-#include <cstring>
-#include <memory>
+#include <atomic>
+#include <future>
 #include <thread>
-#include <vector>
 
-#include "batchnorm.h"
-#include "dispatch.h"
+#include "passes.h"
+#include "queue.h"
 
 namespace {
 
-using batchnorm::Execution;
+using batchnorm::Operation;
 using batchnorm::Shape;
 
 int passed = 0;
 
-void check(bool condition, const char* what, Shape shape, const char* isa) {
+void check(bool condition, const char* what) {
   if (!condition) {
-    std::printf("failed: %s for %zu x %zu x %zu on %s\n", what, shape.outer, shape.channels, shape.inner,
-                isa);
+    std::printf("failed: %s\n", what);
     std::exit(1);
   }
   passed++;
 }
 
-/// `size` values at a place that is aligned to a value and to nothing more, between canaries.
-template <typename T>
-class Guarded {
- public:
-  explicit Guarded(size_t size, size_t misalignment)
-      : size_(size), from_(kCanaries + misalignment), values_(size + from_ + kCanaries, kCanary) {}
-  T* data() { return values_.data() + from_; }
-  size_t bytes() const { return size_ * sizeof(T); }
-  bool intact() const {
-    for (size_t i = 0; i < values_.size(); i++)
-      if ((i < from_ || i >= from_ + size_) && values_[i] != kCanary) return false;
-    return true;
-  }
+// ---- The passes. ----
 
- private:
-  static constexpr size_t kCanaries = 32;
-  static constexpr T kCanary = T(-77);
-  size_t size_;
-  size_t from_;
-  std::vector<T> values_;
+const Shape kShapes[] = {{1, 1, 1},     {1, 1, 2},     {2, 3, 1},     {5, 16, 1},   {33, 17, 1},
+                         {700, 3, 1},   {600, 100, 1}, {520, 130, 1}, {3, 5, 7},    {4, 33, 49},
+                         {3, 2, 1000},  {2, 3, 4100},  {2, 2, 20001}, {400, 2, 64}, {1, 1, 200000},
+                         {64, 40, 49},  {9, 31, 16},   {70000, 3, 1}, {3, 40, 150}, {40, 11, 333},
+                         {2, 12, 9000}, {3, 20, 520},  {0, 3, 4},     {3, 9000, 1}, {2, 700, 2}};
+
+/// A channel that no cache holds: kLargeChannelBytes.
+const Shape kLargeChannel = {2, 1, 600001};
+
+/// What follows the normalization, and which gradients are asked for.
+const Case kCases[] = {
+    {{}, kGrid, 1, 1e-5, true, true, false, false, false, true, true},
+    {{}, kSpecial, 2, 1e-5, true, false, true, false, false, true, true},
+    {{}, kUniform, 3, 1e-5, false, true, true, true, true, true, true},
+    {{}, kFarFromZero, 4, 1e-12, true, true, true, true, false, true, true},
+    {{}, kHuge, 5, 1.0, true, true, false, true, false, true, false},
+    {{}, kBits, 6, 1e-5, true, true, true, true, true, false, true},
 };
-
-/// Multiples of 1/4096 around 3: a linear congruential generator.
-template <typename T>
-void fill(T* values, size_t size, uint32_t seed) {
-  for (size_t i = 0; i < size; i++) {
-    seed = seed * 1664525u + 1013904223u;
-    values[i] = static_cast<T>(seed >> 18) / 4096 + 1;
-  }
-}
-
-template <typename T>
-struct Results {
-  explicit Results(Shape shape, size_t misalignment)
-      : y(shape.size(), misalignment),
-        inferred(shape.size(), misalignment),
-        dx(shape.size(), misalignment),
-        frozen_dx(shape.size(), misalignment),
-        fused_y(shape.size(), misalignment),
-        fused_dx(shape.size(), misalignment),
-        dresidual(shape.size(), misalignment),
-        mask(batchnorm::mask_bytes(shape.size()), misalignment),
-        dweight(shape.channels, 0),
-        dbias(shape.channels, 0),
-        mean(shape.channels, 0),
-        variance(shape.channels, 0) {}
-  Guarded<T> y, inferred, dx, frozen_dx, fused_y, fused_dx, dresidual;
-  Guarded<unsigned char> mask;
-  Guarded<T> dweight, dbias;
-  Guarded<double> mean, variance;
-
-  bool intact() const {
-    return y.intact() && inferred.intact() && dx.intact() && frozen_dx.intact() && fused_y.intact() &&
-           fused_dx.intact() && dresidual.intact() && mask.intact() && dweight.intact() && dbias.intact() &&
-           mean.intact() && variance.intact();
-  }
-  bool equals(Results& other) {
-    const auto same = [](auto& a, auto& b) { return std::memcmp(a.data(), b.data(), a.bytes()) == 0; };
-    return same(y, other.y) && same(inferred, other.inferred) && same(dx, other.dx) &&
-           same(frozen_dx, other.frozen_dx) && same(fused_y, other.fused_y) &&
-           same(fused_dx, other.fused_dx) && same(dresidual, other.dresidual) &&
-           same(dweight, other.dweight) && same(dbias, other.dbias) && same(mean, other.mean) &&
-           same(variance, other.variance);
-  }
-};
-
-template <typename T>
-std::unique_ptr<Results<T>> run(const Execution& execution, Shape shape, size_t misalignment) {
-  auto results = std::make_unique<Results<T>>(shape, misalignment);
-  Results<T>& r = *results;
-  // Exactly as large as the tensor: AddressSanitizer sees any read beyond it.
-  const std::unique_ptr<T[]> x(new T[shape.size()]), dy(new T[shape.size()]);
-  const std::unique_ptr<T[]> weight(new T[shape.channels]), bias(new T[shape.channels]);
-  fill(x.get(), shape.size(), 1);
-  fill(dy.get(), shape.size(), 2);
-  fill(weight.get(), shape.channels, 3);
-  fill(bias.get(), shape.channels, 4);
-  constexpr double eps = 1e-5;
-  batchnorm::forward_training<T>(execution, shape, eps, x.get(), r.y.data(), weight.get(), bias.get(),
-                                 r.mean.data(), r.variance.data(), {}, nullptr);
-  const batchnorm::FrozenParameters<T> frozen(execution, shape.channels, eps, r.mean.data(),
-                                              r.variance.data(), weight.get(), bias.get(), batchnorm::kRelu);
-  frozen.run(execution, shape, x.get(), nullptr, r.inferred.data());
-  batchnorm::backward<T>(execution, shape, eps, true, dy.get(), x.get(), r.mean.data(), r.variance.data(),
-                         weight.get(), bias.get(), {batchnorm::kRelu, nullptr}, nullptr,
-                         {r.dx.data(), r.dweight.data(), r.dbias.data(), nullptr});
-  batchnorm::backward<T>(execution, shape, eps, false, dy.get(), x.get(), r.mean.data(), r.variance.data(),
-                         weight.get(), bias.get(), {batchnorm::kRelu, nullptr}, nullptr,
-                         {r.frozen_dx.data(), nullptr, nullptr, nullptr});
-  // Both with a mask, whose bytes neighbours fill together.
-  const batchnorm::Epilogue<T> both = {batchnorm::kRelu, dy.get()};
-  batchnorm::forward_training<T>(execution, shape, eps, x.get(), r.fused_y.data(), weight.get(), bias.get(),
-                                 r.mean.data(), r.variance.data(), both, r.mask.data());
-  batchnorm::backward<T>(execution, shape, eps, true, dy.get(), x.get(), r.mean.data(), r.variance.data(),
-                         weight.get(), bias.get(), both, r.mask.data(),
-                         {r.fused_dx.data(), nullptr, nullptr, r.dresidual.data()});
-  return results;
-}
-
-const Shape kShapes[] = {
-    {1, 1, 2},    {2, 3, 1},   {5, 16, 1},    {33, 17, 1},  {700, 3, 1},   {600, 100, 1}, {520, 130, 1},
-    {3, 5, 7},    {4, 33, 49}, {3, 2, 1000},  {2, 3, 4100}, {2, 2, 20001}, {400, 2, 64},  {1, 1, 200000},
-    {64, 40, 49}, {9, 31, 16}, {70000, 3, 1}, {3, 40, 150}, {40, 11, 333}, {2, 12, 9000}, {3, 20, 520}};
+constexpr size_t kCaseCount = sizeof(kCases) / sizeof(kCases[0]);
 
 /// For stream_bytes: no result is as large.
 constexpr size_t kNever = ~size_t{0};
 
+/// Threads, misalignment, stores and blocks in combinations, each of which must change nothing.
+struct Variation {
+  size_t threads, place, cache_bytes, stream_bytes;
+};
+const Variation kVariations[] = {{1, kAtEnd, 1 << 19, kNever}, {1, 1, 1 << 19, 0},     {2, 5, 1, 0},
+                                 {3, 3, 1 << 14, kNever},      {7, 0, 1 << 16, 0},     {1, 2, 1 << 14, 0},
+                                 {1, 7, 1 << 18, 0},           {2, kAtEnd, 1 << 18, 0}};
+
+/// Every variation, each with two of the cases and in place with one of them: over all shapes each meets
+/// each.
 template <typename T>
-void test_shape(Shape shape) {
-  const auto& tables = batchnorm::kernel_tables();
-  const auto expected = run<T>({tables.back(), 1, 1 << 19, kNever}, shape, 0);
-  // Threads, misalignment, stores and blocks in combinations, each of which must change nothing.
-  struct Variation {
-    size_t threads, misalignment, cache_bytes, stream_bytes;
-  };
-  const Variation variations[] = {{1, 0, 1 << 19, kNever}, {1, 1, 1 << 19, 0}, {2, 5, 1, 0},
-                                  {3, 3, 1 << 14, kNever}, {7, 0, 1 << 16, 0}, {1, 2, 1 << 14, 0},
-                                  {1, 7, 1 << 18, 0},      {2, 0, 1 << 18, 0}};
-  for (const auto* table : tables)
-    for (const auto& [threads, misalignment, cache_bytes, stream_bytes] : variations) {
-      const auto actual = run<T>({table, threads, cache_bytes, stream_bytes}, shape, misalignment);
-      check(actual->intact(), "canaries intact", shape, table->name);
-      check(actual->equals(*expected), "bits equal to generic", shape, table->name);
+void test_shape(Shape shape, size_t number) {
+  std::unique_ptr<passes::Inputs<T>> inputs[kCaseCount];
+  std::unique_ptr<passes::Results<T>> expected[kCaseCount];
+  for (size_t variation = 0; variation < std::size(kVariations); variation++)
+    for (size_t turn = 0; turn < 2; turn++) {
+      const size_t index = (number + variation + turn * (1 + number % (kCaseCount - 1))) % kCaseCount;
+      Case c = kCases[index];
+      c.shape = shape;
+      if (!expected[index]) {
+        inputs[index] = std::make_unique<passes::Inputs<T>>(c);
+        expected[index] = passes::run<T>(c, *inputs[index], passes::plainest());
+      }
+      const auto [threads, place, cache_bytes, stream_bytes] = kVariations[variation];
+      for (const auto* table : batchnorm::kernel_tables()) {
+        const Manner m = {{table, threads, cache_bytes, stream_bytes}, place, turn == 1};
+        passes::compare<T>(c, m, *passes::run<T>(c, *inputs[index], m), *expected[index]);
+        passed++;
+      }
     }
 }
 
-/// Callers on several threads share the pool, or run alone where another has it.
+// ---- Threads. ----
+
+const Case kParallel = {{8, 64, 784}, kUniform, 7, 1e-5, true, true, true, true, true, true, true};
+
+Manner manner_of(size_t threads) {
+  return {{batchnorm::kernel_tables().front(), threads, 1 << 19, threads % 2 ? size_t{0} : kNever}, 0, false};
+}
+
+/// Callers on several threads share the pool, or run alone where another has it; each time with another
+/// number of threads, as if it were set in between.
 void test_callers() {
-  const Shape shape{8, 64, 784};
-  const Execution execution{batchnorm::kernel_tables().front(), 3, 1 << 19, 24 << 20};
-  const auto expected = run<float>(execution, shape, 0);
+  const passes::Inputs<float> inputs(kParallel);
+  const auto expected = passes::run<float>(kParallel, inputs, passes::plainest());
   std::vector<std::thread> callers;
-  std::vector<char> equal(4, 0);
-  for (size_t caller = 0; caller < equal.size(); caller++)
+  for (size_t caller = 0; caller < 4; caller++)
     callers.emplace_back([&, caller] {
-      bool all = true;
-      for (int i = 0; i < 5; i++) all = all && run<float>(execution, shape, 0)->equals(*expected);
-      equal[caller] = all;
+      for (size_t i = 0; i < 5; i++) {
+        const Manner m = manner_of(1 + (caller + i) % 5);
+        passes::compare(kParallel, m, *passes::run<float>(kParallel, inputs, m), *expected);
+      }
     });
   for (std::thread& caller : callers) caller.join();
-  for (const char all : equal) check(all, "bits equal for callers at once", shape, "best");
+  passed += 20;
+}
+
+// ---- The queue. ----
+
+std::atomic<int> alive{0};
+
+/// An operation that calls a function.
+template <typename Body>
+class Call : public Operation {
+ public:
+  Call(const void* owner, Body body) : Operation(owner), body_(std::move(body)) { alive++; }
+  ~Call() override { alive--; }
+  void run() noexcept override { body_(); }
+
+ private:
+  Body body_;
+};
+
+template <typename Body>
+uint64_t enqueue(const void* owner, Body body) {
+  return batchnorm::enqueue(std::make_unique<Call<Body>>(owner, std::move(body)));
+}
+
+/// Returns when all that was enqueued before has run.
+void drain() {
+  std::promise<void> done;
+  enqueue(&done, [&] { done.set_value(); });
+  done.get_future().wait();
+  batchnorm::cancel_all(&done);
+}
+
+/// An operation that lets nothing pass until it is opened.
+class Gate {
+ public:
+  explicit Gate(const void* owner) {
+    enqueue(owner, [this] {
+      begun_.set_value();
+      opened_.get_future().wait();
+    });
+    begun_.get_future().wait();
+  }
+  void open() { opened_.set_value(); }
+
+ private:
+  std::promise<void> begun_, opened_;
+};
+
+void test_queue() {
+  const char owners[2] = {};
+  std::vector<size_t> order;
+  {
+    Gate gate(owners);
+    std::vector<uint64_t> numbers;
+    for (size_t i = 0; i < 1000; i++)
+      numbers.push_back(enqueue(owners + i % 2, [&order, i] { order.push_back(i); }));
+    for (size_t i = 0; i < 1000; i += 3) {
+      check(batchnorm::cancel(numbers[i]), "what has not begun can be cancelled");
+      check(!batchnorm::cancel(numbers[i]), "what was cancelled cannot be cancelled again");
+    }
+    check(alive == 1 + 666, "what was cancelled is destroyed at once");
+    // While one of the first owner's is running: those of the second are taken back, and nobody waits.
+    batchnorm::cancel_all(owners + 1);
+    check(alive == 1 + 333, "cancel_all destroys what an owner has not begun");
+    check(!batchnorm::cancel(numbers[1]), "what cancel_all took back cannot be cancelled again");
+    gate.open();
+    drain();
+    check(alive == 0, "what has run is destroyed");
+    for (uint64_t number : numbers) check(!batchnorm::cancel(number), "what has run cannot be cancelled");
+  }
+  std::vector<size_t> expected;
+  for (size_t i = 0; i < 1000; i++)
+    if (i % 3 != 0 && i % 2 == 0) expected.push_back(i);
+  check(order == expected, "the others run in the order in which they came");
+
+  // cancel_all waits for the one that has begun.
+  std::atomic<bool> ended{false};
+  std::promise<void> begun;
+  enqueue(owners, [&] {
+    begun.set_value();
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    ended = true;
+  });
+  begun.get_future().wait();
+  batchnorm::cancel_all(owners);
+  check(ended && alive == 0, "cancel_all waits for what has begun");
+}
+
+/// Several threads enqueue, cancel and leave, now and then with a pass to compute, beside one that computes
+/// at once.
+void test_queue_from_many() {
+  const passes::Inputs<float> inputs(kParallel);
+  const auto expected = passes::run<float>(kParallel, inputs, passes::plainest());
+  const auto compute = [&](size_t threads) {
+    const Manner m = manner_of(threads);
+    passes::compare(kParallel, m, *passes::run<float>(kParallel, inputs, m), *expected);
+  };
+  std::vector<std::thread> callers;
+  for (size_t caller = 0; caller < 3; caller++)
+    callers.emplace_back([&, caller] {
+      for (size_t round = 0; round < 200; round++) {
+        // Written by the queue's thread, read here after cancel_all.
+        std::vector<size_t> results(20, 0);
+        const void* const owner = results.data();
+        std::vector<uint64_t> numbers;
+        size_t cancelled = 0;
+        for (size_t i = 0; i < results.size(); i++) {
+          numbers.push_back(enqueue(owner, [&, i] {
+            if (i == 0 && round % 50 == caller) compute(1 + caller);
+            results[i]++;
+          }));
+          if (i % 4 != caller) continue;
+          // For the queue's thread to come in between: ThreadSanitizer sees no race that does not happen.
+          std::this_thread::yield();
+          cancelled += batchnorm::cancel(numbers[i / 2]);
+        }
+        if (round % 2) drain();
+        batchnorm::cancel_all(owner);
+        size_t run = 0;
+        for (size_t result : results) run += result;
+        if (round % 2 ? run + cancelled != results.size() : run + cancelled > results.size()) std::abort();
+      }
+    });
+  for (size_t i = 0; i < 4; i++) compute(1 + i);
+  for (std::thread& caller : callers) caller.join();
+  check(alive == 0, "nothing is left in the queue");
 }
 
 }  // namespace
 
 int main() {
+  size_t number = 0;
   for (const Shape shape : kShapes) {
-    test_shape<float>(shape);
-    test_shape<double>(shape);
+    test_shape<float>(shape, number++);
+    test_shape<double>(shape, number++);
+  }
+  for (size_t i = 0; i < 2; i++) {
+    Case c = kCases[2 * i];
+    c.shape = kLargeChannel;
+    const passes::Inputs<float> inputs(c);
+    const auto expected = passes::run<float>(c, inputs, passes::plainest());
+    for (const auto* table : batchnorm::kernel_tables()) {
+      const Manner m = {{table, 1 + i, 1 << 18, i == 0 ? kNever : 0}, 3, false};
+      passes::compare<float>(c, m, *passes::run<float>(c, inputs, m), *expected);
+      passed++;
+    }
   }
   test_callers();
+  test_queue();
+  test_queue_from_many();
   std::printf("ISAs:");
   for (const auto* table : batchnorm::kernel_tables()) std::printf(" %s", table->name);
   std::printf("\nTests: %d passed, 0 failed\n", passed);

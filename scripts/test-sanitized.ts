@@ -1,0 +1,46 @@
+// Runs the suite over an addon with AddressSanitizer and UndefinedBehaviorSanitizer, once for every instruction set this
+// machine has. Arguments go to vitest.
+import { spawnSync } from 'node:child_process';
+import { buildSanitized, run, sanitizedRoot, sanitizerLibrary, sanitizerOptions } from './sanitized.js';
+
+buildSanitized('batchnorm');
+const loaded = { BATCHNORM_PREBUILD: sanitizedRoot, BATCHNORM_BACKEND: 'native' };
+const sanitized = {
+  ...loaded,
+  ...sanitizerOptions,
+  LD_PRELOAD: sanitizerLibrary(),
+  // Node itself leaves things behind.
+  ASAN_OPTIONS: 'detect_leaks=0',
+};
+
+/** Tests that measure memory, of which the sanitizers take their own share. */
+const leftOut = ['may run out', 'is given back after 100,000 operations'];
+
+function isas(environment: NodeJS.ProcessEnv) {
+  const program = "import { capabilities } from 'batchnorm'; console.log(capabilities().isas.join())";
+  return spawnSync(process.execPath, ['--input-type=module', '--eval', program], {
+    env: { ...process.env, BATCHNORM_ISA: '', ...environment },
+    encoding: 'utf8',
+  });
+}
+
+const { stdout, stderr } = isas(sanitized);
+if (!stdout) throw new Error(`the addon must load with the sanitizers, got\n${stderr}`);
+// Without their library nothing but the sanitized addon would fail: this is the one that is tested.
+const { status } = isas(loaded);
+if (status === 0) throw new Error('the addon must need the sanitizers, got one that loads without them');
+
+for (const isa of stdout.trim().split(',')) {
+  console.log(`\n=== ${isa}, sanitized, but for: ${leftOut.join('; ')} ===`);
+  run(
+    process.execPath,
+    [
+      'node_modules/vitest/vitest.mjs',
+      'run',
+      '--testTimeout=600000',
+      `--testNamePattern=^(?!.*(${leftOut.join('|')}))`,
+      ...process.argv.slice(2),
+    ],
+    { ...sanitized, BATCHNORM_ISA: isa },
+  );
+}

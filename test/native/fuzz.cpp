@@ -1,0 +1,65 @@
+// libFuzzer on the C++ interface: a case and the manners of computing it from bytes; every instruction set
+// against generic. Anything it finds becomes a case of main.cpp.
+
+#include <fuzzer/FuzzedDataProvider.h>
+
+#include "passes.h"
+
+namespace {
+
+Case read_case(FuzzedDataProvider& bytes) {
+  Case c;
+  // Mostly small: what is large is slow, and no path needs it but those of several threads and blocks.
+  const size_t budget =
+      size_t{1} << (bytes.ConsumeProbability<float>() < 0.95f ? bytes.ConsumeIntegralInRange<int>(0, 12)
+                                                              : bytes.ConsumeIntegralInRange<int>(13, 17));
+  const auto up_to = [&](size_t most) { return bytes.ConsumeIntegralInRange<size_t>(1, most); };
+  c.shape.channels = up_to(budget < 5000 ? budget : 5000);
+  const size_t count = budget / c.shape.channels;
+  c.shape.inner = bytes.ConsumeBool() ? 1 : up_to(count);
+  // None at all, at times.
+  c.shape.outer = bytes.ConsumeIntegralInRange<size_t>(0, count / c.shape.inner);
+  c.filling = static_cast<Filling>(bytes.ConsumeIntegralInRange<int>(0, kFillings - 1));
+  c.seed = bytes.ConsumeIntegral<uint32_t>();
+  c.eps = bytes.PickValueInArray({1e-5, 1e-12, 1e-300, 1.0, 1e300});
+  c.weight = bytes.ConsumeBool();
+  c.bias = bytes.ConsumeBool();
+  c.relu = bytes.ConsumeBool();
+  c.residual = bytes.ConsumeBool();
+  c.mask = bytes.ConsumeBool();
+  c.input_gradient = bytes.ConsumeBool();
+  c.parameter_gradients = bytes.ConsumeBool();
+  return c;
+}
+
+Manner read_manner(FuzzedDataProvider& bytes) {
+  Manner m = passes::plainest();
+  m.execution.threads = bytes.ConsumeIntegralInRange<size_t>(1, 4);
+  m.execution.cache_bytes = size_t{1} << bytes.ConsumeIntegralInRange<int>(0, 21);
+  m.execution.stream_bytes =
+      bytes.ConsumeBool() ? bytes.ConsumeIntegralInRange<size_t>(0, 1 << 16) : ~size_t{0};
+  m.place = bytes.ConsumeBool() ? kAtEnd : bytes.ConsumeIntegralInRange<size_t>(0, 17);
+  m.in_place = bytes.ConsumeBool();
+  return m;
+}
+
+template <typename T>
+void test(const Case& c, Manner m) {
+  const passes::Inputs<T> inputs(c);
+  const auto expected = passes::run<T>(c, inputs, passes::plainest());
+  for (const auto* table : batchnorm::kernel_tables()) {
+    m.execution.kernels = table;
+    passes::compare<T>(c, m, *passes::run<T>(c, inputs, m), *expected);
+  }
+}
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  FuzzedDataProvider bytes(data, size);
+  const bool is_double = bytes.ConsumeBool();
+  const Case c = read_case(bytes);
+  const Manner m = read_manner(bytes);
+  is_double ? test<double>(c, m) : test<float>(c, m);
+  return 0;
+}
