@@ -1,30 +1,16 @@
 // Compiles the binaries that the package brings along, for the targets named or for all of them, with one compiler that
 // carries the headers and libraries of every system. Writes prebuilds/; scripts/check-prebuilds.ts looks at them.
-import { existsSync, mkdirSync, rmSync } from 'node:fs';
+import { mkdirSync, rmSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { resolve } from 'node:path';
 import { run } from './run.js';
 import { buildFolder, type Target, targets } from './targets.js';
+import { installZig, zig, zigEnvironment } from './zig.js';
 
 /** It has no types. */
 const { def_paths } = createRequire(import.meta.url)('node-api-headers') as {
   def_paths: { node_api_def: string };
 };
-const zigVersion = '0.17.1';
-const zigFolder = resolve(`build/zig-${zigVersion}`);
-const zig = `${zigFolder}/ziglang/zig`;
-const environment = {
-  ...process.env,
-  ZIG_GLOBAL_CACHE_DIR: resolve('build/zig-cache'),
-  ZIG_LOCAL_CACHE_DIR: resolve('build/zig-cache'),
-};
-
-function installZig(): void {
-  if (existsSync(zig)) return;
-  const python = process.platform === 'win32' ? 'python' : 'python3';
-  run(python, ['-m', 'pip', 'install', '--quiet', '--target', zigFolder, `ziglang==${zigVersion}`]);
-}
-
 function build(target: Target): void {
   const { name, platform, arch, libc } = target;
   const folder = resolve(buildFolder(target));
@@ -63,7 +49,7 @@ function build(target: Target): void {
       ['--cwd', folder, '--out', resolve('.'), '--shell', '--node-gyp', 'node -e 0 --'],
       ['--preinstall', compile.map((word) => `"${word}"`).join(' ')],
     ),
-    { env: environment },
+    { env: zigEnvironment },
   );
   console.log(`${name}: ${target.file}`);
 }

