@@ -26,13 +26,11 @@ function build(target: Target): void {
     settings.CMAKE_RUNTIME_OUTPUT_DIRECTORY = `${folder}/build/Release`;
     settings.CMAKE_JS_NODELIB_DEF = def_paths.node_api_def;
     settings.CMAKE_JS_NODELIB_TARGET = `${folder}/node.lib`;
-    settings.CMAKE_JS_LIB = `${folder}/node.lib`;
   }
   const compile = [
     'npx',
     'cmake-js',
     'rebuild',
-    '--silent',
     '--log-level',
     'warn',
     '--directory',
