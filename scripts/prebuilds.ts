@@ -27,15 +27,7 @@ function build(target: Target): void {
     settings.CMAKE_JS_NODELIB_DEF = def_paths.node_api_def;
     settings.CMAKE_JS_NODELIB_TARGET = `${folder}/node.lib`;
   }
-  const compile = [
-    'npx',
-    'cmake-js',
-    'rebuild',
-    '--log-level',
-    'warn',
-    '--directory',
-    resolve('.'),
-  ].concat(
+  const compile = ['npx', 'cmake-js', 'rebuild', '--log-level', 'warn', '--directory', resolve('.')].concat(
     ['--out', `${folder}/build`, '--arch', arch],
     Object.entries(settings).map(([key, value]) => `--CD${key}=${value}`),
   );
