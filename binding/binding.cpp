@@ -20,6 +20,12 @@
 #if defined(__linux__)
 #include <sys/mman.h>
 #include <unistd.h>
+#elif defined(__APPLE__)
+#include <dlfcn.h>
+#elif defined(_WIN32)
+#define WIN32_LEAN_AND_MEAN
+#define NOMINMAX
+#include <windows.h>
 #endif
 
 #include "batchnorm.h"
@@ -390,6 +396,20 @@ napi_value cancel(napi_env env, napi_callback_info info) {
   return Napi::Boolean::New(env, instance_of(env).mailbox.cancel(env, slot));
 }
 
+/// Keeps this library in memory: its threads outlive the last worker that loaded it. On Linux the linker's
+/// flag nodelete says so.
+void stay_loaded() {
+#if defined(__APPLE__)
+  Dl_info self;
+  if (dladdr(reinterpret_cast<const void*>(&stay_loaded), &self) != 0)
+    dlopen(self.dli_fname, RTLD_LAZY | RTLD_NOLOAD | RTLD_NODELETE);
+#elif defined(_WIN32)
+  HMODULE self;
+  GetModuleHandleExW(GET_MODULE_HANDLE_EX_FLAG_FROM_ADDRESS | GET_MODULE_HANDLE_EX_FLAG_PIN,
+                     reinterpret_cast<LPCWSTR>(&stay_loaded), &self);
+#endif
+}
+
 template <auto Function>
 void export_function(Napi::Object target, const char* name) {
   napi_value function;
@@ -413,6 +433,7 @@ Napi::Object passes_of(Napi::Env env) {
 }
 
 Napi::Object initialize(Napi::Env env, Napi::Object exports) {
+  stay_loaded();
   env.SetInstanceData(new Instance);
   Napi::Array isas = Napi::Array::New(env);
   for (const batchnorm::KernelTable* table : batchnorm::kernel_tables())

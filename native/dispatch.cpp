@@ -1,7 +1,7 @@
 #include "dispatch.h"
 
-#if defined(_MSC_VER) && !defined(__clang__)
-#error "compile with clang-cl: the CPU test below is a GNU builtin"
+#if BATCHNORM_X86
+#include <cpuid.h>
 #endif
 
 extern "C" {
@@ -15,15 +15,42 @@ extern const batchnorm::KernelTable batchnorm_kernels_neon;
 
 namespace batchnorm {
 
+#if BATCHNORM_X86
+namespace {
+
+struct Cpu {
+  bool avx2 = false;
+  bool avx512 = false;
+};
+
+/// Asks the CPU, and whether the operating system saves the wide registers. __builtin_cpu_supports is no
+/// help: it says no to everything where the compiler's library has only a stub of it, as zig's does.
+Cpu detect_cpu() {
+  unsigned eax, ebx, ecx, edx;
+  if (!__get_cpuid(1, &eax, &ebx, &ecx, &edx) || !(ecx & bit_OSXSAVE)) return {};
+  unsigned saved, upper;
+  __asm__("xgetbv" : "=a"(saved), "=d"(upper) : "c"(0));
+  constexpr unsigned kYmm = 0x06;
+#if defined(__APPLE__)
+  constexpr unsigned kZmm = kYmm;  // The others are saved from their first use on.
+#else
+  constexpr unsigned kZmm = 0xe6;
+#endif
+  if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx)) return {};
+  constexpr unsigned kAvx512 = bit_AVX512F | bit_AVX512DQ | bit_AVX512BW | bit_AVX512VL;
+  return {(saved & kYmm) == kYmm && (ebx & bit_AVX2), (saved & kZmm) == kZmm && (ebx & kAvx512) == kAvx512};
+}
+
+}  // namespace
+#endif
+
 const std::vector<const KernelTable*>& kernel_tables() {
   static const std::vector<const KernelTable*> tables = [] {
     std::vector<const KernelTable*> found;
 #if BATCHNORM_X86
-    // These builtins ask the operating system too whether it saves the wide registers.
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-        __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl"))
-      found.push_back(&batchnorm_kernels_avx512);
-    if (__builtin_cpu_supports("avx2")) found.push_back(&batchnorm_kernels_avx2);
+    const Cpu cpu = detect_cpu();
+    if (cpu.avx512) found.push_back(&batchnorm_kernels_avx512);
+    if (cpu.avx2) found.push_back(&batchnorm_kernels_avx2);
 #elif BATCHNORM_ARM64
     found.push_back(&batchnorm_kernels_neon);
 #endif

@@ -4,13 +4,21 @@
 import { execFileSync } from 'node:child_process';
 import { readdirSync } from 'node:fs';
 import { join } from 'node:path';
+import { pathToFileURL } from 'node:url';
 
-const folder = 'build/CMakeFiles';
-/** Of the addon; `isa` is undefined for those that run on every CPU. */
-const objects = readdirSync(folder, { recursive: true, encoding: 'utf8' }).flatMap((name) => {
-  const [target, isa] = /^(?:isa_(\w+)|batchnorm|batchnorm_core)\.dir.*\.o$/.exec(name) ?? [];
-  return target === undefined ? [] : [{ file: join(folder, name), isa }];
-});
+/** An object of the addon; `isa` is undefined for those that run on every CPU. */
+interface ObjectFile {
+  file: string;
+  isa: string | undefined;
+}
+
+function objectsOf(build: string): ObjectFile[] {
+  const folder = join(build, 'CMakeFiles');
+  return readdirSync(folder, { recursive: true, encoding: 'utf8' }).flatMap((name) => {
+    const [target, isa] = /^(?:isa_(\w+)|batchnorm|batchnorm_core)\.dir.*\.o(?:bj)?$/.exec(name) ?? [];
+    return target === undefined ? [] : [{ file: join(folder, name), isa }];
+  });
+}
 
 function lines(command: string, ...args: readonly string[]): string[] {
   return execFileSync(command, args, { encoding: 'utf8', maxBuffer: 2 ** 30 })
@@ -24,28 +32,35 @@ function avxInstructions(file: string): string[] {
   return lines('objdump', '--disassemble', '--wide', file).filter((line) => vector.test(line));
 }
 
-const perIsa = objects.filter(({ isa }) => isa !== undefined);
-const portable = objects.filter(({ isa }) => isa === undefined || isa === 'generic');
-if (perIsa.length === 0 || perIsa.length === objects.length)
-  throw new Error(`${folder} must hold the objects of a build, got ${objects.length}`);
-
-for (const { isa, file } of perIsa) {
-  const defined = lines('nm', '--defined-only', '--extern-only', '--format=posix', file).map((line) =>
-    line.split(' ')[0].replace(/^_/, ''),
-  );
-  const expected = `batchnorm_kernels_${isa}`;
-  if (defined.length !== 1 || defined[0] !== expected)
-    throw new Error(`${file} must define ${expected} and nothing else, got ${defined.join(', ')}`);
-}
-console.log(`One symbol per object: ${perIsa.map(({ isa }) => isa).join(', ')}`);
-
-if (process.arch === 'x64') {
-  for (const { isa, file } of perIsa.filter((object) => !portable.includes(object)))
-    if (avxInstructions(file).length === 0)
-      throw new Error(`${file} must have instructions of ${isa}, got none`);
-  for (const { file } of portable) {
-    const found = avxInstructions(file);
-    if (found.length > 0) throw new Error(`${file} must have no AVX instruction, got\n${found[0]}`);
+/**
+ * The instruction sets whose objects a build folder holds, all of them right.
+ * @param nm the program that lists symbols; that of LLVM reads every system's objects
+ */
+export function checkObjects(build: string, nm = 'nm'): string[] {
+  const objects = objectsOf(build);
+  const perIsa = objects.filter(({ isa }) => isa !== undefined);
+  if (perIsa.length === 0 || perIsa.length === objects.length)
+    throw new Error(`${build} must hold the objects of a build, got ${objects.length}`);
+  for (const { isa, file } of perIsa) {
+    const defined = lines(nm, '--defined-only', '--extern-only', '--format=posix', file).map((line) =>
+      line.split(' ')[0].replace(/^_/, ''),
+    );
+    const expected = `batchnorm_kernels_${isa}`;
+    if (defined.length !== 1 || defined[0] !== expected)
+      throw new Error(`${file} must define ${expected} and nothing else, got ${defined.join(', ')}`);
   }
-  console.log(`No AVX in the other ${portable.length} objects`);
+  if (perIsa.some(({ isa }) => isa === 'avx2')) checkAvx(objects);
+  return perIsa.map(({ isa }) => isa as string);
 }
+
+function checkAvx(objects: readonly ObjectFile[]): void {
+  for (const { isa, file } of objects) {
+    const [found] = avxInstructions(file);
+    if (isa === undefined || isa === 'generic') {
+      if (found) throw new Error(`${file} must have no AVX instruction, got\n${found}`);
+    } else if (!found) throw new Error(`${file} must have instructions of ${isa}, got none`);
+  }
+}
+
+if (import.meta.url === pathToFileURL(process.argv[1]).href)
+  console.log(`One symbol per object, and AVX nowhere else: ${checkObjects('build').join(', ')}`);

@@ -2,7 +2,8 @@
 // earlier runs have left in build/fuzz; a case that fails is written there and printed as a case for test/native.
 import { mkdirSync } from 'node:fs';
 import { parseArgs } from 'node:util';
-import { buildSanitized, run, sanitizerOptions } from './sanitized.js';
+import { run } from './run.js';
+import { buildSanitized, sanitizerOptions } from './sanitized.js';
 
 const { seconds } = parseArgs({ options: { seconds: { type: 'string', default: '60' } } }).values;
 if (!/^[1-9]\d*$/.test(seconds)) throw new Error(`--seconds must be a positive integer, got ${seconds}`);

@@ -1,6 +1,7 @@
 // Builds with AddressSanitizer and UndefinedBehaviorSanitizer: the addon, test/native and its fuzzer from the same objects.
-import { execFileSync, spawnSync } from 'node:child_process';
+import { execFileSync } from 'node:child_process';
 import { resolve } from 'node:path';
+import { run } from './run.js';
 
 /** What node-gyp-build finds the addon under, as BATCHNORM_PREBUILD. */
 export const sanitizedRoot = resolve('build/sanitized');
@@ -17,17 +18,6 @@ export const sanitizerOptions = {
   UBSAN_OPTIONS: 'halt_on_error=1:print_stacktrace=1',
   TSAN_OPTIONS: 'halt_on_error=1',
 };
-
-/** Runs a program to its end, with its output on ours. */
-export function run(command: string, args: readonly string[], environment: NodeJS.ProcessEnv = {}): void {
-  console.log(`$ ${[command, ...args].join(' ')}`);
-  const { status, signal, error } = spawnSync(command, args, {
-    stdio: 'inherit',
-    env: { ...process.env, ...environment },
-  });
-  if (status !== 0)
-    throw new Error(`${command} must succeed, got ${error?.message ?? signal ?? `exit code ${status}`}`);
-}
 
 /** @throws Error where Clang or its sanitizers are not installed. */
 export function sanitizerLibrary(): string {

@@ -7,6 +7,7 @@ import { availableParallelism } from 'node:os';
 import { join, resolve } from 'node:path';
 import { parseArgs } from 'node:util';
 import { startVitest } from 'vitest/node';
+import { run } from './run.js';
 
 const folder = resolve('build/emulated');
 const toolchain = resolve('test/native/aarch64.cmake');
@@ -50,10 +51,6 @@ const ran: string[] = [];
 
 function x86Emulator(cpu: string): string[] {
   return ['qemu-x86_64', '-cpu', [cpu, ...without.map((feature) => `-${feature}`)].join()];
-}
-
-function run(command: string, args: readonly string[]): void {
-  execFileSync(command, args, { stdio: 'inherit' });
 }
 
 /** Builds programs of test/native in a folder of its own, which it returns. */

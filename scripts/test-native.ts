@@ -1,5 +1,6 @@
 // Builds and runs test/native plain and under the sanitizers. The plain one needs CMake and a compiler, no Node headers.
-import { buildSanitized, clang, run, sanitizerOptions } from './sanitized.js';
+import { run } from './run.js';
+import { buildSanitized, clang, sanitizerOptions } from './sanitized.js';
 
 const nativePrograms = ['native_test', 'environment_test'];
 

@@ -1,7 +1,8 @@
 // Runs the suite over an addon with AddressSanitizer and UndefinedBehaviorSanitizer, once for every instruction set this
 // machine has. Arguments go to vitest.
 import { spawnSync } from 'node:child_process';
-import { buildSanitized, run, sanitizedRoot, sanitizerLibrary, sanitizerOptions } from './sanitized.js';
+import { run } from './run.js';
+import { buildSanitized, sanitizedRoot, sanitizerLibrary, sanitizerOptions } from './sanitized.js';
 
 buildSanitized('batchnorm');
 const loaded = { BATCHNORM_PREBUILD: sanitizedRoot, BATCHNORM_BACKEND: 'native' };

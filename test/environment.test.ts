@@ -111,7 +111,7 @@ describe('without a binary', () => {
     expect(stderr.match(/BatchnormWarning/g)).toHaveLength(1);
     expect(stderr).toContain(`could not be loaded on ${process.platform}-${process.arch}`);
     expect(stderr).toContain('--no-addons');
-    expect(stderr).toContain('npx cmake-js@8 compile');
+    expect(stderr).toContain('npm rebuild batchnorm');
   });
 
   it('a demand for the native backend is refused', () => {

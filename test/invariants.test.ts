@@ -1,14 +1,8 @@
 import { Worker } from 'node:worker_threads';
 import { afterEach, describe, expect, it } from 'vitest';
 import { BatchNorm, capabilities, forwardTraining, setThreads, threads } from '../lib/index.js';
-import { goldenDigest } from './golden.js';
+import { golden, goldenDigest } from './golden.js';
 import { dtypes, typed } from './tensors.js';
-
-/**
- * Of goldenDigest(), on every instruction set, thread count and backend. It moves only when the arithmetic is changed
- * on purpose; the commit that moves it says why.
- */
-const golden = 'c60ed6a0a623b1a190dd450c216b74d80ef82c208f57ccd3a994c105b458527e';
 
 const atStart = threads();
 afterEach(() => setThreads(atStart));

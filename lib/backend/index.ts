@@ -17,7 +17,7 @@ function loadFailure(cause: unknown): string {
   return [
     `the native binary of batchnorm could not be loaded on ${process.platform}-${process.arch}: ${reason}`,
     'Possible causes and what to do:',
-    '- there is no binary for this platform: compile it with "npx cmake-js@8 compile" in the folder of the package (needs CMake and a C++17 compiler)',
+    '- there is no binary for this platform: compile one with "npm rebuild batchnorm --foreground-scripts" (needs CMake and GCC or clang; in a clone "npm run build")',
     '- Node.js runs with --no-addons, or its permission model forbids addons or what their loader reads (this package, node-gyp-build, /etc/alpine-release): allow them',
     '- node_modules was copied from another operating system or CPU: install again on this machine',
   ].join('\n');

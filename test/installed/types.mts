@@ -1,0 +1,12 @@
+// Compiled, not run: the types as a user of the package meets them.
+import { BatchNorm, capabilities, type FrozenBatchNorm, foldIntoLinear, type Tensor } from 'batchnorm';
+
+const bn = new BatchNorm(2, { dtype: 'float64', convention: 'keras', momentum: 0.99 });
+const y: Tensor<Float64Array> = bn.forward({ data: Float64Array.of(1, 2, 3, 4), shape: [2, 2] });
+const frozen: FrozenBatchNorm<'float64'> = bn.freeze();
+const later: Promise<Tensor<Float64Array>> = frozen.runAsync(y, { signal: AbortSignal.timeout(1000) });
+const folded = foldIntoLinear({ weight: new Float32Array(4), shape: [2, 2] }, bn);
+const isa: string = capabilities().isa;
+// @ts-expect-error a dtype is a string of two
+new BatchNorm(2, { dtype: 'float16' });
+void [later, folded, isa];

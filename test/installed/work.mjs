@@ -1,0 +1,32 @@
+// What scripts/test-install.ts runs beside an installed package: node work.mjs <backend that must serve> <version of it>
+import assert from 'node:assert/strict';
+import { createRequire } from 'node:module';
+import * as library from 'batchnorm';
+import { golden, goldenDigest } from './golden.mjs';
+
+const [backend, version] = process.argv.slice(2);
+const { BatchNorm, capabilities } = library;
+assert.equal(capabilities().backend, backend);
+assert.equal(capabilities().version, version);
+
+const required = createRequire(import.meta.url)('batchnorm');
+assert.equal(required.BatchNorm, BatchNorm, 'require and import must give one library');
+
+const bn = new BatchNorm(16, { activation: 'relu' });
+const tensor = () => ({
+  data: Float32Array.from({ length: 8 * 16 * 32 * 32 }, (_, i) => Math.sin(i)),
+  shape: [8, 16, 32, 32],
+});
+const x = tensor();
+const y = bn.forward(x);
+const { dx, dWeight } = bn.backward({ data: y.data, shape: y.shape });
+assert.ok(dx.data.every(Number.isFinite) && dWeight.every(Number.isFinite));
+const frozen = bn.freeze();
+const expected = frozen.run(x).data;
+assert.deepEqual((await frozen.runAsync(x)).data, expected);
+assert.deepEqual((await frozen.runAsync(x, { transfer: true })).data, expected);
+await assert.rejects(frozen.runAsync(tensor(), { signal: AbortSignal.abort() }), { name: 'AbortError' });
+assert.equal(goldenDigest(), golden);
+
+const { isa, isas } = capabilities();
+console.log(`right ${process.version} ${process.platform}-${process.arch} ${isa} of ${isas.join(', ')}`);
