@@ -53,7 +53,9 @@ function infer(tf: typeof tfc, layer: BatchNormalization, x: tfc.Tensor): tfc.Te
   const { epsilon, gamma, beta, movingMean, movingVariance } = layer;
   const axis = layer.axis < 0 ? layer.axis + x.rank : layer.axis;
   const shape = x.shape.map((dimension, i) => (i === axis ? dimension : 1));
-  const along = (variable: LayerVariable) => tf.reshape(variable.read(), shape);
+  // [C] broadcasts along the last axis as it is; each reshape would be a kernel more.
+  const along = (variable: LayerVariable) =>
+    axis === x.rank - 1 ? variable.read() : tf.reshape(variable.read(), shape);
   const inputs: tfc.NamedTensorMap = { x, mean: along(movingMean), variance: along(movingVariance) };
   if (gamma) inputs.scale = along(gamma);
   if (beta) inputs.offset = along(beta);
