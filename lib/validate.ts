@@ -107,24 +107,29 @@ export function readShape<T extends FloatArray>(name: string, value: unknown, dt
   if (extent > Number.MAX_SAFE_INTEGER)
     throw rangeError(`${name}.${named}`, 'stay below 2^53 values', describeShape(copy));
   const tensor = { name, data, dtype: found, shape: copy, size };
-  return strides === undefined ? tensor : withoutStrides(tensor, strides, offset);
+  if (strides === undefined) return tensor;
+  return withoutStrides(tensor, strides === stride ? 'stride' : 'strides', strides, offset);
 }
 
 /** A tensor of a library that has strides, as one without: a view of its values, which must lie in rows, one after the other. */
 function withoutStrides<T extends FloatArray>(
   tensor: ReadTensor<T>,
+  stridesName: string,
   strides: unknown,
   offset: unknown = 0,
 ): ReadTensor<T> {
   const { name, data, dtype, shape, size } = tensor;
-  if (!isArray(strides)) throw typeError(`${name}.strides`, 'be an array, one for each dimension', strides);
+  const rule = 'be an array, one for each dimension';
+  if (!isArray(strides)) throw typeError(`${name}.${stridesName}`, rule, strides);
+  if (strides.length !== shape.length)
+    throw rangeError(`${name}.${stridesName}`, rule, `${describe(strides.length)} of them`);
   const given = Array.from(shape, (_, i) => strides[i]);
   let expected = 1;
   for (let i = shape.length - 1; i >= 0; i--) {
     // What is not gone along has no stride to speak of.
     if (shape[i] !== 1 && size > 0 && given[i] !== expected)
       throw rangeError(
-        `${name}.strides`,
+        `${name}.${stridesName}`,
         `be those of rows one after the other for shape ${describeShape(shape)} (copy the values into such an array)`,
         `[${given.map(describe).join(', ')}]`,
       );

@@ -29,16 +29,19 @@ Cpu detect_cpu() {
   unsigned eax, ebx, ecx, edx;
   if (!__get_cpuid(1, &eax, &ebx, &ecx, &edx) || !(ecx & bit_OSXSAVE)) return {};
   unsigned saved, upper;
-  __asm__("xgetbv" : "=a"(saved), "=d"(upper) : "c"(0));
+  // volatile: not before it is known that the instruction exists.
+  __asm__ volatile("xgetbv" : "=a"(saved), "=d"(upper) : "c"(0));
   constexpr unsigned kYmm = 0x06;
-#if defined(__APPLE__)
-  constexpr unsigned kZmm = kYmm;  // The others are saved from their first use on.
-#else
   constexpr unsigned kZmm = 0xe6;
-#endif
   if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx)) return {};
   constexpr unsigned kAvx512 = bit_AVX512F | bit_AVX512DQ | bit_AVX512BW | bit_AVX512VL;
-  return {(saved & kYmm) == kYmm && (ebx & bit_AVX2), (saved & kZmm) == kZmm && (ebx & kAvx512) == kAvx512};
+#if defined(__APPLE__)
+  // Before macOS 12.2 a signal could change the mask registers, which tails are written with; few Macs have AVX-512.
+  const bool avx512 = false;
+#else
+  const bool avx512 = (saved & kZmm) == kZmm && (ebx & kAvx512) == kAvx512;
+#endif
+  return {(saved & kYmm) == kYmm && (ebx & bit_AVX2), avx512};
 }
 
 }  // namespace

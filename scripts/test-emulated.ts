@@ -62,7 +62,10 @@ function buildNativeTests(name: string, programs: readonly string[], ...options:
 }
 
 function runNativeTests(where: string, isas: readonly string[], [command, ...args]: readonly string[]): void {
-  const output = execFileSync(command, args, { encoding: 'utf8' });
+  const output = execFileSync(command, args, {
+    encoding: 'utf8',
+    env: { ...process.env, NATIVE_TEST_READABLE_GUARDS: '1' },
+  });
   const [, found, passed] = /^ISAs: (.*)\nTests: (\d+) passed, 0 failed\n$/.exec(output) ?? [];
   if (found !== isas.join(' ') || Number(passed) === 0)
     throw new Error(`the native tests on ${where} must run ${isas.join(' ')}, got ${output}`);

@@ -134,9 +134,13 @@ describe('threads', () => {
     expect(await abuse('workers', String(seed))).toEqual(right);
   });
 
-  it('hundreds of signals of the operating system are handled in the middle of operations', async () => {
-    expect(await abuse('interrupt')).toEqual(right);
-  });
+  // Windows has no such signals.
+  it.runIf(process.platform !== 'win32')(
+    'hundreds of signals of the operating system are handled in the middle of operations',
+    async () => {
+      expect(await abuse('interrupt')).toEqual(right);
+    },
+  );
 
   it('processes begin and are killed with operations in flight', async () => {
     expect(await abuse('cluster')).toEqual(right);

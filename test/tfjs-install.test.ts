@@ -61,6 +61,15 @@ describe('install', () => {
     expect(warn).not.toHaveBeenCalled();
   });
 
+  it('leaves the numbers alone by which TensorFlow.js names layers and weights', () => {
+    const number = () => Number(/\d+$/.exec(tf.layers.batchNormalization({}).name)?.[0]);
+    const first = number();
+    install(tf);
+    installed(tf);
+    uninstall();
+    expect(number()).toBe(first + 1);
+  });
+
   it('leaves what somebody else has put over it', () => {
     const stock = tf.getKernel('FusedBatchNorm', 'cpu');
     install(tf);

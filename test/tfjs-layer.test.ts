@@ -177,6 +177,57 @@ eachBackend('tf.layers.batchNormalization', () => {
     expect(layer.getWeights().map(valuesOf)).toEqual(before);
   });
 
+  it.each([1, 3])('takes its axis as a list of one, as Keras saves it: [%i]', async (axis) => {
+    const made = tf.sequential({
+      layers: [tf.layers.batchNormalization({ inputShape: [2, 3, 4], axis: [axis] as unknown as number })],
+    });
+    const plain = tf.sequential({ layers: [tf.layers.batchNormalization({ inputShape: [2, 3, 4], axis })] });
+    const x = randomTensor(new Random(), [5, 2, 3, 4]);
+    for (const model of [made, plain]) {
+      model.compile({ optimizer: 'sgd', loss: 'meanSquaredError' });
+      await model.trainOnBatch(x, x);
+    }
+    const [ours, right] = [made, plain].map((model) => valuesOf(model.predict(x) as tf.Tensor));
+    expect(ours).toEqual(right);
+  });
+
+  it('names its input where the number of channels is wrong', () => {
+    const layer = randomLayer(new Random(), [2, 3], { axis: 1 });
+    expect(() => layer.call(tf.zeros([2, 4]), { training: true })).toThrow(
+      'x.shape[1] must be 3 (channels), got 4',
+    );
+  });
+
+  it('may be on another backend than is current when its gradient is computed', async () => {
+    const other = tf.getBackend() === 'cpu' ? 'wasm' : 'cpu';
+    const own = tf.getBackend();
+    await tf.setBackend(other);
+    await tf.setBackend(own);
+    const x = randomTensor(new Random(), [8, 3]);
+    const gradient = (switches: boolean) =>
+      tf.grad((t) => {
+        const y = apply(tf.layers.batchNormalization({}), t, true).square();
+        if (switches) void tf.setBackend(other);
+        return y;
+      })(x);
+    const right = valuesOf(gradient(false));
+    const values = valuesOf(gradient(true));
+    await tf.setBackend(own);
+    expectClose(values, right, 1e-5, 'dx');
+  });
+
+  it('refuses a gradient of its gradient that the tape of the outer one would lack', () => {
+    const layer = tf.layers.batchNormalization({});
+    const x = randomTensor(new Random(), [8, 3]);
+    const twice = tf.grad((t) => {
+      const y = apply(layer, t, true).pow(tf.scalar(3)).sum();
+      return tf
+        .grad(() => y as tf.Scalar)(t)
+        .square();
+    });
+    expect(() => twice(x)).toThrow(/^a batch norm whose gradient is differentiated must be called within/);
+  });
+
   it('leaves gradients of gradients to TensorFlow.js', () => {
     const twice = () => {
       const random = new Random();

@@ -57,6 +57,15 @@ describe.each(['cpu', 'wasm'])('values of tensors on %s', (backend) => {
   });
 });
 
+it('values whose buffer was taken away are an error on cpu', async () => {
+  await tf.setBackend('cpu');
+  const data = Float32Array.of(1, 2, 3);
+  const x = tf.tensor1d(data);
+  structuredClone(data.buffer, { transfer: [data.buffer] });
+  expectError(() => memory().compute([x], [[3]], () => {}), Error);
+  x.dispose();
+});
+
 describe('the heap of wasm', () => {
   it('may grow while memory for results is made', async () => {
     await tf.setBackend('wasm');

@@ -172,6 +172,7 @@ function checkModule(tf: TensorFlow): typeof tfc {
 /** The class of `tf.layers.batchNormalization`, which TensorFlow.js does not export. */
 function layerPrototype(tf: TensorFlow): { call: Call } | undefined {
   const { layers } = tf as { layers?: { batchNormalization?: (args: object) => BatchNormalization } };
-  const layer = layers?.batchNormalization?.({});
+  // A name of its own: TensorFlow.js counts the layers that have none, and names the weights of models after that.
+  const layer = layers?.batchNormalization?.({ name: 'batchnorm' });
   return layer && (Object.getPrototypeOf(layer) as { call: Call });
 }

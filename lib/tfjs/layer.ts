@@ -1,6 +1,7 @@
 // tf.layers.batchNormalization: its call, in training and in inference.
 import type * as tfc from '@tensorflow/tfjs-core';
 import { backend, passesFor } from '../backend/index.js';
+import { stateError } from '../errors.js';
 import { type Geometry, geometryOf } from '../validate.js';
 import { gradientDepth, kernelName } from './kernel.js';
 import { type Memory, memoryOf } from './memory.js';
@@ -13,7 +14,8 @@ interface LayerVariable {
 
 /** What is used of the layer; absent are the parameters that it was told to do without. */
 export interface BatchNormalization {
-  axis: number;
+  /** A list of one in models that Keras has saved. */
+  axis: number | readonly number[];
   momentum: number;
   epsilon: number;
   gamma?: LayerVariable | null;
@@ -45,13 +47,20 @@ export function fusedCall(tf: typeof tfc, stock: Call, isReplaced: (backend: str
       gradientDepth(tf) > 1
     )
       return stock.call(this, inputs, kwargs);
-    return tf.tidy(() => (kwargs?.training ? train(tf, this, memory, x) : infer(tf, this, x)));
+    return tf.tidy('BatchNormalization', () =>
+      kwargs?.training ? train(tf, this, memory, x) : infer(tf, this, x),
+    );
   };
+}
+
+function axisOf({ axis }: BatchNormalization): number {
+  return Number(axis);
 }
 
 function infer(tf: typeof tfc, layer: BatchNormalization, x: tfc.Tensor): tfc.Tensor {
   const { epsilon, gamma, beta, movingMean, movingVariance } = layer;
-  const axis = layer.axis < 0 ? layer.axis + x.rank : layer.axis;
+  const given = axisOf(layer);
+  const axis = given < 0 ? given + x.rank : given;
   const shape = x.shape.map((dimension, i) => (i === axis ? dimension : 1));
   // [C] broadcasts along the last axis as it is; each reshape would be a kernel more.
   const along = (variable: LayerVariable) =>
@@ -63,7 +72,7 @@ function infer(tf: typeof tfc, layer: BatchNormalization, x: tfc.Tensor): tfc.Te
 }
 
 function train(tf: typeof tfc, layer: BatchNormalization, memory: Memory, x: tfc.Tensor): tfc.Tensor {
-  const geometry = geometryOf({ name: 'x', shape: x.shape }, layer.axis);
+  const geometry = geometryOf({ name: 'x', shape: x.shape }, axisOf(layer), layer.movingMean.read().shape[0]);
   const count = geometry.outer * geometry.inner;
   const { y, mean, variance } = normalize(tf, memory, x, geometry, layer);
   if (count === 0) return y;
@@ -108,7 +117,9 @@ function normalize(
   const offset = beta?.read();
   const mean = new Float64Array(channels);
   const variance = new Float64Array(channels);
-  const toTensor = (info: tfc.TensorInfo) => tf.engine().makeTensorFromTensorInfo(info);
+  // By the time of the gradient another backend may be current.
+  const holder = tf.backend();
+  const toTensor = (info: tfc.TensorInfo) => tf.engine().makeTensorFromTensorInfo(info, holder);
 
   const recorded = tf.customGrad((...args: (tfc.Tensor | tfc.GradSaveFunc)[]) => {
     const save = args[args.length - 1] as tfc.GradSaveFunc;
@@ -132,6 +143,12 @@ function normalize(
       );
     });
     const gradFunc = (dy: tfc.Tensor, saved: tfc.Tensor[]) => {
+      // What follows is not on the tape: the outer gradient would lack it.
+      if (gradientDepth(tf) > 0)
+        throw stateError(
+          'NOT_DIFFERENTIABLE',
+          'a batch norm whose gradient is differentiated must be called within the inner tf.grad, got one from outside',
+        );
       const [savedX, savedScale] = saved as [tfc.Tensor, tfc.Tensor | undefined];
       return memory
         .compute(

@@ -87,6 +87,11 @@ type Compute = (
 function cpuMemory(backend: CpuBackend): Memory {
   const read = (tensor: TensorInfo): Float32Array => {
     const { values } = backend.data.get(tensor.dataId);
+    if ((values as ArrayLike<unknown>).length !== sizeOf(tensor.shape))
+      throw stateError(
+        'BUFFER_CHANGED',
+        `a tensor must keep its values, got a buffer that was detached or resized (shape ${describeShape(tensor.shape)})`,
+      );
     // A cast from int32 leaves the values as they are.
     return typedArrayType(values) === 'Float32Array'
       ? (values as Float32Array)
