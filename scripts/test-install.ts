@@ -281,6 +281,18 @@ for (const compiler of [repository, oldFolder])
     console.log(`TypeScript ${version}, ${resolution}: ${status === 0 ? 'right' : 'wrong'}`);
   }
 
+title('What could mislead the installation');
+const foreign = install('foreign', tarball, [], {
+  path: process.env.PATH,
+  environment: { npm_config_arch: 'arm64', npm_config_platform: 'darwin' },
+});
+check('for another system nothing is compiled', !compiled(foreign.folder), foreign.output);
+const stale = join(installed(foreign.folder), 'build', 'Release');
+mkdirSync(stale, { recursive: true });
+writeFileSync(join(stale, 'batchnorm.node'), 'of another system');
+runNpm(foreign.folder, ['rebuild', 'batchnorm']);
+work('foreign, with the remains of another build', foreign.folder, 'native');
+
 // As on a system without a binary of its own.
 rmSync(join(unpacked, 'package', 'prebuilds'), { recursive: true });
 const bare = join(scratch, 'bare.tgz');
