@@ -118,7 +118,7 @@ function check(target: Target): { wrong: string[]; told: string } {
       wrong.push('it must be signed, or macOS will not load it, got no signature');
     told.push(`macOS ${/minos (\S+)/.exec(commands)?.[1]}`);
   }
-  const found = checkObjects(`${buildFolder(target)}/build`, 'llvm-nm')
+  const found = checkObjects(`${buildFolder(target)}/build`, 'llvm-')
     .sort()
     .join();
   if (found !== isas[arch]) wrong.push(`it must be made of ${isas[arch]}, got ${found}`);
