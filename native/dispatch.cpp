@@ -36,7 +36,8 @@ Cpu detect_cpu() {
   if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx)) return {};
   constexpr unsigned kAvx512 = bit_AVX512F | bit_AVX512DQ | bit_AVX512BW | bit_AVX512VL;
 #if defined(__APPLE__)
-  // Before macOS 12.2 a signal could change the mask registers, which tails are written with; few Macs have AVX-512.
+  // Before macOS 12.2 a signal could change the mask registers, which tails are written with; few Macs have
+  // AVX-512.
   const bool avx512 = false;
 #else
   const bool avx512 = (saved & kZmm) == kZmm && (ebx & kAvx512) == kAvx512;
