@@ -22,7 +22,7 @@ function epsOf(attrs: tfc.NamedAttrMap | undefined): number {
   return (attrs?.varianceEpsilon as number | null | undefined) ?? usualEps;
 }
 
-/** How many gradients of gradients are being recorded; undefined where TensorFlow.js does not say. */
+/** How many gradients of gradients are being recorded; 0 where TensorFlow.js does not say. */
 export function gradientDepth(tf: typeof tfc): number {
   const { state } = tf.engine() as { state?: { gradientDepth?: number } };
   return state?.gradientDepth ?? 0;
