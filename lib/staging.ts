@@ -2,13 +2,12 @@
 import { isShared } from './handover.js';
 import { newResult } from './result.js';
 import type { DType, FloatArray } from './tensor.js';
-import { bufferOf, lengthOf, viewOf } from './typed-array.js';
+import { bufferOf, bytesPerValue, lengthOf, viewOf } from './typed-array.js';
 
 /** From this size on, memory that has been used costs much less to write than memory that nobody has touched. */
 const largeBytes = 2 ** 20;
 /** More than are used at once by an operation, so that two in turn find theirs. */
 const mostSpare = 8;
-const bytesPerValue = { float32: 4, float64: 8 } as const;
 
 /** What no operation uses, for as long as nobody else needs the room: the garbage collector may have it. */
 const spare: WeakRef<ArrayBuffer>[] = [];

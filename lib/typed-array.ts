@@ -2,6 +2,9 @@
 // %TypedArray%.prototype. They work for arrays of any realm and cost a nanosecond.
 import type { DType, FloatArray } from './tensor.js';
 
+/** The size of a value. */
+export const bytesPerValue = { float32: 4, float64: 8 } as const;
+
 type Getter<T> = (this: unknown) => T;
 
 const prototype = Object.getPrototypeOf(Uint8Array.prototype);

@@ -3,10 +3,17 @@
 // the caller's throws comes out as it is.
 import { describe, describeShape, isArray, isObject, rangeError, typeError } from './errors.js';
 import type { DType, FloatArray } from './tensor.js';
-import { bufferOf, extentOf, lengthOf, shareBuffer, typedArrayType, viewOf } from './typed-array.js';
+import {
+  bufferOf,
+  bytesPerValue,
+  extentOf,
+  lengthOf,
+  shareBuffer,
+  typedArrayType,
+  viewOf,
+} from './typed-array.js';
 
 const arrayNames = { float32: 'Float32Array', float64: 'Float64Array' } as const;
-const valueBytes = { float32: 4, float64: 8 } as const;
 
 /** A tensor whose shape has been checked; its length is checked by {@link checkLength}, last of all. */
 export interface ReadTensor<T extends FloatArray = FloatArray> {
@@ -146,7 +153,7 @@ function withoutStrides<T extends FloatArray>(
   if (length === size) return tensor;
   return {
     ...tensor,
-    data: viewOf<T>(dtype, bufferOf(data), extentOf(data).begin + first * valueBytes[dtype], size),
+    data: viewOf<T>(dtype, bufferOf(data), extentOf(data).begin + first * bytesPerValue[dtype], size),
   };
 }
 

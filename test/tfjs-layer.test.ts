@@ -59,6 +59,27 @@ const parts = [
 ];
 const cases = axes.flatMap((along) => parts.map((part) => ({ ...along, ...part })));
 
+function randomCase(given: (typeof cases)[number]) {
+  const { shape, axis } = given;
+  const random = new Random();
+  const layer = randomLayer(random, shape, given);
+  const x = randomTensor(random, shape, 3, 2);
+  const dy = randomTensor(random, shape);
+  return { layer, x, dy, extents: extentsOf(shape, axis), ...weightsOf(layer) };
+}
+
+function expectGradients(
+  gradients: ReturnType<typeof gradientsOf>,
+  sums: textbook.Gradients,
+  layer: Layer,
+): void {
+  const { gamma, beta } = weightsOf(layer);
+  expectClose(gradients.x ?? [], sums.dx, 1e-6 * largest(sums.magnitude.dx), 'dx');
+  if (gamma)
+    expectClose(gradients.gamma ?? [], sums.dWeight, 1e-6 * largest(sums.magnitude.dWeight), 'dGamma');
+  if (beta) expectClose(gradients.beta ?? [], sums.dBias, 1e-6 * largest(sums.magnitude.dBias), 'dBeta');
+}
+
 eachBackend('tf.layers.batchNormalization', () => {
   beforeEach(() => tf.engine().startScope());
   afterEach(() => {
@@ -67,19 +88,13 @@ eachBackend('tf.layers.batchNormalization', () => {
   });
 
   it.each(cases)('trains as Keras: axis $axis of $shape, scale $scale, center $center', (given) => {
-    const { shape, axis } = given;
-    const random = new Random();
-    const extents = extentsOf(shape, axis);
-    const layer = randomLayer(random, shape, given);
-    const x = randomTensor(random, shape, 3, 2);
-    const dy = randomTensor(random, shape);
-    const { gamma, beta, movingMean, movingVariance } = weightsOf(layer);
+    const { layer, x, dy, extents, gamma, beta, movingMean, movingVariance } = randomCase(given);
     const [weight, bias] = [read(gamma), read(beta)];
     const running = { mean: read(movingMean) ?? [], variance: read(movingVariance) ?? [] };
 
     const y = apply(layer, x, true);
     const right = textbook.forwardTraining(valuesOf(x), extents, { eps, weight, bias });
-    expect(y.shape).toEqual(shape);
+    expect(y.shape).toEqual(given.shape);
     expectClose(valuesOf(y), right.y, 2e-6 * largest(right.y), 'y');
     const updated = textbook.updatedRunningStats(running, right, { decay: 0.9, unbiased: false });
     expectClose(read(movingMean) ?? [], updated.mean, 1e-6 * largest(updated.mean), 'moving mean');
@@ -95,20 +110,11 @@ eachBackend('tf.layers.batchNormalization', () => {
     expect(Object.keys(gradients).sort()).toEqual(
       ['x', ...(gamma ? ['gamma'] : []), ...(beta ? ['beta'] : [])].sort(),
     );
-    expectClose(gradients.x ?? [], sums.dx, 1e-6 * largest(sums.magnitude.dx), 'dx');
-    if (gamma)
-      expectClose(gradients.gamma ?? [], sums.dWeight, 1e-6 * largest(sums.magnitude.dWeight), 'dGamma');
-    if (beta) expectClose(gradients.beta ?? [], sums.dBias, 1e-6 * largest(sums.magnitude.dBias), 'dBeta');
+    expectGradients(gradients, sums, layer);
   });
 
   it.each(cases)('infers as Keras: axis $axis of $shape, scale $scale, center $center', (given) => {
-    const { shape, axis } = given;
-    const random = new Random();
-    const extents = extentsOf(shape, axis);
-    const layer = randomLayer(random, shape, given);
-    const x = randomTensor(random, shape, 3, 2);
-    const dy = randomTensor(random, shape);
-    const { gamma, beta, movingMean, movingVariance } = weightsOf(layer);
+    const { layer, x, dy, extents, gamma, beta, movingMean, movingVariance } = randomCase(given);
     const statistics = { eps, mean: read(movingMean) ?? [], variance: read(movingVariance) ?? [] };
     const [weight, bias] = [read(gamma), read(beta)];
 
@@ -119,10 +125,7 @@ eachBackend('tf.layers.batchNormalization', () => {
 
     const gradients = gradientsOf(layer, x, dy, false);
     const sums = textbook.backwardFrozen(valuesOf(dy), valuesOf(x), extents, { ...statistics, weight });
-    expectClose(gradients.x ?? [], sums.dx, 1e-6 * largest(sums.magnitude.dx), 'dx');
-    if (gamma)
-      expectClose(gradients.gamma ?? [], sums.dWeight, 1e-6 * largest(sums.magnitude.dWeight), 'dGamma');
-    if (beta) expectClose(gradients.beta ?? [], sums.dBias, 1e-6 * largest(sums.magnitude.dBias), 'dBeta');
+    expectGradients(gradients, sums, layer);
   });
 
   it.each([[[40, 5]], [[8, 6, 5]], [[4, 3, 6, 5]]])(

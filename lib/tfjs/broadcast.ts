@@ -33,9 +33,9 @@ export function broadcast(x: readonly number[], parameters: ParameterShapes): Ch
     });
   const block = x.slice(first, last + 1);
   return {
-    outer: product(x.slice(0, first)),
-    channels: product(block),
-    inner: product(x.slice(Math.max(first, last + 1))),
+    outer: sizeOf(x.slice(0, first)),
+    channels: sizeOf(block),
+    inner: sizeOf(x.slice(Math.max(first, last + 1))),
     indices: Object.values(parameters).map((shape = block) => {
       const padded = block.map((_, i) => shape[i + first - x.length + shape.length] ?? 1);
       return indicesOf(padded, block);
@@ -44,8 +44,8 @@ export function broadcast(x: readonly number[], parameters: ParameterShapes): Ch
 }
 
 function indicesOf(shape: readonly number[], block: readonly number[]): Indices {
-  if (product(shape) === product(block)) return undefined;
-  const indices = new Int32Array(product(block));
+  if (sizeOf(shape) === sizeOf(block)) return undefined;
+  const indices = new Int32Array(sizeOf(block));
   let stride = 1;
   let repeats = 1;
   for (let axis = block.length - 1; axis >= 0; axis--) {
@@ -73,6 +73,7 @@ export function gather(values: ArrayLike<number>, indices: Indices, sums: Float3
   sums.set(exact);
 }
 
-function product(dimensions: readonly number[]): number {
-  return dimensions.reduce((result, dimension) => result * dimension, 1);
+/** The number of values that a shape has. */
+export function sizeOf(shape: readonly number[]): number {
+  return shape.reduce((size, dimension) => size * dimension, 1);
 }

@@ -2,6 +2,7 @@
 import type * as tfc from '@tensorflow/tfjs-core';
 import { passesFor } from '../backend/index.js';
 import { typeError } from '../errors.js';
+import { backward } from './backward.js';
 import { broadcast, gather, spread } from './broadcast.js';
 import { memoryOf } from './memory.js';
 
@@ -126,25 +127,12 @@ export function fusedBatchNormGradient(tf: typeof tfc, stock: tfc.GradConfig): t
           const [m, v, weight] = parameterValues.map((values, i) => spread(values, indices[i]));
           const dScale = new Float32Array(channels);
           const dOffset = new Float32Array(channels);
-          passesFor<Float32Array>('float32').backward(
-            outer,
-            channels,
-            inner,
-            eps,
-            false,
+          backward(
+            { outer, channels, inner },
+            { eps, training: false, mean: Float64Array.from(m), variance: Float64Array.from(v), weight },
             dyValues,
             xValues,
-            Float64Array.from(m),
-            Float64Array.from(v),
-            weight,
-            undefined,
-            false,
-            undefined,
-            undefined,
-            dx,
-            dScale,
-            dOffset,
-            undefined,
+            { dx, dWeight: dScale, dBias: dOffset },
           );
           const dMean = Float64Array.from(dOffset, (sum, i) => (-sum * weight[i]) / Math.sqrt(v[i] + eps));
           const dVariance = Float64Array.from(dScale, (sum, i) => (-0.5 * sum * weight[i]) / (v[i] + eps));

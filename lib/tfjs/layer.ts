@@ -3,6 +3,7 @@ import type * as tfc from '@tensorflow/tfjs-core';
 import { backend, passesFor } from '../backend/index.js';
 import { stateError } from '../errors.js';
 import { type Geometry, geometryOf } from '../validate.js';
+import { backward } from './backward.js';
 import { gradientDepth, kernelName } from './kernel.js';
 import { type Memory, memoryOf } from './memory.js';
 
@@ -109,10 +110,10 @@ function normalize(
   tf: typeof tfc,
   memory: Memory,
   x: tfc.Tensor,
-  { outer, channels, inner }: Geometry,
+  geometry: Geometry,
   { epsilon: eps, gamma, beta }: BatchNormalization,
 ): Normalized {
-  const passes = passesFor<Float32Array>('float32');
+  const { outer, channels, inner } = geometry;
   const scale = gamma?.read();
   const offset = beta?.read();
   const mean = new Float64Array(channels);
@@ -126,7 +127,7 @@ function normalize(
     save(scale ? [x, scale] : [x]);
     const [y] = memory.compute([x, scale, offset], [x.shape], ([values, weight, bias], [result]) => {
       if (values.length === 0) return;
-      passes.forwardTraining(
+      passesFor<Float32Array>('float32').forwardTraining(
         outer,
         channels,
         inner,
@@ -160,26 +161,8 @@ function normalize(
               dBias?.fill(0);
               return;
             }
-            passes.backward(
-              outer,
-              channels,
-              inner,
-              eps,
-              true,
-              dyValues,
-              values,
-              mean,
-              variance,
-              weight,
-              undefined,
-              false,
-              undefined,
-              undefined,
-              dx,
-              dWeight,
-              dBias,
-              undefined,
-            );
+            const forward = { eps, training: true, mean, variance, weight };
+            backward(geometry, forward, dyValues, values, { dx, dWeight, dBias });
           },
         )
         .filter((info) => info !== undefined)

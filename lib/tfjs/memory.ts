@@ -3,6 +3,7 @@ import type { TensorInfo } from '@tensorflow/tfjs-core';
 import { describeShape, rangeError, stateError, typeError } from '../errors.js';
 import { newResult } from '../result.js';
 import { typedArrayType } from '../typed-array.js';
+import { sizeOf } from './broadcast.js';
 
 /** As its elements: values for a tensor or a shape, undefined for what is absent. */
 type ValuesOf<List> = {
@@ -149,8 +150,4 @@ function checkReadable(tensors: readonly (TensorInfo | undefined)[]): void {
       throw stateError('DISPOSED', `a tensor must not be disposed, got one of shape ${describeShape(shape)}`);
     if (dtype !== 'float32') throw typeError('a tensor of batch norm', 'be float32', dtype);
   }
-}
-
-function sizeOf(shape: Shape): number {
-  return shape.reduce((size, dimension) => size * dimension, 1);
 }
