@@ -1,8 +1,8 @@
 // Node-API <-> plain structs. lib/backend/native.ts declares what is exported here.
 //
-// lib/validate.ts has decided what is meaningful, types of arrays included (asking Node-API for a type costs
-// more than a small batch norm). Here only lengths are checked again, last thing before the pointers are
-// used: they are what a getter of the caller's may have changed since.
+// lib/validate.ts has decided what is meaningful. Here is decided what is safe, last thing before pointers
+// are used and whoever calls: sizes whose product is one, and arrays of exactly the bytes that a pass wants,
+// where values of its type may lie.
 
 #include <napi.h>
 
@@ -11,10 +11,9 @@
 #include <cstdint>
 #include <cstdlib>
 #include <exception>
-#include <memory>
 #include <new>
 #include <string>
-#include <type_traits>
+#include <system_error>
 #include <utility>
 
 #if defined(__linux__)
@@ -37,7 +36,6 @@ namespace {
 using batchnorm::Activation;
 using batchnorm::Epilogue;
 using batchnorm::Execution;
-using batchnorm::FrozenParameters;
 using batchnorm::Gradients;
 using batchnorm::Shape;
 
@@ -70,39 +68,69 @@ Execution execution_of(napi_env env, size_t most_threads = SIZE_MAX) {
 }
 
 /// Thrown where an array is not as long as it was when lib/ looked.
-struct BufferChanged {};
+struct BufferChanged {
+  const char* name;
+};
+
+/// Thrown where values of `bytes` bytes cannot lie: in memory that another addon has made.
+struct Misaligned {
+  const char* name;
+  size_t bytes;
+};
+
+/// Thrown for what lib/ never gives.
+struct InvalidCall {
+  const char* rule;
+};
 
 /// Thrown where a result overlaps an input. Pointers see what lib/ cannot: memory that two SharedArrayBuffer
 /// objects map.
 struct Overlap {
+  const char* name;
   const char* rule;
   size_t bytes;
 };
 
+constexpr const char* kOut = "out";
 constexpr const char* kOverX = "be x.data itself or not overlap it";
+constexpr const char* kOffX = "not overlap x.data";
 constexpr const char* kOffResidual = "not overlap residual.data";
+constexpr const char* kOffWeight = "not overlap weight";
+constexpr const char* kOffBias = "not overlap bias";
+constexpr const char* kOffMean = "not overlap mean";
+constexpr const char* kOffVariance = "not overlap variance";
 
-/// How many bytes two arrays share.
+/// Values that a call reads or writes.
 template <typename T>
-size_t shared_bytes(const T* a, const T* b, size_t length) {
-  const size_t distance =
-      static_cast<size_t>(std::abs(reinterpret_cast<intptr_t>(a) - reinterpret_cast<intptr_t>(b)));
-  return distance < length * sizeof(T) ? length * sizeof(T) - distance : 0;
+struct Values {
+  T* at;
+  size_t length;
+  size_t bytes() const { return length * sizeof(T); }
+};
+
+/// How many bytes two arrays share; nullptr shares none.
+template <typename A, typename B>
+size_t shared_bytes(Values<A> a, Values<B> b) {
+  if (!a.at || !b.at) return 0;
+  const auto first = reinterpret_cast<uintptr_t>(a.at);
+  const auto second = reinterpret_cast<uintptr_t>(b.at);
+  const uintptr_t begin = std::max(first, second);
+  const uintptr_t end = std::min(first + a.bytes(), second + b.bytes());
+  return begin < end ? end - begin : 0;
 }
 
-/// Whether a result is written over an input; it must do so value for value or not at all.
+/// Whether a result is written over an input of its length; it must do so value for value or not at all.
 template <typename T>
-bool is_in_place(const T* result, const T* input, size_t length, const char* rule) {
-  const size_t shared = shared_bytes(result, input, length);
-  if (shared > 0 && result != input) throw Overlap{rule, shared};
+bool is_in_place(Values<T> result, Values<const T> input, const char* rule) {
+  const size_t shared = shared_bytes(result, input);
+  if (shared > 0 && result.at != input.at) throw Overlap{kOut, rule, shared};
   return shared > 0;
 }
 
-/// nullptr overlaps nothing.
-template <typename T>
-void check_apart(const T* result, const T* input, size_t length, const char* rule) {
-  const size_t shared = input ? shared_bytes(result, input, length) : 0;
-  if (shared > 0) throw Overlap{rule, shared};
+template <typename A, typename B>
+void check_apart(Values<A> result, Values<B> other, const char* rule, const char* name = kOut) {
+  const size_t shared = shared_bytes(result, other);
+  if (shared > 0) throw Overlap{name, rule, shared};
 }
 
 /// The arguments of a call, read through the C interface: the wrappers of node-addon-api ask for types.
@@ -119,29 +147,66 @@ class Arguments {
     napi_get_value_double(env_, values_[index], &value);
     return value;
   }
-  size_t size(size_t index) const { return static_cast<size_t>(number(index)); }
+  size_t size(size_t index) const {
+    constexpr double kLargest = 9007199254740992.0;  // 2^53
+    const double value = number(index);
+    if (!(value >= 0 && value <= kLargest)) throw InvalidCall{"be given sizes"};
+    return static_cast<size_t>(value);
+  }
+  /// Not more than an array of any kind can hold a few times.
+  size_t channels(size_t index) const {
+    constexpr size_t kMost = size_t{1} << 48;
+    const size_t channels = size(index);
+    if (channels == 0 || channels > kMost) throw InvalidCall{"be given channels"};
+    return channels;
+  }
+  /// x[outer][channels][inner]
+  Shape shape(size_t outer, size_t channels, size_t inner) const {
+    const Shape shape{size(outer), this->channels(channels), size(inner)};
+    // No size of an array overflows then.
+    constexpr double kMost = 9007199254740992.0;  // 2^53
+    if (static_cast<double>(shape.outer) * static_cast<double>(shape.channels) *
+            static_cast<double>(shape.inner) >
+        kMost)
+      throw InvalidCall{"be given a shape that memory can hold"};
+    return shape;
+  }
   bool boolean(size_t index) const {
     bool value = false;
     napi_get_value_bool(env_, values_[index], &value);
     return value;
   }
-  /// The values of a typed array of exactly `length`.
+  /// A view of exactly `length` values. Bytes are what memory is made of: they are asked for, and not how
+  /// many values a view of whatever type has.
   template <typename T>
-  T* array(size_t index, size_t length) const {
+  Values<T> array(size_t index, size_t length, const char* name) const {
     void* values = nullptr;
-    size_t actual = 0;
-    const napi_status status =
-        napi_get_typedarray_info(env_, values_[index], nullptr, &actual, &values, nullptr, nullptr);
-    if (status != napi_ok || actual != length) throw BufferChanged{};
-    return static_cast<T*>(values);
+    size_t bytes = 0;
+    const napi_status status = napi_get_buffer_info(env_, values_[index], &values, &bytes);
+    if (status != napi_ok || bytes != length * sizeof(T)) throw BufferChanged{name};
+    if (reinterpret_cast<uintptr_t>(values) % alignof(T) != 0) throw Misaligned{name, alignof(T)};
+    return {static_cast<T*>(values), length};
   }
   /// The same, or nullptr for undefined. Not to be given at all is cheaper.
   template <typename T>
-  T* optional_array(size_t index, size_t length) const {
-    if (index >= given_) return nullptr;
+  Values<T> optional_array(size_t index, size_t length, const char* name) const {
+    if (index >= given_) return {nullptr, length};
     napi_valuetype type = napi_undefined;
     napi_typeof(env_, values_[index], &type);
-    return type == napi_undefined ? nullptr : array<T>(index, length);
+    return type == napi_undefined ? Values<T>{nullptr, length} : array<T>(index, length, name);
+  }
+  /// The bytes of an ArrayBuffer of exactly so many.
+  unsigned char* memory(size_t index, size_t bytes, const char* name) const {
+    void* memory = nullptr;
+    size_t actual = 0;
+    const napi_status status = napi_get_arraybuffer_info(env_, values_[index], &memory, &actual);
+    if (status != napi_ok || actual != bytes) throw BufferChanged{name};
+    return static_cast<unsigned char*>(memory);
+  }
+  int32_t slot(size_t index) const {
+    const double value = number(index);
+    if (!(value >= 0 && value <= INT32_MAX)) throw InvalidCall{"be given a slot"};
+    return static_cast<int32_t>(value);
   }
   Activation activation(size_t index) const {
     return boolean(index) ? batchnorm::kRelu : batchnorm::kIdentity;
@@ -162,14 +227,27 @@ template <auto Function>
 napi_value guarded(napi_env env, napi_callback_info info) {
   try {
     return Function(env, info);
-  } catch (const BufferChanged&) {
-    napi_throw_error(
-        env, "ERR_BATCHNORM_BUFFER_CHANGED",
-        "every array must keep its length during a call, got a buffer that was detached or resized");
+  } catch (const BufferChanged& changed) {
+    const std::string message =
+        std::string(changed.name) +
+        " must keep its length during a call, got a buffer that was detached or resized";
+    napi_throw_error(env, "ERR_BATCHNORM_BUFFER_CHANGED", message.c_str());
+  } catch (const Misaligned& array) {
+    const std::string message = std::string(array.name) + " must begin at a multiple of " +
+                                std::to_string(array.bytes) +
+                                " bytes in memory, got an external ArrayBuffer that does not; copy it";
+    napi_throw_range_error(env, "ERR_BATCHNORM_INVALID_VALUE", message.c_str());
   } catch (const Overlap& overlap) {
-    const std::string message = std::string("out must ") + overlap.rule + ", got views that share " +
-                                std::to_string(overlap.bytes) + " bytes";
+    const std::string message = std::string(overlap.name) + " must " + overlap.rule +
+                                ", got views that share " + std::to_string(overlap.bytes) + " bytes";
     napi_throw_range_error(env, "ERR_BATCHNORM_OVERLAP", message.c_str());
+  } catch (const InvalidCall& call) {
+    const std::string message = std::string("the native binary must ") + call.rule + ", got something else";
+    napi_throw_type_error(env, "ERR_BATCHNORM_NATIVE", message.c_str());
+  } catch (const std::system_error& error) {
+    const std::string message =
+        std::string("an asynchronous operation must have a thread, got none (") + error.what() + ")";
+    napi_throw_error(env, "ERR_BATCHNORM_NO_THREAD", message.c_str());
   } catch (const Napi::Error& error) {
     error.ThrowAsJavaScriptException();
   } catch (const std::bad_alloc&) {
@@ -202,8 +280,8 @@ struct Later {
   template <typename Arguments, typename Compute>
   static void run(const Arguments& arguments, Compute compute) {
     const napi_env env = arguments.env();
-    instance_of(env).mailbox.submit(env, static_cast<int32_t>(arguments.number(Arguments::kCount - 1)),
-                                    std::move(compute));
+    if (!instance_of(env).mailbox.submit(env, arguments.slot(Arguments::kCount - 1), std::move(compute)))
+      throw InvalidCall{"be given the next slot, or one that was free before, once it is listened to"};
   }
 };
 
@@ -212,21 +290,27 @@ struct Later {
 template <typename T, auto Forward, typename When>
 napi_value forward(napi_env env, napi_callback_info info) {
   const Arguments<13 + When::kArguments> arguments(env, info);
-  const Shape shape{arguments.size(0), arguments.size(1), arguments.size(2)};
+  const Shape shape = arguments.shape(0, 1, 2);
   const double eps = arguments.number(3);
-  const T* x = arguments.template array<T>(4, shape.size());
-  T* y = arguments.template array<T>(5, shape.size());
-  const T* weight = arguments.template optional_array<T>(6, shape.channels);
-  const T* bias = arguments.template optional_array<T>(7, shape.channels);
-  auto* mean = arguments.template array<double>(8, shape.channels);
-  auto* variance = arguments.template array<double>(9, shape.channels);
-  const Epilogue<T> epilogue = {arguments.activation(10),
-                                arguments.template optional_array<T>(11, shape.size())};
-  auto* mask = arguments.template optional_array<unsigned char>(12, batchnorm::mask_bytes(shape.size()));
-  const bool in_place = is_in_place<T>(y, x, shape.size(), kOverX);
-  check_apart<T>(y, epilogue.residual, shape.size(), kOffResidual);
+  const auto x = arguments.template array<const T>(4, shape.size(), "x.data");
+  const auto y = arguments.template array<T>(5, shape.size(), kOut);
+  const auto weight = arguments.template optional_array<const T>(6, shape.channels, "weight");
+  const auto bias = arguments.template optional_array<const T>(7, shape.channels, "bias");
+  const auto mean = arguments.template array<double>(8, shape.channels, "mean");
+  const auto variance = arguments.template array<double>(9, shape.channels, "variance");
+  const Activation activation = arguments.activation(10);
+  const auto residual = arguments.template optional_array<const T>(11, shape.size(), "residual.data");
+  const auto mask = arguments.template optional_array<unsigned char>(12, batchnorm::mask_bytes(shape.size()),
+                                                                     "the mask of the activation");
+  const bool in_place = is_in_place<T>(y, x, kOverX);
+  check_apart(y, residual, kOffResidual);
+  check_apart(y, weight, kOffWeight);
+  check_apart(y, bias, kOffBias);
+  check_apart(y, mean, kOffMean);
+  check_apart(y, variance, kOffVariance);
   When::run(arguments, [=, execution = When::execution(env)] {
-    Forward(execution, shape, eps, x, y, weight, bias, mean, variance, epilogue, mask);
+    Forward(execution, shape, eps, x.at, y.at, weight.at, bias.at, mean.at, variance.at,
+            Epilogue<T>{activation, residual.at}, mask.at);
   });
   return Napi::Boolean::New(env, in_place);
 }
@@ -236,107 +320,122 @@ napi_value forward(napi_env env, napi_callback_info info) {
 template <typename T, typename When>
 napi_value backward(napi_env env, napi_callback_info info) {
   const Arguments<18 + When::kArguments> arguments(env, info);
-  const Shape shape{arguments.size(0), arguments.size(1), arguments.size(2)};
+  const Shape shape = arguments.shape(0, 1, 2);
   const double eps = arguments.number(3);
   const bool training = arguments.boolean(4);
-  const T* dy = arguments.template array<T>(5, shape.size());
-  const T* x = arguments.template array<T>(6, shape.size());
-  const auto* mean = arguments.template array<double>(7, shape.channels);
-  const auto* variance = arguments.template array<double>(8, shape.channels);
-  const T* weight = arguments.template optional_array<T>(9, shape.channels);
-  const T* bias = arguments.template optional_array<T>(10, shape.channels);
-  const Epilogue<T> epilogue = {arguments.activation(11),
-                                arguments.template optional_array<T>(12, shape.size())};
-  const auto* mask =
-      arguments.template optional_array<unsigned char>(13, batchnorm::mask_bytes(shape.size()));
-  const Gradients<T> gradients = {arguments.template optional_array<T>(14, shape.size()),
-                                  arguments.template optional_array<T>(15, shape.channels),
-                                  arguments.template optional_array<T>(16, shape.channels),
-                                  arguments.template optional_array<T>(17, shape.size())};
-  if (gradients.input) {
-    is_in_place<T>(gradients.input, dy, shape.size(), "be dy.data itself or not overlap it");
-    check_apart<T>(gradients.input, x, shape.size(), "not overlap x.data");
-    check_apart<T>(gradients.input, epilogue.residual, shape.size(), kOffResidual);
+  const auto dy = arguments.template array<const T>(5, shape.size(), "dy.data");
+  const auto x = arguments.template array<const T>(6, shape.size(), "x.data");
+  const auto mean = arguments.template array<const double>(7, shape.channels, "mean");
+  const auto variance = arguments.template array<const double>(8, shape.channels, "variance");
+  const auto weight = arguments.template optional_array<const T>(9, shape.channels, "weight");
+  const auto bias = arguments.template optional_array<const T>(10, shape.channels, "bias");
+  const Activation activation = arguments.activation(11);
+  const auto residual = arguments.template optional_array<const T>(12, shape.size(), "residual.data");
+  const auto mask = arguments.template optional_array<const unsigned char>(
+      13, batchnorm::mask_bytes(shape.size()), "the mask of the activation");
+  const auto dx = arguments.template optional_array<T>(14, shape.size(), kOut);
+  const auto dweight = arguments.template optional_array<T>(15, shape.channels, "the gradient of weight");
+  const auto dbias = arguments.template optional_array<T>(16, shape.channels, "the gradient of bias");
+  const auto dresidual = arguments.template optional_array<T>(17, shape.size(), "the gradient of residual");
+  // As batchnorm.h has it: dresidual is where these find room.
+  const bool gated = activation != batchnorm::kIdentity && (residual.at || mask.at);
+  if (gated && !dresidual.at && (dx.at || !mask.at))
+    throw InvalidCall{"be given room for the gradient of a residual"};
+  if (dx.at) {
+    is_in_place<T>(dx, dy, "be dy.data itself or not overlap it");
+    check_apart(dx, x, kOffX);
+    check_apart(dx, residual, kOffResidual);
+    check_apart(dx, weight, kOffWeight);
+    check_apart(dx, bias, kOffBias);
+    check_apart(dx, mean, kOffMean);
+    check_apart(dx, variance, kOffVariance);
   }
   When::run(arguments, [=, execution = When::execution(env)] {
-    batchnorm::backward<T>(execution, shape, eps, training, dy, x, mean, variance, weight, bias, epilogue,
-                           mask, gradients);
+    batchnorm::backward<T>(execution, shape, eps, training, dy.at, x.at, mean.at, variance.at, weight.at,
+                           bias.at, Epilogue<T>{activation, residual.at}, mask.at,
+                           Gradients<T>{dx.at, dweight.at, dbias.at, dresidual.at});
   });
   return nullptr;
 }
 
+constexpr const char* kCoefficients = "the memory of a frozen layer";
+
+/// frozenBytes(channels)
 template <typename T>
-using SharedParameters = std::shared_ptr<const FrozenParameters<T>>;
-
-/// run(outer, inner, x, y, residual?) of what freeze returns; its parameters are the function's data.
-template <typename T, typename When>
-napi_value run_frozen(napi_env env, napi_callback_info info) {
-  const Arguments<5 + When::kArguments> arguments(env, info);
-  const auto& parameters = *static_cast<const SharedParameters<T>*>(arguments.data());
-  const Shape shape{arguments.size(0), parameters->channels(), arguments.size(1)};
-  const T* x = arguments.template array<T>(2, shape.size());
-  T* y = arguments.template array<T>(3, shape.size());
-  const T* residual = arguments.template optional_array<T>(4, shape.size());
-  is_in_place<T>(y, x, shape.size(), kOverX);
-  check_apart<T>(y, residual, shape.size(), kOffResidual);
-  if constexpr (std::is_same_v<When, Now>)
-    parameters->run(execution_of(env), shape, x, residual, y);
-  else
-    When::run(arguments,
-              [=, execution = When::execution(env)] { parameters->run(execution, shape, x, residual, y); });
-  return nullptr;
+napi_value frozen_bytes(napi_env env, napi_callback_info info) {
+  const size_t channels = Arguments<1>(env, info).channels(0);
+  return Napi::Number::New(env, static_cast<double>(batchnorm::frozen_bytes<T>(channels)));
 }
 
-/// A function with shared parameters, which live as long as it and every operation it has begun.
-template <typename T, auto Function>
-napi_value function_of(napi_env env, const SharedParameters<T>& parameters) {
-  auto data = std::make_unique<SharedParameters<T>>(parameters);
-  napi_value function;
-  if (napi_create_function(env, "run", NAPI_AUTO_LENGTH, guarded<Function>, data.get(), &function) != napi_ok)
-    throw Napi::Error::New(env);
-  const auto destroy = [](napi_env, void* data, void*) { delete static_cast<SharedParameters<T>*>(data); };
-  if (napi_add_finalizer(env, function, data.get(), destroy, nullptr, nullptr) != napi_ok)
-    throw Napi::Error::New(env);
-  data.release();
-  return function;
-}
-
-/// freeze(channels, eps, weight?, bias?, mean, variance, relu): { run, runLater }
+/// freeze(channels, eps, weight?, bias?, mean, variance, memory of frozenBytes)
 template <typename T>
 napi_value freeze(napi_env env, napi_callback_info info) {
   const Arguments<7> arguments(env, info);
-  const size_t channels = arguments.size(0);
-  const auto parameters = std::make_shared<const FrozenParameters<T>>(
-      execution_of(env), channels, arguments.number(1), arguments.template array<double>(4, channels),
-      arguments.template array<double>(5, channels), arguments.template optional_array<T>(2, channels),
-      arguments.template optional_array<T>(3, channels), arguments.activation(6));
-  Napi::Object result = Napi::Object::New(env);
-  result.Set("run", Napi::Value(env, function_of<T, run_frozen<T, Now>>(env, parameters)));
-  result.Set("runLater", Napi::Value(env, function_of<T, run_frozen<T, Later>>(env, parameters)));
-  return result;
+  const size_t channels = arguments.channels(0);
+  batchnorm::freeze<T>(execution_of(env), channels, arguments.number(1),
+                       arguments.template array<const double>(4, channels, "mean").at,
+                       arguments.template array<const double>(5, channels, "variance").at,
+                       arguments.template optional_array<const T>(2, channels, "weight").at,
+                       arguments.template optional_array<const T>(3, channels, "bias").at,
+                       arguments.memory(6, batchnorm::frozen_bytes<T>(channels), kCoefficients));
+  return nullptr;
+}
+
+/// runFrozen(outer, channels, inner, memory, relu, x, y, residual?)
+template <typename T, typename When>
+napi_value run_frozen(napi_env env, napi_callback_info info) {
+  const Arguments<8 + When::kArguments> arguments(env, info);
+  const Shape shape = arguments.shape(0, 1, 2);
+  const unsigned char* const memory =
+      arguments.memory(3, batchnorm::frozen_bytes<T>(shape.channels), kCoefficients);
+  const Activation activation = arguments.activation(4);
+  const auto x = arguments.template array<const T>(5, shape.size(), "x.data");
+  const auto y = arguments.template array<T>(6, shape.size(), kOut);
+  const auto residual = arguments.template optional_array<const T>(7, shape.size(), "residual.data");
+  is_in_place<T>(y, x, kOverX);
+  check_apart(y, residual, kOffResidual);
+  When::run(arguments, [=, execution = When::execution(env)] {
+    batchnorm::run_frozen<T>(execution, shape, memory, activation, x.at, residual.at, y.at);
+  });
+  return nullptr;
+}
+
+/// release(memory): detaches an ArrayBuffer, so that its memory is freed before it is collected
+napi_value release(napi_env env, napi_callback_info info) {
+  napi_detach_arraybuffer(env, Arguments<1>(env, info)[0]);
+  return nullptr;
 }
 
 /// updateRunningStats(mean, variance, channels, count, decay, unbiased, runningMean, runningVar): rejected
 /// channels
 napi_value update_running_stats(napi_env env, napi_callback_info info) {
   const Arguments<8> arguments(env, info);
-  const size_t channels = arguments.size(2);
+  const size_t channels = arguments.channels(2);
+  const auto mean = arguments.array<const double>(0, channels, "mean");
+  const auto variance = arguments.array<const double>(1, channels, "variance");
+  const auto running_mean = arguments.array<double>(6, channels, "runningMean");
+  const auto running_var = arguments.array<double>(7, channels, "runningVar");
+  check_apart(running_mean, running_var, "not overlap runningVar", "runningMean");
+  for (const auto& [name, running] : {std::pair{"runningMean", running_mean}, {"runningVar", running_var}}) {
+    check_apart(running, mean, kOffMean, name);
+    check_apart(running, variance, kOffVariance, name);
+  }
   const size_t rejected = batchnorm::update_running_stats(
-      *execution_of(env).kernels, channels, arguments.array<double>(0, channels),
-      arguments.array<double>(1, channels), arguments.number(3), arguments.number(4), arguments.boolean(5),
-      arguments.array<double>(6, channels), arguments.array<double>(7, channels));
+      *execution_of(env).kernels, channels, mean.at, variance.at, arguments.number(3), arguments.number(4),
+      arguments.boolean(5), running_mean.at, running_var.at);
   return Napi::Number::New(env, static_cast<double>(rejected));
 }
 
 /// adviseHugePages(array): first touches of 4 KiB at a time cost more than a batch norm does.
 napi_value advise_huge_pages(napi_env env, napi_callback_info info) {
 #if defined(MADV_HUGEPAGE)
-  const Arguments<1> arguments(env, info);
-  const Napi::TypedArray array(env, arguments[0]);
-  const auto begin = reinterpret_cast<uintptr_t>(array.ArrayBuffer().Data()) + array.ByteOffset();
+  void* values = nullptr;
+  size_t bytes = 0;
+  if (napi_get_buffer_info(env, Arguments<1>(env, info)[0], &values, &bytes) != napi_ok) return nullptr;
+  const auto begin = reinterpret_cast<uintptr_t>(values);
   static const uintptr_t page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
   const uintptr_t first = (begin + page - 1) / page * page;
-  const uintptr_t last = (begin + array.ByteLength()) / page * page;
+  const uintptr_t last = (begin + bytes) / page * page;
   // Refused is as good as not asked.
   if (first < last) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
 #else
@@ -384,16 +483,18 @@ napi_value on_finished(napi_env env, napi_callback_info info) {
 /// takeFinished(slots): how many; see Mailbox::take
 napi_value take_finished(napi_env env, napi_callback_info info) {
   void* slots = nullptr;
-  size_t room = 0;
-  napi_get_typedarray_info(env, Arguments<1>(env, info)[0], nullptr, &room, &slots, nullptr, nullptr);
-  const size_t taken = instance_of(env).mailbox.take(env, static_cast<int32_t*>(slots), room);
+  size_t bytes = 0;
+  if (napi_get_buffer_info(env, Arguments<1>(env, info)[0], &slots, &bytes) != napi_ok ||
+      reinterpret_cast<uintptr_t>(slots) % alignof(int32_t) != 0)
+    throw InvalidCall{"be given an Int32Array"};
+  const size_t taken =
+      instance_of(env).mailbox.take(env, static_cast<int32_t*>(slots), bytes / sizeof(int32_t));
   return Napi::Number::New(env, static_cast<double>(taken));
 }
 
 /// cancel(slot): whether the operation had not begun
 napi_value cancel(napi_env env, napi_callback_info info) {
-  const auto slot = static_cast<int32_t>(Arguments<1>(env, info).number(0));
-  return Napi::Boolean::New(env, instance_of(env).mailbox.cancel(env, slot));
+  return Napi::Boolean::New(env, instance_of(env).mailbox.cancel(env, Arguments<1>(env, info).slot(0)));
 }
 
 /// Keeps this library in memory: its threads outlive the last worker that loaded it. On Linux the linker's
@@ -428,7 +529,10 @@ Napi::Object passes_of(Napi::Env env) {
   export_function<forward<T, batchnorm::forward_training<T>, Later>>(passes, "forwardTrainingLater");
   export_function<forward<T, batchnorm::forward_inference<T>, Later>>(passes, "forwardInferenceLater");
   export_function<backward<T, Later>>(passes, "backwardLater");
+  export_function<frozen_bytes<T>>(passes, "frozenBytes");
   export_function<freeze<T>>(passes, "freeze");
+  export_function<run_frozen<T, Now>>(passes, "runFrozen");
+  export_function<run_frozen<T, Later>>(passes, "runFrozenLater");
   return passes;
 }
 
@@ -442,6 +546,7 @@ Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   exports.Set("float32", passes_of<float>(env));
   exports.Set("float64", passes_of<double>(env));
   export_function<update_running_stats>(exports, "updateRunningStats");
+  export_function<release>(exports, "release");
   export_function<advise_huge_pages>(exports, "adviseHugePages");
   export_function<set_threads>(exports, "setThreads");
   export_function<threads>(exports, "threads");

@@ -37,6 +37,7 @@ bool Mailbox::open(napi_env env, napi_value handler) {
     if (env != nullptr && napi_get_undefined(env, &receiver) == napi_ok)
       napi_call_function(env, receiver, handler, 0, nullptr, nullptr);
   };
+  if (wake_ != nullptr) return false;
   napi_value name;
   if (napi_create_string_utf8(env, "batchnorm", NAPI_AUTO_LENGTH, &name) != napi_ok ||
       napi_create_threadsafe_function(env, handler, nullptr, name, 0, 1, nullptr, nullptr, nullptr, call,
@@ -47,9 +48,10 @@ bool Mailbox::open(napi_env env, napi_value handler) {
          napi_add_env_cleanup_hook(env, close, this) == napi_ok;
 }
 
-void Mailbox::submit(napi_env env, int32_t slot, std::function<void()> compute) {
+bool Mailbox::submit(napi_env env, int32_t slot, std::function<void()> compute) {
   const size_t index = static_cast<size_t>(slot);
-  if (index >= numbers_.size()) numbers_.resize(std::max<size_t>(64, 2 * index));
+  if (wake_ == nullptr || index > numbers_.size()) return false;
+  if (index >= numbers_.size()) numbers_.resize(std::max<size_t>(64, 2 * index), kNone);
   {
     std::lock_guard<std::mutex> lock(mutex_);
     // Reporting must not fail.
@@ -57,10 +59,12 @@ void Mailbox::submit(napi_env env, int32_t slot, std::function<void()> compute) 
   }
   numbers_[index] = batchnorm::enqueue(std::make_unique<Task>(this, slot, std::move(compute)));
   count(env, 1, 0);
+  return true;
 }
 
 bool Mailbox::cancel(napi_env env, int32_t slot) {
-  const bool cancelled = batchnorm::cancel(numbers_[static_cast<size_t>(slot)]);
+  const size_t index = static_cast<size_t>(slot);
+  const bool cancelled = index < numbers_.size() && batchnorm::cancel(numbers_[index]);
   if (cancelled) count(env, 0, 1);
   return cancelled;
 }

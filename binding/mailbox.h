@@ -26,8 +26,9 @@ class Mailbox {
   /// how many.
   size_t take(napi_env env, int32_t* finished, size_t room);
 
-  /// Computes off this thread and reports `slot`. What `compute` captures must stay valid until then.
-  void submit(napi_env env, int32_t slot, std::function<void()> compute);
+  /// Computes off this thread and reports `slot`. What `compute` captures must stay valid until then. false,
+  /// and nothing done, before open() and for a slot beyond the next one.
+  bool submit(napi_env env, int32_t slot, std::function<void()> compute);
 
   /// Whether the operation of a slot had not begun: then it never will, and is not reported.
   bool cancel(napi_env env, int32_t slot);
@@ -43,6 +44,8 @@ class Mailbox {
 
   napi_threadsafe_function wake_ = nullptr;
   size_t on_the_way_ = 0;
+  /// A number that no operation has.
+  static constexpr uint64_t kNone = UINT64_MAX;
   /// The queue's numbers by slot.
   std::vector<uint64_t> numbers_;
   std::mutex mutex_;

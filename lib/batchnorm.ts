@@ -6,22 +6,23 @@ import { oneValuePerChannelError, rangeError, stateError, typeError } from './er
 import { constructorKey, FrozenBatchNorm } from './frozen.js';
 import { checkKept, deliver, isShared, move } from './handover.js';
 import { after, operate, readAsync } from './operations.js';
+import { type Names, namesOf } from './properties.js';
 import { newResult } from './result.js';
 import { isStaged, stage, unstage } from './staging.js';
 import { readState, type StateDict } from './state.js';
 import type { ArrayOf, DType, FloatArray, Tensor, TensorLike } from './tensor.js';
-import { lengthOf, shareBuffer } from './typed-array.js';
+import { copyInto, filled, lengthOf, partOf, shareBuffer, zeroBytes } from './typed-array.js';
 import {
   checkApart,
   checkBoolean,
   checkInteger,
   checkLength,
   checkOneOf,
-  checkOptions,
   checkOut,
   checkPerChannel,
   checkSameShape,
   checkVariance,
+  copyOf,
   type Geometry,
   geometryOf,
   isInPlace,
@@ -29,6 +30,7 @@ import {
   type NamedArrays,
   newArray,
   type ReadTensor,
+  readOptions,
   readResidual,
   readShape,
 } from './validate.js';
@@ -127,15 +129,26 @@ interface BackwardCall<T extends FloatArray> {
   wantsParameters: boolean;
 }
 
+const { hasOwn } = Object;
+
 /** For passes that compute at once, which need no slot. */
 const atOnce: Slot = -1;
 
-const forwardKeys = new Set(['out', 'updateStats', 'residual']);
-const backwardKeys = new Set(['out', 'only']);
-const asyncKeys = ['signal', 'transfer'];
-const forwardAsyncKeys = new Set([...forwardKeys, ...asyncKeys]);
-const backwardAsyncKeys = new Set([...backwardKeys, ...asyncKeys]);
-const freezeKeys = new Set(['activation']);
+const forwardNames = namesOf('out', 'updateStats', 'residual');
+const forwardAsyncNames = namesOf('out', 'updateStats', 'residual', 'signal', 'transfer');
+const backwardNames = namesOf('out', 'only');
+const backwardAsyncNames = namesOf('out', 'only', 'signal', 'transfer');
+const freezeNames = namesOf('activation');
+
+/** Never rejects. */
+async function bothSettled(before: Promise<unknown> | undefined, call: Promise<unknown>): Promise<void> {
+  try {
+    await before;
+    await call;
+  } catch {
+    // Whoever has made the call hears of it.
+  }
+}
 
 /** Those that exist and were asked for. */
 function gradientsOf<T extends FloatArray>(
@@ -162,20 +175,38 @@ class ResultBuffer<T extends FloatArray> {
     this.#reuse = reuse;
   }
 
-  /** Never memory of `inputs`: a result of this layer may come back as its input. */
-  take(dtype: DType, length: number, inputs: readonly T[]): T {
+  /** Never memory of the inputs: a result of this layer may come back as its input. */
+  take(dtype: DType, length: number, input: T, second?: T, third?: T): T {
     if (!this.#reuse) return newResult(dtype, length);
     let buffer = this.#buffer;
     if (
       buffer === undefined ||
       lengthOf(buffer) < length ||
-      inputs.some((input) => buffer !== undefined && shareBuffer(input, buffer))
+      shareBuffer(buffer, input) ||
+      (second !== undefined && shareBuffer(buffer, second)) ||
+      (third !== undefined && shareBuffer(buffer, third))
     ) {
       buffer = newResult<T>(dtype, length);
       this.#buffer = buffer;
     }
-    return lengthOf(buffer) === length ? buffer : (buffer.subarray(0, length) as T);
+    return lengthOf(buffer) === length ? buffer : partOf(buffer, dtype, 0, length);
   }
+}
+
+/** A copy of what there is. */
+function copied<T extends FloatArray>(array: T | null | undefined): T | undefined {
+  return array ? copyOf(array) : undefined;
+}
+
+function copiedMask(mask: Uint8Array | undefined): Uint8Array | undefined {
+  if (mask === undefined) return undefined;
+  const copy = zeroBytes(lengthOf(mask));
+  copyInto(copy, mask);
+  return copy;
+}
+
+function copyIfBoth(target: FloatArray | null | undefined, source: FloatArray | null | undefined): void {
+  if (target && source) copyInto(target, source);
 }
 
 /**
@@ -246,10 +277,10 @@ export class BatchNorm<D extends DType = 'float32'> {
     this.#y = new ResultBuffer(reuse);
     this.#dx = new ResultBuffer(reuse);
     this.#dResidual = new ResultBuffer(reuse);
-    this.#weight = weight ? (newArray<ArrayOf<D>>(dtype, channels).fill(1) as ArrayOf<D>) : null;
+    this.#weight = weight ? filled(newArray<ArrayOf<D>>(dtype, channels), 1) : null;
     this.#bias = bias ? newArray<ArrayOf<D>>(dtype, channels) : null;
     this.#runningMean = trackRunningStats ? newArray<Float64Array>('float64', channels) : null;
-    this.#runningVar = trackRunningStats ? newArray<Float64Array>('float64', channels).fill(1) : null;
+    this.#runningVar = trackRunningStats ? filled(newArray<Float64Array>('float64', channels), 1) : null;
     this.#weightGrad = weight ? newArray(dtype, channels) : undefined;
     this.#biasGrad = bias ? newArray(dtype, channels) : undefined;
     this.#lastMean = newArray('float64', channels);
@@ -367,10 +398,10 @@ export class BatchNorm<D extends DType = 'float32'> {
    * console.log(y.data === out, bn.batchesTracked); // true 1
    */
   forward(x: TensorLike<ArrayOf<D>>, options?: ForwardOptions<ArrayOf<D>>): Tensor<ArrayOf<D>> {
-    const call = this.#readForward(x, options, forwardKeys);
+    const call = this.#readForward(x, options, forwardNames);
     const { input, batchStats, residual, out } = call;
     const { dtype, reuse } = this.#config;
-    const y = out ?? this.#y.take(dtype, input.size, residual ? [input.data, residual] : [input.data]);
+    const y = out ?? this.#y.take(dtype, input.size, input.data, residual);
     const weight = this.#weight ?? undefined;
     const bias = this.#bias ?? undefined;
     const mask = this.#maskFor(call, reuse);
@@ -391,11 +422,11 @@ export class BatchNorm<D extends DType = 'float32'> {
       atOnce,
     );
     if (!batchStats) {
-      this.#lastMean.set(mean);
-      this.#lastVariance.set(variance);
+      copyInto(this.#lastMean, mean);
+      copyInto(this.#lastVariance, variance);
     }
-    if (weight) this.#lastWeight?.set(weight);
-    if (bias) this.#lastBias?.set(bias);
+    copyIfBoth(this.#lastWeight, weight);
+    copyIfBoth(this.#lastBias, bias);
     this.#complete(
       call,
       inPlace ? undefined : input.data,
@@ -441,7 +472,7 @@ export class BatchNorm<D extends DType = 'float32'> {
     options?: ForwardOptions<ArrayOf<D>> & AsyncOptions,
   ): Promise<Tensor<ArrayOf<D>>> {
     const { signal, transfer } = readAsync(options);
-    const call = this.#readForward(x, options, forwardAsyncKeys);
+    const call = this.#readForward(x, options, forwardAsyncNames);
     const { input, batchStats, out } = call;
     const { dtype } = this.#config;
     if (out !== undefined) {
@@ -459,13 +490,13 @@ export class BatchNorm<D extends DType = 'float32'> {
     this.#checkOwn();
     const residual = call.residual && stage(call.residual, dtype);
     const source = transfer ? move('x.data', input.data, dtype) : stage(input.data, dtype);
-    const weight = this.#weight?.slice() as ArrayOf<D> | undefined;
-    const bias = this.#bias?.slice() as ArrayOf<D> | undefined;
+    const weight = copied(this.#weight);
+    const bias = copied(this.#bias);
     return this.#inTurn(signal, async () => {
       const target = out !== undefined && isShared(out) ? out : newResult<ArrayOf<D>>(dtype, input.size);
       const mask = this.#maskFor(call, false);
       const statistics = (running: Float64Array | null) =>
-        batchStats || running === null ? newArray<Float64Array>('float64', this.#channels) : running.slice();
+        batchStats || running === null ? newArray<Float64Array>('float64', this.#channels) : copyOf(running);
       const mean = statistics(this.#runningMean);
       const variance = statistics(this.#runningVar);
       const pass = batchStats ? this.#passes.forwardTrainingLater : this.#passes.forwardInferenceLater;
@@ -527,7 +558,7 @@ export class BatchNorm<D extends DType = 'float32'> {
     dy: TensorLike<ArrayOf<D>>,
     options?: LayerBackwardOptions<ArrayOf<D>>,
   ): LayerGradients<ArrayOf<D>> {
-    const call = this.#readBackward(dy, options, backwardKeys);
+    const call = this.#readBackward(dy, options, backwardNames);
     const last = this.#lastFor(call);
     const { gradient, out, wantsInput, wantsParameters } = call;
     const { dtype, reuse } = this.#config;
@@ -535,17 +566,17 @@ export class BatchNorm<D extends DType = 'float32'> {
     // The gradients of the parameters are written before dx is.
     checkApart('dy.data', gradient.data, this.#grads);
     checkApart('x.data', last.x, this.#grads);
-    const dx = wantsInput ? (out ?? this.#dx.take(dtype, gradient.size, [gradient.data, last.x])) : undefined;
+    const dx = wantsInput ? (out ?? this.#dx.take(dtype, gradient.size, gradient.data, last.x)) : undefined;
     const dWeight = wantsParameters ? this.#weightGrad : undefined;
     const dBias = wantsParameters ? this.#biasGrad : undefined;
     const dResidual =
       wantsInput && last.residual
-        ? this.#dResidual.take(dtype, gradient.size, [gradient.data, last.x, ...(out ? [out] : [])])
+        ? this.#dResidual.take(dtype, gradient.size, gradient.data, last.x, out)
         : undefined;
     const { backward } = this.#passes;
     this.#runBackward(backward, last, gradient.data, last.x, dx, dWeight, dBias, dResidual, atOnce);
-    const own = (grad: ArrayOf<D>) => (reuse ? grad : (grad.slice() as ArrayOf<D>));
-    return gradientsOf(gradient.shape, dx, dWeight && own(dWeight), dBias && own(dBias), dResidual);
+    const own = (grad: ArrayOf<D> | undefined) => (reuse ? grad : copied(grad));
+    return gradientsOf(gradient.shape, dx, own(dWeight), own(dBias), dResidual);
   }
 
   /**
@@ -577,7 +608,7 @@ export class BatchNorm<D extends DType = 'float32'> {
   ): Promise<LayerGradients<ArrayOf<D>>> {
     const { signal, transfer } = readAsync(options);
     const { dtype, reuse } = this.#config;
-    const call = this.#readBackward(dy, options, backwardAsyncKeys);
+    const call = this.#readBackward(dy, options, backwardAsyncNames);
     const { out, wantsInput, wantsParameters } = call;
     const { data, size, shape } = call.gradient;
     checkLength(call.gradient);
@@ -606,17 +637,17 @@ export class BatchNorm<D extends DType = 'float32'> {
           : inPlace
             ? gradient
             : newResult<ArrayOf<D>>(dtype, size);
-      const dWeight = wantsParameters ? (this.#weightGrad?.slice() as ArrayOf<D> | undefined) : undefined;
-      const dBias = wantsParameters ? (this.#biasGrad?.slice() as ArrayOf<D> | undefined) : undefined;
+      const dWeight = wantsParameters ? copied(this.#weightGrad) : undefined;
+      const dBias = wantsParameters ? copied(this.#biasGrad) : undefined;
       const dResidual = wantsInput && last.residual ? newResult<ArrayOf<D>>(dtype, size) : undefined;
       // A synchronous forward may write to these while the operation is on its way.
       const snapshot = {
         ...last,
-        mean: last.mean.slice(),
-        variance: last.variance.slice(),
-        weight: last.weight?.slice() as ArrayOf<D> | undefined,
-        bias: last.bias?.slice() as ArrayOf<D> | undefined,
-        mask: reuse ? last.mask?.slice() : last.mask,
+        mean: copyOf(last.mean),
+        variance: copyOf(last.variance),
+        weight: copied(last.weight),
+        bias: copied(last.bias),
+        mask: reuse ? copiedMask(last.mask) : last.mask,
       };
       return operate(
         signal,
@@ -630,8 +661,8 @@ export class BatchNorm<D extends DType = 'float32'> {
           const dx = target && out !== undefined ? deliver(target, out) : target;
           if (gradient !== dx) unstage(gradient);
           if (!last.isOwn) unstage(x);
-          if (dWeight) this.#weightGrad?.set(dWeight);
-          if (dBias) this.#biasGrad?.set(dBias);
+          copyIfBoth(this.#weightGrad, dWeight);
+          copyIfBoth(this.#biasGrad, dBias);
           return gradientsOf(shape, dx, dWeight, dBias, dResidual);
         },
       );
@@ -676,10 +707,10 @@ export class BatchNorm<D extends DType = 'float32'> {
     const runningMean = this.#runningMean;
     const runningVar = this.#runningVar;
     return {
-      ...(weight && { weight: weight.slice() }),
-      ...(bias && { bias: bias.slice() }),
-      ...(runningMean && { running_mean: runningMean.slice() }),
-      ...(runningVar && { running_var: runningVar.slice(), num_batches_tracked: this.#batchesTracked }),
+      ...(weight && { weight: copyOf(weight) }),
+      ...(bias && { bias: copyOf(bias) }),
+      ...(runningMean && { running_mean: copyOf(runningMean) }),
+      ...(runningVar && { running_var: copyOf(runningVar), num_batches_tracked: this.#batchesTracked }),
     };
   }
 
@@ -703,10 +734,10 @@ export class BatchNorm<D extends DType = 'float32'> {
     const { weight, bias, trackRunningStats } = this.#config;
     const read = readState(state, this.#channels, { weight, bias, stats: trackRunningStats });
     this.#checkOwn();
-    if (read.weight) this.#weight?.set(read.weight);
-    if (read.bias) this.#bias?.set(read.bias);
-    if (read.running_mean) this.#runningMean?.set(read.running_mean);
-    if (read.running_var) this.#runningVar?.set(read.running_var);
+    copyIfBoth(this.#weight, read.weight);
+    copyIfBoth(this.#bias, read.bias);
+    copyIfBoth(this.#runningMean, read.running_mean);
+    copyIfBoth(this.#runningVar, read.running_var);
     this.#batchesTracked = read.num_batches_tracked ?? 0;
     this.#missed = undefined;
     return this;
@@ -743,8 +774,8 @@ export class BatchNorm<D extends DType = 'float32'> {
    * console.log(frozen.channels, frozen.activation); // 3 relu
    */
   freeze(options?: { activation?: Activation }): FrozenBatchNorm<D> {
-    checkOptions(options, freezeKeys);
-    const activation = checkActivation(options?.activation) ?? this.#config.activation;
+    const { activation: given } = readOptions(options, freezeNames);
+    const activation = checkActivation(given) ?? this.#config.activation;
     const runningMean = this.#runningMean;
     const runningVar = this.#runningVar;
     if (runningMean === null || runningVar === null)
@@ -771,10 +802,9 @@ export class BatchNorm<D extends DType = 'float32'> {
   #readForward(
     x: TensorLike<ArrayOf<D>>,
     options: ForwardOptions<ArrayOf<D>> | undefined,
-    known: ReadonlySet<string>,
+    names: Names,
   ): ForwardCall<ArrayOf<D>> {
-    checkOptions(options, known);
-    const { out, updateStats = true, residual: givenResidual } = options ?? {};
+    const { out, updateStats = true, residual: givenResidual } = readOptions(options, names);
     const { axis, dtype } = this.#config;
     const runningMean = this.#runningMean;
     const runningVar = this.#runningVar;
@@ -804,7 +834,7 @@ export class BatchNorm<D extends DType = 'float32'> {
     if (residual === undefined || this.#config.activation === undefined) return undefined;
     const bytes = maskBytes(input.size);
     if (reuse && this.#lastMask && lengthOf(this.#lastMask) === bytes) return this.#lastMask;
-    const mask = new Uint8Array(bytes);
+    const mask = zeroBytes(bytes);
     if (reuse) this.#lastMask = mask;
     return mask;
   }
@@ -840,10 +870,9 @@ export class BatchNorm<D extends DType = 'float32'> {
   #readBackward(
     dy: TensorLike<ArrayOf<D>>,
     options: LayerBackwardOptions<ArrayOf<D>> | undefined,
-    known: ReadonlySet<string>,
+    names: Names,
   ): BackwardCall<ArrayOf<D>> {
-    checkOptions(options, known);
-    const { out, only } = options ?? {};
+    const { out, only } = readOptions(options, names);
     if (only !== undefined) checkOneOf('only', only, ['input', 'parameters']);
     if (only === 'parameters' && out !== undefined)
       throw typeError('out', "be left out with only: 'parameters'", out);
@@ -929,8 +958,9 @@ export class BatchNorm<D extends DType = 'float32'> {
 
   /** The caller may have detached them. */
   #checkOwn(): void {
-    for (const name of Object.keys(this.#arrays)) {
-      const array = this.#arrays[name];
+    for (const name in this.#arrays) {
+      // What somebody has added to Object.prototype is no array.
+      const array = hasOwn(this.#arrays, name) ? this.#arrays[name] : undefined;
       if (array) checkKept(name, array, this.#channels);
     }
   }
@@ -939,11 +969,9 @@ export class BatchNorm<D extends DType = 'float32'> {
   #inTurn<R>(signal: AbortSignal | undefined, start: () => Promise<R>): Promise<R> {
     const before = this.#calls;
     const call = before === undefined ? start() : after(before, signal).then(start);
-    const settle = () => {
+    const settled = bothSettled(before, call).then(() => {
       if (this.#calls === settled) this.#calls = undefined;
-    };
-    // Rejects where a getter that the caller has put on Object.prototype throws: nobody else could handle that.
-    const settled: Promise<unknown> = Promise.allSettled([before, call]).then(settle, settle);
+    });
     this.#calls = settled;
     return call;
   }
@@ -975,7 +1003,7 @@ export class BatchNorm<D extends DType = 'float32'> {
     // The mean over the batches of each channel: those it rejected do not count.
     for (let channel = 0; channel < this.#channels; channel++) {
       const ownDecay = 1 - 1 / (batches - this.#missed[channel]);
-      const rejected = update((array) => array.subarray(channel, channel + 1), 1, ownDecay);
+      const rejected = update((array) => partOf(array, 'float64', channel, 1), 1, ownDecay);
       this.#rejectedUpdates += rejected;
       this.#missed[channel] += rejected;
     }
@@ -985,8 +1013,9 @@ export class BatchNorm<D extends DType = 'float32'> {
   #countRejected(rejected: number, mean: Float64Array, variance: Float64Array): void {
     this.#rejectedUpdates += rejected;
     if (this.#config.decay !== 'cumulative') return;
-    this.#missed = mean.map((value, channel) =>
-      Number.isFinite(value) && Number.isFinite(variance[channel]) ? 0 : 1,
-    );
+    const missed = newArray<Float64Array>('float64', this.#channels);
+    for (let channel = 0; channel < this.#channels; channel++)
+      missed[channel] = Number.isFinite(mean[channel]) && Number.isFinite(variance[channel]) ? 0 : 1;
+    this.#missed = missed;
   }
 }

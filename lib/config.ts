@@ -2,8 +2,9 @@
 import { type Activation, checkActivation } from './activation.js';
 import { type Convention, type Decay, defaultsOf } from './conventions.js';
 import { typeError } from './errors.js';
+import { namesOf } from './properties.js';
 import type { DType } from './tensor.js';
-import { checkAxis, checkBoolean, checkEps, checkFraction, checkOneOf, checkOptions } from './validate.js';
+import { checkAxis, checkBoolean, checkEps, checkFraction, checkOneOf, readOptions } from './validate.js';
 
 /** The options in full, as {@link BatchNorm.config} returns them. */
 export interface BatchNormConfig<D extends DType = DType> {
@@ -43,7 +44,7 @@ export interface BatchNormOptions<D extends DType = DType> extends Partial<Batch
   momentum?: number | null;
 }
 
-const optionKeys = new Set([
+const optionNames = namesOf(
   'axis',
   'eps',
   'dtype',
@@ -56,12 +57,12 @@ const optionKeys = new Set([
   'reuse',
   'convention',
   'momentum',
-]);
+);
 
 /** @throws TypeError for an unknown option or an option of the wrong type, RangeError for a wrong value. */
 export function readConfig<D extends DType>(options: BatchNormOptions<D>): BatchNormConfig<D> {
-  checkOptions(options, optionKeys);
-  const { convention, momentum, decay: givenDecay } = options;
+  const read = readOptions(options, optionNames);
+  const { convention, momentum, decay: givenDecay } = read;
   const defaults = defaultsOf(convention, momentum);
   const {
     axis = 1,
@@ -73,7 +74,7 @@ export function readConfig<D extends DType>(options: BatchNormOptions<D>): Batch
     trackRunningStats = true,
     activation,
     reuse = false,
-  } = options;
+  } = read;
   if (givenDecay !== undefined && momentum !== undefined)
     throw typeError('decay', 'be left out beside momentum', givenDecay);
   const decay = givenDecay === undefined ? defaults.decay : givenDecay;

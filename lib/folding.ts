@@ -11,6 +11,7 @@ import {
   typeError,
 } from './errors.js';
 import { constructorKey, FrozenBatchNorm } from './frozen.js';
+import { namesOf, propertiesOf } from './properties.js';
 import type { DType, FloatArray } from './tensor.js';
 import { lengthOf } from './typed-array.js';
 import {
@@ -22,10 +23,13 @@ import {
   checkObject,
   checkPerChannel,
   checkVariance,
+  copyAs,
   dtypeOf,
   isRank,
   newArray,
+  newShape,
   rankError,
+  toDtype,
 } from './validate.js';
 
 /** A fully connected layer: y = weight · x + bias. Other properties are ignored. */
@@ -91,6 +95,9 @@ export interface FixedBatchNorm {
  */
 export type FoldableBatchNorm<D extends DType = DType> = BatchNorm<D> | FrozenBatchNorm<D> | FixedBatchNorm;
 
+const batchNormNames = namesOf('mean', 'variance', 'weight', 'bias', 'eps', 'axis', 'activation');
+const layerNames = namesOf('weight', 'shape', 'bias', 'groups', 'transposed', 'activation');
+
 /** A batch norm that has been checked. */
 interface ReadBatchNorm {
   name: string;
@@ -122,9 +129,10 @@ interface ReadLayer<T extends FloatArray> {
 
 function readBatchNorm(name: string, value: unknown): ReadBatchNorm {
   checkObject(name, value);
-  let source: { [K in keyof FixedBatchNorm]?: unknown } = value;
+  let source: { [K in keyof FixedBatchNorm]?: unknown };
   let dtype: DType | undefined;
-  let [meanName, varianceName] = ['mean', 'variance'];
+  let meanName = 'mean';
+  let varianceName = 'variance';
   if (BatchNorm.isLayer(value)) {
     const { runningMean, runningVar, weight, bias, config } = value;
     if (runningMean === null || runningVar === null)
@@ -134,12 +142,14 @@ function readBatchNorm(name: string, value: unknown): ReadBatchNorm {
       );
     source = { ...config, mean: runningMean, variance: runningVar, weight, bias };
     dtype = config.dtype;
-    [meanName, varianceName] = ['runningMean', 'runningVar'];
+    meanName = 'runningMean';
+    varianceName = 'runningVar';
   } else if (FrozenBatchNorm.isLayer(value)) {
     source = value.parts;
     dtype = value.dtype;
   } else if (value instanceof BatchNorm || value instanceof FrozenBatchNorm)
     throw typeError(name, 'be a layer itself', value);
+  else source = propertiesOf(value, batchNormNames);
   const { mean, variance, weight, bias, eps = 1e-5, axis, activation } = source;
   const channels = channelsOf(`${name}.${meanName}`, mean);
   const optional = (property: string, values: unknown) =>
@@ -169,21 +179,23 @@ function readLayer<T extends FloatArray>(name: string, value: unknown): ReadLaye
     groups: givenGroups,
     transposed: givenTransposed,
     activation,
-  } = value as Conv<T>;
+  } = propertiesOf(value, layerNames) as Conv<T>;
   const dtype = dtypeOf(`${name}.weight`, weight);
   if (!isArray(shape)) throw typeError(`${name}.shape`, 'be an array of dimensions', shape);
   const { length } = shape;
   if (!isRank(length)) throw rankError(`${name}.shape`, length);
-  const dims = Array.from({ length }, (_, i) =>
-    checkInteger(`${name}.shape[${i}]`, shape[i], 1, Number.MAX_SAFE_INTEGER),
-  );
-  if (dims.length < 2)
+  const dims = newShape(length);
+  let size = 1;
+  for (let i = 0; i < length; i++) {
+    dims[i] = checkInteger(`${name}.shape[${i}]`, shape[i], 1, Number.MAX_SAFE_INTEGER);
+    size *= dims[i];
+  }
+  if (length < 2)
     throw rangeError(
       `${name}.shape`,
       'have at least two dimensions (outputs and inputs)',
       describeShape(dims),
     );
-  const size = dims.reduce((product, dimension) => product * dimension);
   if (lengthOf(weight) !== size)
     throw rangeError(`${name}.weight`, `have ${size} values (${dims.join(' x ')})`, String(lengthOf(weight)));
   const transposed =
@@ -230,17 +242,25 @@ function checkNoActivation(name: string, activation: unknown, between: string): 
 
 /** weight / √(variance + eps), per channel. */
 function scaleOf({ channels, weight, variance, eps }: ReadBatchNorm): Float64Array {
-  return newArray<Float64Array>('float64', channels).map(
-    (_, channel) => (weight ? weight[channel] : 1) / Math.sqrt(variance[channel] + eps),
+  return perChannel(
+    channels,
+    (channel) => (weight ? weight[channel] : 1) / Math.sqrt(variance[channel] + eps),
   );
+}
+
+function perChannel(channels: number, value: (channel: number) => number): Float64Array {
+  const values = newArray<Float64Array>('float64', channels);
+  for (let channel = 0; channel < channels; channel++) values[channel] = value(channel);
+  return values;
 }
 
 /** What the batch norm makes of `values`, or of zeros, in double. */
 function applied(bn: ReadBatchNorm, scale: Float64Array, values: FloatArray | undefined): Float64Array {
-  const { mean, bias } = bn;
-  return scale.map(
-    (factor, channel) =>
-      ((values ? values[channel] : 0) - mean[channel]) * factor + (bias ? bias[channel] : 0),
+  const { channels, mean, bias } = bn;
+  return perChannel(
+    channels,
+    (channel) =>
+      ((values ? values[channel] : 0) - mean[channel]) * scale[channel] + (bias ? bias[channel] : 0),
   );
 }
 
@@ -264,8 +284,9 @@ function foldInto<T extends FloatArray>(layer: ReadLayer<T>, bnValue: unknown): 
   checkChannels(bn, outputs, `outputs of ${name}`);
   const scale = scaleOf(bn);
   // weight[rows][columns][rest]: a row belongs to one group, a column of it to one output.
-  const [rows, columns] = transposed ? [shape[0], shape[1]] : [1, outputs];
-  const weight = newArray<T>(dtype, layer.weight);
+  const rows = transposed ? shape[0] : 1;
+  const columns = transposed ? shape[1] : outputs;
+  const weight = copyAs<T>(dtype, layer.weight);
   const length = lengthOf(weight) / (rows * columns);
   let i = 0;
   for (let row = 0; row < rows; row++) {
@@ -278,7 +299,7 @@ function foldInto<T extends FloatArray>(layer: ReadLayer<T>, bnValue: unknown): 
   return {
     weight,
     shape,
-    bias: newArray<T>(dtype, applied(bn, scale, bias)),
+    bias: toDtype<T>(applied(bn, scale, bias), dtype),
     ...given,
     ...(bn.activation && { activation: bn.activation }),
   };
@@ -383,12 +404,13 @@ export function foldBeforeLinear<T extends FloatArray>(
     'NOT_FOLDABLE',
     'a batch norm before zero padding cannot be folded; give an unpadded kernel of one value as [outputs, inputs]',
   );
-  const [outputs, inputs] = shape;
+  const outputs = shape[0];
+  const inputs = shape[1];
   checkNoActivation('bn', read.activation, 'the batch norm and the layer');
   checkChannels(read, inputs, 'inputs of linear');
   const scale = scaleOf(read);
   const shift = applied(read, scale, undefined);
-  const weight = newArray<T>(dtype, given);
+  const weight = copyAs<T>(dtype, given);
   const bias = newArray<T>(dtype, outputs);
   for (let output = 0; output < outputs; output++) {
     let sum = givenBias ? givenBias[output] : 0;
@@ -444,7 +466,7 @@ export function compose<D extends DType = DType>(
     axis,
     eps,
     dtype: dtype as D | undefined,
-    weight: weight ? scale.map((factor, channel) => weight[channel] * factor) : scale,
+    weight: weight ? perChannel(channels, (channel) => weight[channel] * scale[channel]) : scale,
     bias: applied(after, scale, bias),
     mean,
     variance,

@@ -1,25 +1,26 @@
 /// <reference lib="esnext.disposable" preserve="true" />
 import { type Activation, checkActivation } from './activation.js';
-import type { FrozenPass } from './backend/backend.js';
-import { passesFor } from './backend/index.js';
+import { backend, passesFor } from './backend/index.js';
 import { stateError, typeError } from './errors.js';
 import { deliver, isShared, move } from './handover.js';
 import { operate, readAsync } from './operations.js';
+import { type Names, namesOf } from './properties.js';
 import { newResult } from './result.js';
 import { isStaged, stage, takeStaging, unstage } from './staging.js';
 import { readState, type StateDict } from './state.js';
 import type { ArrayOf, DType, FloatArray, Tensor, TensorLike } from './tensor.js';
+import { newMemory } from './typed-array.js';
 import {
   checkApart,
   checkAxis,
   checkEps,
   checkLength,
   checkOneOf,
-  checkOptions,
   checkOut,
   copyOf,
   geometryOf,
   isInPlace,
+  readOptions,
   readResidual,
   readShape,
   toDtype,
@@ -77,9 +78,9 @@ export interface FrozenParts<D extends DType> {
 /** Keeps the constructor to this library, which has checked what it gives. @internal */
 export const constructorKey = Symbol('frozen');
 
-const frozenKeys = new Set(['axis', 'eps', 'dtype', 'activation']);
-const runKeys = new Set(['out', 'residual']);
-const runAsyncKeys = new Set([...runKeys, 'signal', 'transfer']);
+const frozenNames = namesOf('axis', 'eps', 'dtype', 'activation');
+const runNames = namesOf('out', 'residual');
+const runAsyncNames = namesOf('out', 'residual', 'signal', 'transfer');
 
 /** What a run reads of x and its options, all of it checked but `out`. */
 interface ReadRun<T extends FloatArray> {
@@ -93,9 +94,15 @@ interface ReadRun<T extends FloatArray> {
   out: T | undefined;
 }
 
+/** Coefficients for data of one dtype. */
+interface Frozen {
+  memory: ArrayBuffer;
+  /** Asynchronous calls that may still read it. One that was cancelled stays counted: then the garbage collector frees it. */
+  readers: number;
+}
+
 /**
- * Batch normalization with fixed statistics: an immutable snapshot whose coefficients are computed once and lie in
- * native memory. Made by {@link BatchNorm.freeze} or {@link FrozenBatchNorm.from}.
+ * Batch normalization with fixed statistics: an immutable snapshot whose coefficients are computed once. Made by {@link BatchNorm.freeze} or {@link FrozenBatchNorm.from}.
  *
  * @typeParam D the dtype of the data it takes.
  * @example
@@ -108,7 +115,7 @@ interface ReadRun<T extends FloatArray> {
 export class FrozenBatchNorm<D extends DType = DType> {
   #parts: FrozenParts<D>;
   #disposed = false;
-  readonly #passes: { [K in DType]?: FrozenPass<FloatArray> } = {};
+  readonly #frozen: Record<DType, Frozen | undefined> = { float32: undefined, float64: undefined };
 
   /** Whether a value is one indeed, which a proxy of one is not. @internal */
   static isLayer(value: object): value is FrozenBatchNorm {
@@ -180,8 +187,7 @@ export class FrozenBatchNorm<D extends DType = DType> {
    * console.log(frozen.run({ data: Float32Array.of(3, 6), shape: [1, 2] }).data); // Float32Array(2) [ 1, 2 ]
    */
   static from<D extends DType = DType>(state: StateDict, options: FrozenOptions<D> = {}): FrozenBatchNorm<D> {
-    checkOptions(options, frozenKeys);
-    const { axis = 1, eps = 1e-5, dtype, activation } = options;
+    const { axis = 1, eps = 1e-5, dtype, activation } = readOptions(options, frozenNames);
     checkAxis(axis);
     checkEps(eps);
     if (dtype !== undefined) checkOneOf('dtype', dtype, ['float32', 'float64']);
@@ -228,12 +234,15 @@ export class FrozenBatchNorm<D extends DType = DType> {
       'run()',
       x,
       options,
-      runKeys,
+      runNames,
     );
     const y = out ?? newResult<T>(dtype, size);
-    const pass = this.#pass(dtype);
-    if (residual === undefined) pass.run(outer, inner, data, y);
-    else pass.run(outer, inner, data, y, residual);
+    const { memory } = this.#frozen[dtype] ?? this.#freeze(dtype);
+    const { channels, activation } = this.#parts;
+    const { runFrozen } = passesFor<T>(dtype);
+    // What is absent is not given: the binding need not look at it.
+    if (residual === undefined) runFrozen(outer, channels, inner, memory, activation !== undefined, data, y);
+    else runFrozen(outer, channels, inner, memory, activation !== undefined, data, y, residual);
     return { data: y, shape };
   }
 
@@ -269,7 +278,7 @@ export class FrozenBatchNorm<D extends DType = DType> {
       'runAsync()',
       x,
       options,
-      runAsyncKeys,
+      runAsyncNames,
     );
     if (transfer && out !== undefined) throw typeError('out', 'be left out with transfer: true', out);
     if (out !== undefined) {
@@ -284,12 +293,20 @@ export class FrozenBatchNorm<D extends DType = DType> {
     const isPrivate = out !== undefined && isStaged(dtype, size);
     const place = () => (isPrivate ? takeStaging<T>(dtype, size) : newResult<T>(dtype, size));
     const target = out !== undefined && isShared(out) ? out : inPlace ? source : place();
-    const pass = this.#pass(dtype);
+    const frozen = this.#frozen[dtype] ?? this.#freeze(dtype);
+    const { channels, activation } = this.#parts;
+    const { runFrozenLater } = passesFor<T>(dtype);
+    const relu = activation !== undefined;
     return operate(
       signal,
-      [source, added, target],
-      (slot) => pass.runLater(outer, inner, source, target, added, slot),
+      [source, added, target, frozen],
+      (slot) => {
+        runFrozenLater(outer, channels, inner, frozen.memory, relu, source, target, added, slot);
+        frozen.readers++;
+      },
       () => {
+        frozen.readers--;
+        if (this.#disposed) letGo(frozen);
         const result = out === undefined ? target : deliver(target, out);
         unstage(added);
         if (source !== result) unstage(source);
@@ -300,8 +317,8 @@ export class FrozenBatchNorm<D extends DType = DType> {
   }
 
   /**
-   * Refuses every later call, and lets go of the native memory, which is freed with the next garbage collection, and when
-   * the operations on their way are done. Doing it twice is harmless.
+   * Refuses every later call, and frees the coefficients: at once, or when the operations on their way are done. Where none
+   * is called for, the garbage collector frees a layer like any other object. Doing it twice is harmless.
    *
    * @example
    * import { BatchNorm } from 'batchnorm';
@@ -311,24 +328,24 @@ export class FrozenBatchNorm<D extends DType = DType> {
    */
   [Symbol.dispose](): void {
     this.#disposed = true;
-    this.#passes.float32 = undefined;
-    this.#passes.float64 = undefined;
+    letGo(this.#frozen.float32);
+    letGo(this.#frozen.float64);
+    this.#frozen.float32 = undefined;
+    this.#frozen.float64 = undefined;
   }
 
   #read<T extends FloatArray>(
     call: string,
     x: unknown,
     options: RunOptions<T> | undefined,
-    known: ReadonlySet<string>,
+    names: Names,
   ): ReadRun<T> {
     if (this.#disposed)
       throw stateError(
         'DISPOSED',
         `a frozen layer must not be used after its disposal, got a call of ${call}`,
       );
-    checkOptions(options, known);
-    const out = options?.out;
-    const givenResidual = options?.residual;
+    const { out, residual: givenResidual } = readOptions(options, names);
     const parts = this.#parts;
     const input = readShape<T>('x', x, parts.dtype);
     const { data, shape, size, dtype } = input;
@@ -340,20 +357,26 @@ export class FrozenBatchNorm<D extends DType = DType> {
     return { data, shape, size, dtype, outer, inner, residual: residual?.data, out };
   }
 
-  #pass(dtype: DType): FrozenPass<FloatArray> {
-    const known = this.#passes[dtype];
-    if (known !== undefined) return known;
-    const { channels, eps, weight, bias, mean, variance, activation } = this.#parts;
-    const pass = passesFor<FloatArray>(dtype).freeze(
+  /** Prepares the coefficients for data of a dtype. */
+  #freeze(dtype: DType): Frozen {
+    const { channels, eps, weight, bias, mean, variance } = this.#parts;
+    const { frozenBytes, freeze } = passesFor<FloatArray>(dtype);
+    const memory = newMemory(frozenBytes(channels));
+    freeze(
       channels,
       eps,
       weight && toDtype(weight, dtype),
       bias && toDtype(bias, dtype),
       toDtype(mean, 'float64'),
       toDtype(variance, 'float64'),
-      activation !== undefined,
+      memory,
     );
-    this.#passes[dtype] = pass;
-    return pass;
+    const frozen = { memory, readers: 0 };
+    this.#frozen[dtype] = frozen;
+    return frozen;
   }
+}
+
+function letGo(frozen: Frozen | undefined): void {
+  if (frozen?.readers === 0) backend.release(frozen.memory);
 }

@@ -2,6 +2,7 @@
 
 import { type Activation, checkActivation } from './activation.js';
 import { backend, passesFor } from './backend/index.js';
+import { namesOf, propertiesOf } from './properties.js';
 import { newResult } from './result.js';
 import type { DType, FloatArray, Tensor, TensorLike } from './tensor.js';
 import { copyInto } from './typed-array.js';
@@ -15,15 +16,16 @@ import {
   checkInteger,
   checkLength,
   checkObject,
-  checkOptions,
   checkOut,
   checkPerChannel,
   checkSameShape,
   checkVariance,
+  type Geometry,
   geometryOf,
   type NamedArrays,
   newArray,
   type ReadTensor,
+  readOptions,
   readResidual,
   readShape,
   toDtype,
@@ -118,17 +120,19 @@ export interface RunningStatsOptions {
 }
 
 const defaultEps = 1e-5;
-const passKeys = ['axis', 'eps', 'weight', 'bias', 'activation', 'residual', 'out'];
-const trainingKeys = new Set(passKeys);
-const inferenceKeys = new Set([...passKeys, 'mean', 'variance']);
-const backwardKeys = new Set([...inferenceKeys, 'training']);
-const runningKeys = new Set(['decay', 'unbiasedRunningVar']);
+const passNames = ['axis', 'eps', 'weight', 'bias', 'activation', 'residual', 'out'];
+const trainingNames = namesOf(...passNames);
+const inferenceNames = namesOf(...passNames, 'mean', 'variance');
+const backwardNames = namesOf(...passNames, 'mean', 'variance', 'training');
+const runningNames = namesOf('runningMean', 'runningVar');
+const batchNames = namesOf('mean', 'variance', 'count');
+const updateNames = namesOf('decay', 'unbiasedRunningVar');
 
 /** What every pass reads of x and its options, checked but for lengths of data. */
 interface ReadPass<T extends FloatArray> {
   input: ReadTensor<T>;
   dtype: DType;
-  geometry: [outer: number, channels: number, inner: number];
+  geometry: Geometry;
   eps: number;
   weight: T | undefined;
   bias: T | undefined;
@@ -142,7 +146,8 @@ function readPass<T extends FloatArray>(x: unknown, options: PassOptions<T>): Re
   const { axis = 1, eps = defaultEps, weight, bias, activation, residual } = options;
   const input = readShape<T>('x', x);
   const { dtype } = input;
-  const { outer, channels, inner } = geometryOf(input, checkAxis(axis));
+  const geometry = geometryOf(input, checkAxis(axis));
+  const { channels } = geometry;
   const perChannel = (name: string, value: unknown) =>
     value === undefined || value === null
       ? undefined
@@ -150,7 +155,7 @@ function readPass<T extends FloatArray>(x: unknown, options: PassOptions<T>): Re
   return {
     input,
     dtype,
-    geometry: [outer, channels, inner],
+    geometry,
     eps: checkEps(eps),
     weight: perChannel('weight', weight),
     bias: perChannel('bias', bias),
@@ -201,15 +206,17 @@ export function forwardTraining<T extends FloatArray>(
   x: TensorLike<T>,
   options: PassOptions<T> = {},
 ): TrainingResult<T> {
-  checkOptions(options, trainingKeys);
-  const { out } = options;
-  const { input, dtype, geometry, eps, weight, bias, relu, residual, given } = readPass(x, options);
+  const read = readOptions(options, trainingNames);
+  const { out } = read;
+  const { input, dtype, geometry, eps, weight, bias, relu, residual, given } = readPass(x, read);
   const y = resultFor(out, input, residual, given);
-  const [outer, channels, inner] = geometry;
+  const { outer, channels, inner } = geometry;
   const mean = newArray<Float64Array>('float64', channels);
   const variance = newArray<Float64Array>('float64', channels);
   passesFor<T>(dtype).forwardTraining(
-    ...geometry,
+    outer,
+    channels,
+    inner,
     eps,
     input.data,
     y,
@@ -248,13 +255,16 @@ export function forwardInference<T extends FloatArray>(
   options: ForwardInferenceOptions<T>,
 ): Tensor<T> {
   checkObject('options', options);
-  checkOptions(options, inferenceKeys);
-  const { mean, variance, out } = options;
-  const { input, dtype, geometry, eps, weight, bias, relu, residual, given } = readPass(x, options);
-  const stats = statsOf(mean, variance, geometry[1]);
+  const read = readOptions(options, inferenceNames);
+  const { mean, variance, out } = read;
+  const { input, dtype, geometry, eps, weight, bias, relu, residual, given } = readPass(x, read);
+  const { outer, channels, inner } = geometry;
+  const stats = statsOf(mean, variance, channels);
   const y = resultFor(out, input, residual, { ...given, mean, variance });
   passesFor<T>(dtype).forwardInference(
-    ...geometry,
+    outer,
+    channels,
+    inner,
     eps,
     input.data,
     y,
@@ -300,13 +310,13 @@ export function backward<T extends FloatArray>(
   options: BackwardOptions<T>,
 ): Gradients<T> {
   checkObject('options', options);
-  checkOptions(options, backwardKeys);
-  const { mean, variance, training = true, out } = options;
-  const { input, dtype, geometry, eps, weight, bias, relu, residual, given } = readPass(x, options);
+  const read = readOptions(options, backwardNames);
+  const { mean, variance, training = true, out } = read;
+  const { input, dtype, geometry, eps, weight, bias, relu, residual, given } = readPass(x, read);
+  const { outer, channels, inner } = geometry;
   const gradient = readShape<T>('dy', dy, dtype);
   checkSameShape(gradient, 'x', input.shape);
   checkBoolean('training', training);
-  const channels = geometry[1];
   const stats = statsOf(mean, variance, channels);
   checkLength(input);
   const dx = resultFor(out, gradient, residual, { ...given, mean, variance });
@@ -314,7 +324,9 @@ export function backward<T extends FloatArray>(
   const dBias = newArray<T>(dtype, channels);
   const dResidual = residual && newResult<T>(dtype, input.size);
   passesFor<T>(dtype).backward(
-    ...geometry,
+    outer,
+    channels,
+    inner,
     eps,
     training,
     gradient.data,
@@ -368,10 +380,9 @@ export function updateRunningStats(
 ): number {
   checkObject('running', running);
   checkObject('batch', batch);
-  checkOptions(options, runningKeys);
-  const { runningMean, runningVar } = running;
-  const { mean, variance, count } = batch;
-  const { decay = 0.9, unbiasedRunningVar = true } = options;
+  const { runningMean, runningVar } = propertiesOf(running, runningNames);
+  const { mean, variance, count } = propertiesOf(batch, batchNames);
+  const { decay = 0.9, unbiasedRunningVar = true } = readOptions(options, updateNames);
   const channels = channelsOf('runningMean', runningMean);
   checkVariance('runningVar', runningVar, channels);
   const stats = statsOf(mean, variance, channels);

@@ -3,14 +3,15 @@
 import { types } from 'node:util';
 import { rangeError, stateError } from './errors.js';
 import type { DType, FloatArray } from './tensor.js';
-import { bufferOf, copyInto, extentOf, lengthOf, viewOf } from './typed-array.js';
+import { bufferOf, copyInto, extentOf, isResizable, lengthOf, viewOf } from './typed-array.js';
 
-/** Taken when the library is loaded: nobody's replacement sees the buffers. */
+// Taken when the library is loaded: nobody's replacement sees the buffers, or says what they are.
 const { structuredClone } = globalThis;
+const { isSharedArrayBuffer } = types;
 
 /** Whether an array lies in a SharedArrayBuffer. These grow, but never shrink and cannot be detached. */
 export function isShared(array: FloatArray): boolean {
-  return types.isSharedArrayBuffer(bufferOf(array));
+  return isSharedArrayBuffer(bufferOf(array));
 }
 
 /**
@@ -29,14 +30,14 @@ export function move<T extends FloatArray>(name: string, array: T, dtype: DType)
       'NOT_TRANSFERABLE',
       cause,
     );
-  if (types.isSharedArrayBuffer(buffer)) throw refuse('a SharedArrayBuffer, which is never copied anyway');
-  if ((buffer as { resizable?: boolean }).resizable) throw refuse('a resizable ArrayBuffer');
+  if (isSharedArrayBuffer(buffer)) throw refuse('a SharedArrayBuffer, which is never copied anyway');
+  if (isResizable(buffer)) throw refuse('a resizable ArrayBuffer');
   const { begin } = extentOf(array);
   const length = lengthOf(array);
   const pinned = 'memory that cannot be transferred (a pooled Buffer, WebAssembly memory)';
   let moved: ArrayBuffer;
   try {
-    moved = structuredClone(buffer, { transfer: [buffer as ArrayBuffer] });
+    moved = structuredClone(buffer, { transfer: [buffer] });
   } catch (error) {
     throw refuse(pinned, error);
   }

@@ -4,11 +4,14 @@ import { setImmediate } from 'node:timers';
 import type { Operation, Slot } from './backend/backend.js';
 import { backend } from './backend/index.js';
 import { isObject, rangeError, typeError } from './errors.js';
+import { namesOf, propertiesOf } from './properties.js';
+import { zeroIntegers } from './typed-array.js';
 import { checkBoolean, checkObject } from './validate.js';
 
+const PromiseClass = Promise;
 const { onTheWay } = backend;
 /** Reports that have been taken: as many as `taken`, of which those before `next` have been dealt with. */
-const reports = new Int32Array(256);
+const reports = zeroIntegers(256);
 let taken = 0;
 let next = 0;
 /** Copies into `out`, and what promises lead to, may take time: the rest then waits for its turn. */
@@ -42,8 +45,9 @@ function settle(report: number): void {
 
 function release(slot: Slot): Operation | undefined {
   const operation = onTheWay.bySlot[slot];
+  if (operation === undefined) return undefined;
   onTheWay.bySlot[slot] = undefined;
-  onTheWay.freeSlots.push(slot);
+  onTheWay.freeSlots[onTheWay.free++] = slot;
   return operation;
 }
 
@@ -57,9 +61,10 @@ function listen(signal: AbortSignal, abort: () => void): void {
     return;
   }
   const aborts = new Set([abort]);
-  const listener = () => {
-    for (const each of aborts) each();
-  };
+  const listener = () =>
+    aborts.forEach((each) => {
+      each();
+    });
   listeners.set(signal, { aborts, listener });
   try {
     signal.addEventListener('abort', listener);
@@ -77,19 +82,23 @@ function unlisten(signal: AbortSignal, abort: () => void): void {
   signal.removeEventListener('abort', known.listener);
 }
 
+/** Options that only asynchronous calls have. */
+type AsyncOptions = { signal?: AbortSignal; transfer?: boolean };
+const asyncNames = namesOf('signal', 'transfer');
+
 /**
  * The options that only asynchronous calls have. To be read before memory is: what a signal of the caller's making has for
  * getters is the caller's code.
  *
  * @throws the signal's reason where it has aborted.
  */
-export function readAsync(options: { signal?: AbortSignal; transfer?: boolean } | undefined): {
+export function readAsync(options: AsyncOptions | undefined): {
   signal: AbortSignal | undefined;
   transfer: boolean;
 } {
   if (options === undefined) return { signal: undefined, transfer: false };
   checkObject('options', options);
-  const { signal, transfer = false } = options;
+  const { signal, transfer = false } = propertiesOf<AsyncOptions>(options, asyncNames);
   if (signal !== undefined) checkSignal(signal);
   return { signal, transfer: checkBoolean('transfer', transfer) };
 }
@@ -134,7 +143,7 @@ export function operate<R>(
   begin: (slot: Slot) => void,
   finish: () => R,
 ): Promise<R> {
-  return new Promise<R>((resolve, reject) => {
+  return new PromiseClass<R>((resolve, reject) => {
     throwIfAborted(signal);
     if (!onTheWay.isHeard) {
       backend.onFinished(onFinished);
@@ -164,7 +173,7 @@ export function operate<R>(
     }
 
     function start(unlisten: (() => void) | undefined): Slot {
-      const slot = onTheWay.freeSlots.pop() ?? onTheWay.bySlot.length;
+      const slot = onTheWay.free > 0 ? onTheWay.freeSlots[--onTheWay.free] : onTheWay.slots++;
       onTheWay.bySlot[slot] = {
         finish,
         resolve: resolve as (value: unknown) => void,
@@ -185,7 +194,7 @@ export function operate<R>(
 
 /** Resolves when `before` is settled, and rejects with the signal's reason if that comes first. */
 export function after(before: Promise<unknown>, signal: AbortSignal | undefined): Promise<void> {
-  return new Promise((resolve, reject) => {
+  return new PromiseClass((resolve, reject) => {
     const abort = () => reject(reasonOf(signal));
     const settle = () => {
       try {

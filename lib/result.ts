@@ -1,5 +1,6 @@
 import { backend } from './backend/index.js';
 import type { DType, FloatArray } from './tensor.js';
+import { byteLengthOf } from './typed-array.js';
 import { newArray } from './validate.js';
 
 /**
@@ -11,6 +12,6 @@ const largeBytes = 32 * 2 ** 20;
 /** Zeros for a result that was given no place. Large ones lie on huge pages where the system has them on offer. */
 export function newResult<T extends FloatArray>(dtype: DType, size: number): T {
   const result = newArray<T>(dtype, size);
-  if (result.byteLength >= largeBytes) backend.adviseHugePages(result);
+  if (byteLengthOf(result) >= largeBytes) backend.adviseHugePages(result);
   return result;
 }

@@ -69,7 +69,7 @@ export function capabilities(): Capabilities {
   return {
     backend: name,
     isa,
-    isas: [...isas],
+    isas: isas.slice(),
     threads: threads(),
     l2Bytes,
     streamBytes: backend.streamBytes(),

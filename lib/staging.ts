@@ -2,15 +2,30 @@
 import { isShared } from './handover.js';
 import { newResult } from './result.js';
 import type { DType, FloatArray } from './tensor.js';
-import { bufferOf, bytesPerValue, lengthOf, viewOf } from './typed-array.js';
+import { bufferOf, byteLengthOf, bytesOf, bytesPerValue, copyInto, lengthOf, viewOf } from './typed-array.js';
 
 /** From this size on, memory that has been used costs much less to write than memory that nobody has touched. */
 const largeBytes = 2 ** 20;
 /** More than are used at once by an operation, so that two in turn find theirs. */
 const mostSpare = 8;
 
-/** What no operation uses, for as long as nobody else needs the room: the garbage collector may have it. */
-const spare: WeakRef<ArrayBuffer>[] = [];
+const WeakReference = WeakRef;
+const { deref } = WeakRef.prototype;
+const { apply } = Reflect;
+
+/**
+ * What no operation uses, for as long as nobody else needs the room: the garbage collector may have it. Nobody else must see
+ * it, and the methods of an array, or setters among its elements, would show it to whoever replaced them.
+ */
+const spare: Record<number, WeakRef<ArrayBuffer>> = Object.create(null);
+let spares = 0;
+
+/** Takes one out; those behind it move up. */
+function removeSpare(index: number): void {
+  spares--;
+  for (let i = index; i < spares; i++) spare[i] = spare[i + 1];
+  delete spare[spares];
+}
 
 /** Whether a copy of an array lies in memory that is used again. */
 export function isStaged(dtype: DType, length: number): boolean {
@@ -20,10 +35,10 @@ export function isStaged(dtype: DType, length: number): boolean {
 /** Memory for an operation; what it holds is of no meaning. */
 export function takeStaging<T extends FloatArray>(dtype: DType, length: number): T {
   const bytes = length * bytesPerValue[dtype];
-  for (let i = spare.length - 1; i >= 0; i--) {
-    const buffer = spare[i].deref();
-    if (buffer !== undefined && buffer.byteLength < bytes) continue;
-    spare.splice(i, 1);
+  for (let i = spares - 1; i >= 0; i--) {
+    const buffer: ArrayBuffer | undefined = apply(deref, spare[i], []);
+    if (buffer !== undefined && bytesOf(buffer) < bytes) continue;
+    removeSpare(i);
     if (buffer !== undefined) return viewOf<T>(dtype, buffer, 0, length);
   }
   return newResult<T>(dtype, length);
@@ -37,13 +52,13 @@ export function stage<T extends FloatArray>(array: T, dtype: DType): T {
   if (isShared(array)) return array;
   const length = lengthOf(array);
   const copy = isStaged(dtype, length) ? takeStaging<T>(dtype, length) : newResult<T>(dtype, length);
-  copy.set(array);
+  copyInto(copy, array);
   return copy;
 }
 
 /** Gives memory of {@link stage} or {@link takeStaging} back; what is small or shared is left alone. */
 export function unstage(array: FloatArray | undefined): void {
-  if (array === undefined || array.byteLength < largeBytes || isShared(array)) return;
-  if (spare.length === mostSpare) spare.shift();
-  spare.push(new WeakRef(bufferOf(array) as ArrayBuffer));
+  if (array === undefined || byteLengthOf(array) < largeBytes || isShared(array)) return;
+  if (spares === mostSpare) removeSpare(0);
+  spare[spares++] = new WeakReference(bufferOf(array) as ArrayBuffer);
 }

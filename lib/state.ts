@@ -1,4 +1,5 @@
 import { rangeError, typeError } from './errors.js';
+import { namesOf, propertiesOf } from './properties.js';
 import type { FloatArray } from './tensor.js';
 import { channelsOf, checkInteger, checkObject, checkPerChannel, checkVariance } from './validate.js';
 
@@ -17,6 +18,9 @@ export interface StateDict {
   /** Batches that the running statistics have seen. May be absent beside them: then 0. */
   num_batches_tracked?: number;
 }
+
+const { hasOwn } = Object;
+const stateNames = namesOf('weight', 'bias', 'running_mean', 'running_var', 'num_batches_tracked');
 
 /** Whether a part must be there (true), must not (false), or may ('optional'). */
 interface Parts {
@@ -38,10 +42,14 @@ export interface ReadState extends StateDict {
  */
 export function readState(state: unknown, channels: number | undefined, parts: Parts): ReadState {
   checkObject('state', state);
-  const { weight, bias, running_mean, running_var, num_batches_tracked, ...unknown } = state as StateDict;
+  for (const key in state)
+    if (stateNames.known[key] === undefined && hasOwn(state, key))
+      throw typeError('state', `only have ${stateNames.list.join(', ')}`, key, 'UNKNOWN_OPTION');
+  const { weight, bias, running_mean, running_var, num_batches_tracked } = propertiesOf<StateDict>(
+    state,
+    stateNames,
+  );
   const known = { weight, bias, running_mean, running_var, num_batches_tracked };
-  for (const key of Object.keys(unknown))
-    throw typeError('state', `only have ${Object.keys(known).join(', ')}`, key, 'UNKNOWN_OPTION');
   const wanted = (name: keyof StateDict, rule: boolean | 'optional') => {
     if (rule === false && known[name] !== undefined)
       throw rangeError(`state.${name}`, 'be absent (the layer has none)', 'a value');

@@ -1,43 +1,85 @@
-// What typed arrays are, asked in a way that no object can forge or answer with code of the caller's: the getters of
-// %TypedArray%.prototype. They work for arrays of any realm and cost a nanosecond.
+// Typed arrays, without a method, a getter or a constructor that the caller could have replaced: what the language has for
+// them is taken here once, when the library is loaded. Nothing else in lib/ touches more of a typed array than its elements
+// (scripts/check-arrays.ts). They are arrays of any realm, and the getters cannot be forged.
 import type { DType, FloatArray } from './tensor.js';
+
+type AnyArray = FloatArray | Uint8Array | Int32Array;
+type Getter<T> = (this: unknown) => T;
 
 /** The size of a value. */
 export const bytesPerValue = { float32: 4, float64: 8 } as const;
 
-type Getter<T> = (this: unknown) => T;
-
+const { apply } = Reflect;
+const Memory = ArrayBuffer;
+const Singles = Float32Array;
+const Doubles = Float64Array;
+const Integers = Int32Array;
+const Bytes = Uint8Array;
 const prototype = Object.getPrototypeOf(Uint8Array.prototype);
+const { fill, set } = prototype as Float32Array;
 
-function getter<T>(name: string | symbol): Getter<T> {
-  return Object.getOwnPropertyDescriptor(prototype, name)?.get as Getter<T>;
+function getterOf<T>(holder: object, name: string | symbol): Getter<T> {
+  return Object.getOwnPropertyDescriptor(holder, name)?.get as Getter<T>;
 }
 
-const type = getter<string | undefined>(Symbol.toStringTag);
-const length = getter<number>('length');
-const buffer = getter<ArrayBufferLike>('buffer');
-const byteOffset = getter<number>('byteOffset');
-const byteLength = getter<number>('byteLength');
-
-const { set } = prototype as Float32Array;
-
-/** `target.set(source)`, whatever the caller has made of that method. */
-export function copyInto(target: FloatArray, source: FloatArray): void {
-  set.call(target, source);
-}
+const type = getterOf<string | undefined>(prototype, Symbol.toStringTag);
+const length = getterOf<number>(prototype, 'length');
+const buffer = getterOf<ArrayBufferLike>(prototype, 'buffer');
+const byteOffset = getterOf<number>(prototype, 'byteOffset');
+const byteLength = getterOf<number>(prototype, 'byteLength');
+const bufferLength = getterOf<number>(ArrayBuffer.prototype, 'byteLength');
+const resizable = getterOf<boolean>(ArrayBuffer.prototype, 'resizable');
 
 /** 'Float32Array' and the like, undefined for anything that is no typed array. */
 export function typedArrayType(value: unknown): string | undefined {
-  return type.call(value);
+  return apply(type, value, []);
 }
 
 /** 0 for a detached array. */
-export function lengthOf(array: FloatArray | Uint8Array): number {
-  return length.call(array);
+export function lengthOf(array: AnyArray): number {
+  return apply(length, array, []);
 }
 
-export function bufferOf(array: FloatArray): ArrayBufferLike {
-  return buffer.call(array);
+/** 0 for a detached array. */
+export function byteLengthOf(array: AnyArray): number {
+  return apply(byteLength, array, []);
+}
+
+export function bufferOf(array: AnyArray): ArrayBufferLike {
+  return apply(buffer, array, []);
+}
+
+/** 0 for a detached buffer. */
+export function bytesOf(memory: ArrayBuffer): number {
+  return apply(bufferLength, memory, []);
+}
+
+export function isResizable(memory: ArrayBuffer): boolean {
+  return apply(resizable, memory, []);
+}
+
+/**
+ * Zeros of a data type.
+ *
+ * @throws RangeError of the language where there is no memory for them.
+ */
+export function zeros<T extends FloatArray>(dtype: DType, length: number): T {
+  return (dtype === 'float32' ? new Singles(length) : new Doubles(length)) as FloatArray as T;
+}
+
+/** Bytes of 0. */
+export function zeroBytes(length: number): Uint8Array {
+  return new Bytes(length);
+}
+
+/** Integers, all of them 0. */
+export function zeroIntegers(length: number): Int32Array {
+  return new Integers(length);
+}
+
+/** Memory that is no array. */
+export function newMemory(bytes: number): ArrayBuffer {
+  return new Memory(bytes);
 }
 
 /** `length` values of a buffer from a byte on, as an array of a data type. */
@@ -47,11 +89,25 @@ export function viewOf<T extends FloatArray>(
   begin: number,
   length: number,
 ): T {
-  return new (dtype === 'float32' ? Float32Array : Float64Array)(
-    memory as ArrayBuffer,
-    begin,
-    length,
-  ) as FloatArray as T;
+  return (dtype === 'float32'
+    ? new Singles(memory as ArrayBuffer, begin, length)
+    : new Doubles(memory as ArrayBuffer, begin, length)) as FloatArray as T;
+}
+
+/** `length` values of an array from one on: the same memory. */
+export function partOf<T extends FloatArray>(array: T, dtype: DType, first: number, length: number): T {
+  return viewOf<T>(dtype, bufferOf(array), extentOf(array).begin + first * bytesPerValue[dtype], length);
+}
+
+/** `target.set(source)`. */
+export function copyInto(target: AnyArray, source: AnyArray): void {
+  apply(set, target, [source]);
+}
+
+/** `array.fill(value)`, and the array. */
+export function filled<T extends AnyArray>(array: T, value: number): T {
+  apply(fill, array, [value]);
+  return array;
 }
 
 /** Whether two arrays are views of one buffer object. */
@@ -66,6 +122,6 @@ export interface Extent {
 }
 
 export function extentOf(array: FloatArray): Extent {
-  const begin = byteOffset.call(array);
-  return { begin, end: begin + byteLength.call(array) };
+  const begin: number = apply(byteOffset, array, []);
+  return { begin, end: begin + byteLengthOf(array) };
 }

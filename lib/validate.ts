@@ -2,16 +2,9 @@
 // changes things while they are read cannot make what was checked differ from what is used. What a getter or a proxy of
 // the caller's throws comes out as it is.
 import { describe, describeShape, isArray, isObject, rangeError, typeError } from './errors.js';
+import { type Names, namesOf, propertiesOf } from './properties.js';
 import type { DType, FloatArray } from './tensor.js';
-import {
-  bufferOf,
-  bytesPerValue,
-  extentOf,
-  lengthOf,
-  shareBuffer,
-  typedArrayType,
-  viewOf,
-} from './typed-array.js';
+import { copyInto, extentOf, lengthOf, partOf, shareBuffer, typedArrayType, zeros } from './typed-array.js';
 
 const arrayNames = { float32: 'Float32Array', float64: 'Float64Array' } as const;
 
@@ -38,26 +31,58 @@ export const maxChannels = 2 ** 31 - 1;
 /** As NumPy and PyTorch have it. */
 const maxRank = 64;
 
-/** Shapes to be copied and filled. They have their elements: no setter on Array.prototype is asked for these. */
-const ones = Array.from({ length: maxRank + 1 }, (_, rank) => new Array<number>(rank).fill(1));
+const { apply } = Reflect;
+const ArrayClass = Array;
+const arrayOf = Array.of;
+const { hasOwn } = Object;
+
+/** What there are of each rank, to be copied. */
+const onesOfRank = Array.from({ length: maxRank + 1 }, (_, rank) => new Array<number>(rank).fill(1));
+
+/**
+ * A shape to be filled. It has its elements, so that no setter on Array.prototype is asked for them; literals because nothing
+ * else is as fast.
+ */
+export function newShape(rank: number): number[] {
+  switch (rank) {
+    case 1:
+      return [1];
+    case 2:
+      return [1, 1];
+    case 3:
+      return [1, 1, 1];
+    case 4:
+      return [1, 1, 1, 1];
+    default:
+      return apply(arrayOf, ArrayClass, onesOfRank[rank]);
+  }
+}
+
+const tensorNames = namesOf('data', 'shape', 'dims', 'strides', 'stride', 'offset');
+const noOptions = Object.freeze(Object.create(null));
 
 export function checkObject(name: string, value: unknown): asserts value is object {
   if (!isObject(value)) throw typeError(name, 'be an object', value);
 }
 
-/** An options object, or undefined, with no property but those known; undefined is as good as absent. */
-export function checkOptions(value: unknown, known: ReadonlySet<string>): void {
-  if (value === undefined) return;
+/** An options object with no property but those known: what of it counts, or no property at all for undefined. */
+export function readOptions<T extends object>(value: T | undefined, names: Names): T {
+  if (value === undefined) return noOptions;
   checkObject('options', value);
   if (isArray(value)) throw typeError('options', 'be an object', value);
-  for (const key in value)
-    if (!known.has(key) && Object.hasOwn(value, key) && (value as Record<string, unknown>)[key] !== undefined)
+  for (const key in value as object)
+    if (
+      names.known[key] === undefined &&
+      hasOwn(value, key) &&
+      (value as Record<string, unknown>)[key] !== undefined
+    )
       throw typeError(
         'options',
-        known.size === 0 ? 'have no properties' : `only have ${[...known].join(', ')}`,
+        names.list.length === 0 ? 'have no properties' : `only have ${names.list.join(', ')}`,
         key,
         'UNKNOWN_OPTION',
       );
+  return propertiesOf(value, names);
 }
 
 /** The dtype of an array; `wanted`, if given, is the only one allowed. */
@@ -80,24 +105,25 @@ function dtypeError(name: string, data: unknown, wanted: DType | undefined): Err
 /** Reads a tensor and checks all of it but its length; with `dtype`, its type too. */
 export function readShape<T extends FloatArray>(name: string, value: unknown, dtype?: DType): ReadTensor<T> {
   checkObject(name, value);
-  const { data, shape, stride, strides = stride, offset } = value as { data: T } & Record<string, unknown>;
+  const {
+    data,
+    shape,
+    dims,
+    stride,
+    strides = stride,
+    offset,
+  } = propertiesOf(value, tensorNames) as { data: T } & Record<string, unknown>;
   const found = tryDtypeOf(data);
   if (found === undefined || (dtype !== undefined && found !== dtype))
     throw dtypeError(`${name}.data`, data, dtype);
-  let given = shape;
-  let named = 'shape';
-  if (shape === undefined) {
-    const { dims } = value as { dims?: unknown };
-    if (dims !== undefined) {
-      given = dims;
-      named = 'dims';
-    }
-  }
+  const hasDims = shape === undefined && dims !== undefined;
+  const given = hasDims ? dims : shape;
+  const named = hasDims ? 'dims' : 'shape';
   if (!isArray(given)) throw typeError(`${name}.${named}`, 'be an array of dimensions', given);
   const rank = given.length;
   // Names are put together where they are needed: a string costs as much as all checks of a small tensor.
   if (!isRank(rank)) throw rankError(`${name}.${named}`, rank);
-  const copy = ones[rank].slice();
+  const copy = newShape(rank);
   let size = 1;
   // The product without the zeros: neither it nor a part of it may pass 2^53.
   let extent = 1;
@@ -130,7 +156,8 @@ function withoutStrides<T extends FloatArray>(
   if (!isArray(strides)) throw typeError(`${name}.${stridesName}`, rule, strides);
   if (strides.length !== shape.length)
     throw rangeError(`${name}.${stridesName}`, rule, `${describe(strides.length)} of them`);
-  const given = Array.from(shape, (_, i) => strides[i]);
+  const given: unknown[] = newShape(shape.length);
+  for (let i = 0; i < shape.length; i++) given[i] = strides[i];
   let expected = 1;
   for (let i = shape.length - 1; i >= 0; i--) {
     // What is not gone along has no stride to speak of.
@@ -151,10 +178,7 @@ function withoutStrides<T extends FloatArray>(
       String(length),
     );
   if (length === size) return tensor;
-  return {
-    ...tensor,
-    data: viewOf<T>(dtype, bufferOf(data), extentOf(data).begin + first * bytesPerValue[dtype], size),
-  };
+  return { ...tensor, data: partOf(data, dtype, first, size) };
 }
 
 /** The length of a proxy of an array may be anything. */
@@ -221,11 +245,14 @@ export function geometryOf(
 }
 
 export function checkSameShape(tensor: ReadTensor, name: string, shape: readonly number[]): void {
-  if (tensor.shape.length !== shape.length || tensor.shape.some((dimension, i) => dimension !== shape[i]))
+  const given = tensor.shape;
+  let isSame = given.length === shape.length;
+  for (let i = 0; isSame && i < shape.length; i++) isSame = given[i] === shape[i];
+  if (!isSame)
     throw rangeError(
       `${tensor.name}.shape`,
       `be ${describeShape(shape)} (the shape of ${name})`,
-      describeShape(tensor.shape),
+      describeShape(given),
     );
 }
 
@@ -299,23 +326,27 @@ export function checkVariance(name: string, value: unknown, channels: number): F
 
 /** A per-channel array in a dtype: itself where it has that dtype, else a copy. */
 export function toDtype<T extends FloatArray>(values: FloatArray, dtype: DType): T {
-  return (typedArrayType(values) === arrayNames[dtype] ? values : newArray(dtype, values)) as T;
+  return tryDtypeOf(values) === dtype ? (values as T) : copyAs<T>(dtype, values);
 }
 
-/** A copy. Not `slice`, which runs the code of the caller's subclass. */
+/** A copy, in the same dtype. */
 export function copyOf<T extends FloatArray>(values: T): T {
-  return newArray(typedArrayType(values) === 'Float32Array' ? 'float32' : 'float64', values);
+  return copyAs<T>(tryDtypeOf(values) as DType, values);
 }
 
-/** A new array of a dtype: zeros, or a copy of `values`. */
-export function newArray<T extends FloatArray>(dtype: DType, values: number | FloatArray): T {
-  const ArrayType = dtype === 'float32' ? Float32Array : Float64Array;
+/** A copy in a dtype. */
+export function copyAs<T extends FloatArray>(dtype: DType, values: FloatArray): T {
+  const copy = newArray<T>(dtype, lengthOf(values));
+  copyInto(copy, values);
+  return copy;
+}
+
+/** Zeros of a dtype. */
+export function newArray<T extends FloatArray>(dtype: DType, length: number): T {
   try {
-    // The two constructors take the same arguments, which the compiler cannot see in a union of them.
-    return new (ArrayType as new (values: number | FloatArray) => FloatArray)(values) as T;
-  } catch (error) {
-    if (typeof values !== 'number') throw error;
-    throw rangeError('a result', 'fit into memory', `${values} values of ${dtype}`, 'OUT_OF_MEMORY');
+    return zeros<T>(dtype, length);
+  } catch {
+    throw rangeError('a result', 'fit into memory', `${length} values of ${dtype}`, 'OUT_OF_MEMORY');
   }
 }
 
@@ -335,7 +366,7 @@ export type NamedArrays = Readonly<Record<string, FloatArray | null | undefined>
 export function checkApart(name: string, array: FloatArray, others: NamedArrays): void {
   for (const other in others) {
     // What somebody has added to Object.prototype is no array.
-    const input = Object.hasOwn(others, other) ? others[other] : undefined;
+    const input = hasOwn(others, other) ? others[other] : undefined;
     const shared = input ? sharedBytes(array, input) : 0;
     if (shared > 0) throw overlapError(name, `not overlap ${other}`, shared);
   }
@@ -355,7 +386,8 @@ export function isInPlace(result: FloatArray, name: string, input: FloatArray): 
 function sharedBytes(a: FloatArray, b: FloatArray): number {
   // Nearly always different buffers: nothing more to ask then.
   if (!shareBuffer(a, b)) return 0;
-  const [first, second] = [extentOf(a), extentOf(b)];
+  const first = extentOf(a);
+  const second = extentOf(b);
   return Math.max(0, Math.min(first.end, second.end) - Math.max(first.begin, second.begin));
 }
 

@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <memory>
 #include <new>
+#include <numeric>
 
 #include "parallel.h"
 #include "partition.h"
@@ -847,55 +849,74 @@ size_t update_running_stats(const KernelTable& kernels, size_t channels, const d
                          variance_exists ? running_var : nullptr);
 }
 
+namespace {
+
+/// The size of each of three arrays of coefficients: as long as in channels-last, the beginning of which
+/// serves channels-first as well.
 template <typename T>
-FrozenParameters<T>::FrozenParameters(const Execution& execution, size_t channels, double eps,
-                                      const double* mean, const double* variance, const T* weight,
-                                      const T* bias, Activation activation)
-    : channels_(channels), activation_(activation), fold_(fold_of<T>(channels)) {
-  // As long as in channels-last, the beginning of which serves channels-first as well.
+size_t frozen_array_bytes(size_t channels, size_t fold) {
+  return round_up((channels * fold + kLanes<T>)*sizeof(T), kAlignment);
+}
+
+}  // namespace
+
+template <typename T>
+size_t frozen_bytes(size_t channels) {
+  return 3 * frozen_array_bytes<T>(channels, fold_of<T>(channels)) + kAlignment;
+}
+
+template <typename T>
+void freeze(const Execution& execution, size_t channels, double eps, const double* mean,
+            const double* variance, const T* weight, const T* bias, unsigned char* memory) {
   const Tiling<T> tiling(Shape{1, channels, 1});
-  const size_t bytes = round_up(padded_width(tiling) * sizeof(T), kAlignment);
-  memory_.reset(new unsigned char[3 * bytes + kAlignment]());
-  unsigned char* const start = align(memory_.get());
+  const size_t bytes = frozen_array_bytes<T>(channels, fold_of<T>(channels));
+  unsigned char* const start = align(memory);
+  std::fill_n(start, 3 * bytes, static_cast<unsigned char>(0));
   const Normalization<T> coefficients = {reinterpret_cast<T*>(start), reinterpret_cast<T*>(start + bytes),
                                          reinterpret_cast<T*>(start + 2 * bytes)};
   set_normalization(coefficients, kernels_of<T>(*execution.kernels), tiling, {0, channels}, eps, mean,
                     variance, weight, bias);
-  mean_ = coefficients.mean;
-  scale_ = coefficients.scale;
-  offset_ = coefficients.offset;
 }
 
 template <typename T>
-void FrozenParameters<T>::run(const Execution& execution, Shape shape, const T* x, const T* residual,
-                              T* y) const {
+void run_frozen(const Execution& execution, Shape shape, const unsigned char* memory, Activation activation,
+                const T* x, const T* residual, T* y) {
   if (shape.size() == 0) return;
-  const Tiling<T> tiling(shape, shape.inner == 1 ? fold_ : 1);
+  const size_t fold = fold_of<T>(shape.channels);
+  const size_t bytes = frozen_array_bytes<T>(shape.channels, fold);
+  const unsigned char* const start = align(memory);
+  const Normalization<const T> coefficients = {reinterpret_cast<const T*>(start),
+                                               reinterpret_cast<const T*>(start + bytes),
+                                               reinterpret_cast<const T*>(start + 2 * bytes)};
+  const Tiling<T> tiling(shape, shape.inner == 1 ? fold : 1);
   const bool streamed = is_streamed(execution, tiling, x, y);
-  const auto infer = [&](const Normalization<const T>& coefficients) {
-    write_all(
-        execution, tiling,
-        normalizer<T>(execution, tiling, streamed, x, y, coefficients, {activation_, residual}, nullptr));
+  const auto infer = [&](const Normalization<const T>& c) {
+    write_all(execution, tiling,
+              normalizer<T>(execution, tiling, streamed, x, y, c, {activation, residual}, nullptr));
   };
-  if (!streamed) return infer({mean_, scale_, offset_});
+  if (!streamed) return infer(coefficients);
   Scratch scratch;
   const auto copy = [&](const T* array) {
-    T* coefficients = take_coefficients(scratch, tiling, streamed, y);
-    std::copy_n(array, padded_width(tiling), coefficients);
-    return static_cast<const T*>(coefficients);
+    T* copied = take_coefficients(scratch, tiling, streamed, y);
+    std::copy_n(array, padded_width(tiling), copied);
+    return static_cast<const T*>(copied);
   };
-  infer({copy(mean_), copy(scale_), copy(offset_)});
+  infer({copy(coefficients.mean), copy(coefficients.scale), copy(coefficients.offset)});
 }
 
-#define BATCHNORM_INSTANTIATE(T)                                                                        \
-  template void forward_training<T>(const Execution&, Shape, double, const T*, T*, const T*, const T*,  \
-                                    double*, double*, Epilogue<T>, unsigned char*);                     \
-  template void forward_inference<T>(const Execution&, Shape, double, const T*, T*, const T*, const T*, \
-                                     const double*, const double*, Epilogue<T>, unsigned char*);        \
-  template void backward<T>(const Execution&, Shape, double, bool, const T*, const T*, const double*,   \
-                            const double*, const T*, const T*, Epilogue<T>, const unsigned char*,       \
-                            Gradients<T>);                                                              \
-  template class FrozenParameters<T>;
+#define BATCHNORM_INSTANTIATE(T)                                                                             \
+  template void forward_training<T>(const Execution&, Shape, double, const T*, T*, const T*, const T*,       \
+                                    double*, double*, Epilogue<T>, unsigned char*);                          \
+  template void forward_inference<T>(const Execution&, Shape, double, const T*, T*, const T*, const T*,      \
+                                     const double*, const double*, Epilogue<T>, unsigned char*);             \
+  template void backward<T>(const Execution&, Shape, double, bool, const T*, const T*, const double*,        \
+                            const double*, const T*, const T*, Epilogue<T>, const unsigned char*,            \
+                            Gradients<T>);                                                                   \
+  template size_t frozen_bytes<T>(size_t);                                                                   \
+  template void freeze<T>(const Execution&, size_t, double, const double*, const double*, const T*,          \
+                          const T*, unsigned char*);                                                         \
+  template void run_frozen<T>(const Execution&, Shape, const unsigned char*, Activation, const T*, const T*, \
+                              T*);
 BATCHNORM_INSTANTIATE(float)
 BATCHNORM_INSTANTIATE(double)
 

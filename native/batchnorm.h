@@ -6,7 +6,6 @@
 #pragma once
 
 #include <cstddef>
-#include <memory>
 
 #include "kernels.h"
 
@@ -86,25 +85,19 @@ size_t update_running_stats(const KernelTable& kernels, size_t channels, const d
                             const double* variance, double count, double decay, bool unbiased,
                             double* running_mean, double* running_var);
 
-/// The statistics and parameters of an inference, prepared once.
+/// The size of the coefficients of an inference with fixed statistics. channels >= 1.
 template <typename T>
-class FrozenParameters {
- public:
-  FrozenParameters(const Execution& execution, size_t channels, double eps, const double* mean,
-                   const double* variance, const T* weight, const T* bias, Activation activation);
+size_t frozen_bytes(size_t channels);
 
-  size_t channels() const { return channels_; }
-  /// As forward_inference; residual may be nullptr. shape.channels must be channels().
-  void run(const Execution& execution, Shape shape, const T* x, const T* residual, T* y) const;
+/// Prepares such coefficients in frozen_bytes(channels) bytes of memory, which must stay where they are: the
+/// coefficients begin at the first line in them.
+template <typename T>
+void freeze(const Execution& execution, size_t channels, double eps, const double* mean,
+            const double* variance, const T* weight, const T* bias, unsigned char* memory);
 
- private:
-  size_t channels_;
-  Activation activation_;
-  size_t fold_;
-  std::unique_ptr<unsigned char[]> memory_;
-  const T* mean_;
-  const T* scale_;
-  const T* offset_;
-};
+/// forward_inference with what freeze() has prepared for as many channels; residual may be nullptr.
+template <typename T>
+void run_frozen(const Execution& execution, Shape shape, const unsigned char* memory, Activation activation,
+                const T* x, const T* residual, T* y);
 
 }  // namespace batchnorm

@@ -4,7 +4,7 @@
 
 #include <algorithm>
 #include <cstddef>
-#include <numeric>
+#include <cstdint>
 
 #include "batchnorm.h"
 #include "scratch.h"
@@ -30,9 +30,12 @@ template <typename T>
 size_t fold_of(size_t channels) {
   constexpr size_t kWide = 256;
   if (channels >= kWide) return 1;
-  const size_t whole = kLanes<T> / std::gcd(kLanes<T>, channels);
-  const size_t width = whole * channels;
-  return width >= kWide ? whole : whole * divide_up(kWide, width);
+  // In 32 bits, and without std::gcd, whose divisions a small call would notice.
+  const auto narrow = static_cast<uint32_t>(channels);
+  const uint32_t common = std::min<uint32_t>(kLanes<T>, narrow & (~narrow + 1));
+  const uint32_t whole = kLanes<T> / common;
+  const uint32_t width = whole * narrow;
+  return width >= kWide ? whole : whole * ((kWide + width - 1) / width);
 }
 
 /// Asks for what lies `distance` values behind.

@@ -41,7 +41,8 @@ constexpr size_t round_up(size_t value, size_t multiple) {
   return (value + multiple - 1) / multiple * multiple;
 }
 
-inline unsigned char* align(unsigned char* pointer) {
+template <typename Byte>
+Byte* align(Byte* pointer) {
   return pointer + (kAlignment - reinterpret_cast<uintptr_t>(pointer) % kAlignment) % kAlignment;
 }
 

@@ -80,7 +80,12 @@ export interface Passes<T extends FloatArray> {
   forwardTrainingLater: Later<Passes<T>['forwardTraining']>;
   forwardInferenceLater: Later<Passes<T>['forwardInference']>;
   backwardLater: Later<Passes<T>['backward']>;
-  /** An inference with parameters that are copied once. */
+  /** The size of the memory that freeze fills. */
+  frozenBytes(channels: number): number;
+  /**
+   * Prepares an inference with fixed statistics in memory of JavaScript's, which its garbage collector sees and counts. Only
+   * the backend knows what lies there, and nobody else may have it.
+   */
   freeze(
     channels: number,
     eps: number,
@@ -88,20 +93,36 @@ export interface Passes<T extends FloatArray> {
     bias: T | undefined,
     mean: Float64Array,
     variance: Float64Array,
+    memory: ArrayBuffer,
+  ): void;
+  /** Writes y from x with what freeze has prepared for as many channels. y may be x. */
+  runFrozen(
+    outer: number,
+    channels: number,
+    inner: number,
+    memory: ArrayBuffer,
     relu: boolean,
-  ): FrozenPass<T>;
+    x: T,
+    y: T,
+    residual?: T,
+  ): void;
+  runFrozenLater(
+    outer: number,
+    channels: number,
+    inner: number,
+    memory: ArrayBuffer,
+    relu: boolean,
+    x: T,
+    y: T,
+    residual: T | undefined,
+    slot: Slot,
+  ): void;
 }
 
 /** Checks its arguments at once, but computes off the calling thread. */
 export type Later<Pass extends (...args: never[]) => unknown> = (
   ...args: [...Parameters<Pass>, slot: Slot]
 ) => ReturnType<Pass>;
-
-export interface FrozenPass<T extends FloatArray> {
-  /** Writes y. y may be x. */
-  run(outer: number, inner: number, x: T, y: T, residual?: T): void;
-  runLater(outer: number, inner: number, x: T, y: T, residual: T | undefined, slot: Slot): void;
-}
 
 /** An operation on the way. */
 export interface Operation {
@@ -115,16 +136,23 @@ export interface Operation {
   arrays: unknown;
 }
 
-/** What operations.ts knows of those on the way. */
+/**
+ * What operations.ts knows of those on the way. Records without a prototype: what lies here keeps memory alive that threads
+ * work on, so that nobody else may come between, by a method or a setter of Array.prototype.
+ */
 export interface OnTheWay {
-  bySlot: (Operation | undefined)[];
-  freeSlots: Slot[];
+  readonly bySlot: Record<Slot, Operation | undefined>;
+  /** Slots that have been given out at some time. */
+  slots: number;
+  /** Those of them that are free: as many as `free`, from 0 on. */
+  readonly freeSlots: Record<number, Slot>;
+  free: number;
   /** Whether onFinished has been called. */
   isHeard: boolean;
 }
 
 export function nothingOnTheWay(): OnTheWay {
-  return { bySlot: [], freeSlots: [], isHeard: false };
+  return { bySlot: Object.create(null), slots: 0, freeSlots: Object.create(null), free: 0, isHeard: false };
 }
 
 /** Is called when an operation has finished, and then not again before takeFinished has found none. */
@@ -154,6 +182,8 @@ export interface Backend {
   readonly l2Bytes: number;
   /** Results from this size on are written past the caches. */
   streamBytes(): number;
+  /** Frees what freeze has filled before it is collected, where that is possible. No operation may be using it. */
+  release(memory: ArrayBuffer): void;
   /** For memory that nobody has touched yet: a hint, without which only time is lost. */
   adviseHugePages(array: FloatArray): void;
   /**

@@ -4,7 +4,7 @@
 import { clearImmediate, setImmediate } from 'node:timers';
 import { stateError } from '../errors.js';
 import type { FloatArray } from '../tensor.js';
-import { lengthOf } from '../typed-array.js';
+import { bytesPerValue, copyInto, filled, lengthOf, viewOf, zeros } from '../typed-array.js';
 import { checkApart, copyOf, isInPlace } from '../validate.js';
 import {
   type Backend,
@@ -14,6 +14,8 @@ import {
   type Passes,
   type Slot,
 } from './backend.js';
+
+const { apply } = Reflect;
 
 /** Rounds a double to the data type: exact float32 arithmetic is double arithmetic rounded after each operation. */
 type Round = (value: number) => number;
@@ -45,6 +47,10 @@ interface Span {
   count: number;
   offset: number;
   length: number;
+}
+
+function doubles(length: number): Float64Array {
+  return zeros<Float64Array>('float64', length);
 }
 
 function greatestCommonDivisor(a: number, b: number): number {
@@ -181,12 +187,14 @@ function isPositive(value: number): boolean {
 
 /** Each array must still be as long as it was when it was checked. */
 function checkLengths(length: number, ...arrays: (FloatArray | Uint8Array | undefined)[]): void {
-  for (const array of arrays)
+  for (let i = 0; i < arrays.length; i++) {
+    const array = arrays[i];
     if (array !== undefined && lengthOf(array) !== length)
       throw stateError(
         'BUFFER_CHANGED',
         'every array must keep its length during a call, got a buffer that was detached or resized',
       );
+  }
 }
 
 /** What waits for a turn of the event loop, in its order: here nothing computes off the calling thread. */
@@ -200,8 +208,8 @@ class Turns {
   }
 
   takeFinished(slots: Int32Array): number {
-    const taken = this.#finished.splice(0, slots.length);
-    slots.set(taken);
+    const taken = this.#finished.splice(0, lengthOf(slots));
+    for (let i = 0; i < taken.length; i++) slots[i] = taken[i];
     return taken.length;
   }
 
@@ -209,7 +217,7 @@ class Turns {
   later<Args extends unknown[], R>(prepare: (...args: Args) => Prepared<R>): (...args: [...Args, Slot]) => R {
     return (...args) => {
       const slot = args.pop() as Slot;
-      const { result, compute } = prepare(...(args as unknown as Args));
+      const { result, compute }: Prepared<R> = apply(prepare, undefined, args);
       this.#waiting.set(
         slot,
         setImmediate(() => {
@@ -245,15 +253,15 @@ interface Prepared<R> {
 /** The pass that computes at once. */
 function now<Args extends unknown[], R>(prepare: (...args: Args) => Prepared<R>): (...args: Args) => R {
   return (...args) => {
-    const { result, compute } = prepare(...args);
+    const { result, compute }: Prepared<R> = apply(prepare, undefined, args);
     compute();
     return result;
   };
 }
 
 function passesOf<T extends FloatArray>(round: Round, lanes: number, turns: Turns): Passes<T> {
-  const first = new Float64Array(lanes);
-  const second = new Float64Array(lanes);
+  const first = doubles(lanes);
+  const second = doubles(lanes);
 
   /** A lane adds groups of four terms, each summed as a tree. */
   function momentsOfLane(
@@ -354,8 +362,8 @@ function passesOf<T extends FloatArray>(round: Round, lanes: number, turns: Turn
   }
 
   function clear(): void {
-    first.fill(0);
-    second.fill(0);
+    filled(first, 0);
+    filled(second, 0);
   }
 
   /** Mean and biased variance of each channel: the chunks in their order, all with reference to the first's shift. */
@@ -410,9 +418,9 @@ function passesOf<T extends FloatArray>(round: Round, lanes: number, turns: Turn
     mean: Float64Array,
     variance: Float64Array,
   ): Normalization {
-    const high = new Float64Array(channels);
-    const scale = new Float64Array(channels);
-    const offset = new Float64Array(channels);
+    const high = doubles(channels);
+    const scale = doubles(channels);
+    const offset = doubles(channels);
     for (let channel = 0; channel < channels; channel++) {
       const factor = (weight ? weight[channel] : 1) * (1 / Math.sqrt(variance[channel] + eps));
       high[channel] = round(mean[channel]);
@@ -446,7 +454,7 @@ function passesOf<T extends FloatArray>(round: Round, lanes: number, turns: Turn
 
   function fillMask(y: T, mask: Uint8Array | undefined): void {
     if (mask === undefined) return;
-    mask.fill(0);
+    filled(mask, 0);
     const length = lengthOf(y);
     for (let i = 0; i < length; i++) if (isPositive(y[i])) mask[i >> 3] |= 1 << (i & 7);
   }
@@ -455,9 +463,19 @@ function passesOf<T extends FloatArray>(round: Round, lanes: number, turns: Turn
   const forward =
     (training: boolean) =>
     (
-      ...[outer, channels, inner, eps, x, y, weight, bias, mean, variance, relu, residual, mask]: Parameters<
-        Passes<T>['forwardTraining']
-      >
+      outer: number,
+      channels: number,
+      inner: number,
+      eps: number,
+      x: T,
+      y: T,
+      weight: T | undefined,
+      bias: T | undefined,
+      mean: Float64Array,
+      variance: Float64Array,
+      relu: boolean,
+      residual: T | undefined,
+      mask: Uint8Array | undefined,
     ): Prepared<boolean> => {
       const size = outer * channels * inner;
       checkLengths(size, x, y, residual);
@@ -467,8 +485,8 @@ function passesOf<T extends FloatArray>(round: Round, lanes: number, turns: Turn
       if (residual) checkApart('out', y, { 'residual.data': residual });
       const compute = () => {
         if (training && size === 0) {
-          mean.fill(Number.NaN);
-          variance.fill(Number.NaN);
+          filled(mean, Number.NaN);
+          filled(variance, Number.NaN);
           return;
         }
         if (training) moments(partitionOf(outer, channels, inner, lanes), x, mean, variance);
@@ -480,11 +498,25 @@ function passesOf<T extends FloatArray>(round: Round, lanes: number, turns: Turn
     };
 
   const backward = (
-    ...[outer, channels, inner, eps, training, dy, x, mean, variance, weight, bias, ...rest]: Parameters<
-      Passes<T>['backward']
-    >
+    outer: number,
+    channels: number,
+    inner: number,
+    eps: number,
+    training: boolean,
+    dy: T,
+    x: T,
+    mean: Float64Array,
+    variance: Float64Array,
+    weight: T | undefined,
+    bias: T | undefined,
+    relu: boolean,
+    residual: T | undefined,
+    mask: Uint8Array | undefined,
+    dx: T | undefined,
+    dWeight: T | undefined,
+    dBias: T | undefined,
+    dResidual: T | undefined,
   ): Prepared<void> => {
-    const [relu, residual, mask, dx, dWeight, dBias, dResidual] = rest;
     const size = outer * channels * inner;
     checkLengths(size, dy, x, residual, dx, dResidual);
     checkLengths(channels, mean, variance, weight, bias, dWeight, dBias);
@@ -495,15 +527,15 @@ function passesOf<T extends FloatArray>(round: Round, lanes: number, turns: Turn
     }
     const compute = () => {
       if (size === 0) {
-        dWeight?.fill(0);
-        dBias?.fill(0);
+        if (dWeight) filled(dWeight, 0);
+        if (dBias) filled(dBias, 0);
         return;
       }
       const partition = partitionOf(outer, channels, inner, lanes);
       const count = outer * inner;
       const { high, scale, offset } = normalization(channels, eps, weight, bias, mean, variance);
-      const slope = new Float64Array(channels);
-      const constant = new Float64Array(channels);
+      const slope = doubles(channels);
+      const constant = doubles(channels);
       let gradient = dy;
       if (relu) {
         gradient = dResidual ?? copyOf(dy);
@@ -513,7 +545,7 @@ function passesOf<T extends FloatArray>(round: Round, lanes: number, turns: Turn
           normalize(outer, channels, inner, x, gradient, { high, scale, offset }, true, residual);
           for (let i = 0; i < size; i++) gradient[i] = isPositive(gradient[i]) ? dy[i] : 0;
         }
-      } else dResidual?.set(dy);
+      } else if (dResidual) copyInto(dResidual, dy);
       for (let channel = 0; channel < channels; channel++) {
         const inverseDeviation = 1 / Math.sqrt(variance[channel] + eps);
         let sum = 0;
@@ -549,12 +581,32 @@ function passesOf<T extends FloatArray>(round: Round, lanes: number, turns: Turn
         });
       else
         normalize(outer, channels, inner, gradient, dx, {
-          high: new Float64Array(channels),
+          high: doubles(channels),
           scale,
-          offset: new Float64Array(channels),
+          offset: doubles(channels),
         });
     };
     return { result: undefined, compute };
+  };
+
+  const runFrozen = (
+    outer: number,
+    channels: number,
+    inner: number,
+    memory: ArrayBuffer,
+    relu: boolean,
+    x: T,
+    y: T,
+    residual?: T,
+  ): Prepared<void> => {
+    checkLengths(outer * channels * inner, x, residual, y);
+    isInPlace(y, 'x.data', x);
+    if (residual) checkApart('out', y, { 'residual.data': residual });
+    const coefficients = frozenIn(channels, memory);
+    return {
+      result: undefined,
+      compute: () => normalize(outer, channels, inner, x, y, coefficients, relu, residual),
+    };
   };
 
   return {
@@ -565,21 +617,25 @@ function passesOf<T extends FloatArray>(round: Round, lanes: number, turns: Turn
     forwardInferenceLater: turns.later(forward(false)),
     backwardLater: turns.later(backward),
 
-    freeze(channels, eps, weight, bias, mean, variance, relu) {
+    frozenBytes: (channels) => 3 * channels * bytesPerValue.float64,
+    freeze(channels, eps, weight, bias, mean, variance, memory) {
       checkLengths(channels, weight, bias, mean, variance);
-      const coefficients = normalization(channels, eps, weight, bias, mean, variance);
-      const run = (outer: number, inner: number, x: T, y: T, residual?: T): Prepared<void> => {
-        checkLengths(outer * channels * inner, x, residual, y);
-        isInPlace(y, 'x.data', x);
-        if (residual) checkApart('out', y, { 'residual.data': residual });
-        return {
-          result: undefined,
-          compute: () => normalize(outer, channels, inner, x, y, coefficients, relu, residual),
-        };
-      };
-      return { run: now(run), runLater: turns.later(run) };
+      const { high, scale, offset } = normalization(channels, eps, weight, bias, mean, variance);
+      const frozen = frozenIn(channels, memory);
+      copyInto(frozen.high, high);
+      copyInto(frozen.scale, scale);
+      copyInto(frozen.offset, offset);
     },
+    runFrozen: now(runFrozen),
+    runFrozenLater: turns.later(runFrozen),
   };
+}
+
+/** What freeze has left in memory. */
+function frozenIn(channels: number, memory: ArrayBuffer): Normalization {
+  const array = (index: number) =>
+    viewOf<Float64Array>('float64', memory, index * channels * bytesPerValue.float64, channels);
+  return { high: array(0), scale: array(1), offset: array(2) };
 }
 
 /** Values that T can hold, as doubles. */
@@ -598,6 +654,8 @@ export function createJsBackend(): Backend {
     isas: ['js'],
     l2Bytes: 0,
     streamBytes: () => 0,
+    // The language has no way to do that.
+    release: () => {},
     adviseHugePages: () => {},
     onTheWay: nothingOnTheWay(),
     onFinished: (handler) => turns.onFinished(handler),

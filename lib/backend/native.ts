@@ -11,6 +11,7 @@ interface Binding
   extends Pick<
     Backend,
     | 'updateRunningStats'
+    | 'release'
     | 'adviseHugePages'
     | 'onFinished'
     | 'takeFinished'
@@ -67,6 +68,7 @@ export function createNativeBackend({ isa, streamBytes }: NativeSettings = {}): 
     float32: binding.float32,
     float64: binding.float64,
     updateRunningStats: binding.updateRunningStats,
+    release: binding.release,
     adviseHugePages: binding.adviseHugePages,
     onTheWay: binding.onTheWay,
     onFinished: binding.onFinished,

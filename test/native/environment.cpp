@@ -61,9 +61,10 @@ void all_passes(const batchnorm::KernelTable* table, batchnorm::Shape shape) {
   batchnorm::backward<T>(execution, shape, 1e-5, true, y.data(), x.data(), mean.data(), variance.data(),
                          weight.data(), bias.data(), both, mask.data(),
                          {y.data(), dweight.data(), dbias.data(), dresidual.data()});
-  const batchnorm::FrozenParameters<T> frozen(execution, shape.channels, 1e-5, mean.data(), variance.data(),
-                                              weight.data(), bias.data(), batchnorm::kRelu);
-  frozen.run(execution, shape, x.data(), nullptr, y.data());
+  std::vector<unsigned char> frozen(batchnorm::frozen_bytes<T>(shape.channels));
+  batchnorm::freeze<T>(execution, shape.channels, 1e-5, mean.data(), variance.data(), weight.data(),
+                       bias.data(), frozen.data());
+  batchnorm::run_frozen<T>(execution, shape, frozen.data(), batchnorm::kRelu, x.data(), nullptr, y.data());
 }
 
 void all_passes(const batchnorm::KernelTable* table) {

@@ -243,9 +243,10 @@ std::unique_ptr<Results<T>> run(const Case& c, const Inputs<T>& inputs, const Ma
   const double* const running_var = r.running_var.data();
   forward_inference<T>(execution, shape, c.eps, input(x.data(), r.inferred, inputs.x), r.inferred.data(), w,
                        b, running_mean, running_var, epilogue, mask_of(inferred_mask));
-  const FrozenParameters<T> parameters(execution, shape.channels, c.eps, running_mean, running_var, w, b,
-                                       epilogue.activation);
-  parameters.run(execution, shape, input(x.data(), r.frozen, inputs.x), epilogue.residual, r.frozen.data());
+  Guarded<unsigned char> frozen(frozen_bytes<T>(shape.channels), m.place);
+  freeze<T>(execution, shape.channels, c.eps, running_mean, running_var, w, b, frozen.data());
+  run_frozen<T>(execution, shape, frozen.data(), epilogue.activation, input(x.data(), r.frozen, inputs.x),
+                epilogue.residual, r.frozen.data());
 
   const auto run_backward = [&](bool training, const double* mean, const double* variance,
                                 Guarded<unsigned char>& bits, Guarded<T>& dx, Guarded<T>& dresidual,
@@ -265,6 +266,7 @@ std::unique_ptr<Results<T>> run(const Case& c, const Inputs<T>& inputs, const Ma
   const char* const overrun = r.find(r, [](const auto& array, const auto&) { return array.intact(); });
   require(overrun == nullptr, "alone in what is written", overrun);
   require(mask.intact() && inferred_mask.intact(), "alone in what is written", "mask");
+  require(frozen.intact(), "alone in what is written", "the coefficients of a frozen layer");
   require(x.intact() && x.holds(inputs.x), "left as it was", "x");
   require(dy.intact() && dy.holds(inputs.dy), "left as it was", "dy");
   require(residual.intact() && residual.holds(inputs.residual), "left as it was", "residual");
