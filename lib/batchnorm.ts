@@ -6,7 +6,7 @@ import { oneValuePerChannelError, rangeError, stateError, typeError } from './er
 import { constructorKey, FrozenBatchNorm } from './frozen.js';
 import { checkKept, deliver, isShared, move } from './handover.js';
 import { after, operate, readAsync } from './operations.js';
-import { type Names, namesOf } from './properties.js';
+import { areCallsUntouched, type Names, namesOf } from './properties.js';
 import { newResult } from './result.js';
 import { isStaged, stage, unstage } from './staging.js';
 import { readState, type StateDict } from './state.js';
@@ -134,11 +134,14 @@ const { hasOwn } = Object;
 /** For passes that compute at once, which need no slot. */
 const atOnce: Slot = -1;
 
-const forwardNames = namesOf('out', 'updateStats', 'residual');
-const forwardAsyncNames = namesOf('out', 'updateStats', 'residual', 'signal', 'transfer');
-const backwardNames = namesOf('out', 'only');
-const backwardAsyncNames = namesOf('out', 'only', 'signal', 'transfer');
-const freezeNames = namesOf('activation');
+const forwardNames = namesOf(['out', 'updateStats', 'residual'], areCallsUntouched);
+const forwardAsyncNames = namesOf(
+  ['out', 'updateStats', 'residual', 'signal', 'transfer'],
+  areCallsUntouched,
+);
+const backwardNames = namesOf(['out', 'only'], areCallsUntouched);
+const backwardAsyncNames = namesOf(['out', 'only', 'signal', 'transfer'], areCallsUntouched);
+const freezeNames = namesOf(['activation']);
 
 /** Never rejects. */
 async function bothSettled(before: Promise<unknown> | undefined, call: Promise<unknown>): Promise<void> {

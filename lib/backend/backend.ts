@@ -93,25 +93,15 @@ export interface Passes<T extends FloatArray> {
     bias: T | undefined,
     mean: Float64Array,
     variance: Float64Array,
-    memory: ArrayBuffer,
-  ): void;
-  /** Writes y from x with what freeze has prepared for as many channels. y may be x. */
-  runFrozen(
-    outer: number,
-    channels: number,
-    inner: number,
-    memory: ArrayBuffer,
     relu: boolean,
-    x: T,
-    y: T,
-    residual?: T,
+    memory: ArrayBuffer,
   ): void;
+  /** Writes y from x with what freeze has prepared. y may be x. */
+  runFrozen(outer: number, inner: number, memory: ArrayBuffer, x: T, y: T, residual?: T): void;
   runFrozenLater(
     outer: number,
-    channels: number,
     inner: number,
     memory: ArrayBuffer,
-    relu: boolean,
     x: T,
     y: T,
     residual: T | undefined,
