@@ -8,6 +8,7 @@ export type Reason =
   | 'OVERLAP'
   | 'BUFFER_CHANGED'
   | 'OUT_OF_MEMORY'
+  | 'NO_THREAD'
   | 'ONE_VALUE_PER_CHANNEL'
   | 'NO_FORWARD'
   | 'INPUT_OVERWRITTEN'
@@ -49,9 +50,8 @@ export function rangeError(
 
 /** Batch statistics that do not exist, in training or in evaluation without running statistics. */
 export function oneValuePerChannelError(shape: readonly number[], training: boolean): Error {
-  const [what, cure] = training
-    ? ['training', 'call eval() or use a larger batch']
-    : ['evaluation without running statistics', 'use a larger batch'];
+  const what = training ? 'training' : 'evaluation without running statistics';
+  const cure = training ? 'call eval() or use a larger batch' : 'use a larger batch';
   return withCode(
     RangeError,
     'ONE_VALUE_PER_CHANNEL',
