@@ -696,7 +696,8 @@ export class BatchNorm<D extends DType = 'float32'> {
    * Copies of what the layer has learned and seen.
    *
    * @returns what {@link loadStateDict} takes: parameters in the layer's dtype, statistics in double.
-   * @throws Error (`ERR_BATCHNORM_BUFFER_CHANGED`) where an array of the layer has lost its buffer.
+   * @throws Error (`ERR_BATCHNORM_BUFFER_CHANGED`) where an array of the layer has lost its buffer, RangeError
+   *   (`ERR_BATCHNORM_OUT_OF_MEMORY`).
    * @example
    * import { BatchNorm } from 'batchnorm';
    *
