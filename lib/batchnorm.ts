@@ -161,12 +161,12 @@ function gradientsOf<T extends FloatArray>(
   dBias: T | undefined,
   dResidual: T | undefined,
 ): LayerGradients<T> {
-  const gradients: LayerGradients<T> = {};
-  if (dx) gradients.dx = { data: dx, shape };
-  if (dWeight) gradients.dWeight = dWeight;
-  if (dBias) gradients.dBias = dBias;
-  if (dResidual) gradients.dResidual = { data: dResidual, shape };
-  return gradients;
+  return {
+    ...(dx && { dx: { data: dx, shape } }),
+    ...(dWeight && { dWeight }),
+    ...(dBias && { dBias }),
+    ...(dResidual && { dResidual: { data: dResidual, shape } }),
+  };
 }
 
 /** Where results go that were given no place: to new memory, or with `reuse` to a buffer that is kept for the next. */

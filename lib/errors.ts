@@ -20,11 +20,19 @@ export type Reason =
   | 'UNSUPPORTED_ISA'
   | 'NATIVE_UNAVAILABLE';
 
+const { create, defineProperty } = Object;
+
 type ErrorClass = new (message: string, options?: ErrorOptions) => Error;
 
 function withCode(Class: ErrorClass, reason: Reason, message: string, cause?: unknown): Error {
   const error = new Class(message, cause === undefined ? undefined : { cause });
-  return Object.assign(error, { code: `ERR_BATCHNORM_${reason}` });
+  // A property of its own whatever stands on Object.prototype: a setter for `code`, or a `get` for descriptors.
+  const code: PropertyDescriptor = create(null);
+  code.value = `ERR_BATCHNORM_${reason}`;
+  code.writable = true;
+  code.enumerable = true;
+  code.configurable = true;
+  return defineProperty(error, 'code', code);
 }
 
 /** `<name> must <rule>, got <actual>` for a value of the wrong type. */
