@@ -427,6 +427,16 @@ napi_value update_running_stats(napi_env env, napi_callback_info info) {
   return Napi::Number::New(env, static_cast<double>(rejected));
 }
 
+/// isAligned(array, bytes): whether it begins where values of so many bytes may lie
+napi_value is_aligned(napi_env env, napi_callback_info info) {
+  const Arguments<2> arguments(env, info);
+  const size_t alignment = std::max<size_t>(1, arguments.size(1));
+  void* values = nullptr;
+  size_t bytes = 0;
+  napi_get_buffer_info(env, arguments[0], &values, &bytes);
+  return Napi::Boolean::New(env, reinterpret_cast<uintptr_t>(values) % alignment == 0);
+}
+
 /// adviseHugePages(array): first touches of 4 KiB at a time cost more than a batch norm does.
 napi_value advise_huge_pages(napi_env env, napi_callback_info info) {
 #if defined(MADV_HUGEPAGE)
@@ -548,6 +558,7 @@ Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   exports.Set("float64", passes_of<double>(env));
   export_function<update_running_stats>(exports, "updateRunningStats");
   export_function<release>(exports, "release");
+  export_function<is_aligned>(exports, "isAligned");
   export_function<advise_huge_pages>(exports, "adviseHugePages");
   export_function<set_threads>(exports, "setThreads");
   export_function<threads>(exports, "threads");

@@ -174,6 +174,8 @@ export interface Backend {
   streamBytes(): number;
   /** Frees what freeze has filled before it is collected, where that is possible. No operation may be using it. */
   release(memory: ArrayBuffer): void;
+  /** Whether an array begins where a pass can take values of so many bytes; only another addon's memory does not. */
+  isAligned(array: FloatArray, bytes: number): boolean;
   /** For memory that nobody has touched yet: a hint, without which only time is lost. */
   adviseHugePages(array: FloatArray): void;
   /**

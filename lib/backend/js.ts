@@ -658,6 +658,7 @@ export function createJsBackend(): Backend {
     streamBytes: () => 0,
     // The language has no way to do that.
     release: () => {},
+    isAligned: () => true,
     adviseHugePages: () => {},
     onTheWay: nothingOnTheWay(),
     onFinished: (handler) => turns.onFinished(handler),
