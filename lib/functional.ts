@@ -180,7 +180,8 @@ function resultFor<T extends FloatArray>(
  * (Ioffe and Szegedy, "Batch Normalization", 2015, algorithm 1), plus the residual, through the activation.
  *
  * One value per channel is allowed (variance 0). An empty x gives an empty y and NaN statistics. A channel with a value
- * that is not finite has statistics that are not, and touches no other channel.
+ * that is not finite has statistics that are not, and touches no other channel. A variance that a double cannot hold is
+ * Infinity.
  *
  * @param x any rank from 1 to 64, with at least one channel.
  * @param options axis 1, eps 1e-5, weight 1 and bias 0 by default.

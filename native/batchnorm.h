@@ -58,7 +58,8 @@ struct Gradients {
 };
 
 /// Normalizes x with its own mean and biased variance, which it returns (channels values each; NaN where
-/// count() is 0). y may be x. Fills `mask` (mask_bytes) unless it is nullptr.
+/// count() is 0; of finite x a mean that is finite, and a variance that is or is infinity). y may be x. Fills
+/// `mask` (mask_bytes) unless it is nullptr.
 template <typename T>
 void forward_training(const Execution& execution, Shape shape, double eps, const T* x, T* y, const T* weight,
                       const T* bias, double* mean, double* variance, Epilogue<T> epilogue,

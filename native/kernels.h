@@ -174,10 +174,12 @@ struct Kernels {
   /// reference.
   void (*merge)(size_t channels, double values, const double* chunk_sum, const double* chunk_squares,
                 const T* shift, const T* reference, double* sum, double* sum_squares);
-  /// mean and biased variance from sums of `count` values that refer to reference
+  /// mean and biased variance from sums of `count` values that refer to reference; not finite where a step in
+  /// between is not
   void (*statistics)(size_t channels, double count, const T* reference, const double* sum,
                      const double* sum_squares, double* mean, double* variance);
-  /// What normalize takes. An absent (nullptr) weight is 1, an absent bias 0.
+  /// What normalize takes. An absent (nullptr) weight is 1, an absent bias 0. `high` is what T holds of the
+  /// mean, or 0.
   void (*normalization)(size_t channels, double eps, const double* mean, const double* variance,
                         const T* weight, const T* bias, T* high, T* scale, T* offset);
   /// What grad_input takes beside that, and the gradients of weight and bias where they are not nullptr.
