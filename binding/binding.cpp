@@ -316,15 +316,16 @@ napi_value freeze(napi_env env, napi_callback_info info) {
   return result;
 }
 
-/// updateRunningStats(mean, variance, channels, count, decay, unbiased, runningMean, runningVar): rejected
-/// channels
+/// updateRunningStats(mean, variance, channels, count, decay, unbiased, runningMean, runningVar, accepted?):
+/// rejected channels
 napi_value update_running_stats(napi_env env, napi_callback_info info) {
-  const Arguments<8> arguments(env, info);
+  const Arguments<9> arguments(env, info);
   const size_t channels = arguments.size(2);
   const size_t rejected = batchnorm::update_running_stats(
       *execution_of(env).kernels, channels, arguments.array<double>(0, channels),
       arguments.array<double>(1, channels), arguments.number(3), arguments.number(4), arguments.boolean(5),
-      arguments.array<double>(6, channels), arguments.array<double>(7, channels));
+      arguments.array<double>(6, channels), arguments.array<double>(7, channels),
+      arguments.optional_array<double>(8, channels));
   return Napi::Number::New(env, static_cast<double>(rejected));
 }
 

@@ -902,11 +902,11 @@ void backward(const Execution& execution, Shape shape, double eps, bool training
 
 size_t update_running_stats(const KernelTable& kernels, size_t channels, const double* mean,
                             const double* variance, double count, double decay, bool unbiased,
-                            double* running_mean, double* running_var) {
+                            double* running_mean, double* running_var, double* accepted) {
   const bool variance_exists = !unbiased || count > 1;
   const double correction = unbiased && variance_exists ? count / (count - 1) : 1;
   return kernels.average(channels, decay, correction, mean, variance, running_mean,
-                         variance_exists ? running_var : nullptr);
+                         variance_exists ? running_var : nullptr, accepted);
 }
 
 template <typename T>

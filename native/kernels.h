@@ -205,9 +205,10 @@ struct KernelTable {
   const char* name;  ///< as in BATCHNORM_ISA: generic, neon, avx2, avx512
   void (*fence)();   ///< makes what the calling thread has streamed visible to the others
   /// running = decay * running + (1 - decay) * batch, of the variance times correction and unless running_var
-  /// is nullptr, for the channels whose mean and variance are finite; returns the number of the others.
+  /// is nullptr, for the channels where both come out finite; returns the number of the others. Where
+  /// `accepted` is not nullptr it takes the place of decay and is counted up, see update_running_stats.
   size_t (*average)(size_t channels, double decay, double correction, const double* mean,
-                    const double* variance, double* running_mean, double* running_var);
+                    const double* variance, double* running_mean, double* running_var, double* accepted);
   Kernels<float> f32;
   Kernels<double> f64;
 };

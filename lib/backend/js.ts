@@ -654,21 +654,26 @@ export function createJsBackend(): Backend {
     cancel: (slot) => turns.cancel(slot),
     float32: passesOf<Float32Array>(Math.fround, 16, turns),
     float64: passesOf<Float64Array>((value) => value, 8, turns),
-    updateRunningStats(mean, variance, channels, count, decay, unbiased, runningMean, runningVar) {
-      checkLengths(channels, mean, variance, runningMean, runningVar);
-      const average = (running: number, batch: number) =>
-        decay === 0 ? batch : decay * running + (1 - decay) * batch;
+    updateRunningStats(mean, variance, channels, count, decay, unbiased, runningMean, runningVar, accepted) {
+      checkLengths(channels, mean, variance, runningMean, runningVar, accepted);
+      const average = (keep: number, running: number, batch: number) =>
+        keep === 0 ? batch : keep * running + (1 - keep) * batch;
       const varianceExists = !unbiased || count > 1;
       const correction = unbiased && varianceExists ? count / (count - 1) : 1;
       let rejected = 0;
       for (let channel = 0; channel < channels; channel++) {
-        if (!Number.isFinite(mean[channel]) || !Number.isFinite(variance[channel])) {
+        const keep = accepted ? 1 - 1 / (accepted[channel] + 1) : decay;
+        const newMean = average(keep, runningMean[channel], mean[channel]);
+        const newVar = varianceExists
+          ? average(keep, runningVar[channel], variance[channel] * correction)
+          : variance[channel];
+        if (!Number.isFinite(newMean) || !Number.isFinite(newVar)) {
           rejected++;
           continue;
         }
-        runningMean[channel] = average(runningMean[channel], mean[channel]);
-        if (varianceExists)
-          runningVar[channel] = average(runningVar[channel], variance[channel] * correction);
+        runningMean[channel] = newMean;
+        if (varianceExists) runningVar[channel] = newVar;
+        if (accepted) accepted[channel]++;
       }
       return rejected;
     },

@@ -1,7 +1,8 @@
 // tf.layers.batchNormalization: its call, in training and in inference.
 import type * as tfc from '@tensorflow/tfjs-core';
-import { backend, passesFor } from '../backend/index.js';
+import { passesFor } from '../backend/index.js';
 import { stateError } from '../errors.js';
+import { updateRunningArrays } from '../running.js';
 import { type Geometry, geometryOf } from '../validate.js';
 import { backward } from './backward.js';
 import { gradientDepth, kernelName } from './kernel.js';
@@ -84,13 +85,11 @@ function train(tf: typeof tfc, layer: BatchNormalization, memory: Memory, x: tfc
     [movingMean.read(), movingVariance.read()],
     [[channels], [channels]],
     ([oldMean, oldVariance], [newMean, newVariance]) => {
-      const runningMean = Float64Array.from(oldMean);
-      const runningVar = Float64Array.from(oldVariance);
+      newMean.set(oldMean);
+      newVariance.set(oldVariance);
       // Keras keeps the biased variance; its momentum is the weight of the old value.
       const [decay, unbiased] = [momentum, false];
-      backend.updateRunningStats(mean, variance, channels, count, decay, unbiased, runningMean, runningVar);
-      newMean.set(runningMean);
-      newVariance.set(runningVar);
+      updateRunningArrays(mean, variance, channels, count, decay, unbiased, newMean, newVariance);
     },
   );
   [movingMean, movingVariance].forEach((variable, i) => {

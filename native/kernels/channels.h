@@ -95,28 +95,42 @@ void statistics(size_t channels, double count, const T* reference, const double*
   }
 }
 
-/// Out of its loops, for a restrict that lets the compiler select per vector.
-inline size_t average(size_t channels, double decay, double correction, const double* mean,
-                      const double* variance, double* __restrict running_mean,
-                      double* __restrict running_var) {
-  const double share = 1 - decay;
-  // decay 0 replaces: 0 * NaN would keep a NaN for ever.
-  const bool replaces = decay == 0;
-  const auto averaged = [=](double running, double batch) {
-    return replaces ? batch : decay * running + share * batch;
-  };
+/// Out of its loops, and each case a loop of its own: only so, and with restrict, the compiler selects per
+/// vector (256 channels with AVX-512: 440 ns, so 90).
+template <bool Cumulative, bool HasVariance>
+inline size_t average_as(size_t channels, double decay, double correction, const double* mean,
+                         const double* variance, double* __restrict running_mean,
+                         double* __restrict running_var, double* __restrict accepted) {
   size_t rejected = 0;
   for (size_t channel = 0; channel < channels; channel++) {
-    const double batch_mean = mean[channel];
-    const double batch_variance = variance[channel];
-    const bool finite = (batch_mean - batch_mean) + (batch_variance - batch_variance) == 0;
+    const double keep = Cumulative ? 1 - 1 / (accepted[channel] + 1) : decay;
+    const double share = 1 - keep;
+    // decay 0 replaces: 0 * NaN would keep a NaN for ever.
+    const bool replaces = keep == 0;
+    const auto averaged = [=](double running, double batch) {
+      const double average = keep * running + share * batch;
+      return replaces ? batch : average;
+    };
+    const double old_mean = running_mean[channel];
+    const double new_mean = averaged(old_mean, mean[channel]);
+    const double old_var = HasVariance ? running_var[channel] : 0;
+    const double new_var =
+        HasVariance ? averaged(old_var, variance[channel] * correction) : variance[channel];
+    // Of a batch that is not finite they are not either.
+    const bool finite = (new_mean - new_mean) + (new_var - new_var) == 0;
     rejected += finite ? 0 : 1;
-    running_mean[channel] = finite ? averaged(running_mean[channel], batch_mean) : running_mean[channel];
-    if (running_var)
-      running_var[channel] =
-          finite ? averaged(running_var[channel], batch_variance * correction) : running_var[channel];
+    running_mean[channel] = finite ? new_mean : old_mean;
+    if (HasVariance) running_var[channel] = finite ? new_var : old_var;
+    if (Cumulative) accepted[channel] += finite ? 1 : 0;
   }
   return rejected;
+}
+
+inline size_t average(size_t channels, double decay, double correction, const double* mean,
+                      const double* variance, double* running_mean, double* running_var, double* accepted) {
+  const auto run = accepted ? (running_var ? average_as<true, true> : average_as<true, false>)
+                            : (running_var ? average_as<false, true> : average_as<false, false>);
+  return run(channels, decay, correction, mean, variance, running_mean, running_var, accepted);
 }
 
 inline double inverse_deviation(double variance, double eps) {
