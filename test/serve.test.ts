@@ -67,6 +67,7 @@ function expectPredictions({ predictions, ms }: Answer, from: number): void {
 const servers: DigitServer[] = [];
 afterEach(async () => {
   vi.restoreAllMocks();
+  vi.useRealTimers();
   await Promise.all(servers.splice(0).map((server) => server.close()));
 });
 
@@ -254,6 +255,8 @@ describe('the other routes', () => {
 
   it('/stats.json counts what was served, refused and failed', async () => {
     vi.spyOn(console, 'error').mockImplementation(() => {});
+    // What is reported is of the last seconds only: none pass.
+    vi.useFakeTimers({ toFake: ['setInterval', 'clearInterval'] });
     let broken = false;
     const server = start({}, async (x) => {
       if (broken) throw new Error('broken');
