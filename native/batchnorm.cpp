@@ -382,24 +382,45 @@ class Moments {
   }
 
  private:
-  /// Statistics that are not finite though the data is, once more. It looks at the values of channels that
-  /// lie side by side in their order in memory, at each until one is not finite.
+  /// Statistics that are not finite though the data is, once more.
   void mend(Range channels, double* mean, double* variance) const {
-    constexpr size_t kBlock = 64;
+    const size_t end = channels.end;
+    for (Range block = channels; block.begin < end; block.begin = block.end) {
+      block.end = std::min(end, block.begin + kMended);
+      bool open[kMended];
+      for (size_t channel = block.begin; channel < block.end; channel++)
+        open[channel - block.begin] = !std::isfinite(mean[channel]) || !std::isfinite(variance[channel]);
+      keep_finite(block, open);
+      for (size_t channel = block.begin; channel < block.end; channel++)
+        if (open[channel - block.begin]) find_scaled(channel, mean[channel], variance[channel]);
+    }
+  }
+
+  /// Channels looked at together: a few lines of a row.
+  static constexpr size_t kMended = 64;
+
+  /// Closes the channels of a block that have a value which is not finite, at the first of them or soon
+  /// after.
+  void keep_finite(Range block, bool (&open)[kMended]) const {
     const Shape& shape = partition_.shape();
-    for (size_t begin = channels.begin; begin < channels.end; begin += kBlock) {
-      size_t open[kBlock];
-      size_t count = 0;
-      for (size_t channel = begin; channel < std::min(channels.end, begin + kBlock); channel++)
-        if (!std::isfinite(mean[channel]) || !std::isfinite(variance[channel])) open[count++] = channel;
-      for (size_t sample = 0; sample < shape.outer && count > 0; sample++)
-        for (size_t i = count; i-- > 0;) {
-          const T* const values = x_ + (sample * shape.channels + open[i]) * shape.inner;
-          const bool finite =
-              std::all_of(values, values + shape.inner, [](T value) { return std::isfinite(value); });
-          if (!finite) open[i] = open[--count];
+    const size_t count = block.end - block.begin;
+    if (shape.inner > 1) {
+      for (size_t i = 0; i < count; i++)
+        for (size_t sample = 0; sample < shape.outer && open[i]; sample++) {
+          const T* const values = x_ + (sample * shape.channels + block.begin + i) * shape.inner;
+          open[i] = std::all_of(values, values + shape.inner, [](T value) { return std::isfinite(value); });
         }
-      for (size_t i = 0; i < count; i++) find_scaled(open[i], mean[open[i]], variance[open[i]]);
+      return;
+    }
+    // Of x - x, which is 0 or NaN: a loop over columns that the compiler does several at a time.
+    T nothing[kMended] = {};
+    constexpr size_t kRows = 32;
+    for (size_t row = 0; row < shape.outer; row++) {
+      const T* const values = x_ + row * shape.channels + block.begin;
+      for (size_t i = 0; i < count; i++) nothing[i] += values[i] - values[i];
+      if ((row + 1) % kRows != 0 && row + 1 < shape.outer) continue;
+      for (size_t i = 0; i < count; i++) open[i] = open[i] && nothing[i] == 0;
+      if (std::none_of(open, open + count, [](bool is_open) { return is_open; })) return;
     }
   }
 
