@@ -10,7 +10,7 @@ export const apartFromKernels = {
   'test/fuzz-interface.test.ts': 'TypeScript',
   'test/fuzz-model.test.ts': 'TypeScript',
   'test/safetensors.test.ts': 'an example',
-  'test/serve.test.ts': 'an example',
+  'test/serve*.test.ts': 'an example',
   'test/tfjs*.test.ts': 'what surrounds the kernels is the same everywhere',
   'test/types.test.ts': 'the compiler',
   'test/validation.test.ts': 'TypeScript',

@@ -14,7 +14,9 @@ export interface ServeProcess {
 }
 
 export function startServe(...args: string[]): ServeProcess {
-  const child = spawn('sh', ['-c', `${manifest.scripts.serve} "$@"`, 'sh', ...args]);
+  // Whoever runs the tests, nobody passes signals on.
+  const { npm_lifecycle_event: _, ...env } = process.env;
+  const child = spawn('sh', ['-c', `${manifest.scripts.serve} "$@"`, 'sh', ...args], { env });
   let output = '';
   const ended = once(child, 'close').then(([code, signal]) => (code ?? signal) as number | string);
   const address = new Promise<string>((resolve, reject) => {

@@ -1,4 +1,16 @@
-import { closeSync, fstatSync, fsyncSync, openSync, readSync, renameSync, rmSync, writeSync } from 'node:fs';
+import {
+  closeSync,
+  constants,
+  fstatSync,
+  fsyncSync,
+  openSync,
+  readSync,
+  renameSync,
+  rmSync,
+  type Stats,
+  statSync,
+  writeSync,
+} from 'node:fs';
 import { decode } from './decode.js';
 import { encode } from './encode.js';
 import type { Checkpoint } from './tensors.js';
@@ -10,10 +22,12 @@ import type { Checkpoint } from './tensors.js';
  * header says.
  */
 export function readSafetensors(path: string, mostBytes: number): Checkpoint {
-  const file = openSync(path, 'r');
+  checkRegular(statSync(path));
+  // In case it has become a FIFO meanwhile, whose opening would wait for a writer; Windows has neither.
+  const file = openSync(path, constants.O_RDONLY | (constants.O_NONBLOCK ?? 0));
   try {
     const stat = fstatSync(file);
-    if (!stat.isFile()) throw new Error('file must be a regular file, got a directory or a device');
+    checkRegular(stat);
     if (stat.size > mostBytes) {
       throw new Error(`file must have at most ${mostBytes} bytes, got ${stat.size}`);
     }
@@ -29,6 +43,18 @@ export function readSafetensors(path: string, mostBytes: number): Checkpoint {
   } finally {
     closeSync(file);
   }
+}
+
+/** Before it is opened, because opening some devices does something. */
+function checkRegular(stat: Stats): void {
+  if (stat.isFile()) return;
+  const kinds = [
+    [stat.isDirectory(), 'a directory'],
+    [stat.isFIFO(), 'a FIFO'],
+    [stat.isSocket(), 'a socket'],
+  ] as const;
+  const kind = kinds.find(([is]) => is)?.[1] ?? 'a device';
+  throw new Error(`file must be a regular file, got ${kind}`);
 }
 
 /** Writes beside the file and renames, so that a reader finds the old file or the new one, never a part. */

@@ -37,7 +37,7 @@ function readOptions(): Options | 'help' {
   if (values.help) return 'help';
   return {
     seconds: integer('--seconds', values.seconds, 1, 600),
-    connections: integer('--connections', values.connections, 1, 1000),
+    connections: integer('--connections', values.connections, 1, 256),
     batch: integer('--batch', values.batch, 1, 4096),
   };
 }

@@ -8,6 +8,7 @@ export const USAGE = `Usage: npm run serve -- [options]
   --host <name>   address to listen on (default 127.0.0.1: this machine alone; 0.0.0.0: all networks)
   --port <n>      port to listen on (default 8784; 0: any free one)
   --batch <n>     images in one pass through the network at most (default 64)
+  --grace <n>     seconds that unfinished requests may hold up the end after SIGTERM or SIGINT (default 10)
   --no-fold       keep the batch norms as layers that compute off the event loop, instead of folding them into the
                   linear layers: the same answers, later, for so small a batch norm costs less than the way to
                   another thread
@@ -19,6 +20,7 @@ export interface Options {
   readonly host: string;
   readonly port: number;
   readonly batch: number;
+  readonly grace: number;
   readonly fold: boolean;
 }
 
@@ -32,6 +34,7 @@ export function readOptions(args?: string[]): Options | 'help' {
       host: { type: 'string', default: '127.0.0.1' },
       port: { type: 'string', default: '8784' },
       batch: { type: 'string', default: '64' },
+      grace: { type: 'string', default: '10' },
       'no-fold': { type: 'boolean', default: false },
       help: { type: 'boolean', default: false },
     },
@@ -46,6 +49,7 @@ export function readOptions(args?: string[]): Options | 'help' {
     host: values.host,
     port: integer('--port', values.port, 0, 65_535),
     batch: integer('--batch', values.batch, 1, 4096),
+    grace: integer('--grace', values.grace, 0, 3600),
     fold: !values['no-fold'],
   };
 }

@@ -59,7 +59,6 @@ export class Stats {
   #failed = 0;
   #inFlight = 0;
   #images = 0;
-  #onDrained: (() => void) | undefined;
 
   constructor() {
     this.#timer = setInterval(() => this.#turn(), WINDOW_MS).unref();
@@ -85,15 +84,6 @@ export class Stats {
       window.images += images;
       window.latency.record(Math.max(1, Math.round(1000 * latencyMs)));
     }
-    if (this.#inFlight === 0) this.#onDrained?.();
-  }
-
-  /** Resolves once no request is in flight. */
-  async drained(): Promise<void> {
-    if (this.#inFlight === 0) return;
-    await new Promise<void>((resolve) => {
-      this.#onDrained = resolve;
-    });
   }
 
   report(): StatsReport {
