@@ -78,9 +78,6 @@ function start(options: Partial<ServerOptions> = {}, by: Classify = classify): D
   return server;
 }
 
-/** Waits for what happens sooner or later. */
-const until = (condition: () => boolean | Promise<boolean>) => vi.waitUntil(condition, { timeout: patience });
-
 const bytes = { 'content-type': 'application/octet-stream' };
 const post = ({ app }: DigitServer, payload: string | object, headers: Record<string, string> = {}) =>
   app.inject({ method: 'POST', url: '/predict', payload, headers });
