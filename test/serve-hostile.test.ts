@@ -419,6 +419,27 @@ describe('the end', () => {
     expect(await closed).toBe(0);
   });
 
+  it('leaves no request without an answer under load', async () => {
+    const { server, open } = await listen();
+    let answers = 0;
+    const clients = Array.from({ length: 30 }, () => {
+      const client = open().send(POST);
+      client.socket.on('data', (chunk) => {
+        answers++;
+        if (!/\r\nconnection: close/i.test(String(chunk))) client.send(POST);
+      });
+      return client;
+    });
+    await until(() => answers > 200);
+    const closed = server.close();
+    for (const { ended } of clients) {
+      const { statusCode, head } = parseAnswer(await ended);
+      expect(statusCode).toBe(200);
+      expect(head).toMatch(/\r\nconnection: close/i);
+    }
+    expect(await closed).toBe(0);
+  });
+
   it('cuts what is not done by then: slow requests, and answers that nobody reads', async () => {
     const { server, open } = await listen();
     const sockets: Socket[] = [];
