@@ -138,6 +138,8 @@ template <size_t Count>
 class Arguments {
  public:
   static constexpr size_t kCount = Count;
+  /// 2^53: integers up to here are exact, and no size in bytes overflows.
+  static constexpr double kLargest = 9007199254740992.0;
   Arguments(napi_env env, napi_callback_info info) : env_(env) {
     napi_get_cb_info(env, info, &given_, values_, nullptr, &data_);
   }
@@ -148,26 +150,18 @@ class Arguments {
     return value;
   }
   size_t size(size_t index) const {
-    constexpr double kLargest = 9007199254740992.0;  // 2^53
     const double value = number(index);
     if (!(value >= 0 && value <= kLargest)) throw InvalidCall{"be given sizes"};
     return static_cast<size_t>(value);
   }
-  /// Not more than an array of any kind can hold a few times.
-  size_t channels(size_t index) const {
-    constexpr size_t kMost = size_t{1} << 48;
-    const size_t channels = size(index);
-    if (channels == 0 || channels > kMost) throw InvalidCall{"be given channels"};
-    return channels;
-  }
-  /// x[outer][channels][inner]
+  /// No array can have more.
+  size_t channels(size_t index) const { return checked_channels(size(index)); }
+  /// x[outer][channels][inner], of which two are given by their arguments.
   Shape shape(size_t outer, size_t channels, size_t inner) const {
-    const Shape shape{size(outer), this->channels(channels), size(inner)};
-    // No size of an array overflows then.
-    constexpr double kMost = 9007199254740992.0;  // 2^53
+    const Shape shape{size(outer), checked_channels(channels), size(inner)};
     if (static_cast<double>(shape.outer) * static_cast<double>(shape.channels) *
             static_cast<double>(shape.inner) >
-        kMost)
+        kLargest)
       throw InvalidCall{"be given a shape that memory can hold"};
     return shape;
   }
@@ -195,13 +189,18 @@ class Arguments {
     napi_typeof(env_, values_[index], &type);
     return type == napi_undefined ? Values<T>{nullptr, length} : array<T>(index, length, name);
   }
-  /// The bytes of an ArrayBuffer of exactly so many.
-  unsigned char* memory(size_t index, size_t bytes, const char* name) const {
+  /// The bytes of an ArrayBuffer.
+  Values<unsigned char> memory(size_t index) const {
     void* memory = nullptr;
-    size_t actual = 0;
-    const napi_status status = napi_get_arraybuffer_info(env_, values_[index], &memory, &actual);
-    if (status != napi_ok || actual != bytes) throw BufferChanged{name};
-    return static_cast<unsigned char*>(memory);
+    size_t bytes = 0;
+    if (napi_get_arraybuffer_info(env_, values_[index], &memory, &bytes) != napi_ok)
+      throw InvalidCall{"be given the memory of a frozen layer"};
+    return {static_cast<unsigned char*>(memory), bytes};
+  }
+  unsigned char* memory(size_t index, size_t bytes) const {
+    const auto memory = this->memory(index);
+    if (memory.length != bytes) throw InvalidCall{"be given the memory of a frozen layer"};
+    return memory.at;
   }
   int32_t slot(size_t index) const {
     const double value = number(index);
@@ -216,6 +215,12 @@ class Arguments {
   napi_value operator[](size_t index) const { return values_[index]; }
 
  private:
+  static size_t checked_channels(size_t channels) {
+    constexpr size_t kMost = size_t{1} << 48;
+    if (channels == 0 || channels > kMost) throw InvalidCall{"be given channels"};
+    return channels;
+  }
+
   napi_env env_;
   size_t given_ = Count;
   napi_value values_[Count];
@@ -290,7 +295,7 @@ struct Later {
 template <typename T, auto Forward, typename When>
 napi_value forward(napi_env env, napi_callback_info info) {
   const Arguments<13 + When::kArguments> arguments(env, info);
-  const Shape shape = arguments.shape(0, 1, 2);
+  const Shape shape = arguments.shape(0, arguments.size(1), 2);
   const double eps = arguments.number(3);
   const auto x = arguments.template array<const T>(4, shape.size(), "x.data");
   const auto y = arguments.template array<T>(5, shape.size(), kOut);
@@ -320,7 +325,7 @@ napi_value forward(napi_env env, napi_callback_info info) {
 template <typename T, typename When>
 napi_value backward(napi_env env, napi_callback_info info) {
   const Arguments<18 + When::kArguments> arguments(env, info);
-  const Shape shape = arguments.shape(0, 1, 2);
+  const Shape shape = arguments.shape(0, arguments.size(1), 2);
   const double eps = arguments.number(3);
   const bool training = arguments.boolean(4);
   const auto dy = arguments.template array<const T>(5, shape.size(), "dy.data");
@@ -358,8 +363,6 @@ napi_value backward(napi_env env, napi_callback_info info) {
   return nullptr;
 }
 
-constexpr const char* kCoefficients = "the memory of a frozen layer";
-
 /// frozenBytes(channels)
 template <typename T>
 napi_value frozen_bytes(napi_env env, napi_callback_info info) {
@@ -367,35 +370,33 @@ napi_value frozen_bytes(napi_env env, napi_callback_info info) {
   return Napi::Number::New(env, static_cast<double>(batchnorm::frozen_bytes<T>(channels)));
 }
 
-/// freeze(channels, eps, weight?, bias?, mean, variance, memory of frozenBytes)
+/// freeze(channels, eps, weight?, bias?, mean, variance, relu, memory of frozenBytes)
 template <typename T>
 napi_value freeze(napi_env env, napi_callback_info info) {
-  const Arguments<7> arguments(env, info);
+  const Arguments<8> arguments(env, info);
   const size_t channels = arguments.channels(0);
   batchnorm::freeze<T>(execution_of(env), channels, arguments.number(1),
                        arguments.template array<const double>(4, channels, "mean").at,
                        arguments.template array<const double>(5, channels, "variance").at,
                        arguments.template optional_array<const T>(2, channels, "weight").at,
                        arguments.template optional_array<const T>(3, channels, "bias").at,
-                       arguments.memory(6, batchnorm::frozen_bytes<T>(channels), kCoefficients));
+                       arguments.activation(6), arguments.memory(7, batchnorm::frozen_bytes<T>(channels)));
   return nullptr;
 }
 
-/// runFrozen(outer, channels, inner, memory, relu, x, y, residual?)
+/// runFrozen(outer, inner, memory, x, y, residual?)
 template <typename T, typename When>
 napi_value run_frozen(napi_env env, napi_callback_info info) {
-  const Arguments<8 + When::kArguments> arguments(env, info);
-  const Shape shape = arguments.shape(0, 1, 2);
-  const unsigned char* const memory =
-      arguments.memory(3, batchnorm::frozen_bytes<T>(shape.channels), kCoefficients);
-  const Activation activation = arguments.activation(4);
-  const auto x = arguments.template array<const T>(5, shape.size(), "x.data");
-  const auto y = arguments.template array<T>(6, shape.size(), kOut);
-  const auto residual = arguments.template optional_array<const T>(7, shape.size(), "residual.data");
+  const Arguments<6 + When::kArguments> arguments(env, info);
+  const auto memory = arguments.memory(2);
+  const Shape shape = arguments.shape(0, batchnorm::frozen_channels<T>(memory.at, memory.length), 1);
+  const auto x = arguments.template array<const T>(3, shape.size(), "x.data");
+  const auto y = arguments.template array<T>(4, shape.size(), kOut);
+  const auto residual = arguments.template optional_array<const T>(5, shape.size(), "residual.data");
   is_in_place<T>(y, x, kOverX);
   check_apart(y, residual, kOffResidual);
   When::run(arguments, [=, execution = When::execution(env)] {
-    batchnorm::run_frozen<T>(execution, shape, memory, activation, x.at, residual.at, y.at);
+    batchnorm::run_frozen<T>(execution, shape, memory.at, x.at, residual.at, y.at);
   });
   return nullptr;
 }
@@ -424,6 +425,16 @@ napi_value update_running_stats(napi_env env, napi_callback_info info) {
       *execution_of(env).kernels, channels, mean.at, variance.at, arguments.number(3), arguments.number(4),
       arguments.boolean(5), running_mean.at, running_var.at);
   return Napi::Number::New(env, static_cast<double>(rejected));
+}
+
+/// isAligned(array, bytes): whether it begins where values of so many bytes may lie
+napi_value is_aligned(napi_env env, napi_callback_info info) {
+  const Arguments<2> arguments(env, info);
+  const size_t alignment = std::max<size_t>(1, arguments.size(1));
+  void* values = nullptr;
+  size_t bytes = 0;
+  napi_get_buffer_info(env, arguments[0], &values, &bytes);
+  return Napi::Boolean::New(env, reinterpret_cast<uintptr_t>(values) % alignment == 0);
 }
 
 /// adviseHugePages(array): first touches of 4 KiB at a time cost more than a batch norm does.
@@ -547,6 +558,7 @@ Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   exports.Set("float64", passes_of<double>(env));
   export_function<update_running_stats>(exports, "updateRunningStats");
   export_function<release>(exports, "release");
+  export_function<is_aligned>(exports, "isAligned");
   export_function<advise_huge_pages>(exports, "adviseHugePages");
   export_function<set_threads>(exports, "setThreads");
   export_function<threads>(exports, "threads");

@@ -6,7 +6,7 @@ import { oneValuePerChannelError, rangeError, stateError, typeError } from './er
 import { constructorKey, FrozenBatchNorm } from './frozen.js';
 import { checkKept, deliver, isShared, move } from './handover.js';
 import { after, operate, readAsync } from './operations.js';
-import { type Names, namesOf } from './properties.js';
+import { areCallsUntouched, type Names, namesOf } from './properties.js';
 import { newResult } from './result.js';
 import { isStaged, stage, unstage } from './staging.js';
 import { readState, type StateDict } from './state.js';
@@ -134,11 +134,14 @@ const { hasOwn } = Object;
 /** For passes that compute at once, which need no slot. */
 const atOnce: Slot = -1;
 
-const forwardNames = namesOf('out', 'updateStats', 'residual');
-const forwardAsyncNames = namesOf('out', 'updateStats', 'residual', 'signal', 'transfer');
-const backwardNames = namesOf('out', 'only');
-const backwardAsyncNames = namesOf('out', 'only', 'signal', 'transfer');
-const freezeNames = namesOf('activation');
+const forwardNames = namesOf(['out', 'updateStats', 'residual'], areCallsUntouched);
+const forwardAsyncNames = namesOf(
+  ['out', 'updateStats', 'residual', 'signal', 'transfer'],
+  areCallsUntouched,
+);
+const backwardNames = namesOf(['out', 'only'], areCallsUntouched);
+const backwardAsyncNames = namesOf(['out', 'only', 'signal', 'transfer'], areCallsUntouched);
+const freezeNames = namesOf(['activation']);
 
 /** Never rejects. */
 async function bothSettled(before: Promise<unknown> | undefined, call: Promise<unknown>): Promise<void> {
@@ -158,12 +161,12 @@ function gradientsOf<T extends FloatArray>(
   dBias: T | undefined,
   dResidual: T | undefined,
 ): LayerGradients<T> {
-  const gradients: LayerGradients<T> = {};
-  if (dx) gradients.dx = { data: dx, shape };
-  if (dWeight) gradients.dWeight = dWeight;
-  if (dBias) gradients.dBias = dBias;
-  if (dResidual) gradients.dResidual = { data: dResidual, shape };
-  return gradients;
+  return {
+    ...(dx && { dx: { data: dx, shape } }),
+    ...(dWeight && { dWeight }),
+    ...(dBias && { dBias }),
+    ...(dResidual && { dResidual: { data: dResidual, shape } }),
+  };
 }
 
 /** Where results go that were given no place: to new memory, or with `reuse` to a buffer that is kept for the next. */
@@ -693,7 +696,8 @@ export class BatchNorm<D extends DType = 'float32'> {
    * Copies of what the layer has learned and seen.
    *
    * @returns what {@link loadStateDict} takes: parameters in the layer's dtype, statistics in double.
-   * @throws Error (`ERR_BATCHNORM_BUFFER_CHANGED`) where an array of the layer has lost its buffer.
+   * @throws Error (`ERR_BATCHNORM_BUFFER_CHANGED`) where an array of the layer has lost its buffer, RangeError
+   *   (`ERR_BATCHNORM_OUT_OF_MEMORY`).
    * @example
    * import { BatchNorm } from 'batchnorm';
    *

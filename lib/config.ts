@@ -44,7 +44,7 @@ export interface BatchNormOptions<D extends DType = DType> extends Partial<Batch
   momentum?: number | null;
 }
 
-const optionNames = namesOf(
+const optionNames = namesOf([
   'axis',
   'eps',
   'dtype',
@@ -57,7 +57,7 @@ const optionNames = namesOf(
   'reuse',
   'convention',
   'momentum',
-);
+]);
 
 /** @throws TypeError for an unknown option or an option of the wrong type, RangeError for a wrong value. */
 export function readConfig<D extends DType>(options: BatchNormOptions<D>): BatchNormConfig<D> {

@@ -8,6 +8,7 @@ export type Reason =
   | 'OVERLAP'
   | 'BUFFER_CHANGED'
   | 'OUT_OF_MEMORY'
+  | 'NO_THREAD'
   | 'ONE_VALUE_PER_CHANNEL'
   | 'NO_FORWARD'
   | 'INPUT_OVERWRITTEN'
@@ -19,11 +20,19 @@ export type Reason =
   | 'UNSUPPORTED_ISA'
   | 'NATIVE_UNAVAILABLE';
 
+const { create, defineProperty } = Object;
+
 type ErrorClass = new (message: string, options?: ErrorOptions) => Error;
 
 function withCode(Class: ErrorClass, reason: Reason, message: string, cause?: unknown): Error {
   const error = new Class(message, cause === undefined ? undefined : { cause });
-  return Object.assign(error, { code: `ERR_BATCHNORM_${reason}` });
+  // A property of its own whatever stands on Object.prototype: a setter for `code`, or a `get` for descriptors.
+  const code: PropertyDescriptor = create(null);
+  code.value = `ERR_BATCHNORM_${reason}`;
+  code.writable = true;
+  code.enumerable = true;
+  code.configurable = true;
+  return defineProperty(error, 'code', code);
 }
 
 /** `<name> must <rule>, got <actual>` for a value of the wrong type. */
@@ -49,9 +58,8 @@ export function rangeError(
 
 /** Batch statistics that do not exist, in training or in evaluation without running statistics. */
 export function oneValuePerChannelError(shape: readonly number[], training: boolean): Error {
-  const [what, cure] = training
-    ? ['training', 'call eval() or use a larger batch']
-    : ['evaluation without running statistics', 'use a larger batch'];
+  const what = training ? 'training' : 'evaluation without running statistics';
+  const cure = training ? 'call eval() or use a larger batch' : 'use a larger batch';
   return withCode(
     RangeError,
     'ONE_VALUE_PER_CHANNEL',

@@ -95,8 +95,8 @@ export interface FixedBatchNorm {
  */
 export type FoldableBatchNorm<D extends DType = DType> = BatchNorm<D> | FrozenBatchNorm<D> | FixedBatchNorm;
 
-const batchNormNames = namesOf('mean', 'variance', 'weight', 'bias', 'eps', 'axis', 'activation');
-const layerNames = namesOf('weight', 'shape', 'bias', 'groups', 'transposed', 'activation');
+const batchNormNames = namesOf(['mean', 'variance', 'weight', 'bias', 'eps', 'axis', 'activation']);
+const layerNames = namesOf(['weight', 'shape', 'bias', 'groups', 'transposed', 'activation']);
 
 /** A batch norm that has been checked. */
 interface ReadBatchNorm {

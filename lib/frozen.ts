@@ -1,10 +1,11 @@
 /// <reference lib="esnext.disposable" preserve="true" />
 import { type Activation, checkActivation } from './activation.js';
+import type { Passes } from './backend/backend.js';
 import { backend, passesFor } from './backend/index.js';
 import { stateError, typeError } from './errors.js';
 import { deliver, isShared, move } from './handover.js';
 import { operate, readAsync } from './operations.js';
-import { type Names, namesOf } from './properties.js';
+import { areCallsUntouched, type Names, namesOf } from './properties.js';
 import { newResult } from './result.js';
 import { isStaged, stage, takeStaging, unstage } from './staging.js';
 import { readState, type StateDict } from './state.js';
@@ -78,9 +79,9 @@ export interface FrozenParts<D extends DType> {
 /** Keeps the constructor to this library, which has checked what it gives. @internal */
 export const constructorKey = Symbol('frozen');
 
-const frozenNames = namesOf('axis', 'eps', 'dtype', 'activation');
-const runNames = namesOf('out', 'residual');
-const runAsyncNames = namesOf('out', 'residual', 'signal', 'transfer');
+const frozenNames = namesOf(['axis', 'eps', 'dtype', 'activation']);
+const runNames = namesOf(['out', 'residual'], areCallsUntouched);
+const runAsyncNames = namesOf(['out', 'residual', 'signal', 'transfer'], areCallsUntouched);
 
 /** What a run reads of x and its options, all of it checked but `out`. */
 interface ReadRun<T extends FloatArray> {
@@ -96,7 +97,8 @@ interface ReadRun<T extends FloatArray> {
 
 /** Coefficients for data of one dtype. */
 interface Frozen {
-  memory: ArrayBuffer;
+  readonly passes: Passes<FloatArray>;
+  readonly memory: ArrayBuffer;
   /** Asynchronous calls that may still read it. One that was cancelled stays counted: then the garbage collector frees it. */
   readers: number;
 }
@@ -237,12 +239,10 @@ export class FrozenBatchNorm<D extends DType = DType> {
       runNames,
     );
     const y = out ?? newResult<T>(dtype, size);
-    const { memory } = this.#frozen[dtype] ?? this.#freeze(dtype);
-    const { channels, activation } = this.#parts;
-    const { runFrozen } = passesFor<T>(dtype);
+    const { passes, memory } = this.#frozen[dtype] ?? this.#freeze(dtype);
     // What is absent is not given: the binding need not look at it.
-    if (residual === undefined) runFrozen(outer, channels, inner, memory, activation !== undefined, data, y);
-    else runFrozen(outer, channels, inner, memory, activation !== undefined, data, y, residual);
+    if (residual === undefined) passes.runFrozen(outer, inner, memory, data, y);
+    else passes.runFrozen(outer, inner, memory, data, y, residual);
     return { data: y, shape };
   }
 
@@ -294,14 +294,11 @@ export class FrozenBatchNorm<D extends DType = DType> {
     const place = () => (isPrivate ? takeStaging<T>(dtype, size) : newResult<T>(dtype, size));
     const target = out !== undefined && isShared(out) ? out : inPlace ? source : place();
     const frozen = this.#frozen[dtype] ?? this.#freeze(dtype);
-    const { channels, activation } = this.#parts;
-    const { runFrozenLater } = passesFor<T>(dtype);
-    const relu = activation !== undefined;
     return operate(
       signal,
       [source, added, target, frozen],
       (slot) => {
-        runFrozenLater(outer, channels, inner, frozen.memory, relu, source, target, added, slot);
+        frozen.passes.runFrozenLater(outer, inner, frozen.memory, source, target, added, slot);
         frozen.readers++;
       },
       () => {
@@ -359,19 +356,20 @@ export class FrozenBatchNorm<D extends DType = DType> {
 
   /** Prepares the coefficients for data of a dtype. */
   #freeze(dtype: DType): Frozen {
-    const { channels, eps, weight, bias, mean, variance } = this.#parts;
-    const { frozenBytes, freeze } = passesFor<FloatArray>(dtype);
-    const memory = newMemory(frozenBytes(channels));
-    freeze(
+    const { channels, eps, weight, bias, mean, variance, activation } = this.#parts;
+    const passes = passesFor<FloatArray>(dtype);
+    const memory = newMemory(passes.frozenBytes(channels));
+    passes.freeze(
       channels,
       eps,
       weight && toDtype(weight, dtype),
       bias && toDtype(bias, dtype),
       toDtype(mean, 'float64'),
       toDtype(variance, 'float64'),
+      activation !== undefined,
       memory,
     );
-    const frozen = { memory, readers: 0 };
+    const frozen = { passes, memory, readers: 0 };
     this.#frozen[dtype] = frozen;
     return frozen;
   }

@@ -121,12 +121,12 @@ export interface RunningStatsOptions {
 
 const defaultEps = 1e-5;
 const passNames = ['axis', 'eps', 'weight', 'bias', 'activation', 'residual', 'out'];
-const trainingNames = namesOf(...passNames);
-const inferenceNames = namesOf(...passNames, 'mean', 'variance');
-const backwardNames = namesOf(...passNames, 'mean', 'variance', 'training');
-const runningNames = namesOf('runningMean', 'runningVar');
-const batchNames = namesOf('mean', 'variance', 'count');
-const updateNames = namesOf('decay', 'unbiasedRunningVar');
+const trainingNames = namesOf([...passNames]);
+const inferenceNames = namesOf([...passNames, 'mean', 'variance']);
+const backwardNames = namesOf([...passNames, 'mean', 'variance', 'training']);
+const runningNames = namesOf(['runningMean', 'runningVar']);
+const batchNames = namesOf(['mean', 'variance', 'count']);
+const updateNames = namesOf(['decay', 'unbiasedRunningVar']);
 
 /** What every pass reads of x and its options, checked but for lengths of data. */
 interface ReadPass<T extends FloatArray> {

@@ -1,9 +1,10 @@
 // Memory that another thread may use while JavaScript goes on: shared memory as it is, memory that the caller gives away,
 // or a copy (staging.ts). A buffer that the caller keeps could be detached and collected, or shrunk, in mid-operation.
 import { types } from 'node:util';
+import { backend } from './backend/index.js';
 import { rangeError, stateError } from './errors.js';
 import type { DType, FloatArray } from './tensor.js';
-import { bufferOf, copyInto, extentOf, isResizable, lengthOf, viewOf } from './typed-array.js';
+import { bufferOf, bytesPerValue, copyInto, extentOf, isResizable, lengthOf, viewOf } from './typed-array.js';
 
 // Taken when the library is loaded: nobody's replacement sees the buffers, or says what they are.
 const { structuredClone } = globalThis;
@@ -32,6 +33,14 @@ export function move<T extends FloatArray>(name: string, array: T, dtype: DType)
     );
   if (isSharedArrayBuffer(buffer)) throw refuse('a SharedArrayBuffer, which is never copied anyway');
   if (isResizable(buffer)) throw refuse('a resizable ArrayBuffer');
+  // As the binding would find, too late for its owner.
+  const bytes = bytesPerValue[dtype];
+  if (!backend.isAligned(array, bytes))
+    throw rangeError(
+      name,
+      `begin at a multiple of ${bytes} bytes in memory`,
+      'an external ArrayBuffer that does not; copy it',
+    );
   const { begin } = extentOf(array);
   const length = lengthOf(array);
   const pinned = 'memory that cannot be transferred (a pooled Buffer, WebAssembly memory)';

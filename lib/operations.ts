@@ -4,7 +4,7 @@ import { setImmediate } from 'node:timers';
 import type { Operation, Slot } from './backend/backend.js';
 import { backend } from './backend/index.js';
 import { isObject, rangeError, typeError } from './errors.js';
-import { namesOf, propertiesOf } from './properties.js';
+import { areCallsUntouched, namesOf, propertiesOf } from './properties.js';
 import { zeroIntegers } from './typed-array.js';
 import { checkBoolean, checkObject } from './validate.js';
 
@@ -84,7 +84,7 @@ function unlisten(signal: AbortSignal, abort: () => void): void {
 
 /** Options that only asynchronous calls have. */
 type AsyncOptions = { signal?: AbortSignal; transfer?: boolean };
-const asyncNames = namesOf('signal', 'transfer');
+const asyncNames = namesOf(['signal', 'transfer'], areCallsUntouched);
 
 /**
  * The options that only asynchronous calls have. To be read before memory is: what a signal of the caller's making has for

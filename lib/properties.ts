@@ -2,79 +2,102 @@
 // has put on Object.prototype, of whatever realm.
 const { getPrototypeOf } = Reflect;
 const { create, hasOwn } = Object;
+const ObjectClass = Object;
 const objectPrototype = Object.prototype;
 
 /** Names of properties, in the order in which messages list them. */
 export interface Names {
   readonly list: readonly string[];
   readonly known: Readonly<Record<string, true | undefined>>;
+  /** Whether Object.prototype has none of them. */
+  readonly areUntouched: () => boolean;
 }
 
-export function namesOf(...list: string[]): Names {
+/** @param areUntouched of a set that is read where nanoseconds count; by default that all names are untouched. */
+export function namesOf(list: readonly string[], areUntouched = areAllUntouched): Names {
   const known: Record<string, true> = create(null);
-  for (const name of list) known[name] = true;
-  return { list, known };
+  for (let i = 0; i < list.length; i++) known[list[i]] = true;
+  return { list, known, areUntouched };
 }
 
-/**
- * Whether Object.prototype has none of the properties that the library reads of any object, so that those of a plain object
- * can be read as they are. Compiled it costs nothing: it is false for as long as nobody changes Object.prototype.
- */
-function isUntouched(): boolean {
+// Whether Object.prototype has none of the properties that are read, so that an object can be read as it is. Written out, for compiled it then costs nothing: it is known for as long as nobody changes Object.prototype.
+
+function areTensorsUntouched(): boolean {
   return !(
-    // tensors
     'data' in objectPrototype ||
     'shape' in objectPrototype ||
     'dims' in objectPrototype ||
     'strides' in objectPrototype ||
     'stride' in objectPrototype ||
-    'offset' in objectPrototype ||
-    // passes
-    'axis' in objectPrototype ||
-    'eps' in objectPrototype ||
-    'weight' in objectPrototype ||
-    'bias' in objectPrototype ||
-    'activation' in objectPrototype ||
-    'residual' in objectPrototype ||
+    'offset' in objectPrototype
+  );
+}
+
+/** Of what the methods of layers take. */
+export function areCallsUntouched(): boolean {
+  return !(
     'out' in objectPrototype ||
-    'mean' in objectPrototype ||
-    'variance' in objectPrototype ||
-    'training' in objectPrototype ||
+    'residual' in objectPrototype ||
     'updateStats' in objectPrototype ||
     'only' in objectPrototype ||
     'signal' in objectPrototype ||
-    'transfer' in objectPrototype ||
-    // layers
-    'dtype' in objectPrototype ||
-    'decay' in objectPrototype ||
-    'unbiasedRunningVar' in objectPrototype ||
-    'trackRunningStats' in objectPrototype ||
-    'reuse' in objectPrototype ||
-    'convention' in objectPrototype ||
-    'momentum' in objectPrototype ||
-    // statistics and states
-    'count' in objectPrototype ||
-    'runningMean' in objectPrototype ||
-    'runningVar' in objectPrototype ||
-    'running_mean' in objectPrototype ||
-    'running_var' in objectPrototype ||
-    'num_batches_tracked' in objectPrototype ||
-    // layers to fold into
-    'groups' in objectPrototype ||
-    'transposed' in objectPrototype
+    'transfer' in objectPrototype
   );
 }
+
+function areAllUntouched(): boolean {
+  return (
+    areTensorsUntouched() &&
+    areCallsUntouched() &&
+    !(
+      // passes
+      'axis' in objectPrototype ||
+      'eps' in objectPrototype ||
+      'weight' in objectPrototype ||
+      'bias' in objectPrototype ||
+      'activation' in objectPrototype ||
+      'mean' in objectPrototype ||
+      'variance' in objectPrototype ||
+      'training' in objectPrototype ||
+      // layers
+      'dtype' in objectPrototype ||
+      'decay' in objectPrototype ||
+      'unbiasedRunningVar' in objectPrototype ||
+      'trackRunningStats' in objectPrototype ||
+      'reuse' in objectPrototype ||
+      'convention' in objectPrototype ||
+      'momentum' in objectPrototype ||
+      // statistics and states
+      'count' in objectPrototype ||
+      'runningMean' in objectPrototype ||
+      'runningVar' in objectPrototype ||
+      'running_mean' in objectPrototype ||
+      'running_var' in objectPrototype ||
+      'num_batches_tracked' in objectPrototype ||
+      // layers to fold into
+      'groups' in objectPrototype ||
+      'transposed' in objectPrototype
+    )
+  );
+}
+
+export const tensorNames = namesOf(
+  ['data', 'shape', 'dims', 'strides', 'stride', 'offset'],
+  areTensorsUntouched,
+);
 
 /**
  * An object whose properties of these names are those that count; each is to be read once, for it may be a getter.
  *
  * @returns the object itself where all it has counts, which is nearly always.
  */
-export function propertiesOf<T extends object>(object: T, { list }: Names): T {
-  if (getPrototypeOf(object) === objectPrototype && isUntouched()) return object;
-  const found = create(null);
-  for (let i = 0; i < list.length; i++) found[list[i]] = propertyOf(object, list[i]);
-  return found;
+export function propertiesOf<T extends object>(object: T, names: Names): T {
+  // Of this realm, whose Object.prototype ends its prototypes.
+  if (object instanceof ObjectClass && names.areUntouched()) return object;
+  const properties = create(null);
+  const { list } = names;
+  for (let i = 0; i < list.length; i++) properties[list[i]] = propertyOf(object, list[i]);
+  return properties;
 }
 
 function propertyOf(object: object, name: string): unknown {

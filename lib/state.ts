@@ -20,7 +20,7 @@ export interface StateDict {
 }
 
 const { hasOwn } = Object;
-const stateNames = namesOf('weight', 'bias', 'running_mean', 'running_var', 'num_batches_tracked');
+const stateNames = namesOf(['weight', 'bias', 'running_mean', 'running_var', 'num_batches_tracked']);
 
 /** Whether a part must be there (true), must not (false), or may ('optional'). */
 interface Parts {

@@ -2,7 +2,7 @@
 // changes things while they are read cannot make what was checked differ from what is used. What a getter or a proxy of
 // the caller's throws comes out as it is.
 import { describe, describeShape, isArray, isObject, rangeError, typeError } from './errors.js';
-import { type Names, namesOf, propertiesOf } from './properties.js';
+import { type Names, propertiesOf, tensorNames } from './properties.js';
 import type { DType, FloatArray } from './tensor.js';
 import { copyInto, extentOf, lengthOf, partOf, shareBuffer, typedArrayType, zeros } from './typed-array.js';
 
@@ -58,7 +58,6 @@ export function newShape(rank: number): number[] {
   }
 }
 
-const tensorNames = namesOf('data', 'shape', 'dims', 'strides', 'stride', 'offset');
 const noOptions = Object.freeze(Object.create(null));
 
 export function checkObject(name: string, value: unknown): asserts value is object {

@@ -851,48 +851,76 @@ size_t update_running_stats(const KernelTable& kernels, size_t channels, const d
 
 namespace {
 
-/// The size of each of three arrays of coefficients: as long as in channels-last, the beginning of which
-/// serves channels-first as well.
-template <typename T>
-size_t frozen_array_bytes(size_t channels, size_t fold) {
-  return round_up((channels * fold + kLanes<T>)*sizeof(T), kAlignment);
+/// What lies at the first line of the memory of a frozen inference; three arrays of coefficients follow, each
+/// as long as in channels-last, the beginning of which serves channels-first as well.
+struct alignas(kAlignment) Frozen {
+  size_t channels;
+  /// Kept, for a division more would be noticed in a small call.
+  size_t fold;
+  Activation activation;
+  size_t array_bytes;
+
+  template <typename T>
+  static Frozen of(size_t channels, Activation activation) {
+    const size_t fold = fold_of<T>(channels);
+    return {channels, fold, activation, round_up((channels * fold + kLanes<T>)*sizeof(T), kAlignment)};
+  }
+  size_t bytes() const { return sizeof(Frozen) + 3 * array_bytes + kAlignment; }
+  template <typename T>
+  Normalization<T> coefficients() const {
+    const auto array = [&](size_t index) {
+      const auto* const first = reinterpret_cast<const unsigned char*>(this + 1);
+      return reinterpret_cast<T*>(const_cast<unsigned char*>(first) + index * array_bytes);
+    };
+    return {array(0), array(1), array(2)};
+  }
+};
+
+const Frozen& frozen_at(const unsigned char* memory) {
+  return *reinterpret_cast<const Frozen*>(align(memory));
 }
 
 }  // namespace
 
 template <typename T>
 size_t frozen_bytes(size_t channels) {
-  return 3 * frozen_array_bytes<T>(channels, fold_of<T>(channels)) + kAlignment;
+  return Frozen::of<T>(channels, kIdentity).bytes();
+}
+
+template <typename T>
+size_t frozen_channels(const unsigned char* memory, size_t bytes) {
+  if (bytes < sizeof(Frozen) + kAlignment) return 0;
+  const Frozen& frozen = frozen_at(memory);
+  // The memory of a tensor bounds what can be right, so that nothing overflows.
+  if (frozen.channels == 0 || frozen.channels > bytes) return 0;
+  const Frozen right = Frozen::of<T>(frozen.channels, kIdentity);
+  const bool is_right =
+      frozen.fold == right.fold && frozen.array_bytes == right.array_bytes && bytes == right.bytes();
+  return is_right ? frozen.channels : 0;
 }
 
 template <typename T>
 void freeze(const Execution& execution, size_t channels, double eps, const double* mean,
-            const double* variance, const T* weight, const T* bias, unsigned char* memory) {
-  const Tiling<T> tiling(Shape{1, channels, 1});
-  const size_t bytes = frozen_array_bytes<T>(channels, fold_of<T>(channels));
-  unsigned char* const start = align(memory);
-  std::fill_n(start, 3 * bytes, static_cast<unsigned char>(0));
-  const Normalization<T> coefficients = {reinterpret_cast<T*>(start), reinterpret_cast<T*>(start + bytes),
-                                         reinterpret_cast<T*>(start + 2 * bytes)};
-  set_normalization(coefficients, kernels_of<T>(*execution.kernels), tiling, {0, channels}, eps, mean,
-                    variance, weight, bias);
+            const double* variance, const T* weight, const T* bias, Activation activation,
+            unsigned char* memory) {
+  const auto* const frozen = new (align(memory)) Frozen(Frozen::of<T>(channels, activation));
+  const Normalization<T> coefficients = frozen->coefficients<T>();
+  std::fill_n(coefficients.mean, 3 * frozen->array_bytes / sizeof(T), T{0});
+  set_normalization(coefficients, kernels_of<T>(*execution.kernels), Tiling<T>(Shape{1, channels, 1}),
+                    {0, channels}, eps, mean, variance, weight, bias);
 }
 
 template <typename T>
-void run_frozen(const Execution& execution, Shape shape, const unsigned char* memory, Activation activation,
-                const T* x, const T* residual, T* y) {
+void run_frozen(const Execution& execution, Shape shape, const unsigned char* memory, const T* x,
+                const T* residual, T* y) {
   if (shape.size() == 0) return;
-  const size_t fold = fold_of<T>(shape.channels);
-  const size_t bytes = frozen_array_bytes<T>(shape.channels, fold);
-  const unsigned char* const start = align(memory);
-  const Normalization<const T> coefficients = {reinterpret_cast<const T*>(start),
-                                               reinterpret_cast<const T*>(start + bytes),
-                                               reinterpret_cast<const T*>(start + 2 * bytes)};
-  const Tiling<T> tiling(shape, shape.inner == 1 ? fold : 1);
+  const Frozen& frozen = frozen_at(memory);
+  const Normalization<const T> coefficients = frozen.coefficients<const T>();
+  const Tiling<T> tiling(shape, shape.inner == 1 ? frozen.fold : 1);
   const bool streamed = is_streamed(execution, tiling, x, y);
   const auto infer = [&](const Normalization<const T>& c) {
     write_all(execution, tiling,
-              normalizer<T>(execution, tiling, streamed, x, y, c, {activation, residual}, nullptr));
+              normalizer<T>(execution, tiling, streamed, x, y, c, {frozen.activation, residual}, nullptr));
   };
   if (!streamed) return infer(coefficients);
   Scratch scratch;
@@ -904,19 +932,19 @@ void run_frozen(const Execution& execution, Shape shape, const unsigned char* me
   infer({copy(coefficients.mean), copy(coefficients.scale), copy(coefficients.offset)});
 }
 
-#define BATCHNORM_INSTANTIATE(T)                                                                             \
-  template void forward_training<T>(const Execution&, Shape, double, const T*, T*, const T*, const T*,       \
-                                    double*, double*, Epilogue<T>, unsigned char*);                          \
-  template void forward_inference<T>(const Execution&, Shape, double, const T*, T*, const T*, const T*,      \
-                                     const double*, const double*, Epilogue<T>, unsigned char*);             \
-  template void backward<T>(const Execution&, Shape, double, bool, const T*, const T*, const double*,        \
-                            const double*, const T*, const T*, Epilogue<T>, const unsigned char*,            \
-                            Gradients<T>);                                                                   \
-  template size_t frozen_bytes<T>(size_t);                                                                   \
-  template void freeze<T>(const Execution&, size_t, double, const double*, const double*, const T*,          \
-                          const T*, unsigned char*);                                                         \
-  template void run_frozen<T>(const Execution&, Shape, const unsigned char*, Activation, const T*, const T*, \
-                              T*);
+#define BATCHNORM_INSTANTIATE(T)                                                                        \
+  template void forward_training<T>(const Execution&, Shape, double, const T*, T*, const T*, const T*,  \
+                                    double*, double*, Epilogue<T>, unsigned char*);                     \
+  template void forward_inference<T>(const Execution&, Shape, double, const T*, T*, const T*, const T*, \
+                                     const double*, const double*, Epilogue<T>, unsigned char*);        \
+  template void backward<T>(const Execution&, Shape, double, bool, const T*, const T*, const double*,   \
+                            const double*, const T*, const T*, Epilogue<T>, const unsigned char*,       \
+                            Gradients<T>);                                                              \
+  template size_t frozen_bytes<T>(size_t);                                                              \
+  template void freeze<T>(const Execution&, size_t, double, const double*, const double*, const T*,     \
+                          const T*, Activation, unsigned char*);                                        \
+  template size_t frozen_channels<T>(const unsigned char*, size_t);                                     \
+  template void run_frozen<T>(const Execution&, Shape, const unsigned char*, const T*, const T*, T*);
 BATCHNORM_INSTANTIATE(float)
 BATCHNORM_INSTANTIATE(double)
 

@@ -85,19 +85,24 @@ size_t update_running_stats(const KernelTable& kernels, size_t channels, const d
                             const double* variance, double count, double decay, bool unbiased,
                             double* running_mean, double* running_var);
 
-/// The size of the coefficients of an inference with fixed statistics. channels >= 1.
+/// The size of what freeze() leaves. channels >= 1.
 template <typename T>
 size_t frozen_bytes(size_t channels);
 
-/// Prepares such coefficients in frozen_bytes(channels) bytes of memory, which must stay where they are: the
-/// coefficients begin at the first line in them.
+/// Prepares an inference with fixed statistics in frozen_bytes(channels) bytes of memory, which must stay
+/// where they are.
 template <typename T>
 void freeze(const Execution& execution, size_t channels, double eps, const double* mean,
-            const double* variance, const T* weight, const T* bias, unsigned char* memory);
+            const double* variance, const T* weight, const T* bias, Activation activation,
+            unsigned char* memory);
 
-/// forward_inference with what freeze() has prepared for as many channels; residual may be nullptr.
+/// For how many channels freeze() has prepared these bytes; 0 where it has not.
 template <typename T>
-void run_frozen(const Execution& execution, Shape shape, const unsigned char* memory, Activation activation,
-                const T* x, const T* residual, T* y);
+size_t frozen_channels(const unsigned char* memory, size_t bytes);
+
+/// forward_inference with what freeze() has prepared for shape.channels; residual may be nullptr.
+template <typename T>
+void run_frozen(const Execution& execution, Shape shape, const unsigned char* memory, const T* x,
+                const T* residual, T* y);
 
 }  // namespace batchnorm

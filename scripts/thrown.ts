@@ -1,23 +1,7 @@
 // Which error codes each public function and method can throw: those that its code, and the code it refers to, names.
-import { relative, resolve } from 'node:path';
+import { relative } from 'node:path';
 import ts from 'typescript';
-
-const lib = resolve('lib');
-const config = ts.getParsedCommandLineOfConfigFile('tsconfig.build.json', undefined, {
-  ...ts.sys,
-  onUnRecoverableConfigFileDiagnostic: ({ messageText }) => {
-    throw new Error(ts.flattenDiagnosticMessageText(messageText, '\n'));
-  },
-});
-if (!config) throw new Error('tsconfig.build.json must be readable, got nothing');
-const program = ts.createProgram(config.fileNames, config.options);
-const checker = program.getTypeChecker();
-
-function sourceOf(path: string): ts.SourceFile {
-  const source = program.getSourceFile(resolve(lib, path));
-  if (!source) throw new Error(`lib/${path} must be part of tsconfig.build.json, got nothing`);
-  return source;
-}
+import { checker, lib, sourceOf } from './program.js';
 
 /** What a name that was imported or exported stands for. */
 function aliased(symbol: ts.Symbol | undefined): ts.Symbol | undefined {

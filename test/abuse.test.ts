@@ -74,6 +74,14 @@ describe('memory', () => {
     expect(await run('sh', args)).toEqual(right);
   });
 
+  it.runIf(process.platform === 'linux')('may run out for a thread, whose stack it is', async () => {
+    expect(await abuse('threadless')).toEqual(right);
+  });
+
+  it('of frozen layers is given back within a synchronous loop, and at once by disposal', async () => {
+    expect(await abuse('frozen')).toEqual(right);
+  });
+
   it('is given back after 100,000 operations, and the process ends by itself', async () => {
     expect(await abuse('flood')).toEqual(right);
   });

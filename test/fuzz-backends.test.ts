@@ -235,9 +235,9 @@ function resultsOf(backend: Backend, drawn: Case, inputs: Inputs): Results {
   const [y, firstInPlace] = forward('forwardTraining', [mean, variance]);
   const [inferred, secondInPlace] = forward('forwardInference', [inputs.mean, inputs.variance]);
   const memory = new ArrayBuffer(passes.frozenBytes(channels));
-  passes.freeze(channels, eps, weight, bias, inputs.mean, inputs.variance, memory);
+  passes.freeze(channels, eps, weight, bias, inputs.mean, inputs.variance, relu, memory);
   const run = place(size);
-  passes.runFrozen(outer, channels, inner, memory, relu, x, run, residual);
+  passes.runFrozen(outer, inner, memory, x, run, residual);
 
   const arrays: Results['arrays'] = { y, mean, variance, inferred, run };
   for (const training of [true, false]) {

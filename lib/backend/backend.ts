@@ -93,25 +93,15 @@ export interface Passes<T extends FloatArray> {
     bias: T | undefined,
     mean: Float64Array,
     variance: Float64Array,
-    memory: ArrayBuffer,
-  ): void;
-  /** Writes y from x with what freeze has prepared for as many channels. y may be x. */
-  runFrozen(
-    outer: number,
-    channels: number,
-    inner: number,
-    memory: ArrayBuffer,
     relu: boolean,
-    x: T,
-    y: T,
-    residual?: T,
+    memory: ArrayBuffer,
   ): void;
+  /** Writes y from x with what freeze has prepared. y may be x. */
+  runFrozen(outer: number, inner: number, memory: ArrayBuffer, x: T, y: T, residual?: T): void;
   runFrozenLater(
     outer: number,
-    channels: number,
     inner: number,
     memory: ArrayBuffer,
-    relu: boolean,
     x: T,
     y: T,
     residual: T | undefined,
@@ -184,6 +174,8 @@ export interface Backend {
   streamBytes(): number;
   /** Frees what freeze has filled before it is collected, where that is possible. No operation may be using it. */
   release(memory: ArrayBuffer): void;
+  /** Whether an array begins where a pass can take values of so many bytes; only another addon's memory does not. */
+  isAligned(array: FloatArray, bytes: number): boolean;
   /** For memory that nobody has touched yet: a hint, without which only time is lost. */
   adviseHugePages(array: FloatArray): void;
   /**

@@ -4,7 +4,7 @@
 import { clearImmediate, setImmediate } from 'node:timers';
 import { stateError } from '../errors.js';
 import type { FloatArray } from '../tensor.js';
-import { bytesPerValue, copyInto, filled, lengthOf, viewOf, zeros } from '../typed-array.js';
+import { bytesOf, bytesPerValue, copyInto, filled, lengthOf, viewOf, zeros } from '../typed-array.js';
 import { checkApart, copyOf, isInPlace } from '../validate.js';
 import {
   type Backend,
@@ -591,18 +591,16 @@ function passesOf<T extends FloatArray>(round: Round, lanes: number, turns: Turn
 
   const runFrozen = (
     outer: number,
-    channels: number,
     inner: number,
     memory: ArrayBuffer,
-    relu: boolean,
     x: T,
     y: T,
     residual?: T,
   ): Prepared<void> => {
+    const { channels, relu, coefficients } = frozenIn(memory);
     checkLengths(outer * channels * inner, x, residual, y);
     isInPlace(y, 'x.data', x);
     if (residual) checkApart('out', y, { 'residual.data': residual });
-    const coefficients = frozenIn(channels, memory);
     return {
       result: undefined,
       compute: () => normalize(outer, channels, inner, x, y, coefficients, relu, residual),
@@ -617,14 +615,15 @@ function passesOf<T extends FloatArray>(round: Round, lanes: number, turns: Turn
     forwardInferenceLater: turns.later(forward(false)),
     backwardLater: turns.later(backward),
 
-    frozenBytes: (channels) => 3 * channels * bytesPerValue.float64,
-    freeze(channels, eps, weight, bias, mean, variance, memory) {
+    frozenBytes: (channels) => (1 + 3 * channels) * bytesPerValue.float64,
+    freeze(channels, eps, weight, bias, mean, variance, relu, memory) {
       checkLengths(channels, weight, bias, mean, variance);
       const { high, scale, offset } = normalization(channels, eps, weight, bias, mean, variance);
-      const frozen = frozenIn(channels, memory);
-      copyInto(frozen.high, high);
-      copyInto(frozen.scale, scale);
-      copyInto(frozen.offset, offset);
+      viewOf<Float64Array>('float64', memory, 0, 1)[0] = Number(relu);
+      const { coefficients } = frozenIn(memory);
+      copyInto(coefficients.high, high);
+      copyInto(coefficients.scale, scale);
+      copyInto(coefficients.offset, offset);
     },
     runFrozen: now(runFrozen),
     runFrozenLater: turns.later(runFrozen),
@@ -632,10 +631,13 @@ function passesOf<T extends FloatArray>(round: Round, lanes: number, turns: Turn
 }
 
 /** What freeze has left in memory. */
-function frozenIn(channels: number, memory: ArrayBuffer): Normalization {
+function frozenIn(memory: ArrayBuffer): { channels: number; relu: boolean; coefficients: Normalization } {
+  const size = bytesPerValue.float64;
+  const channels = (bytesOf(memory) / size - 1) / 3;
   const array = (index: number) =>
-    viewOf<Float64Array>('float64', memory, index * channels * bytesPerValue.float64, channels);
-  return { high: array(0), scale: array(1), offset: array(2) };
+    viewOf<Float64Array>('float64', memory, (1 + index * channels) * size, channels);
+  const relu = viewOf<Float64Array>('float64', memory, 0, 1)[0] !== 0;
+  return { channels, relu, coefficients: { high: array(0), scale: array(1), offset: array(2) } };
 }
 
 /** Values that T can hold, as doubles. */
@@ -656,6 +658,7 @@ export function createJsBackend(): Backend {
     streamBytes: () => 0,
     // The language has no way to do that.
     release: () => {},
+    isAligned: () => true,
     adviseHugePages: () => {},
     onTheWay: nothingOnTheWay(),
     onFinished: (handler) => turns.onFinished(handler),

@@ -12,6 +12,7 @@ interface Binding
     Backend,
     | 'updateRunningStats'
     | 'release'
+    | 'isAligned'
     | 'adviseHugePages'
     | 'onFinished'
     | 'takeFinished'
@@ -69,6 +70,7 @@ export function createNativeBackend({ isa, streamBytes }: NativeSettings = {}): 
     float64: binding.float64,
     updateRunningStats: binding.updateRunningStats,
     release: binding.release,
+    isAligned: binding.isAligned,
     adviseHugePages: binding.adviseHugePages,
     onTheWay: binding.onTheWay,
     onFinished: binding.onFinished,

@@ -1,6 +1,8 @@
 // TensorFlow.js gives mean, variance, scale and offset shapes that broadcast to that of x: [C], [1, C, 1, 1], or that of x.
 import { describeShape, rangeError } from '../errors.js';
-import type { Geometry } from '../validate.js';
+import type { FloatArray } from '../tensor.js';
+import { copyInto, lengthOf, zeroIntegers } from '../typed-array.js';
+import { type Geometry, newArray } from '../validate.js';
 
 /** Which value of a parameter each channel takes; undefined where there is one for each, in order. */
 export type Indices = Int32Array | undefined;
@@ -45,12 +47,13 @@ export function broadcast(x: readonly number[], parameters: ParameterShapes): Ch
 
 function indicesOf(shape: readonly number[], block: readonly number[]): Indices {
   if (sizeOf(shape) === sizeOf(block)) return undefined;
-  const indices = new Int32Array(sizeOf(block));
+  const length = sizeOf(block);
+  const indices = zeroIntegers(length);
   let stride = 1;
   let repeats = 1;
   for (let axis = block.length - 1; axis >= 0; axis--) {
     if (shape[axis] !== 1)
-      for (let i = 0; i < indices.length; i++) indices[i] += (Math.floor(i / repeats) % block[axis]) * stride;
+      for (let i = 0; i < length; i++) indices[i] += (Math.floor(i / repeats) % block[axis]) * stride;
     stride *= shape[axis];
     repeats *= block[axis];
   }
@@ -59,18 +62,23 @@ function indicesOf(shape: readonly number[], block: readonly number[]): Indices 
 
 /** The value of a parameter for each channel. */
 export function spread(values: Float32Array, indices: Indices): Float32Array {
-  return indices === undefined ? values : Float32Array.from(indices, (index) => values[index]);
+  if (indices === undefined) return values;
+  const length = lengthOf(indices);
+  const each = newArray<Float32Array>('float32', length);
+  for (let i = 0; i < length; i++) each[i] = values[indices[i]];
+  return each;
 }
 
 /** The gradient of {@link spread}: what channels share adds up. */
-export function gather(values: ArrayLike<number>, indices: Indices, sums: Float32Array): void {
+export function gather(values: FloatArray, indices: Indices, sums: Float32Array): void {
   if (indices === undefined) {
-    sums.set(values);
+    copyInto(sums, values);
     return;
   }
-  const exact = new Float64Array(sums.length);
-  for (let i = 0; i < indices.length; i++) exact[indices[i]] += values[i];
-  sums.set(exact);
+  const exact = newArray<Float64Array>('float64', lengthOf(sums));
+  const length = lengthOf(indices);
+  for (let i = 0; i < length; i++) exact[indices[i]] += values[i];
+  copyInto(sums, exact);
 }
 
 /** The number of values that a shape has. */

@@ -2,6 +2,8 @@
 import type * as tfc from '@tensorflow/tfjs-core';
 import { passesFor } from '../backend/index.js';
 import { typeError } from '../errors.js';
+import { filled, lengthOf } from '../typed-array.js';
+import { copyAs, newArray } from '../validate.js';
 import { backward } from './backward.js';
 import { broadcast, gather, spread } from './broadcast.js';
 import { memoryOf } from './memory.js';
@@ -61,7 +63,7 @@ export function fusedBatchNorm(tf: typeof tfc, stock: tfc.KernelConfig): tfc.Ker
         [x, mean, variance, scale, offset],
         [x.shape],
         ([values, ...parameterValues], [result]) => {
-          if (values.length === 0) return;
+          if (lengthOf(values) === 0) return;
           const [m, v, weight, bias] = parameterValues.map((value, i) => value && spread(value, indices[i]));
           passesFor<Float32Array>('float32').forwardInference(
             outer,
@@ -72,8 +74,8 @@ export function fusedBatchNorm(tf: typeof tfc, stock: tfc.KernelConfig): tfc.Ker
             result,
             weight,
             bias,
-            Float64Array.from(m as Float32Array),
-            Float64Array.from(v as Float32Array),
+            copyAs('float64', m as Float32Array),
+            copyAs('float64', v as Float32Array),
             false,
             undefined,
             undefined,
@@ -120,22 +122,26 @@ export function fusedBatchNormGradient(tf: typeof tfc, stock: tfc.GradConfig): t
         [dy, x, mean, variance, scale],
         [x.shape, mean.shape, variance.shape, scale.shape, offset.shape],
         ([dyValues, xValues, ...parameterValues], [dx, ...sums]) => {
-          if (xValues.length === 0) {
-            for (const sum of sums) sum.fill(0);
+          if (lengthOf(xValues) === 0) {
+            for (const sum of sums) filled(sum, 0);
             return;
           }
           const [m, v, weight] = parameterValues.map((values, i) => spread(values, indices[i]));
-          const dScale = new Float32Array(channels);
-          const dOffset = new Float32Array(channels);
+          const dScale = newArray<Float32Array>('float32', channels);
+          const dOffset = newArray<Float32Array>('float32', channels);
           backward(
             { outer, channels, inner },
-            { eps, training: false, mean: Float64Array.from(m), variance: Float64Array.from(v), weight },
+            { eps, training: false, mean: copyAs('float64', m), variance: copyAs('float64', v), weight },
             dyValues,
             xValues,
             { dx, dWeight: dScale, dBias: dOffset },
           );
-          const dMean = Float64Array.from(dOffset, (sum, i) => (-sum * weight[i]) / Math.sqrt(v[i] + eps));
-          const dVariance = Float64Array.from(dScale, (sum, i) => (-0.5 * sum * weight[i]) / (v[i] + eps));
+          const dMean = newArray<Float64Array>('float64', channels);
+          const dVariance = newArray<Float64Array>('float64', channels);
+          for (let i = 0; i < channels; i++) {
+            dMean[i] = (-dOffset[i] * weight[i]) / Math.sqrt(v[i] + eps);
+            dVariance[i] = (-0.5 * dScale[i] * weight[i]) / (v[i] + eps);
+          }
           [dMean, dVariance, dScale, dOffset].forEach((values, i) => {
             gather(values, indices[i], sums[i]);
           });

@@ -2,10 +2,13 @@
 import type * as tfc from '@tensorflow/tfjs-core';
 import { backend, passesFor } from '../backend/index.js';
 import { stateError } from '../errors.js';
-import { type Geometry, geometryOf } from '../validate.js';
+import { copyInto, filled, lengthOf } from '../typed-array.js';
+import { copyAs, type Geometry, geometryOf, newArray } from '../validate.js';
 import { backward } from './backward.js';
 import { gradientDepth, kernelName } from './kernel.js';
 import { type Memory, memoryOf } from './memory.js';
+
+const { apply } = Reflect;
 
 /** What is used of `LayerVariable`. */
 interface LayerVariable {
@@ -47,7 +50,7 @@ export function fusedCall(tf: typeof tfc, stock: Call, isReplaced: (backend: str
       !isReplaced(tf.getBackend()) ||
       gradientDepth(tf) > 1
     )
-      return stock.call(this, inputs, kwargs);
+      return apply(stock, this, [inputs, kwargs]);
     return tf.tidy('BatchNormalization', () =>
       kwargs?.training ? train(tf, this, memory, x) : infer(tf, this, x),
     );
@@ -84,13 +87,13 @@ function train(tf: typeof tfc, layer: BatchNormalization, memory: Memory, x: tfc
     [movingMean.read(), movingVariance.read()],
     [[channels], [channels]],
     ([oldMean, oldVariance], [newMean, newVariance]) => {
-      const runningMean = Float64Array.from(oldMean);
-      const runningVar = Float64Array.from(oldVariance);
+      const runningMean = copyAs<Float64Array>('float64', oldMean);
+      const runningVar = copyAs<Float64Array>('float64', oldVariance);
       // Keras keeps the biased variance; its momentum is the weight of the old value.
       const [decay, unbiased] = [momentum, false];
       backend.updateRunningStats(mean, variance, channels, count, decay, unbiased, runningMean, runningVar);
-      newMean.set(runningMean);
-      newVariance.set(runningVar);
+      copyInto(newMean, runningMean);
+      copyInto(newVariance, runningVar);
     },
   );
   [movingMean, movingVariance].forEach((variable, i) => {
@@ -116,8 +119,8 @@ function normalize(
   const { outer, channels, inner } = geometry;
   const scale = gamma?.read();
   const offset = beta?.read();
-  const mean = new Float64Array(channels);
-  const variance = new Float64Array(channels);
+  const mean = newArray<Float64Array>('float64', channels);
+  const variance = newArray<Float64Array>('float64', channels);
   // By the time of the gradient another backend may be current.
   const holder = tf.backend();
   const toTensor = (info: tfc.TensorInfo) => tf.engine().makeTensorFromTensorInfo(info, holder);
@@ -126,7 +129,7 @@ function normalize(
     const save = args[args.length - 1] as tfc.GradSaveFunc;
     save(scale ? [x, scale] : [x]);
     const [y] = memory.compute([x, scale, offset], [x.shape], ([values, weight, bias], [result]) => {
-      if (values.length === 0) return;
+      if (lengthOf(values) === 0) return;
       passesFor<Float32Array>('float32').forwardTraining(
         outer,
         channels,
@@ -156,9 +159,9 @@ function normalize(
           [dy, savedX, savedScale],
           [x.shape, scale?.shape, offset?.shape],
           ([dyValues, values, weight], [dx, dWeight, dBias]) => {
-            if (values.length === 0) {
-              dWeight?.fill(0);
-              dBias?.fill(0);
+            if (lengthOf(values) === 0) {
+              if (dWeight) filled(dWeight, 0);
+              if (dBias) filled(dBias, 0);
               return;
             }
             const forward = { eps, training: true, mean, variance, weight };

@@ -2,7 +2,8 @@
 import type { TensorInfo } from '@tensorflow/tfjs-core';
 import { describeShape, rangeError, stateError, typeError } from '../errors.js';
 import { newResult } from '../result.js';
-import { typedArrayType } from '../typed-array.js';
+import { bytesPerValue, lengthOf, typedArrayType } from '../typed-array.js';
+import { newArray } from '../validate.js';
 import { sizeOf } from './broadcast.js';
 
 /** As its elements: values for a tensor or a shape, undefined for what is absent. */
@@ -94,9 +95,10 @@ function cpuMemory(backend: CpuBackend): Memory {
         `a tensor must keep its values, got a buffer that was detached or resized (shape ${describeShape(tensor.shape)})`,
       );
     // A cast from int32 leaves the values as they are.
-    return typedArrayType(values) === 'Float32Array'
-      ? (values as Float32Array)
-      : Float32Array.from(values as ArrayLike<number>);
+    if (typedArrayType(values) === 'Float32Array') return values as Float32Array;
+    const copy = newArray<Float32Array>('float32', sizeOf(tensor.shape));
+    for (let i = 0; i < sizeOf(tensor.shape); i++) copy[i] = (values as ArrayLike<number>)[i];
+    return copy;
   };
   const compute: Compute = (inputs, outputs, pass) => {
     checkReadable(inputs);
@@ -137,8 +139,8 @@ function wasmMemory(backend: WasmBackend): Memory {
 function checkAllocated(backend: WasmBackend, { dataId, shape }: TensorInfo): void {
   const { memoryOffset } = backend.dataIdMap.get(dataId);
   const size = sizeOf(shape);
-  const end = memoryOffset + size * Float32Array.BYTES_PER_ELEMENT;
-  if (size > 0 && (memoryOffset === 0 || end > backend.wasm.HEAPU8.length))
+  const end = memoryOffset + size * bytesPerValue.float32;
+  if (size > 0 && (memoryOffset === 0 || end > lengthOf(backend.wasm.HEAPU8)))
     throw rangeError('a result', 'fit into the heap of wasm', `${size} values of float32`, 'OUT_OF_MEMORY');
 }
 

@@ -63,8 +63,8 @@ void all_passes(const batchnorm::KernelTable* table, batchnorm::Shape shape) {
                          {y.data(), dweight.data(), dbias.data(), dresidual.data()});
   std::vector<unsigned char> frozen(batchnorm::frozen_bytes<T>(shape.channels));
   batchnorm::freeze<T>(execution, shape.channels, 1e-5, mean.data(), variance.data(), weight.data(),
-                       bias.data(), frozen.data());
-  batchnorm::run_frozen<T>(execution, shape, frozen.data(), batchnorm::kRelu, x.data(), nullptr, y.data());
+                       bias.data(), batchnorm::kRelu, frozen.data());
+  batchnorm::run_frozen<T>(execution, shape, frozen.data(), x.data(), nullptr, y.data());
 }
 
 void all_passes(const batchnorm::KernelTable* table) {

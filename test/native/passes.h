@@ -244,9 +244,12 @@ std::unique_ptr<Results<T>> run(const Case& c, const Inputs<T>& inputs, const Ma
   forward_inference<T>(execution, shape, c.eps, input(x.data(), r.inferred, inputs.x), r.inferred.data(), w,
                        b, running_mean, running_var, epilogue, mask_of(inferred_mask));
   Guarded<unsigned char> frozen(frozen_bytes<T>(shape.channels), m.place);
-  freeze<T>(execution, shape.channels, c.eps, running_mean, running_var, w, b, frozen.data());
-  run_frozen<T>(execution, shape, frozen.data(), epilogue.activation, input(x.data(), r.frozen, inputs.x),
-                epilogue.residual, r.frozen.data());
+  freeze<T>(execution, shape.channels, c.eps, running_mean, running_var, w, b, epilogue.activation,
+            frozen.data());
+  require(frozen_channels<T>(frozen.data(), frozen.size()) == shape.channels, "as prepared",
+          "the channels of a frozen layer");
+  run_frozen<T>(execution, shape, frozen.data(), input(x.data(), r.frozen, inputs.x), epilogue.residual,
+                r.frozen.data());
 
   const auto run_backward = [&](bool training, const double* mean, const double* variance,
                                 Guarded<unsigned char>& bits, Guarded<T>& dx, Guarded<T>& dresidual,
