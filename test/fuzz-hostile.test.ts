@@ -54,14 +54,14 @@ function attempts(title: string, program: string, kind: readonly string[], count
 }
 
 describe('whatever a caller does to', () => {
-  attempts('its arrays, results are the same or an error says why', 'hostile', ['arrays'], 300);
+  attempts('its arrays, results are the same or an error says why', 'hostile', ['arrays'], 250);
   attempts(
     'the language, memory is safe, and results are the same or an error says why',
     'hostile',
     ['intrinsics'],
-    300,
+    250,
   );
-  attempts('Object.prototype, nothing is inherited from it', 'hostile', ['inherited'], 300);
+  attempts('Object.prototype, nothing is inherited from it', 'hostile', ['inherited'], 250);
 });
 
 if (capabilities().backend === 'native')

@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import fc from 'fast-check';
-import { afterAll, describe, expect, it } from 'vitest';
+import { afterAll, describe, expect } from 'vitest';
 import { holds } from './fuzz.js';
 
 const pathOf = (file: string) => fileURLToPath(new URL(`abuse/${file}`, import.meta.url));
@@ -57,5 +57,3 @@ describe.runIf(addon !== undefined)('arrays at odd addresses', () => {
       }),
     );
 });
-
-it.runIf(addon === undefined)('arrays at odd addresses need a compiler', (context) => context.skip());

@@ -56,6 +56,16 @@ const calls = {
       (isLater ? await frozen.runAsync(tensor('x', 1), options) : frozen.run(tensor('x', 1), options)).data,
     ];
   },
+  async 'runAsync with transfer'({ tensor, axis, state }) {
+    const frozen = FrozenBatchNorm.from(state(), { axis });
+    const x = tensor('x', 1);
+    try {
+      return [(await frozen.runAsync(x, { transfer: true })).data];
+    } catch (error) {
+      assert.ok(x.data.length > 0, 'what is refused must be left to the caller');
+      throw error;
+    }
+  },
   forwardTraining({ tensor, axis, out, affine, residual }) {
     const { y, mean, variance } = forwardTraining(tensor('x', 1), {
       axis,
