@@ -1,10 +1,11 @@
 import { defineConfig } from 'vitest/config';
+import { patience } from './test/patience.js';
 
 // Apart from the suite, which runs once per instruction set: the pages do not depend on it.
 export default defineConfig({
   test: {
     include: ['test/**/*.browser.ts'],
-    testTimeout: 120_000,
-    hookTimeout: 120_000,
+    testTimeout: 2 * patience,
+    hookTimeout: 2 * patience,
   },
 });

@@ -1,9 +1,13 @@
 import { defineConfig } from 'vitest/config';
+import { patience } from './test/patience.js';
 
 export default defineConfig({
   test: {
     include: ['test/**/*.test.ts'],
     pool: 'forks',
-    testTimeout: 120_000,
+    // Longer than programs that a test runs may take: what hangs is named.
+    testTimeout: 2 * patience,
+    hookTimeout: 2 * patience,
+    teardownTimeout: patience,
   },
 });

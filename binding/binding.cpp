@@ -407,15 +407,16 @@ napi_value release(napi_env env, napi_callback_info info) {
   return nullptr;
 }
 
-/// updateRunningStats(mean, variance, channels, count, decay, unbiased, runningMean, runningVar): rejected
-/// channels
+/// updateRunningStats(mean, variance, channels, count, decay, unbiased, runningMean, runningVar, accepted?):
+/// rejected channels
 napi_value update_running_stats(napi_env env, napi_callback_info info) {
-  const Arguments<8> arguments(env, info);
+  const Arguments<9> arguments(env, info);
   const size_t channels = arguments.channels(2);
   const auto mean = arguments.array<const double>(0, channels, "mean");
   const auto variance = arguments.array<const double>(1, channels, "variance");
   const auto running_mean = arguments.array<double>(6, channels, "runningMean");
   const auto running_var = arguments.array<double>(7, channels, "runningVar");
+  const auto accepted = arguments.optional_array<double>(8, channels, "the batches of each channel");
   check_apart(running_mean, running_var, "not overlap runningVar", "runningMean");
   for (const auto& [name, running] : {std::pair{"runningMean", running_mean}, {"runningVar", running_var}}) {
     check_apart(running, mean, kOffMean, name);
@@ -423,7 +424,7 @@ napi_value update_running_stats(napi_env env, napi_callback_info info) {
   }
   const size_t rejected = batchnorm::update_running_stats(
       *execution_of(env).kernels, channels, mean.at, variance.at, arguments.number(3), arguments.number(4),
-      arguments.boolean(5), running_mean.at, running_var.at);
+      arguments.boolean(5), running_mean.at, running_var.at, accepted.at);
   return Napi::Number::New(env, static_cast<double>(rejected));
 }
 

@@ -243,8 +243,8 @@ export class BatchNorm<D extends DType = 'float32'> {
   #training = true;
   #batchesTracked = 0;
   #rejectedUpdates = 0;
-  /** Batches that a channel has rejected since the state was loaded; undefined where none has. */
-  #missed: Float64Array | undefined;
+  /** With decay 'cumulative': how many batches the running statistics of each channel are the mean of. */
+  readonly #accepted: Float64Array | undefined;
 
   #last: Forward<ArrayOf<D>> | undefined;
   readonly #lastMean: Float64Array;
@@ -275,7 +275,7 @@ export class BatchNorm<D extends DType = 'float32'> {
   constructor(channels: number, options: BatchNormOptions<D> = {}) {
     this.#channels = checkInteger('channels', channels, 1, maxChannels);
     this.#config = readConfig(options);
-    const { dtype, weight, bias, trackRunningStats, reuse } = this.#config;
+    const { dtype, weight, bias, decay, trackRunningStats, reuse } = this.#config;
     this.#passes = passesFor(dtype);
     this.#y = new ResultBuffer(reuse);
     this.#dx = new ResultBuffer(reuse);
@@ -284,6 +284,7 @@ export class BatchNorm<D extends DType = 'float32'> {
     this.#bias = bias ? newArray<ArrayOf<D>>(dtype, channels) : null;
     this.#runningMean = trackRunningStats ? newArray<Float64Array>('float64', channels) : null;
     this.#runningVar = trackRunningStats ? filled(newArray<Float64Array>('float64', channels), 1) : null;
+    this.#accepted = trackRunningStats && decay === 'cumulative' ? newArray('float64', channels) : undefined;
     this.#weightGrad = weight ? newArray(dtype, channels) : undefined;
     this.#biasGrad = bias ? newArray(dtype, channels) : undefined;
     this.#lastMean = newArray('float64', channels);
@@ -335,12 +336,12 @@ export class BatchNorm<D extends DType = 'float32'> {
     return this.#training;
   }
 
-  /** Training batches whose statistics were offered to the running ones. */
+  /** Training batches whose statistics were offered to the running ones; 2^53 − 1 at most. */
   get batchesTracked(): number {
     return this.#batchesTracked;
   }
 
-  /** Updates of a channel's running statistics that were left out because its batch was not finite. */
+  /** Updates of a channel's running statistics that were left out because they would not have been finite. */
   get rejectedUpdates(): number {
     return this.#rejectedUpdates;
   }
@@ -743,7 +744,9 @@ export class BatchNorm<D extends DType = 'float32'> {
     copyIfBoth(this.#runningMean, read.running_mean);
     copyIfBoth(this.#runningVar, read.running_var);
     this.#batchesTracked = read.num_batches_tracked ?? 0;
-    this.#missed = undefined;
+    if (this.#accepted)
+      for (let channel = 0; channel < this.#channels; channel++)
+        this.#accepted[channel] = this.#batchesTracked;
     return this;
   }
 
@@ -985,41 +988,18 @@ export class BatchNorm<D extends DType = 'float32'> {
     const runningVar = this.#runningVar;
     if (runningMean === null || runningVar === null) return;
     const { decay, unbiasedRunningVar } = this.#config;
-    const batches = this.#batchesTracked + 1;
-    const update = (of: (array: Float64Array) => Float64Array, channels: number, ownDecay: number) =>
-      backend.updateRunningStats(
-        of(mean),
-        of(variance),
-        channels,
-        count,
-        ownDecay,
-        unbiasedRunningVar,
-        of(runningMean),
-        of(runningVar),
-      );
-    if (decay !== 'cumulative' || this.#missed === undefined) {
-      const ownDecay = decay === 'cumulative' ? 1 - 1 / batches : decay;
-      const rejected = update((array) => array, this.#channels, ownDecay);
-      this.#batchesTracked = batches;
-      if (rejected > 0) this.#countRejected(rejected, mean, variance);
-      return;
-    }
-    // The mean over the batches of each channel: those it rejected do not count.
-    for (let channel = 0; channel < this.#channels; channel++) {
-      const ownDecay = 1 - 1 / (batches - this.#missed[channel]);
-      const rejected = update((array) => partOf(array, 'float64', channel, 1), 1, ownDecay);
-      this.#rejectedUpdates += rejected;
-      this.#missed[channel] += rejected;
-    }
-    this.#batchesTracked = batches;
-  }
-
-  #countRejected(rejected: number, mean: Float64Array, variance: Float64Array): void {
-    this.#rejectedUpdates += rejected;
-    if (this.#config.decay !== 'cumulative') return;
-    const missed = newArray<Float64Array>('float64', this.#channels);
-    for (let channel = 0; channel < this.#channels; channel++)
-      missed[channel] = Number.isFinite(mean[channel]) && Number.isFinite(variance[channel]) ? 0 : 1;
-    this.#missed = missed;
+    this.#rejectedUpdates += backend.updateRunningStats(
+      mean,
+      variance,
+      this.#channels,
+      count,
+      decay === 'cumulative' ? 0 : decay,
+      unbiasedRunningVar,
+      runningMean,
+      runningVar,
+      this.#accepted,
+    );
+    // What a state may hold.
+    this.#batchesTracked = Math.min(this.#batchesTracked + 1, Number.MAX_SAFE_INTEGER);
   }
 }

@@ -99,7 +99,7 @@ interface ReadRun<T extends FloatArray> {
 interface Frozen {
   readonly passes: Passes<FloatArray>;
   readonly memory: ArrayBuffer;
-  /** Asynchronous calls that may still read it. One that was cancelled stays counted: then the garbage collector frees it. */
+  /** Asynchronous calls that may still read it. One that came to nothing stays counted: then the garbage collector frees it. */
   readers: number;
 }
 
@@ -294,13 +294,12 @@ export class FrozenBatchNorm<D extends DType = DType> {
     const place = () => (isPrivate ? takeStaging<T>(dtype, size) : newResult<T>(dtype, size));
     const target = out !== undefined && isShared(out) ? out : inPlace ? source : place();
     const frozen = this.#frozen[dtype] ?? this.#freeze(dtype);
+    // Before a signal of the caller's making can dispose of the layer.
+    frozen.readers++;
     return operate(
       signal,
       [source, added, target, frozen],
-      (slot) => {
-        frozen.passes.runFrozenLater(outer, inner, frozen.memory, source, target, added, slot);
-        frozen.readers++;
-      },
+      (slot) => frozen.passes.runFrozenLater(outer, inner, frozen.memory, source, target, added, slot),
       () => {
         frozen.readers--;
         if (this.#disposed) letGo(frozen);

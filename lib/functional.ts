@@ -1,11 +1,11 @@
 // The functions: no state.
 
 import { type Activation, checkActivation } from './activation.js';
-import { backend, passesFor } from './backend/index.js';
+import { passesFor } from './backend/index.js';
 import { namesOf, propertiesOf } from './properties.js';
 import { newResult } from './result.js';
+import { updateRunningArrays } from './running.js';
 import type { DType, FloatArray, Tensor, TensorLike } from './tensor.js';
-import { copyInto } from './typed-array.js';
 import {
   channelsOf,
   checkApart,
@@ -185,7 +185,8 @@ function resultFor<T extends FloatArray>(
  * (Ioffe and Szegedy, "Batch Normalization", 2015, algorithm 1), plus the residual, through the activation.
  *
  * One value per channel is allowed (variance 0). An empty x gives an empty y and NaN statistics. A channel with a value
- * that is not finite has statistics that are not, and touches no other channel.
+ * that is not finite has statistics that are not, and touches no other channel. A variance that a double cannot hold is
+ * Infinity.
  *
  * @param x any rank from 1 to 64, with at least one channel.
  * @param options axis 1, eps 1e-5, weight 1 and bias 0 by default.
@@ -355,7 +356,8 @@ export function backward<T extends FloatArray>(
  * running = decay · running + (1 − decay) · batch, in place, computed in double.
  *
  * Nothing changes where `count` is 0, and runningVar stays as it is where `count` is 1 and the unbiased variance does
- * not exist. A channel whose batch mean or variance is not finite is left alone.
+ * not exist. A channel is left alone where its batch is not finite, and where its new mean or variance would not be
+ * finite in the array that takes it.
  *
  * @param running runningMean and runningVar, one value per channel; these arrays are written.
  * @param batch what {@link forwardTraining} returned.
@@ -392,21 +394,16 @@ export function updateRunningStats(
   checkFraction('decay', decay);
   checkBoolean('unbiasedRunningVar', unbiasedRunningVar);
   if (count === 0) return 0;
-  const ownRunningMean = toDtype<Float64Array>(runningMean, 'float64');
-  const ownRunningVar = toDtype<Float64Array>(runningVar, 'float64');
-  const rejected = backend.updateRunningStats(
+  return updateRunningArrays(
     stats.mean,
     stats.variance,
     channels,
     count,
     decay,
     unbiasedRunningVar,
-    ownRunningMean,
-    ownRunningVar,
+    runningMean,
+    runningVar,
   );
-  if (ownRunningMean !== runningMean) copyInto(runningMean, ownRunningMean);
-  if (ownRunningVar !== runningVar) copyInto(runningVar, ownRunningVar);
-  return rejected;
 }
 
 function statsOf(mean: unknown, variance: unknown, channels: number) {

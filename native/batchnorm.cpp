@@ -6,6 +6,7 @@
 #include <memory>
 #include <new>
 #include <numeric>
+#include <type_traits>
 
 #include "parallel.h"
 #include "partition.h"
@@ -274,6 +275,21 @@ void collect_sums(const Kernels<T>& kernels, Layout layout, Range chunks, Range 
   kernels.collect[layout](sums.second, count, partials.second + at);
 }
 
+/// A sum in double, and beside it what its roundings have lost (Neumaier, 1974).
+class CompensatedSum {
+ public:
+  void add(double value) {
+    const double total = sum_ + value;
+    lost_ += std::fabs(sum_) >= std::fabs(value) ? (sum_ - total) + value : (value - total) + sum_;
+    sum_ = total;
+  }
+  double value() const { return sum_ + lost_; }
+
+ private:
+  double sum_ = 0;
+  double lost_ = 0;
+};
+
 /// Sums of deviations from a shift near the data, per chunk.
 template <typename T>
 class Moments {
@@ -360,9 +376,54 @@ class Moments {
     const size_t at = channels.begin;
     kernels_.statistics(channels.end - at, static_cast<double>(partition_.shape().count()), reference,
                         reference_sums_ + at, reference_squares_ + at, mean + at, variance + at);
+    // Squares of float32 do not overflow in double.
+    if constexpr (std::is_same_v<T, double>)
+      if (!kernels_.are_good(channels.end - at, 1, mean + at, variance + at)) mend(channels, mean, variance);
   }
 
  private:
+  /// Statistics that are not finite though the data is, once more. It looks at the values of channels that
+  /// lie side by side in their order in memory, at each until one is not finite.
+  void mend(Range channels, double* mean, double* variance) const {
+    constexpr size_t kBlock = 64;
+    const Shape& shape = partition_.shape();
+    for (size_t begin = channels.begin; begin < channels.end; begin += kBlock) {
+      size_t open[kBlock];
+      size_t count = 0;
+      for (size_t channel = begin; channel < std::min(channels.end, begin + kBlock); channel++)
+        if (!std::isfinite(mean[channel]) || !std::isfinite(variance[channel])) open[count++] = channel;
+      for (size_t sample = 0; sample < shape.outer && count > 0; sample++)
+        for (size_t i = count; i-- > 0;) {
+          const T* const values = x_ + (sample * shape.channels + open[i]) * shape.inner;
+          const bool finite =
+              std::all_of(values, values + shape.inner, [](T value) { return std::isfinite(value); });
+          if (!finite) open[i] = open[--count];
+        }
+      for (size_t i = 0; i < count; i++) find_scaled(open[i], mean[open[i]], variance[open[i]]);
+    }
+  }
+
+  /// In two passes over values so small that no square of them overflows: only what is found may.
+  void find_scaled(size_t channel, double& mean, double& variance) const {
+    // Where squares have overflowed, what such a scale takes below the smallest double is no matter.
+    constexpr double kDown = 0x1p-600;
+    constexpr double kUp = 0x1p600;
+    const Shape& shape = partition_.shape();
+    const auto mean_of = [&](auto term) {
+      CompensatedSum sum;
+      for (size_t sample = 0; sample < shape.outer; sample++) {
+        const T* const values = x_ + (sample * shape.channels + channel) * shape.inner;
+        for (size_t i = 0; i < shape.inner; i++) sum.add(term(values[i] * kDown));
+      }
+      return sum.value() / static_cast<double>(shape.count());
+    };
+    const double centre = mean_of([](double value) { return value; });
+    const double rest = mean_of([=](double value) { return value - centre; });
+    const double squares = mean_of([=](double value) { return (value - centre) * (value - centre); });
+    mean = (centre + rest) * kUp;
+    variance = (squares - rest * rest) * kUp * kUp;
+  }
+
   /// In double, where float32 sums overflow (deviations from 1e19 on), where the shift is far from the mean,
   /// and where the data is not finite, for then the result must not depend on the order of the additions.
   void sum_in_double(const Span& span, size_t channel, T& shift, double& first, double& second) const {
@@ -842,11 +903,11 @@ void backward(const Execution& execution, Shape shape, double eps, bool training
 
 size_t update_running_stats(const KernelTable& kernels, size_t channels, const double* mean,
                             const double* variance, double count, double decay, bool unbiased,
-                            double* running_mean, double* running_var) {
+                            double* running_mean, double* running_var, double* accepted) {
   const bool variance_exists = !unbiased || count > 1;
   const double correction = unbiased && variance_exists ? count / (count - 1) : 1;
   return kernels.average(channels, decay, correction, mean, variance, running_mean,
-                         variance_exists ? running_var : nullptr);
+                         variance_exists ? running_var : nullptr, accepted);
 }
 
 namespace {
@@ -863,7 +924,8 @@ struct alignas(kAlignment) Frozen {
   template <typename T>
   static Frozen of(size_t channels, Activation activation) {
     const size_t fold = fold_of<T>(channels);
-    return {channels, fold, activation, round_up((channels * fold + kLanes<T>)*sizeof(T), kAlignment)};
+    const size_t length = channels * fold + kLanes<T>;
+    return {channels, fold, activation, round_up(length * sizeof(T), kAlignment)};
   }
   size_t bytes() const { return sizeof(Frozen) + 3 * array_bytes + kAlignment; }
   template <typename T>

@@ -57,7 +57,8 @@ struct Gradients {
 };
 
 /// Normalizes x with its own mean and biased variance, which it returns (channels values each; NaN where
-/// count() is 0). y may be x. Fills `mask` (mask_bytes) unless it is nullptr.
+/// count() is 0; of finite x a mean that is finite, and a variance that is or is infinity). y may be x. Fills
+/// `mask` (mask_bytes) unless it is nullptr.
 template <typename T>
 void forward_training(const Execution& execution, Shape shape, double eps, const T* x, T* y, const T* weight,
                       const T* bias, double* mean, double* variance, Epilogue<T> epilogue,
@@ -78,12 +79,13 @@ void backward(const Execution& execution, Shape shape, double eps, bool training
               const double* mean, const double* variance, const T* weight, const T* bias,
               Epilogue<T> epilogue, const unsigned char* mask, Gradients<T> gradients);
 
-/// running = decay * running + (1 - decay) * batch, for the channels whose batch statistics are finite;
-/// returns the number of the others. `unbiased` stores variance * count / (count - 1), and nothing where
-/// count is 1.
+/// running = decay * running + (1 - decay) * batch, for the channels where both come out finite; returns the
+/// number of the others, which stay as they are. `unbiased` stores variance * count / (count - 1), and
+/// nothing where count is 1. `accepted`, unless it is nullptr, takes the place of decay: how many batches
+/// each channel is the mean of, to which those that come in are added.
 size_t update_running_stats(const KernelTable& kernels, size_t channels, const double* mean,
                             const double* variance, double count, double decay, bool unbiased,
-                            double* running_mean, double* running_var);
+                            double* running_mean, double* running_var, double* accepted);
 
 /// The size of what freeze() leaves. channels >= 1.
 template <typename T>

@@ -174,10 +174,12 @@ struct Kernels {
   /// reference.
   void (*merge)(size_t channels, double values, const double* chunk_sum, const double* chunk_squares,
                 const T* shift, const T* reference, double* sum, double* sum_squares);
-  /// mean and biased variance from sums of `count` values that refer to reference
+  /// mean and biased variance from sums of `count` values that refer to reference; not finite where a step in
+  /// between is not
   void (*statistics)(size_t channels, double count, const T* reference, const double* sum,
                      const double* sum_squares, double* mean, double* variance);
-  /// What normalize takes. An absent (nullptr) weight is 1, an absent bias 0.
+  /// What normalize takes. An absent (nullptr) weight is 1, an absent bias 0. `high` is what T holds of the
+  /// mean, or 0.
   void (*normalization)(size_t channels, double eps, const double* mean, const double* variance,
                         const T* weight, const T* bias, T* high, T* scale, T* offset);
   /// What grad_input takes beside that, and the gradients of weight and bias where they are not nullptr.
@@ -203,9 +205,10 @@ struct KernelTable {
   const char* name;  ///< as in BATCHNORM_ISA: generic, neon, avx2, avx512
   void (*fence)();   ///< makes what the calling thread has streamed visible to the others
   /// running = decay * running + (1 - decay) * batch, of the variance times correction and unless running_var
-  /// is nullptr, for the channels whose mean and variance are finite; returns the number of the others.
+  /// is nullptr, for the channels where both come out finite; returns the number of the others. Where
+  /// `accepted` is not nullptr it takes the place of decay and is counted up, see update_running_stats.
   size_t (*average)(size_t channels, double decay, double correction, const double* mean,
-                    const double* variance, double* running_mean, double* running_var);
+                    const double* variance, double* running_mean, double* running_var, double* accepted);
   Kernels<float> f32;
   Kernels<double> f64;
 };

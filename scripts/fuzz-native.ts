@@ -19,7 +19,7 @@ run(
     `-max_total_time=${seconds}`,
     '-max_len=64',
     '-len_control=0',
-    '-timeout=60',
+    '-timeout=600',
     '-artifact_prefix=build/fuzz/',
     '-print_final_stats=1',
     '-verbosity=0',

@@ -3,8 +3,9 @@
 import { mkdirSync, rmSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { resolve } from 'node:path';
+import { parseArgs } from 'node:util';
 import { run } from './run.js';
-import { buildFolder, type Target, targets } from './targets.js';
+import { buildFolder, type Target, targetsNamed } from './targets.js';
 import { installZig, zig, zigEnvironment } from './zig.js';
 
 /** It has no types. */
@@ -44,9 +45,6 @@ function build(target: Target): void {
   console.log(`${name}: ${target.file}`);
 }
 
-const names = process.argv.slice(2);
-const unknown = names.find((name) => !targets.some((target) => target.name === name));
-if (unknown !== undefined)
-  throw new Error(`a target must be one of ${targets.map(({ name }) => name).join(', ')}, got ${unknown}`);
+const asked = targetsNamed(parseArgs({ options: {}, allowPositionals: true }).positionals);
 installZig();
-for (const target of targets) if (names.length === 0 || names.includes(target.name)) build(target);
+for (const target of asked) build(target);

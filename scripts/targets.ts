@@ -42,6 +42,14 @@ export const targets: readonly Target[] = [
   target('win32', 'x64', 'x86_64-windows-gnu'),
 ];
 
+/** The targets of these names; all where there are none. */
+export function targetsNamed(names: readonly string[]): readonly Target[] {
+  const unknown = names.find((name) => !targets.some((target) => target.name === name));
+  if (unknown !== undefined)
+    throw new Error(`a target must be one of ${targets.map(({ name }) => name).join(', ')}, got ${unknown}`);
+  return targets.filter(({ name }) => names.length === 0 || names.includes(name));
+}
+
 /** Where the objects of a target are kept for scripts/check-prebuilds.ts. */
 export function buildFolder({ name }: Target): string {
   return `build/prebuilds/${name}`;

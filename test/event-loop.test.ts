@@ -2,6 +2,7 @@
 import { spawnSync } from 'node:child_process';
 import { describe, expect, it } from 'vitest';
 import { capabilities } from '../lib/index.js';
+import { patience } from './patience.js';
 
 /** A tensor in shared memory, of which nothing is copied, and a queue of operations that takes long. */
 const beginning = `
@@ -18,7 +19,7 @@ function run(program: string): void {
   const { status, signal, stderr } = spawnSync(
     process.execPath,
     ['--input-type=module', '--eval', beginning + program],
-    { env: { ...process.env, UV_THREADPOOL_SIZE: '1' }, encoding: 'utf8', timeout: 90_000 },
+    { env: { ...process.env, UV_THREADPOOL_SIZE: '1' }, encoding: 'utf8', timeout: patience },
   );
   expect({ status, signal, stderr }).toEqual({ status: 0, signal: null, stderr: '' });
 }
@@ -56,19 +57,25 @@ describe('operations off the event loop', () => {
   it.runIf(capabilities().backend === 'native')('let the event loop turn and files be read meanwhile', () => {
     run(`
       import { stat } from 'node:fs/promises';
-      const done = [];
-      let turns = 0;
-      const turn = () => {
-        turns++;
-        if (!done.includes('operations')) setImmediate(turn);
-      };
-      const operations = Array.from({ length: 64 }, () => frozen.runAsync(x, { out: data }));
-      setImmediate(turn);
-      await Promise.all([
-        Promise.all(operations).then(() => done.push('operations')),
-        stat('.').then(() => done.push('file')),
-      ]);
-      assert.deepEqual(done, ['file', 'operations']);
-      assert.ok(turns > 10, String(turns));`);
+      async function attempt() {
+        const done = [];
+        let turns = 0;
+        const turn = () => {
+          turns++;
+          if (!done.includes('operations')) setImmediate(turn);
+        };
+        const operations = Array.from({ length: 64 }, () => frozen.runAsync(x, { out: data }));
+        setImmediate(turn);
+        await Promise.all([
+          Promise.all(operations).then(() => done.push('operations')),
+          stat('.').then(() => done.push('file')),
+        ]);
+        return { done, turns };
+      }
+      const isFree = ({ done, turns }) => done[0] === 'file' && turns > 10;
+      // Other programs may hold this thread up in any one attempt; what blocks the event loop does so in all.
+      let last = await attempt();
+      for (let i = 1; i < 100 && !isFree(last); i++) last = await attempt();
+      assert.ok(isFree(last), JSON.stringify(last));`);
   });
 });

@@ -15,12 +15,10 @@ import {
   forwardTraining,
 } from '../lib/index.js';
 import { holds } from './fuzz.js';
+import { patience } from './patience.js';
 
 // biome-ignore lint/suspicious/noExplicitAny: arguments of calls that differ
 type Any = any;
-
-/** What ends a program that hangs, so that the test says which. */
-const patience = 300_000;
 
 /** Ends with its last lines where a program finds something: `node test/abuse/<program>.mjs <arguments>` repeats it. */
 async function expectRight(program: string, args: readonly string[]): Promise<true> {

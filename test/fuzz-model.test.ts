@@ -95,11 +95,6 @@ class Model {
     const { decay, unbiasedRunningVar: unbiased } = this.options;
     this.tracked++;
     for (let c = 0; c < channels; c++) {
-      if (!Number.isFinite(mean[c]) || !Number.isFinite(variance[c])) {
-        this.rejected++;
-        this.missed[c]++;
-        continue;
-      }
       const own = decay === 'cumulative' ? 1 - 1 / (this.tracked - this.missed[c]) : decay;
       const one = (values: Float64Array) => [values[c]];
       const updated = reference.updatedRunningStats(
@@ -107,6 +102,11 @@ class Model {
         { mean: one(mean as Float64Array), variance: one(variance as Float64Array), count },
         { decay: own, unbiased },
       );
+      if (!Number.isFinite(updated.mean[0]) || !Number.isFinite(updated.variance[0])) {
+        this.rejected++;
+        this.missed[c]++;
+        continue;
+      }
       this.running.mean[c] = updated.mean[0];
       this.running.variance[c] = updated.variance[0];
     }

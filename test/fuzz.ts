@@ -1,5 +1,6 @@
 import fc from 'fast-check';
 import { it } from 'vitest';
+import { patience } from './patience.js';
 import { seed, seedNote } from './random.js';
 
 /** How long each property is tried; undefined for the number of runs that it has in the suite. */
@@ -20,8 +21,7 @@ export function holds<Drawn extends [unknown, ...unknown[]]>(
   runs: number,
   property: () => fc.IRawProperty<Drawn, boolean>,
 ): void {
-  const patience = 1000 * (120 + (seconds ?? 0));
-  it(`${title}, ${seedNote}`, { timeout: patience }, async () => {
+  it(`${title}, ${seedNote}`, { timeout: patience + 1000 * (seconds ?? 0) }, async () => {
     const details = await fc.check(property(), {
       seed: seed | 0,
       ...(seconds === undefined

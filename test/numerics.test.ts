@@ -558,6 +558,237 @@ describe(`values that are not finite (${seedNote})`, () => {
   });
 });
 
+describe(`values up to the largest (${seedNote})`, () => {
+  /** Few values, of which one in four is far from the others. */
+  function drawValues(random: Random, count: number): Float64Array {
+    const middle = random.pick([0, 0, random.uniform(-0.9, 0.9)]);
+    const spread = Math.min(1 - Math.abs(middle), 10 ** random.uniform(-3, 0));
+    return Float64Array.from({ length: count }, () =>
+      random.uniform() < 0.25 ? random.uniform(-1, 1) : middle + spread * random.uniform(-1, 1),
+    );
+  }
+
+  it('variance and y are right where the squares, but not the variance, are beyond the doubles', () => {
+    const { y, mean, variance } = forwardTraining({
+      data: Float64Array.of(-1.2e154, 1.2e154),
+      shape: [2, 1],
+    });
+    expectSame(mean, [0], 'mean');
+    expectClose(variance, [1.44e308], 1e296, 'variance');
+    expectClose(y.data, [-1, 1], 1e-12, 'y');
+  });
+
+  it('a variance beyond the doubles is Infinity, its mean right, and y the bias', () => {
+    const data = Float64Array.of(-1.7e308, 1.7e308, 1.7e308, 1.7e308);
+    const bias = Float64Array.of(0.5);
+    const { y, mean, variance } = forwardTraining({ data, shape: [4, 1] }, { bias });
+    expectClose(mean, [0.85e308], 1e296, 'mean');
+    expectSame(variance, [Number.POSITIVE_INFINITY], 'variance');
+    expectSame(y.data, [0.5, 0.5, 0.5, 0.5], 'y');
+  });
+
+  it('a difference of the last digit of the largest is known', () => {
+    const most = Number.MAX_VALUE;
+    const data = Float64Array.of(most, most, most, most - 2 ** 971);
+    const { mean, variance } = forwardTraining({ data, shape: [4, 1] });
+    expectSame(mean, [most], 'mean');
+    expectSame(variance, [Number.POSITIVE_INFINITY], 'variance');
+  });
+
+  eachKind('statistics are those of the textbook at any size', ({ dtype, layout }) => {
+    const random = new Random();
+    let overflows = 0;
+    for (let i = 0; i < 400; i++) {
+      const shape = layout.shape(random.integer(1, 40), random.integer(1, 9), random.integer(1, 40));
+      const extents = extentsOf(shape, layout.axis);
+      const channels = extents.channels;
+      const count = extents.outer * extents.inner;
+      // Powers of two: what is known of the values is known of them at any size. Squares of float32 that are too small
+      // for it are a limit of it, as are those of doubles.
+      const [low, high] = dtype === 'float32' ? [-58, 127] : [-996, 1023];
+      const powers = Array.from({ length: channels }, () =>
+        dtype === 'float64' && random.uniform() < 0.5 ? random.integer(500, 520) : random.integer(low, high),
+      );
+      const drawn = powers.map(() => drawValues(random, count));
+      const small = fromChannels(dtype, extents, (c, position) => drawn[c][position]);
+      const x = fromChannels(
+        dtype,
+        extents,
+        (c, position) => Math.fround(drawn[c][position]) * 2 ** powers[c],
+      );
+      const rounded = small.map(Math.fround);
+      const expected = reference.moments(rounded, extents);
+      const { mean, variance } = forwardTraining({ data: x, shape }, { axis: layout.axis });
+      for (let c = 0; c < channels; c++) {
+        const where = `of channel ${c} times 2^${powers[c]}, [${shape}]`;
+        const up = (value: number) => value * 2 ** powers[c];
+        const deviation = largest(
+          channelValues(rounded, extents, c).map((value) => value - expected.mean[c]),
+        );
+        const share = dtype === 'float32' ? 1e-5 : 1e-12;
+        expectClose(
+          [mean[c]],
+          [up(expected.mean[c])],
+          up(share * deviation + 2 ** -52 * Math.abs(expected.mean[c])),
+          `mean ${where}`,
+        );
+        // Below 2^-1022 squares lose digits, each.
+        const wanted = up(up(expected.variance[c]));
+        expectClose([variance[c]], [wanted], share * wanted + 2 ** -1022, `variance ${where}`);
+        if (wanted === Number.POSITIVE_INFINITY) overflows++;
+      }
+    }
+    if (dtype === 'float64') expect(overflows, 'variances that are Infinity').toBeGreaterThan(100);
+  });
+
+  eachKind(
+    'a value that is not finite makes NaN of its channel, however large the others',
+    ({ dtype, layout }) => {
+      const random = new Random();
+      for (const poison of [Number.NaN, Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY]) {
+        const shape = layout.shape(20, 70, 11);
+        const extents = extentsOf(shape, layout.axis);
+        const poisoned = Array.from({ length: 70 }, () =>
+          random.uniform() < 0.5 ? random.integer(0, 219) : -1,
+        );
+        const size = dtype === 'float32' ? 3e38 : 1e154;
+        const x = fromChannels(dtype, extents, (c, position) =>
+          position === poisoned[c] ? poison : random.uniform(-size, size),
+        );
+        const { variance } = forwardTraining({ data: x, shape }, { axis: layout.axis });
+        for (let c = 0; c < 70; c++)
+          expect(Number.isNaN(variance[c]), `variance of channel ${c}`).toBe(poisoned[c] >= 0);
+      }
+    },
+  );
+
+  it('y of four float32 whose deviations are beyond float32', () => {
+    const data = Float32Array.of(-3e38, -3e38, -3e38, 3e38);
+    const { y } = forwardTraining({ data, shape: [4, 1] });
+    expectClose(y.data, [-(3 ** -0.5), -(3 ** -0.5), -(3 ** -0.5), 3 ** 0.5], 1e-6, 'y');
+  });
+
+  it.each([
+    [0, 1e40, 1e80, -1],
+    [0, 3.5e38, 1e76, -3.5],
+    [3e38, -3e38, 1e76, 6],
+    [-3e38, 3e38, 1e76, -6],
+  ])('float32 %d with mean %d and variance %d is %d', (value, mean, variance, expected) => {
+    const x = { data: Float32Array.of(value), shape: [1, 1] };
+    const statistics = { mean: Float64Array.of(mean), variance: Float64Array.of(variance) };
+    const y = Math.fround(expected);
+    expectClose(forwardInference(x, statistics).data, [y], 1e-6 * Math.abs(y), 'y of forwardInference');
+    const bn = new BatchNorm(1).eval();
+    bn.runningMean?.set(statistics.mean);
+    bn.runningVar?.set(statistics.variance);
+    expectClose(bn.forward(x).data, [y], 1e-6 * Math.abs(y), 'y of the layer');
+    expectClose(bn.freeze().run(x).data, [y], 1e-6 * Math.abs(y), 'y of the frozen layer');
+  });
+
+  it('y and gradients of doubles are right wherever a double holds the variance', () => {
+    const random = new Random();
+    for (let i = 0; i < 2000; i++) {
+      const count = random.integer(2, 300);
+      const drawn = drawValues(random, count);
+      const power = random.uniform() < 0.5 ? random.integer(500, 511) : random.integer(-400, 511);
+      const shape = [count, 1];
+      const data = drawn.map((value) => value * 2 ** power);
+      const dy = randomNormals(random, 'float64', count);
+      const { y, mean, variance } = forwardTraining({ data, shape }, { eps: 2 ** -1000 });
+      const statistics = { mean, variance, eps: 2 ** -1000 };
+      const actual = backward({ data: dy as Float64Array, shape }, { data, shape }, statistics);
+      // eps is nothing beside these variances.
+      const extents = { outer: count, channels: 1, inner: 1 };
+      const expected = reference.forwardTraining(drawn, extents, { eps: 0 });
+      const gradients = reference.backwardTraining(dy, drawn, extents, { eps: 0 });
+      const { magnitude } = gradients;
+      // The mean is known to half an ulp of itself.
+      const share = 1e-12 + (2 ** -50 * Math.abs(expected.mean[0])) / Math.sqrt(expected.variance[0]);
+      const where = `of ${count} values times 2^${power}`;
+      expectClose(y.data, expected.y, share * largest(expected.y), `y ${where}`);
+      expectClose(actual.dWeight, gradients.dWeight, share * magnitude.dWeight[0], `dWeight ${where}`);
+      expectClose(actual.dBias, gradients.dBias, share * magnitude.dBias[0], `dBias ${where}`);
+      const up = actual.dx.data.map((value) => value * 2 ** power);
+      expectClose(up, gradients.dx, share * magnitude.dx[0], `dx ${where}`);
+    }
+  });
+
+  /** From here on x - mean can be beyond float32. */
+  const far = 2 ** 103;
+
+  it('float32 batches of up to 65 values are normalized to 2e-6, whatever their size', () => {
+    const random = new Random();
+    let overflowing = 0;
+    for (let i = 0; i < 3000; i++) {
+      const count = random.integer(2, 65);
+      const size = random.pick([3.4e38, 10 ** random.uniform(-15, 38.5)]);
+      const data = Float32Array.from(drawValues(random, count), (value) => value * size);
+      const extents = { outer: count, channels: 1, inner: 1 };
+      const expected = reference.forwardTraining(data, extents, { eps });
+      const { y } = forwardTraining({ data, shape: [count, 1] }, { eps });
+      if (data.some((value) => Math.abs(value - expected.mean[0]) > 3.4e38)) overflowing++;
+      expectClose(y.data, expected.y, 2e-6 * largest(expected.y), `y of ${count} values up to ${size}`);
+    }
+    expect(overflowing, 'batches with a deviation beyond float32').toBeGreaterThan(100);
+  });
+
+  it('gradients of float32 batches far from 0 are those of the textbook, up to 1e36', () => {
+    const random = new Random();
+    let distant = 0;
+    for (let i = 0; i < 3000; i++) {
+      const count = random.integer(2, 65);
+      const size = 10 ** random.uniform(29, 36);
+      const data = Float32Array.from(drawValues(random, count), (value) => value * size);
+      const extents = { outer: count, channels: 1, inner: 1 };
+      const dy = randomNormals(random, 'float32', count);
+      const shape = [count, 1];
+      const { mean, variance } = forwardTraining({ data, shape }, { eps });
+      if (Math.abs(mean[0]) >= far && Math.abs(mean[0]) <= 8 * Math.sqrt(variance[0])) distant++;
+      for (const training of [true, false]) {
+        const statistics = { mean, variance, eps, training };
+        const actual = backward({ data: dy, shape }, { data, shape }, statistics);
+        const expected = training
+          ? reference.backwardTraining(dy, data, extents, { eps })
+          : reference.backwardFrozen(dy, data, extents, { eps, mean, variance });
+        const allowed = (name: 'dx' | 'dWeight' | 'dBias') => 2e-6 * expected.magnitude[name][0];
+        const where = `of ${count} values up to ${size}, training ${training}`;
+        expectClose(actual.dx.data, expected.dx, allowed('dx') + 2 ** -149, `dx ${where}`);
+        expectClose(actual.dWeight, expected.dWeight, allowed('dWeight'), `dWeight ${where}`);
+        expectClose(actual.dBias, expected.dBias, allowed('dBias'), `dBias ${where}`);
+      }
+    }
+    expect(distant, 'batches whose mean is left to the offset').toBeGreaterThan(500);
+  });
+
+  it('inference gives what float32 can hold, for statistics of any size', () => {
+    const random = new Random();
+    const checked = { near: 0, few: 0, beyond: 0 };
+    for (let i = 0; i < 20_000; i++) {
+      const x = Float32Array.of(random.pick([-1, 0, 1]) * 10 ** random.uniform(-30, 38.53));
+      const exponent = random.pick([random.uniform(-300, 308), random.uniform(30, 40)]);
+      const mean = Float64Array.of(random.pick([-1, 1]) * 10 ** exponent);
+      const variance = Float64Array.of(
+        random.uniform() < 0.5
+          ? 10 ** random.uniform(-300, 308)
+          : Math.min(1e308, (mean[0] * 10 ** random.uniform(-1, 1)) ** 2),
+      );
+      const extents = { outer: 1, channels: 1, inner: 1 };
+      const [expected] = reference.forwardInference(x, extents, { eps, mean, variance });
+      if (Math.abs(expected) > 3.4e38) continue;
+      const means = Math.abs(mean[0]) / Math.sqrt(variance[0] + eps);
+      const isBeyond = !Number.isFinite(Math.fround(mean[0]));
+      // README, "Limits": a mean of many deviations, and x on the other side.
+      const isHeld = Math.abs(mean[0]) < far || means <= 8 || isBeyond;
+      if (!isHeld && Math.abs(x[0] - mean[0]) > 3.4e38) continue;
+      const allowed = 2e-6 * Math.max(1, Math.abs(expected)) + (isBeyond ? 2e-7 * means : 0);
+      checked[isBeyond ? 'beyond' : Math.abs(mean[0]) >= far && means <= 8 ? 'few' : 'near']++;
+      const y = forwardInference({ data: x, shape: [1, 1] }, { eps, mean, variance }).data;
+      expectClose(y, [expected], allowed, `y of ${x} with mean ${mean}, variance ${variance}`);
+    }
+    for (const [kind, count] of Object.entries(checked)) expect(count, `${kind} means`).toBeGreaterThan(1000);
+  });
+});
+
 describe(`sums in float32 (${seedNote})`, () => {
   // Small planes and many channels: serial sums are long, and the worst of many channels counts.
   it.each([

@@ -1,5 +1,11 @@
 import { describe, expect, it } from 'vitest';
-import { BatchNorm, forwardInference, updateRunningStats } from '../lib/index.js';
+import {
+  BatchNorm,
+  type DType,
+  forwardInference,
+  forwardTraining,
+  updateRunningStats,
+} from '../lib/index.js';
 import { Random, seedNote } from './random.js';
 import * as reference from './reference.js';
 import {
@@ -340,6 +346,67 @@ describe(`updateRunningStats (${seedNote})`, () => {
     expectSame(running.runningMean, [2, 1, 1, 1], 'runningMean');
     expectSame(running.runningVar, [3, 2, 2, 2], 'runningVar');
   });
+
+  it('a variance that float32 cannot hold leaves mean and variance of its channel, and is counted', () => {
+    const running = { runningMean: Float32Array.of(0, 0), runningVar: Float32Array.of(1, 1) };
+    const batch = forwardTraining({ data: Float32Array.of(-1e20, 1, 3e20, 3), shape: [2, 2] });
+    expect(updateRunningStats(running, batch, { decay: 0.5 })).toBe(1);
+    expectSame(running.runningMean, [0, 1], 'runningMean');
+    expectSame(running.runningVar, [1, 1.5], 'runningVar');
+  });
+
+  it('an infinity or NaN stays, and is counted, but for decay 0, which replaces it', () => {
+    for (const value of [Number.NaN, Number.POSITIVE_INFINITY])
+      for (const at of ['runningMean', 'runningVar'] as const)
+        for (const dtype of dtypes) {
+          const running = { runningMean: arrays[dtype].of(1), runningVar: arrays[dtype].of(2) };
+          running[at][0] = value;
+          const before = { mean: running.runningMean.slice(), variance: running.runningVar.slice() };
+          const batch = { mean: Float64Array.of(3), variance: Float64Array.of(4), count: 5 };
+          expect(updateRunningStats(running, batch, { decay: 0.5 }), `${value} in ${at}`).toBe(1);
+          expectSame(running.runningMean, before.mean, 'runningMean');
+          expectSame(running.runningVar, before.variance, 'runningVar');
+          expect(updateRunningStats(running, batch, { decay: 0 }), `${value} in ${at}, replaced`).toBe(0);
+          expectSame(running.runningMean, [3], 'runningMean');
+          expectSame(running.runningVar, [5], 'runningVar');
+        }
+  });
+
+  it('at any size are as the formula has them where both are finite, else as they were', () => {
+    const random = new Random();
+    const size = () => 10 ** random.uniform(-300, 308) * random.pick([1, 1, 1.7]);
+    const sized = (dtype: DType) => (dtype === 'float32' ? 10 ** random.uniform(-44, 38.5) : size());
+    let left = 0;
+    for (let i = 0; i < 2000; i++) {
+      const kept = { mean: random.pick(dtypes), variance: random.pick(dtypes) };
+      const running = {
+        runningMean: arrays[kept.mean].of(random.pick([-1, 0, 1]) * sized(kept.mean)),
+        runningVar: arrays[kept.variance].of(random.pick([0, 1]) * sized(kept.variance)),
+      };
+      const mean = Float64Array.of(random.pick([-1, 1]) * sized(random.pick(dtypes)));
+      const variance = Float64Array.of(sized(random.pick(dtypes)));
+      const count = random.integer(2, 5);
+      const decay = random.pick([0, 0.5, 0.9, 1, random.uniform()]);
+      const unbiasedRunningVar = random.uniform() < 0.5;
+      const before = [running.runningMean.slice(), running.runningVar.slice()];
+      const averaged = (old: number, batch: number) =>
+        decay === 0 ? batch : decay * old + (1 - decay) * batch;
+      const correction = unbiasedRunningVar ? count / (count - 1) : 1;
+      const after = [
+        arrays[kept.mean].of(averaged(before[0][0], mean[0])),
+        arrays[kept.variance].of(averaged(before[1][0], variance[0] * correction)),
+      ];
+      const isLeft = !after.every(([value]) => Number.isFinite(value));
+      left += isLeft ? 1 : 0;
+      const where = `decay ${decay}, ${before} towards ${mean} and ${variance}, count ${count}`;
+      const rejected = updateRunningStats(running, { mean, variance, count }, { decay, unbiasedRunningVar });
+      expect(rejected, where).toBe(isLeft ? 1 : 0);
+      expectSame(running.runningMean, (isLeft ? before : after)[0], `runningMean, ${where}`);
+      expectSame(running.runningVar, (isLeft ? before : after)[1], `runningVar, ${where}`);
+    }
+    expect(left, 'updates that were left out').toBeGreaterThan(100);
+    expect(left, 'updates that were left out').toBeLessThan(1900);
+  });
 });
 
 describe('a cumulative mean', () => {
@@ -356,5 +423,56 @@ describe('a cumulative mean', () => {
     expect([...(bn.runningVar ?? [])]).toEqual([1, 1]);
     expect(bn.rejectedUpdates).toBe(2);
     expect(bn.batchesTracked).toBe(4);
+  });
+
+  it('does not count a batch whose unbiased variance is beyond the doubles', () => {
+    const bn = new BatchNorm(2, { dtype: 'float64', decay: 'cumulative' });
+    const batch = (...rows: number[]) => ({ data: Float64Array.from(rows), shape: [2, 2] });
+    const { data } = bn.forward(batch(-1.2e154, 1, 1.2e154, 3));
+    expectClose(
+      data,
+      [-1, -1, 1, 1].map((y, i) => (i % 2 ? y / Math.sqrt(1 + 1e-5) : y)),
+      1e-12,
+      'y',
+    );
+    expect(bn.rejectedUpdates).toBe(1);
+    expectSame(bn.runningMean as Float64Array, [0, 2], 'runningMean');
+    expectSame(bn.runningVar as Float64Array, [1, 2], 'runningVar');
+    bn.forward(batch(5, 5, 9, 9));
+    bn.forward(batch(6, 6, 6, 6));
+    // 7 and 6 in the one channel, 2, 7 and 6 in the other.
+    expectClose(bn.runningMean as Float64Array, [6.5, 5], 1e-12, 'runningMean');
+    expectClose(bn.runningVar as Float64Array, [4, 10 / 3], 1e-12, 'runningVar');
+    expect(bn.rejectedUpdates).toBe(1);
+    expect(bn.batchesTracked).toBe(3);
+  });
+
+  it('goes on from the batches of a state that is loaded', () => {
+    const bn = new BatchNorm(1, { dtype: 'float64', decay: 'cumulative', weight: false, bias: false });
+    bn.forward({ data: Float64Array.of(Number.NaN, 1), shape: [2, 1] });
+    const [running_mean, running_var] = [Float64Array.of(8), Float64Array.of(4)];
+    bn.loadStateDict({ running_mean, running_var, num_batches_tracked: 3 });
+    bn.forward({ data: Float64Array.of(-1, 1), shape: [2, 1] });
+    expectClose(bn.runningMean as Float64Array, [6], 1e-12, 'runningMean');
+    expectClose(bn.runningVar as Float64Array, [3.5], 1e-12, 'runningVar');
+  });
+});
+
+describe('batchesTracked', () => {
+  it.each([0.5, 'cumulative'] as const)('stays at the largest that a state may hold: decay %s', (decay) => {
+    const bn = new BatchNorm(1, { dtype: 'float64', decay, weight: false, bias: false });
+    const most = Number.MAX_SAFE_INTEGER;
+    bn.loadStateDict({
+      running_mean: Float64Array.of(0),
+      running_var: Float64Array.of(1),
+      num_batches_tracked: most,
+    });
+    for (let batch = 1; batch <= 3; batch++) {
+      bn.forward({ data: Float64Array.of(2 ** 60, 2 ** 60), shape: [2, 1] });
+      expect(bn.batchesTracked).toBe(most);
+      const mean = decay === 'cumulative' ? batch * 2 ** 7 : (1 - 0.5 ** batch) * 2 ** 60;
+      expectClose(bn.runningMean as Float64Array, [mean], 1e-9 * mean, 'runningMean');
+    }
+    expect(bn.loadStateDict(bn.stateDict()).batchesTracked).toBe(most);
   });
 });

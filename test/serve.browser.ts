@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import puppeteer, { type Browser, type Page } from 'puppeteer-core';
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { patience } from './patience.js';
 import { type ServeProcess, startServe } from './serve-process.js';
 
 const CHROMIUM = process.env.CHROMIUM ?? '/usr/bin/chromium';
@@ -68,8 +69,14 @@ beforeAll(async () => {
   mkdirSync(SCREENSHOTS, { recursive: true });
   server = startServe('--port', '0', '--train', '--model', join(folder, 'mnist.safetensors'));
   address = await server.address;
-  browser = await puppeteer.launch({ executablePath: CHROMIUM, args: ['--no-sandbox'] });
+  browser = await puppeteer.launch({
+    executablePath: CHROMIUM,
+    args: ['--no-sandbox'],
+    timeout: patience,
+    protocolTimeout: patience,
+  });
   page = await browser.newPage();
+  page.setDefaultTimeout(patience);
   page.on('pageerror', (error) => problems.push(String(error)));
   page.on('console', (message) => {
     if (message.type() === 'error' || message.type() === 'warn') problems.push(message.text());

@@ -16,6 +16,7 @@ import { Batcher } from '../examples/serve/batcher.js';
 import { type Classify, createClassifier } from '../examples/serve/classifier.js';
 import { readOptions } from '../examples/serve/options.js';
 import { createServer, type DigitServer, type ServerOptions } from '../examples/serve/server.js';
+import { patience } from './patience.js';
 import { type ServeProcess, startServe } from './serve-process.js';
 
 const folder = mkdtempSync(join(tmpdir(), 'batchnorm-'));
@@ -66,14 +67,18 @@ function expectPredictions({ predictions, ms }: Answer, from: number): void {
 const servers: DigitServer[] = [];
 afterEach(async () => {
   vi.restoreAllMocks();
+  vi.useRealTimers();
   await Promise.all(servers.splice(0).map((server) => server.close()));
 });
 
 function start(options: Partial<ServerOptions> = {}, by: Classify = classify): DigitServer {
-  const server = createServer(by, { batch: 64, ...options });
+  const server = createServer(by, { batch: 64, answerTimeout: patience, ...options });
   servers.push(server);
   return server;
 }
+
+/** Waits for what happens sooner or later. */
+const until = (condition: () => boolean | Promise<boolean>) => vi.waitUntil(condition, { timeout: patience });
 
 const bytes = { 'content-type': 'application/octet-stream' };
 const post = ({ app }: DigitServer, payload: string | object, headers: Record<string, string> = {}) =>
@@ -250,6 +255,8 @@ describe('the other routes', () => {
 
   it('/stats.json counts what was served, refused and failed', async () => {
     vi.spyOn(console, 'error').mockImplementation(() => {});
+    // What is reported is of the last seconds only: none pass.
+    vi.useFakeTimers({ toFake: ['setInterval', 'clearInterval'] });
     let broken = false;
     const server = start({}, async (x) => {
       if (broken) throw new Error('broken');
@@ -396,9 +403,9 @@ describe('over HTTP', () => {
       'POST /predict HTTP/1.1\r\nhost: x\r\ncontent-type: application/octet-stream\r\ncontent-length: 784\r\n\r\n',
     );
     socket.write(Buffer.alloc(784));
-    await vi.waitUntil(() => server.stats.inFlight === 1);
+    await until(() => server.stats.inFlight === 1);
     socket.destroy();
-    await vi.waitUntil(() => server.stats.inFlight === 0);
+    await until(() => server.stats.inFlight === 0);
   });
 
   it('answers what is no HTTP without a stack', async () => {
@@ -470,14 +477,14 @@ describe.runIf(process.platform !== 'win32')('the process', () => {
         // Half of the body: the request is in flight for certain when the signal arrives, and ends only after it.
         sent.write(body.subarray(0, 1000));
         void (async () => {
-          await vi.waitUntil(async () => {
+          await until(async () => {
             const report = (await (await fetch(`${address}/stats.json`)).json()) as {
               requests: { inFlight: number };
             };
             return report.requests.inFlight === 1;
           });
           server.child.kill(signal);
-          await vi.waitUntil(() => server.output().includes(`${signal}: in flight 1`));
+          await until(() => server.output().includes(`${signal}: in flight 1`));
           await expect(fetch(`${address}/stats`)).rejects.toThrow();
           sent.end(body.subarray(1000));
         })().catch(reject);
@@ -516,7 +523,7 @@ describe.runIf(process.platform !== 'win32')('the process', () => {
 
   it('says when the port is taken', async () => {
     const taken = createTcpServer().listen(0, '127.0.0.1');
-    await vi.waitUntil(() => taken.listening);
+    await until(() => taken.listening);
     const { port } = taken.address() as AddressInfo;
     const server = serve('--model', model, '--port', String(port));
     expect(await server.ended).toBe(1);

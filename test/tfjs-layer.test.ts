@@ -172,6 +172,13 @@ eachBackend('tf.layers.batchNormalization', () => {
     expectClose(valuesOf(layer.getWeights()[2]), [1, 0], 0, 'moving mean');
   });
 
+  it('leaves those of a channel alone that float32 could not hold', () => {
+    const layer = tf.layers.batchNormalization({ momentum: 0.5 });
+    apply(layer, tf.tensor([-1e20, 1, 3e20, 3], [2, 2]), true);
+    expectClose(valuesOf(layer.getWeights()[2]), [0, 1], 0, 'moving mean');
+    expectClose(valuesOf(layer.getWeights()[3]), [1, 1], 0, 'moving variance');
+  });
+
   it('takes an empty batch', () => {
     const layer = randomLayer(new Random(), [2, 3], { axis: 1 });
     const before = layer.getWeights().map(valuesOf);

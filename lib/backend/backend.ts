@@ -157,7 +157,10 @@ export interface Backend {
   readonly isas: readonly string[];
   readonly float32: Passes<Float32Array>;
   readonly float64: Passes<Float64Array>;
-  /** In place; returns the number of channels whose batch statistics are not finite and were left out. */
+  /**
+   * In place; returns the number of channels whose new mean or variance would not be finite and which were left out.
+   * `accepted` takes the place of decay where it is given: how many batches each channel is the mean of, which is counted on.
+   */
   updateRunningStats(
     mean: Float64Array,
     variance: Float64Array,
@@ -167,6 +170,7 @@ export interface Backend {
     unbiased: boolean,
     runningMean: Float64Array,
     runningVar: Float64Array,
+    accepted?: Float64Array,
   ): number;
   /** What traversals follow; no bit of a result does. 0 on the JS backend, which follows nothing. */
   readonly l2Bytes: number;

@@ -405,8 +405,56 @@ function passesOf<T extends FloatArray>(round: Round, lanes: number, turns: Turn
       const offset = sum / count;
       const biased = (squares - sum * offset) / count;
       mean[channel] = reference + offset;
-      variance[channel] = biased < 0 ? 0 : biased;
+      variance[channel] = biased < 0 ? biased - biased : biased;
+      if (round === Math.fround) continue;
+      if (!Number.isFinite(mean[channel]) || !Number.isFinite(variance[channel]))
+        mend(partition, channel, x, mean, variance);
     }
+  }
+
+  /** Statistics that are not finite, once more if the data is, from values so small that no square of them overflows. */
+  function mend(
+    { outer, channels, inner }: Partition,
+    channel: number,
+    x: T,
+    mean: Float64Array,
+    variance: Float64Array,
+  ): void {
+    let finite = true;
+    for (let sample = 0; finite && sample < outer; sample++) {
+      const start = (sample * channels + channel) * inner;
+      for (let i = start; finite && i < start + inner; i++) finite = Number.isFinite(x[i]);
+    }
+    if (!finite) return;
+    /** With what its roundings have lost (Neumaier, 1974). */
+    const meanOf = (term: (value: number) => number) => {
+      let sum = 0;
+      let lost = 0;
+      for (let sample = 0; sample < outer; sample++) {
+        const start = (sample * channels + channel) * inner;
+        for (let i = start; i < start + inner; i++) {
+          const value = term(x[i] * 2 ** -600);
+          const total = sum + value;
+          lost += Math.abs(sum) >= Math.abs(value) ? sum - total + value : value - total + sum;
+          sum = total;
+        }
+      }
+      return (sum + lost) / (outer * inner);
+    };
+    const centre = meanOf((value) => value);
+    const rest = meanOf((value) => value - centre);
+    const squares = meanOf((value) => (value - centre) * (value - centre));
+    mean[channel] = (centre + rest) * 2 ** 600;
+    variance[channel] = (squares - rest * rest) * 2 ** 600 * 2 ** 600;
+  }
+
+  const reach = round === Math.fround ? 2 ** 103 : 2 ** 970;
+
+  /** As in native/kernels/channels.h. */
+  function isLeftToOffset(mean: number, inverse: number): boolean {
+    const size = Math.abs(mean);
+    if (!(size >= reach && size <= Number.MAX_VALUE)) return false;
+    return size * inverse <= 8 || !Number.isFinite(round(mean));
   }
 
   /** Coefficients of y = (x - high) * scale + offset. */
@@ -422,8 +470,9 @@ function passesOf<T extends FloatArray>(round: Round, lanes: number, turns: Turn
     const scale = doubles(channels);
     const offset = doubles(channels);
     for (let channel = 0; channel < channels; channel++) {
-      const factor = (weight ? weight[channel] : 1) * (1 / Math.sqrt(variance[channel] + eps));
-      high[channel] = round(mean[channel]);
+      const inverse = 1 / Math.sqrt(variance[channel] + eps);
+      const factor = (weight ? weight[channel] : 1) * inverse;
+      high[channel] = isLeftToOffset(mean[channel], inverse) ? 0 : round(mean[channel]);
       scale[channel] = round(factor);
       offset[channel] = round((bias ? bias[channel] : 0) - (mean[channel] - high[channel]) * factor);
     }
@@ -666,21 +715,26 @@ export function createJsBackend(): Backend {
     cancel: (slot) => turns.cancel(slot),
     float32: passesOf<Float32Array>(Math.fround, 16, turns),
     float64: passesOf<Float64Array>((value) => value, 8, turns),
-    updateRunningStats(mean, variance, channels, count, decay, unbiased, runningMean, runningVar) {
-      checkLengths(channels, mean, variance, runningMean, runningVar);
-      const average = (running: number, batch: number) =>
-        decay === 0 ? batch : decay * running + (1 - decay) * batch;
+    updateRunningStats(mean, variance, channels, count, decay, unbiased, runningMean, runningVar, accepted) {
+      checkLengths(channels, mean, variance, runningMean, runningVar, accepted);
+      const average = (keep: number, running: number, batch: number) =>
+        keep === 0 ? batch : keep * running + (1 - keep) * batch;
       const varianceExists = !unbiased || count > 1;
       const correction = unbiased && varianceExists ? count / (count - 1) : 1;
       let rejected = 0;
       for (let channel = 0; channel < channels; channel++) {
-        if (!Number.isFinite(mean[channel]) || !Number.isFinite(variance[channel])) {
+        const keep = accepted ? 1 - 1 / (accepted[channel] + 1) : decay;
+        const newMean = average(keep, runningMean[channel], mean[channel]);
+        const newVar = varianceExists
+          ? average(keep, runningVar[channel], variance[channel] * correction)
+          : variance[channel];
+        if (!Number.isFinite(newMean) || !Number.isFinite(newVar)) {
           rejected++;
           continue;
         }
-        runningMean[channel] = average(runningMean[channel], mean[channel]);
-        if (varianceExists)
-          runningVar[channel] = average(runningVar[channel], variance[channel] * correction);
+        runningMean[channel] = newMean;
+        if (varianceExists) runningVar[channel] = newVar;
+        if (accepted) accepted[channel]++;
       }
       return rejected;
     },

@@ -1,9 +1,10 @@
 // tf.layers.batchNormalization: its call, in training and in inference.
 import type * as tfc from '@tensorflow/tfjs-core';
-import { backend, passesFor } from '../backend/index.js';
+import { passesFor } from '../backend/index.js';
 import { stateError } from '../errors.js';
+import { updateRunningArrays } from '../running.js';
 import { copyInto, filled, lengthOf } from '../typed-array.js';
-import { copyAs, type Geometry, geometryOf, newArray } from '../validate.js';
+import { type Geometry, geometryOf, newArray } from '../validate.js';
 import { backward } from './backward.js';
 import { gradientDepth, kernelName } from './kernel.js';
 import { type Memory, memoryOf } from './memory.js';
@@ -87,13 +88,11 @@ function train(tf: typeof tfc, layer: BatchNormalization, memory: Memory, x: tfc
     [movingMean.read(), movingVariance.read()],
     [[channels], [channels]],
     ([oldMean, oldVariance], [newMean, newVariance]) => {
-      const runningMean = copyAs<Float64Array>('float64', oldMean);
-      const runningVar = copyAs<Float64Array>('float64', oldVariance);
+      copyInto(newMean, oldMean);
+      copyInto(newVariance, oldVariance);
       // Keras keeps the biased variance; its momentum is the weight of the old value.
       const [decay, unbiased] = [momentum, false];
-      backend.updateRunningStats(mean, variance, channels, count, decay, unbiased, runningMean, runningVar);
-      copyInto(newMean, runningMean);
-      copyInto(newVariance, runningVar);
+      updateRunningArrays(mean, variance, channels, count, decay, unbiased, newMean, newVariance);
     },
   );
   [movingMean, movingVariance].forEach((variable, i) => {

@@ -90,36 +90,82 @@ void statistics(size_t channels, double count, const T* reference, const double*
     const double offset = sum[channel] / count;
     const double biased = (sum_squares[channel] - sum[channel] * offset) / count;
     mean[channel] = static_cast<double>(reference[channel]) + offset;
-    variance[channel] = biased < 0 ? 0 : biased;
+    // 0, but of an overflow NaN.
+    variance[channel] = biased < 0 ? biased - biased : biased;
   }
 }
 
-/// Out of its loops, for a restrict that lets the compiler select per vector.
-inline size_t average(size_t channels, double decay, double correction, const double* mean,
-                      const double* variance, double* __restrict running_mean,
-                      double* __restrict running_var) {
-  const double share = 1 - decay;
-  // decay 0 replaces: 0 * NaN would keep a NaN for ever.
-  const bool replaces = decay == 0;
-  const auto averaged = [=](double running, double batch) {
-    return replaces ? batch : decay * running + share * batch;
-  };
+/// Out of its loops, and each case a loop of its own: only so, and with restrict, the compiler selects per
+/// vector (256 channels with AVX-512: 440 ns, so 90).
+template <bool Cumulative, bool HasVariance>
+inline size_t average_as(size_t channels, double decay, double correction, const double* mean,
+                         const double* variance, double* __restrict running_mean,
+                         double* __restrict running_var, double* __restrict accepted) {
   size_t rejected = 0;
   for (size_t channel = 0; channel < channels; channel++) {
-    const double batch_mean = mean[channel];
-    const double batch_variance = variance[channel];
-    const bool finite = (batch_mean - batch_mean) + (batch_variance - batch_variance) == 0;
+    const double keep = Cumulative ? 1 - 1 / (accepted[channel] + 1) : decay;
+    const double share = 1 - keep;
+    // decay 0 replaces: 0 * NaN would keep a NaN for ever.
+    const bool replaces = keep == 0;
+    const auto averaged = [=](double running, double batch) {
+      const double average = keep * running + share * batch;
+      return replaces ? batch : average;
+    };
+    const double old_mean = running_mean[channel];
+    const double new_mean = averaged(old_mean, mean[channel]);
+    const double old_var = HasVariance ? running_var[channel] : 0;
+    const double new_var =
+        HasVariance ? averaged(old_var, variance[channel] * correction) : variance[channel];
+    // Of a batch that is not finite they are not either.
+    const bool finite = (new_mean - new_mean) + (new_var - new_var) == 0;
     rejected += finite ? 0 : 1;
-    running_mean[channel] = finite ? averaged(running_mean[channel], batch_mean) : running_mean[channel];
-    if (running_var)
-      running_var[channel] =
-          finite ? averaged(running_var[channel], batch_variance * correction) : running_var[channel];
+    running_mean[channel] = finite ? new_mean : old_mean;
+    if (HasVariance) running_var[channel] = finite ? new_var : old_var;
+    if (Cumulative) accepted[channel] += finite ? 1 : 0;
   }
   return rejected;
 }
 
+inline size_t average(size_t channels, double decay, double correction, const double* mean,
+                      const double* variance, double* running_mean, double* running_var, double* accepted) {
+  const auto run = accepted ? (running_var ? average_as<true, true> : average_as<true, false>)
+                            : (running_var ? average_as<false, true> : average_as<false, false>);
+  return run(channels, decay, correction, mean, variance, running_mean, running_var, accepted);
+}
+
 inline double inverse_deviation(double variance, double eps) {
   return 1 / __builtin_sqrt(variance + eps);
+}
+
+/// What is far for a mean of T.
+template <typename T>
+struct Far;
+template <>
+struct Far<float> {
+  /// From here on the largest x, subtracted, can overflow: half the distance between the largest values.
+  static constexpr double kReach = 0x1p103;
+  /// From here on T holds infinity instead.
+  static constexpr double kBeyond = 0x1.ffffffp127;
+};
+template <>
+struct Far<double> {
+  static constexpr double kReach = 0x1p970;
+  static constexpr double kBeyond = __builtin_inf();
+};
+
+/// How many deviations a far mean may have to be left to the offset altogether. Scale, x * scale and offset
+/// each round by u * |mean| / deviation more than with x - high, u being half an ulp of 1: by 3 * 8 * u =
+/// 1.5e-6 in float32, for a weight of 1, when the largest y of a batch is 1 at least. Another 3 * u of the
+/// largest y are those roundings as ever: less than 2e-6 of it in all.
+constexpr double kFewDeviations = 8;
+
+/// Whether x - mean may overflow where (x - mean) / deviation does not: then the offset carries all of the
+/// mean. One that T does not hold has no other place.
+template <typename T>
+inline bool is_left_to_offset(double mean, double inverse) {
+  const double size = __builtin_fabs(mean);
+  const bool far = (size >= Far<T>::kReach) & (size <= __DBL_MAX__);
+  return far & ((size * inverse <= kFewDeviations) | (size >= Far<T>::kBeyond));
 }
 
 /// The mean is split into what T holds (`high`) and the rest, which goes into the offset: folding all of it
@@ -128,9 +174,9 @@ template <typename T>
 void normalization(size_t channels, double eps, const double* mean, const double* variance, const T* weight,
                    const T* bias, T* __restrict high, T* __restrict scale, T* __restrict offset) {
   for (size_t channel = 0; channel < channels; channel++) {
-    const double factor =
-        (weight ? static_cast<double>(weight[channel]) : 1) * inverse_deviation(variance[channel], eps);
-    high[channel] = static_cast<T>(mean[channel]);
+    const double inverse = inverse_deviation(variance[channel], eps);
+    const double factor = (weight ? static_cast<double>(weight[channel]) : 1) * inverse;
+    high[channel] = static_cast<T>(is_left_to_offset<T>(mean[channel], inverse) ? 0 : mean[channel]);
     const double low = mean[channel] - static_cast<double>(high[channel]);
     scale[channel] = static_cast<T>(factor);
     offset[channel] = static_cast<T>((bias ? static_cast<double>(bias[channel]) : 0) - low * factor);

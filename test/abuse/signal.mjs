@@ -28,7 +28,9 @@ function block() {
   for (const { data } of await Promise.all(results))
     assertSame(data, expectedSmall, 'one of many with a signal');
 }
-{
+// Other programs may hold this thread up until the queue is done, but not each time.
+let cancelled = [];
+for (let attempt = 0; attempt < 100 && cancelled.length === 0; attempt++) {
   const controller = new AbortController();
   const { signal } = controller;
   const first = frozen.runAsync(x);
@@ -36,11 +38,11 @@ function block() {
   const outcomes = Promise.allSettled(Array.from({ length: 1000 }, () => frozen.runAsync(small, { signal })));
   controller.abort(undefined);
   assert.equal(signal.reason.name, 'AbortError');
-  const cancelled = (await outcomes).filter((outcome) => isCancelled(outcome, signal.reason, expectedSmall));
-  assert.ok(cancelled.length > 0);
+  cancelled = (await outcomes).filter((outcome) => isCancelled(outcome, signal.reason, expectedSmall));
   assertSame((await first).data, expected, 'one without the signal');
   await blocked;
 }
+assert.ok(cancelled.length > 0);
 {
   // In between: each operation is either right or has the reason.
   const reason = new Error('enough');

@@ -1,8 +1,10 @@
 // What needs no Node and is best seen by sanitizers: every kernel table against generic to the bit, between
 // pages without access, with many threads, from many threads; and the queue. Ends with a signal at the first
-// difference.
+// difference. `once` tries each variation of a shape with one case instead of two, for sanitizers and
+// emulators; `threads` only those with several threads, for ThreadSanitizer.
 
 #include <atomic>
+#include <cstring>
 #include <future>
 #include <thread>
 
@@ -14,6 +16,8 @@ namespace {
 using batchnorm::Operation;
 using batchnorm::Shape;
 
+bool once = false;
+bool threads_only = false;
 int passed = 0;
 
 void check(bool condition, const char* what) {
@@ -43,6 +47,7 @@ const Case kCases[] = {
     {{}, kFarFromZero, 4, 1e-12, true, true, true, true, false, true, true},
     {{}, kHuge, 5, 1.0, true, true, false, true, false, true, false},
     {{}, kBits, 6, 1e-5, true, true, true, true, true, false, true},
+    {{}, kSquares, 7, 1e-5, true, true, false, false, false, true, true},
 };
 constexpr size_t kCaseCount = sizeof(kCases) / sizeof(kCases[0]);
 
@@ -57,14 +62,16 @@ const Variation kVariations[] = {{1, kAtEnd, 1 << 19, kNever}, {1, 1, 1 << 19, 0
                                  {3, 3, 1 << 14, kNever},      {7, 0, 1 << 16, 0},     {1, 2, 1 << 14, 0},
                                  {1, 7, 1 << 18, 0},           {2, kAtEnd, 1 << 18, 0}};
 
-/// Every variation, each with two of the cases and in place with one of them: over all shapes each meets
-/// each.
+/// Every variation, each with two of the cases and in place with one of them, or with either: over all shapes
+/// each meets each.
 template <typename T>
 void test_shape(Shape shape, size_t number) {
   std::unique_ptr<passes::Inputs<T>> inputs[kCaseCount];
   std::unique_ptr<passes::Results<T>> expected[kCaseCount];
-  for (size_t variation = 0; variation < std::size(kVariations); variation++)
+  for (size_t variation = 0; variation < std::size(kVariations); variation++) {
+    if (threads_only && kVariations[variation].threads == 1) continue;
     for (size_t turn = 0; turn < 2; turn++) {
+      if (once && turn != (number / 2 + variation) % 2) continue;
       const size_t index = (number + variation + turn * (1 + number % (kCaseCount - 1))) % kCaseCount;
       Case c = kCases[index];
       c.shape = shape;
@@ -79,6 +86,57 @@ void test_shape(Shape shape, size_t number) {
         passed++;
       }
     }
+  }
+}
+
+// ---- What becomes infinite. ----
+
+template <typename T>
+struct Training {
+  std::vector<T> y;
+  double mean;
+  double variance;
+};
+
+/// Of one channel.
+template <typename T>
+Training<T> train(const batchnorm::KernelTable* table, std::vector<T> x) {
+  Training<T> result{std::vector<T>(x.size()), 0, 0};
+  batchnorm::forward_training<T>({table, 1, 1 << 19, kNever}, {x.size(), 1, 1}, 1e-5, x.data(),
+                                 result.y.data(), nullptr, nullptr, &result.mean, &result.variance, {},
+                                 nullptr);
+  return result;
+}
+
+bool is_close(double actual, double expected) {
+  return std::fabs(actual - expected) <= 1e-6 * std::fabs(expected);
+}
+
+void test_infinities(const batchnorm::KernelTable* table) {
+  const auto squares = train<double>(table, {-1.2e154, 1.2e154});
+  check(squares.mean == 0 && is_close(squares.variance, 1.44e308), "a variance that a double holds is found");
+  check(is_close(squares.y[0], -1) && is_close(squares.y[1], 1), "y of it is right");
+  const auto largest = train<double>(table, {1.7e308, -1.7e308, 1.7e308});
+  check(is_close(largest.mean, 1.7e308 / 3) && largest.variance > 1.7e308, "a larger one is infinity");
+  check(largest.y[0] == 0 && largest.y[1] == 0, "y of it is the bias");
+  check(std::isnan(train<double>(table, {1e300, -1e300, HUGE_VAL}).variance), "of an infinity it is NaN");
+  const auto deviations = train<float>(table, {-3e38f, -3e38f, -3e38f, 3e38f});
+  check(is_close(deviations.y[3], std::sqrt(3.0)), "y of deviations that float32 does not hold is right");
+
+  const double mean[] = {1, 1, 1, 1, HUGE_VAL}, variance[] = {1, 1.5e308, 1, 1, 1};
+  double running_mean[] = {0, 0, HUGE_VAL, 0, 0}, running_var[] = {3, 3, 3, std::nan(""), 3};
+  double accepted[] = {1, 1, 1, 0, 1};
+  const size_t rejected = batchnorm::update_running_stats(*table, 5, mean, variance, 2, 0.5, true,
+                                                          running_mean, running_var, nullptr);
+  check(rejected == 4 && running_mean[0] == 0.5 && running_var[0] == 2.5, "what is finite is averaged");
+  check(running_mean[1] == 0 && running_var[1] == 3 && running_var[2] == 3 && running_mean[3] == 0 &&
+            running_mean[4] == 0,
+        "a channel that would not be finite stays as it was");
+  const size_t of_accepted = batchnorm::update_running_stats(*table, 5, mean, variance, 2, 0.5, true,
+                                                             running_mean, running_var, accepted);
+  check(of_accepted == 3 && running_mean[0] == 0.75 && running_mean[3] == 1 && running_var[3] == 2,
+        "the first that a channel accepts replaces what it has");
+  check(accepted[0] == 2 && accepted[1] == 1 && accepted[3] == 1, "those that were accepted are counted");
 }
 
 // ---- Threads. ----
@@ -233,7 +291,17 @@ void test_queue_from_many() {
 
 }  // namespace
 
-int main() {
+int main(int count, char** arguments) {
+  for (int i = 1; i < count; i++) {
+    if (std::strcmp(arguments[i], "once") == 0) {
+      once = true;
+    } else if (std::strcmp(arguments[i], "threads") == 0) {
+      threads_only = true;
+    } else {
+      std::fprintf(stderr, "an argument must be once or threads, got %s\n", arguments[i]);
+      return 2;
+    }
+  }
   size_t number = 0;
   for (const Shape shape : kShapes) {
     test_shape<float>(shape, number++);
@@ -250,6 +318,7 @@ int main() {
       passed++;
     }
   }
+  for (const auto* table : batchnorm::kernel_tables()) test_infinities(table);
   test_callers();
   test_queue();
   test_queue_from_many();

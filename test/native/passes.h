@@ -20,6 +20,7 @@ enum Filling {
   kConstant,     ///< one value per tensor
   kFarFromZero,  ///< 1e4 with a deviation of 1e-2
   kHuge,         ///< up to the largest: squares and sums overflow
+  kSquares,      ///< up to half its root: sums of squares overflow, the variance does not
   kDenormal,     ///< below the smallest normal
   kSigns,        ///< +0 and -0
   kSpecial,      ///< uniform, with a NaN, an infinity, a zero, ... here and there
@@ -82,6 +83,8 @@ T value_of(Filling filling, Random& random) {
       return static_cast<T>(1e4 + 1e-2 * random.uniform());
     case kHuge:
       return static_cast<T>(random.uniform()) * Limits::max();
+    case kSquares:
+      return static_cast<T>(random.uniform()) * std::sqrt(Limits::max()) / 2;
     case kDenormal:
       return static_cast<T>(random.uniform()) * Limits::min();
     case kSigns:
@@ -238,7 +241,7 @@ std::unique_ptr<Results<T>> run(const Case& c, const Inputs<T>& inputs, const Ma
   std::fill_n(r.running_var.data(), shape.channels, 1.5);
   r.rejected = update_running_stats(*execution.kernels, shape.channels, r.mean.data(), r.variance.data(),
                                     static_cast<double>(shape.count()), 0.9, true, r.running_mean.data(),
-                                    r.running_var.data());
+                                    r.running_var.data(), nullptr);
   const double* const running_mean = r.running_mean.data();
   const double* const running_var = r.running_var.data();
   forward_inference<T>(execution, shape, c.eps, input(x.data(), r.inferred, inputs.x), r.inferred.data(), w,
