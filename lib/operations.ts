@@ -60,7 +60,8 @@ function listen(signal: AbortSignal, abort: () => void): void {
     known.aborts.add(abort);
     return;
   }
-  const aborts = new Set([abort]);
+  const aborts = new Set<() => void>();
+  aborts.add(abort);
   const listener = () =>
     aborts.forEach((each) => {
       each();

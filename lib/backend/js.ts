@@ -201,7 +201,7 @@ function checkLengths(length: number, ...arrays: (FloatArray | Uint8Array | unde
 class Turns {
   #handler: FinishedHandler | undefined;
   readonly #finished: Slot[] = [];
-  readonly #waiting = new Map<Slot, NodeJS.Immediate>();
+  readonly #waiting: Record<Slot, NodeJS.Immediate | undefined> = Object.create(null);
 
   onFinished(handler: FinishedHandler): void {
     this.#handler = handler;
@@ -218,29 +218,27 @@ class Turns {
     return (...args) => {
       const slot = args.pop() as Slot;
       const { result, compute }: Prepared<R> = apply(prepare, undefined, args);
-      this.#waiting.set(
-        slot,
-        setImmediate(() => {
-          this.#waiting.delete(slot);
-          let report = slot;
-          try {
-            compute();
-          } catch {
-            report = ~slot;
-          }
-          this.#finished.push(report);
-          this.#handler?.();
-        }),
-      );
+      this.#waiting[slot] = setImmediate(() => {
+        this.#waiting[slot] = undefined;
+        let report = slot;
+        try {
+          compute();
+        } catch {
+          report = ~slot;
+        }
+        this.#finished.push(report);
+        this.#handler?.();
+      });
       return result;
     };
   }
 
   cancel(slot: Slot): boolean {
-    const immediate = this.#waiting.get(slot);
+    const immediate = this.#waiting[slot];
     if (immediate === undefined) return false;
     clearImmediate(immediate);
-    return this.#waiting.delete(slot);
+    this.#waiting[slot] = undefined;
+    return true;
   }
 }
 
