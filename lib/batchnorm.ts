@@ -161,6 +161,9 @@ function gradientsOf<T extends FloatArray>(
   dBias: T | undefined,
   dResidual: T | undefined,
 ): LayerGradients<T> {
+  // What nearly everybody asks for, as a literal: spreads cost as much as a small batch norm, and an assignment would be the
+  // business of a setter that somebody has put on Object.prototype.
+  if (dx && dWeight && dBias && !dResidual) return { dx: { data: dx, shape }, dWeight, dBias };
   return {
     ...(dx && { dx: { data: dx, shape } }),
     ...(dWeight && { dWeight }),
