@@ -9,7 +9,6 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
-#include <cstdlib>
 #include <exception>
 #include <new>
 #include <string>
@@ -141,7 +140,7 @@ class Arguments {
   /// 2^53: integers up to here are exact, and no size in bytes overflows.
   static constexpr double kLargest = 9007199254740992.0;
   Arguments(napi_env env, napi_callback_info info) : env_(env) {
-    napi_get_cb_info(env, info, &given_, values_, nullptr, &data_);
+    napi_get_cb_info(env, info, &given_, values_, nullptr, nullptr);
   }
 
   double number(size_t index) const {
@@ -210,7 +209,6 @@ class Arguments {
   Activation activation(size_t index) const {
     return boolean(index) ? batchnorm::kRelu : batchnorm::kIdentity;
   }
-  void* data() const { return data_; }
   napi_env env() const { return env_; }
   napi_value operator[](size_t index) const { return values_[index]; }
 
@@ -224,7 +222,6 @@ class Arguments {
   napi_env env_;
   size_t given_ = Count;
   napi_value values_[Count];
-  void* data_ = nullptr;
 };
 
 /// A callback out of which no C++ exception can fly.

@@ -38,6 +38,7 @@ bool Mailbox::open(napi_env env, napi_value handler) {
       napi_call_function(env, receiver, handler, 0, nullptr, nullptr);
   };
   if (wake_ != nullptr) return false;
+  batchnorm::start_queue();
   napi_value name;
   if (napi_create_string_utf8(env, "batchnorm", NAPI_AUTO_LENGTH, &name) != napi_ok ||
       napi_create_threadsafe_function(env, handler, nullptr, name, 0, 1, nullptr, nullptr, nullptr, call,

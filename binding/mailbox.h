@@ -19,7 +19,8 @@ class Mailbox {
   Mailbox& operator=(const Mailbox&) = delete;
 
   /// handler() is called when an operation has finished, and then not again before take() has found none.
-  /// Returns false where Node refuses.
+  /// Returns false where Node refuses. Throws std::system_error where there is no thread for operations: what
+  /// comes with them must not fail for it.
   bool open(napi_env env, napi_value handler);
 
   /// Writes the slots of finished operations, at most `room`: slot, or ~slot where memory ran out. Returns

@@ -11,10 +11,11 @@ import { newResult } from './result.js';
 import { isStaged, stage, unstage } from './staging.js';
 import { readState, type StateDict } from './state.js';
 import type { ArrayOf, DType, FloatArray, Tensor, TensorLike } from './tensor.js';
-import { copyInto, filled, lengthOf, partOf, shareBuffer, zeroBytes } from './typed-array.js';
+import { copyInto, filled, lengthOf, partOf, shareBuffer } from './typed-array.js';
 import {
   checkApart,
   checkBoolean,
+  checkElsewhere,
   checkInteger,
   checkLength,
   checkOneOf,
@@ -29,6 +30,7 @@ import {
   maxChannels,
   type NamedArrays,
   newArray,
+  newBytes,
   type ReadTensor,
   readOptions,
   readResidual,
@@ -143,14 +145,25 @@ const backwardNames = namesOf(['out', 'only'], areCallsUntouched);
 const backwardAsyncNames = namesOf(['out', 'only', 'signal', 'transfer'], areCallsUntouched);
 const freezeNames = namesOf(['activation']);
 
+/** Not by `then`, which somebody may have replaced: what follows each other here must. */
+async function startAfter<R>(before: Promise<void>, start: () => Promise<R>): Promise<R> {
+  await before;
+  return start();
+}
+
 /** Never rejects. */
-async function bothSettled(before: Promise<unknown> | undefined, call: Promise<unknown>): Promise<void> {
+async function bothSettled(
+  before: Promise<unknown> | undefined,
+  call: Promise<unknown>,
+  then: () => void,
+): Promise<void> {
   try {
     await before;
     await call;
   } catch {
     // Whoever has made the call hears of it.
   }
+  then();
 }
 
 /** Those that exist and were asked for. */
@@ -199,6 +212,14 @@ class ResultBuffer<T extends FloatArray> {
   }
 }
 
+function parameter<T extends FloatArray>(
+  name: Parameter<T>['name'],
+  value: T | null,
+  grad: T | undefined,
+): Parameter<T> | undefined {
+  return value && grad ? { name, value, grad } : undefined;
+}
+
 /** A copy of what there is. */
 function copied<T extends FloatArray>(array: T | null | undefined): T | undefined {
   return array ? copyOf(array) : undefined;
@@ -206,7 +227,7 @@ function copied<T extends FloatArray>(array: T | null | undefined): T | undefine
 
 function copiedMask(mask: Uint8Array | undefined): Uint8Array | undefined {
   if (mask === undefined) return undefined;
-  const copy = zeroBytes(lengthOf(mask));
+  const copy = newBytes(lengthOf(mask));
   copyInto(copy, mask);
   return copy;
 }
@@ -493,13 +514,15 @@ export class BatchNorm<D extends DType = 'float32'> {
           'OVERLAP',
         );
     }
-    if (transfer) checkApart('x.data', input.data, this.#arrays);
+    if (transfer) checkElsewhere('x.data', input.data, this.#arrays);
     this.#checkOwn();
     const residual = call.residual && stage(call.residual, dtype);
-    const source = transfer ? move('x.data', input.data, dtype) : stage(input.data, dtype);
+    const given = transfer ? input.data : stage(input.data, dtype);
     const weight = copied(this.#weight);
     const bias = copied(this.#bias);
     return this.#inTurn(signal, async () => {
+      checkKept('x.data', given, input.size);
+      let source = given;
       const target = out !== undefined && isShared(out) ? out : newResult<ArrayOf<D>>(dtype, input.size);
       const mask = this.#maskFor(call, false);
       const statistics = (running: Float64Array | null) =>
@@ -510,8 +533,8 @@ export class BatchNorm<D extends DType = 'float32'> {
       let inPlace = false;
       return operate(
         signal,
-        [source, target, weight, bias, mean, variance, residual, mask],
         (slot) => {
+          if (transfer) source = move('x.data', given, dtype);
           inPlace = this.#runForward(
             pass,
             call.geometry,
@@ -525,6 +548,7 @@ export class BatchNorm<D extends DType = 'float32'> {
             mask,
             slot,
           );
+          return [source, target, weight, bias, mean, variance, residual, mask];
         },
         () => {
           this.#checkOwn();
@@ -624,7 +648,7 @@ export class BatchNorm<D extends DType = 'float32'> {
       checkOut(out, call.gradient);
       isInPlace(out, 'dy.data', data);
     }
-    if (transfer) checkApart('dy.data', data, this.#arrays);
+    if (transfer) checkElsewhere('dy.data', data, this.#arrays);
     const kept = transfer ? data : stage(data, dtype);
     return this.#inTurn(signal, async () => {
       checkKept('dy.data', kept, size);
@@ -634,10 +658,9 @@ export class BatchNorm<D extends DType = 'float32'> {
       // x is copied, but the next backward needs it again.
       if (out !== undefined) checkApart('out', out, { 'x.data': last.x });
       const x = last.isOwn ? last.x : stage(last.x, dtype);
-      // Not before all is known to be right: what fails loses nobody's memory. x may lie in it.
-      const gradient = transfer ? move('dy.data', kept, dtype) : kept;
-      const inPlace = gradient !== data && (transfer || !isStaged(dtype, size));
-      const target = !wantsInput
+      let gradient = kept;
+      const inPlace = transfer || (kept !== data && !isStaged(dtype, size));
+      let target = !wantsInput
         ? undefined
         : out !== undefined && isShared(out)
           ? out
@@ -658,10 +681,13 @@ export class BatchNorm<D extends DType = 'float32'> {
       };
       return operate(
         signal,
-        [gradient, x, target, dWeight, dBias, dResidual, snapshot],
         (slot) => {
+          // x may have lain in its buffer, until it was copied.
+          if (transfer) gradient = move('dy.data', kept, dtype);
+          if (transfer && wantsInput) target = gradient;
           const { backwardLater } = this.#passes;
           this.#runBackward(backwardLater, snapshot, gradient, x, target, dWeight, dBias, dResidual, slot);
+          return [gradient, x, target, dWeight, dBias, dResidual, snapshot];
         },
         () => {
           this.#checkOwn();
@@ -688,12 +714,11 @@ export class BatchNorm<D extends DType = 'float32'> {
    * console.log(bn.parameters().map(({ name }) => name)); // [ 'weight', 'bias' ]
    */
   parameters(): Parameter<ArrayOf<D>>[] {
-    const parameters: Parameter<ArrayOf<D>>[] = [];
-    if (this.#weight && this.#weightGrad)
-      parameters.push({ name: 'weight', value: this.#weight, grad: this.#weightGrad });
-    if (this.#bias && this.#biasGrad)
-      parameters.push({ name: 'bias', value: this.#bias, grad: this.#biasGrad });
-    return parameters;
+    const weight = parameter('weight', this.#weight, this.#weightGrad);
+    const bias = parameter('bias', this.#bias, this.#biasGrad);
+    // Literals: what is pushed can be caught by a setter on Array.prototype.
+    if (weight && bias) return [weight, bias];
+    return weight ? [weight] : bias ? [bias] : [];
   }
 
   /**
@@ -724,7 +749,8 @@ export class BatchNorm<D extends DType = 'float32'> {
 
   /**
    * Copies a state into the layer's arrays. It must have what {@link stateDict} gives, and nothing else; only
-   * num_batches_tracked may be absent (0).
+   * num_batches_tracked may be absent (0). With decay 'cumulative' that is then the number of batches of every channel: a state
+   * does not say which of them have rejected some.
    *
    * @param state is copied; its arrays may be of either dtype.
    * @returns the layer itself.
@@ -844,7 +870,7 @@ export class BatchNorm<D extends DType = 'float32'> {
     if (residual === undefined || this.#config.activation === undefined) return undefined;
     const bytes = maskBytes(input.size);
     if (reuse && this.#lastMask && lengthOf(this.#lastMask) === bytes) return this.#lastMask;
-    const mask = zeroBytes(bytes);
+    const mask = newBytes(bytes);
     if (reuse) this.#lastMask = mask;
     return mask;
   }
@@ -978,8 +1004,8 @@ export class BatchNorm<D extends DType = 'float32'> {
   /** Starts when all asynchronous calls before have settled: at once where there are none. */
   #inTurn<R>(signal: AbortSignal | undefined, start: () => Promise<R>): Promise<R> {
     const before = this.#calls;
-    const call = before === undefined ? start() : after(before, signal).then(start);
-    const settled = bothSettled(before, call).then(() => {
+    const call = before === undefined ? start() : startAfter(after(before, signal), start);
+    const settled = bothSettled(before, call, () => {
       if (this.#calls === settled) this.#calls = undefined;
     });
     this.#calls = settled;

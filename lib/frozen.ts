@@ -10,7 +10,6 @@ import { newResult } from './result.js';
 import { isStaged, stage, takeStaging, unstage } from './staging.js';
 import { readState, type StateDict } from './state.js';
 import type { ArrayOf, DType, FloatArray, Tensor, TensorLike } from './tensor.js';
-import { newMemory } from './typed-array.js';
 import {
   checkApart,
   checkAxis,
@@ -21,6 +20,7 @@ import {
   copyOf,
   geometryOf,
   isInPlace,
+  newMemory,
   readOptions,
   readResidual,
   readShape,
@@ -83,7 +83,7 @@ const frozenNames = namesOf(['axis', 'eps', 'dtype', 'activation']);
 const runNames = namesOf(['out', 'residual'], areCallsUntouched);
 const runAsyncNames = namesOf(['out', 'residual', 'signal', 'transfer'], areCallsUntouched);
 
-/** What a run reads of x and its options, all of it checked but `out`. */
+/** What a run reads of x and its options. */
 interface ReadRun<T extends FloatArray> {
   data: T;
   shape: readonly number[];
@@ -286,20 +286,26 @@ export class FrozenBatchNorm<D extends DType = DType> {
       if (residual !== undefined) checkApart('out', out, { 'residual.data': residual });
     }
     const added = residual && stage(residual, dtype);
-    const source = transfer ? move('x.data', data, dtype) : stage(data, dtype);
+    let source = transfer ? data : stage(data, dtype);
     // What is large goes from staging memory to new memory, which another thread touches first, or to out by way of
     // staging memory; what is small, or has been moved, stays where it is.
-    const inPlace = source !== data && (out !== undefined || transfer || !isStaged(dtype, size));
+    const inPlace = transfer || (source !== data && (out !== undefined || !isStaged(dtype, size)));
     const isPrivate = out !== undefined && isStaged(dtype, size);
     const place = () => (isPrivate ? takeStaging<T>(dtype, size) : newResult<T>(dtype, size));
-    const target = out !== undefined && isShared(out) ? out : inPlace ? source : place();
+    let target = out !== undefined && isShared(out) ? out : inPlace ? source : place();
     const frozen = this.#frozen[dtype] ?? this.#freeze(dtype);
     // Before a signal of the caller's making can dispose of the layer.
     frozen.readers++;
     return operate(
       signal,
-      [source, added, target, frozen],
-      (slot) => frozen.passes.runFrozenLater(outer, inner, frozen.memory, source, target, added, slot),
+      (slot) => {
+        if (transfer) {
+          source = move('x.data', data, dtype);
+          target = source;
+        }
+        frozen.passes.runFrozenLater(outer, inner, frozen.memory, source, target, added, slot);
+        return [source, added, target, frozen];
+      },
       () => {
         frozen.readers--;
         if (this.#disposed) letGo(frozen);
@@ -336,11 +342,7 @@ export class FrozenBatchNorm<D extends DType = DType> {
     options: RunOptions<T> | undefined,
     names: Names,
   ): ReadRun<T> {
-    if (this.#disposed)
-      throw stateError(
-        'DISPOSED',
-        `a frozen layer must not be used after its disposal, got a call of ${call}`,
-      );
+    this.#checkAlive(call);
     const { out, residual: givenResidual } = readOptions(options, names);
     const parts = this.#parts;
     const input = readShape<T>('x', x, parts.dtype);
@@ -350,7 +352,17 @@ export class FrozenBatchNorm<D extends DType = DType> {
     checkLength(input);
     if (residual !== undefined) checkLength(residual);
     if (out !== undefined) checkOut<T>(out, input);
+    // A getter may have disposed of it meanwhile.
+    this.#checkAlive(call);
     return { data, shape, size, dtype, outer, inner, residual: residual?.data, out };
+  }
+
+  #checkAlive(call: string): void {
+    if (this.#disposed)
+      throw stateError(
+        'DISPOSED',
+        `a frozen layer must not be used after its disposal, got a call of ${call}`,
+      );
   }
 
   /** Prepares the coefficients for data of a dtype. */

@@ -135,13 +135,12 @@ function throwIfAborted(signal: AbortSignal | undefined): void {
  * Begins an operation in the order of the calls, and resolves to what `finish` returns when it has been computed. Rejects
  * with the signal's reason where it aborts before the operation has begun to compute, with what `begin` or `finish` throws.
  *
- * @param begin hands the operation to the backend.
- * @param arrays what it reads and writes.
+ * @param begin hands the operation to the backend and returns what it reads and writes. Nothing of the caller's can fail
+ *   behind it: what the caller gives away is to be moved here.
  */
 export function operate<R>(
   signal: AbortSignal | undefined,
-  arrays: unknown,
-  begin: (slot: Slot) => void,
+  begin: (slot: Slot) => unknown,
   finish: () => R,
 ): Promise<R> {
   return new PromiseClass<R>((resolve, reject) => {
@@ -156,7 +155,11 @@ export function operate<R>(
     }
     let slot: Slot | undefined;
     let isAborted = false;
-    const stop = () => unlisten(signal, abort);
+    const stop = () => {
+      // Another operation may have it next.
+      slot = undefined;
+      unlisten(signal, abort);
+    };
     const abort = () => {
       isAborted = true;
       if (slot === undefined || !backend.cancel(slot)) return;
@@ -175,15 +178,16 @@ export function operate<R>(
 
     function start(unlisten: (() => void) | undefined): Slot {
       const slot = onTheWay.free > 0 ? onTheWay.freeSlots[--onTheWay.free] : onTheWay.slots++;
-      onTheWay.bySlot[slot] = {
+      const operation: Operation = {
         finish,
         resolve: resolve as (value: unknown) => void,
         reject,
         unlisten,
-        arrays,
+        arrays: undefined,
       };
+      onTheWay.bySlot[slot] = operation;
       try {
-        begin(slot);
+        operation.arrays = begin(slot);
       } catch (error) {
         release(slot);
         throw error;
@@ -206,6 +210,16 @@ export function after(before: Promise<unknown>, signal: AbortSignal | undefined)
       }
     };
     if (signal) listen(signal, abort);
-    before.then(settle, settle);
+    settled(before, settle);
   });
+}
+
+/** Calls `then` when a promise is settled, whatever has become of that method. */
+async function settled(promise: Promise<unknown>, then: () => void): Promise<void> {
+  try {
+    await promise;
+  } catch {
+    // Whoever has made the call hears of it.
+  }
+  then();
 }

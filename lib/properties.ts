@@ -1,9 +1,9 @@
 // What counts of an object that the caller gives: its own properties and those of its prototypes, but not what somebody
 // has put on Object.prototype, of whatever realm.
-const { getPrototypeOf } = Reflect;
+const { apply, getPrototypeOf } = Reflect;
 const { create, hasOwn } = Object;
-const ObjectClass = Object;
 const objectPrototype = Object.prototype;
+const isAncestor = objectPrototype.isPrototypeOf;
 
 /** Names of properties, in the order in which messages list them. */
 export interface Names {
@@ -20,7 +20,8 @@ export function namesOf(list: readonly string[], areUntouched = areAllUntouched)
   return { list, known, areUntouched };
 }
 
-// Whether Object.prototype has none of the properties that are read, so that an object can be read as it is. Written out, for compiled it then costs nothing: it is known for as long as nobody changes Object.prototype.
+// Whether Object.prototype has none of the properties that are read, so that an object can be read as it is. Written out, for
+// compiled it then costs nothing: it is known for as long as nobody changes Object.prototype.
 
 function areTensorsUntouched(): boolean {
   return !(
@@ -93,7 +94,7 @@ export const tensorNames = namesOf(
  */
 export function propertiesOf<T extends object>(object: T, names: Names): T {
   // Of this realm, whose Object.prototype ends its prototypes.
-  if (object instanceof ObjectClass && names.areUntouched()) return object;
+  if (apply(isAncestor, objectPrototype, [object]) && names.areUntouched()) return object;
   const properties = create(null);
   const { list } = names;
   for (let i = 0; i < list.length; i++) properties[list[i]] = propertyOf(object, list[i]);
@@ -104,8 +105,9 @@ function propertyOf(object: object, name: string): unknown {
   if (hasOwn(object, name)) return object[name as never];
   for (let holder = getPrototypeOf(object); holder !== null; holder = getPrototypeOf(holder)) {
     if (!hasOwn(holder, name)) continue;
-    const isLast = getPrototypeOf(holder) === null && hasOwn(holder, 'hasOwnProperty');
-    return isLast ? undefined : object[name as never];
+    const isRoot =
+      holder === objectPrototype || (getPrototypeOf(holder) === null && hasOwn(holder, 'hasOwnProperty'));
+    return isRoot ? undefined : object[name as never];
   }
   return undefined;
 }

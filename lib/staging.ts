@@ -20,10 +20,10 @@ const { apply } = Reflect;
 const spare: Record<number, WeakRef<ArrayBuffer>> = Object.create(null);
 let spares = 0;
 
-/** Takes one out; those behind it move up. */
+/** Takes one out; the last takes its place. */
 function removeSpare(index: number): void {
   spares--;
-  for (let i = index; i < spares; i++) spare[i] = spare[i + 1];
+  spare[index] = spare[spares];
   delete spare[spares];
 }
 
@@ -60,5 +60,6 @@ export function stage<T extends FloatArray>(array: T, dtype: DType): T {
 export function unstage(array: FloatArray | undefined): void {
   if (array === undefined || byteLengthOf(array) < largeBytes || isShared(array)) return;
   if (spares === mostSpare) removeSpare(0);
-  spare[spares++] = new WeakReference(bufferOf(array) as ArrayBuffer);
+  const buffer = new WeakReference(bufferOf(array) as ArrayBuffer);
+  spare[spares++] = buffer;
 }

@@ -78,7 +78,7 @@ export function zeroIntegers(length: number): Int32Array {
 }
 
 /** Memory that is no array. */
-export function newMemory(bytes: number): ArrayBuffer {
+export function memoryOf(bytes: number): ArrayBuffer {
   return new Memory(bytes);
 }
 

@@ -4,7 +4,17 @@
 import { describe, describeShape, isArray, isObject, rangeError, typeError } from './errors.js';
 import { type Names, propertiesOf, tensorNames } from './properties.js';
 import type { DType, FloatArray } from './tensor.js';
-import { copyInto, extentOf, lengthOf, partOf, shareBuffer, typedArrayType, zeros } from './typed-array.js';
+import {
+  copyInto,
+  extentOf,
+  lengthOf,
+  memoryOf,
+  partOf,
+  shareBuffer,
+  typedArrayType,
+  zeroBytes,
+  zeros,
+} from './typed-array.js';
 
 const arrayNames = { float32: 'Float32Array', float64: 'Float64Array' } as const;
 
@@ -290,8 +300,8 @@ export function checkBoolean(name: string, value: unknown): boolean {
 export function checkOneOf<const T extends string>(name: string, value: unknown, known: readonly T[]): T {
   const rule = `be ${known.map((one) => `'${one}'`).join(' or ')}`;
   if (typeof value !== 'string') throw typeError(name, rule, value);
-  if (!known.includes(value as T)) throw rangeError(name, rule, describe(value));
-  return value as T;
+  for (let i = 0; i < known.length; i++) if (known[i] === value) return known[i];
+  throw rangeError(name, rule, describe(value));
 }
 
 /** A per-channel array: Float32Array or Float64Array with a value for each channel. */
@@ -342,10 +352,24 @@ export function copyAs<T extends FloatArray>(dtype: DType, values: FloatArray): 
 
 /** Zeros of a dtype. */
 export function newArray<T extends FloatArray>(dtype: DType, length: number): T {
+  return allocated(length, `values of ${dtype}`, () => zeros<T>(dtype, length));
+}
+
+/** Bytes of 0. */
+export function newBytes(length: number): Uint8Array {
+  return allocated(length, 'bytes', () => zeroBytes(length));
+}
+
+/** Memory that is no array. */
+export function newMemory(bytes: number): ArrayBuffer {
+  return allocated(bytes, 'bytes', () => memoryOf(bytes));
+}
+
+function allocated<R>(size: number, unit: string, allocate: () => R): R {
   try {
-    return zeros<T>(dtype, length);
+    return allocate();
   } catch {
-    throw rangeError('a result', 'fit into memory', `${length} values of ${dtype}`, 'OUT_OF_MEMORY');
+    throw rangeError('a result', 'fit into memory', `${size} ${unit}`, 'OUT_OF_MEMORY');
   }
 }
 
@@ -368,6 +392,15 @@ export function checkApart(name: string, array: FloatArray, others: NamedArrays)
     const input = hasOwn(others, other) ? others[other] : undefined;
     const shared = input ? sharedBytes(array, input) : 0;
     if (shared > 0) throw overlapError(name, `not overlap ${other}`, shared);
+  }
+}
+
+/** What is given away takes its buffer along: nothing else may lie there, empty as it may be. */
+export function checkElsewhere(name: string, array: FloatArray, others: NamedArrays): void {
+  for (const other in others) {
+    const kept = hasOwn(others, other) ? others[other] : undefined;
+    if (kept && shareBuffer(array, kept))
+      throw rangeError(name, `lie elsewhere than ${other} with transfer: true`, 'the same buffer', 'OVERLAP');
   }
 }
 

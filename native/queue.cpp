@@ -17,12 +17,14 @@ constexpr auto kSpin = std::chrono::microseconds(50);
 
 class Queue {
  public:
+  void start() {
+    std::lock_guard<std::mutex> lock(mutex_);
+    start_locked();
+  }
+
   uint64_t enqueue(std::unique_ptr<Operation> operation) {
     std::unique_lock<std::mutex> lock(mutex_);
-    if (!started_) {
-      std::thread([this] { work(); }).detach();
-      started_ = true;
-    }
+    start_locked();
     waiting_.push_back(std::move(operation));
     const uint64_t number = first_ + waiting_.size() - 1;
     count_.store(waiting_.size(), std::memory_order_relaxed);
@@ -48,6 +50,12 @@ class Queue {
   }
 
  private:
+  void start_locked() {
+    if (started_) return;
+    std::thread([this] { work(); }).detach();
+    started_ = true;
+  }
+
   void work() {
     for (;;) {
       std::unique_ptr<Operation> operation = next();
@@ -95,6 +103,10 @@ Queue& queue() {
 }
 
 }  // namespace
+
+void start_queue() {
+  queue().start();
+}
 
 uint64_t enqueue(std::unique_ptr<Operation> operation) {
   return queue().enqueue(std::move(operation));

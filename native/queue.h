@@ -22,6 +22,9 @@ class Operation {
   const void* owner_;
 };
 
+/// Gets the thread, so that enqueue() need not. Throws std::system_error where there is none.
+void start_queue();
+
 /// Returns its number. Throws std::system_error where there is no thread to do it, std::bad_alloc.
 uint64_t enqueue(std::unique_ptr<Operation> operation);
 

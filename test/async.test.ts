@@ -489,6 +489,28 @@ describe('forwardAsync and backwardAsync', () => {
     expect([...x.data, ...own.data]).toEqual([1, 2, 3, 4, 1]);
   });
 
+  it('refuse to move the memory of the layer with an empty tensor in it', async () => {
+    const bn = new BatchNorm(3);
+    bn.forward({ data: new Float32Array(0), shape: [0, 3] });
+    for (const [name, kept] of [
+      ['weight', bn.weight],
+      ['the gradient of bias', bn.parameters()[1].grad],
+    ] as const) {
+      const empty = { data: new Float32Array((kept as Float32Array).buffer, 12, 0), shape: [0, 3] };
+      for (const call of [
+        bn.forwardAsync(empty, { transfer: true }),
+        bn.backwardAsync(empty, { transfer: true }),
+      ])
+        await expect(call).rejects.toMatchObject({
+          code: 'ERR_BATCHNORM_OVERLAP',
+          message: expect.stringContaining(
+            ` must lie elsewhere than ${name} with transfer: true, got the same buffer`,
+          ),
+        });
+      expect(kept?.length).toBe(3);
+    }
+  });
+
   it.each(['weight', 'runningMean'] as const)(
     'refuse a layer without its %s, and change nothing',
     async (name) => {
@@ -677,6 +699,20 @@ describe('what is wrong', () => {
     expect(await rejectionOf(() => frozen.runAsync(x()))).toMatchObject(disposed);
   });
 
+  it('a layer that is disposed of while its arguments are read rejects', async () => {
+    for (const call of ['run', 'runAsync'] as const) {
+      const frozen = new BatchNorm(3).freeze();
+      const options = {
+        get out(): undefined {
+          frozen[Symbol.dispose]();
+          return undefined;
+        },
+      };
+      const error = await rejectionOf(async () => frozen[call](x(), options));
+      expect(error).toMatchObject({ code: 'ERR_BATCHNORM_DISPOSED' });
+    }
+  });
+
   /** The three asynchronous calls. */
   function calls(): [
     name: string,
@@ -719,6 +755,15 @@ describe('what is wrong', () => {
       if (code !== undefined) expect(error.code).toBe(code);
       expectSame(input.data, x().data, 'x');
     }
+    // Refused as the last thing before memory is moved.
+    const own = new Error('on purpose');
+    const throwOwn = () => {
+      throw own;
+    };
+    const signal = { aborted: false, addEventListener: throwOwn, removeEventListener() {} };
+    const input = x();
+    expect(await rejectionOf(() => call({ transfer: true, signal }, input))).toBe(own);
+    expectSame(input.data, x().data, 'x');
     const elsewhere = { data: new Float32Array(24), shape: [4, 3, 2] };
     if (name === 'backwardAsync') {
       await rejectionOf(() => call({ transfer: true }, elsewhere));

@@ -200,7 +200,10 @@ function checkLengths(length: number, ...arrays: (FloatArray | Uint8Array | unde
 /** What waits for a turn of the event loop, in its order: here nothing computes off the calling thread. */
 class Turns {
   #handler: FinishedHandler | undefined;
-  readonly #finished: Slot[] = [];
+  /** Slots from `#taken` to `#reported`, each gone when it has been taken. */
+  readonly #finished: Record<number, Slot> = Object.create(null);
+  #taken = 0;
+  #reported = 0;
   readonly #waiting: Record<Slot, NodeJS.Immediate | undefined> = Object.create(null);
 
   onFinished(handler: FinishedHandler): void {
@@ -208,9 +211,13 @@ class Turns {
   }
 
   takeFinished(slots: Int32Array): number {
-    const taken = this.#finished.splice(0, lengthOf(slots));
-    for (let i = 0; i < taken.length; i++) slots[i] = taken[i];
-    return taken.length;
+    const room = lengthOf(slots);
+    let count = 0;
+    while (count < room && this.#taken < this.#reported) {
+      slots[count++] = this.#finished[this.#taken];
+      delete this.#finished[this.#taken++];
+    }
+    return count;
   }
 
   /** The pass that is checked at once and computed in a turn of its own. */
@@ -226,7 +233,7 @@ class Turns {
         } catch {
           report = ~slot;
         }
-        this.#finished.push(report);
+        this.#finished[this.#reported++] = report;
         this.#handler?.();
       });
       return result;

@@ -96,8 +96,9 @@ function cpuMemory(backend: CpuBackend): Memory {
       );
     // A cast from int32 leaves the values as they are.
     if (typedArrayType(values) === 'Float32Array') return values as Float32Array;
-    const copy = newArray<Float32Array>('float32', sizeOf(tensor.shape));
-    for (let i = 0; i < sizeOf(tensor.shape); i++) copy[i] = (values as ArrayLike<number>)[i];
+    const size = sizeOf(tensor.shape);
+    const copy = newArray<Float32Array>('float32', size);
+    for (let i = 0; i < size; i++) copy[i] = (values as ArrayLike<number>)[i];
     return copy;
   };
   const compute: Compute = (inputs, outputs, pass) => {

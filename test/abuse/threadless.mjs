@@ -18,7 +18,12 @@ const expected = frozen.run(x).data;
 const [, kibibytes] = /VmSize:\s*(\d+)/.exec(readFileSync('/proc/self/status', 'utf8'));
 // Half of what a stack takes, and room for the garbage collector.
 limitAddressSpace(Number(kibibytes) * 1024 + 4 * 2 ** 20);
-const results = await Promise.allSettled([frozen.runAsync(x), bn.forwardAsync(x), frozen.runAsync(x)]);
+const given = { data: x.data.slice(), shape: x.shape };
+const results = await Promise.allSettled([
+  frozen.runAsync(x),
+  bn.forwardAsync(x),
+  frozen.runAsync(given, { transfer: true }),
+]);
 limitAddressSpace('unlimited');
 
 if (isNative)
@@ -28,5 +33,6 @@ if (isNative)
     assert.match(reason.message, /^an asynchronous operation must have a thread, got none \(.+\)$/);
   }
 assert.equal(bn.batchesTracked, isNative ? 0 : 1);
+if (isNative) assertSame(given.data, x.data, 'what was to be given away');
 assertSame((await frozen.runAsync(x)).data, expected, 'runAsync once there is a thread');
 console.log('right');
