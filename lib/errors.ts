@@ -18,7 +18,8 @@ export type Reason =
   | 'DISPOSED'
   | 'NOT_TRANSFERABLE'
   | 'UNSUPPORTED_ISA'
-  | 'NATIVE_UNAVAILABLE';
+  | 'NATIVE_UNAVAILABLE'
+  | 'WASM_UNAVAILABLE';
 
 const { create, defineProperty } = Object;
 

@@ -7,7 +7,7 @@ const { version } = createRequire(import.meta.url)('../package.json') as { versi
 /** What computes in this process. */
 export interface Capabilities {
   /** 'js' where no native binary could be loaded, or BATCHNORM_BACKEND asks for it. */
-  backend: 'native' | 'js';
+  backend: 'native' | 'js' | 'wasm';
   /** The instruction set in use: 'avx512' | 'avx2' | 'neon' | 'generic', or 'js'. */
   isa: string;
   /** Those that could be used here (BATCHNORM_ISA), best first. */

@@ -94,6 +94,10 @@ export function viewOf<T extends FloatArray>(
     : new Doubles(memory as ArrayBuffer, begin, length)) as FloatArray as T;
 }
 
+export function viewOfBytes(memory: ArrayBufferLike, begin: number, length: number): Uint8Array {
+  return new Bytes(memory as ArrayBuffer, begin, length);
+}
+
 /** `length` values of an array from one on: the same memory. */
 export function partOf<T extends FloatArray>(array: T, dtype: DType, first: number, length: number): T {
   return viewOf<T>(dtype, bufferOf(array), extentOf(array).begin + first * bytesPerValue[dtype], length);

@@ -150,7 +150,7 @@ export type FinishedHandler = () => void;
 
 /** One interface, two answers: native.ts and js.ts. Both give the same bits. */
 export interface Backend {
-  readonly name: 'native' | 'js';
+  readonly name: 'native' | 'js' | 'wasm';
   /** The instruction set in use. */
   readonly isa: string;
   /** Those that could be used here, best first. */

@@ -5,6 +5,7 @@ import type { Backend, Passes } from './backend.js';
 import { createJsBackend } from './js.js';
 import { createNativeBackend } from './native.js';
 import { cpus } from './threads.js';
+import { createWasmBackend } from './wasm.js';
 
 /** More than any machine has cores for one process; a bound against typing errors. */
 export const maxThreads = 1024;
@@ -29,10 +30,11 @@ function environment(name: string): string | undefined {
 
 function chooseBackend(): Backend {
   const wanted = environment('BATCHNORM_BACKEND');
-  if (wanted !== undefined && wanted !== 'js' && wanted !== 'native')
-    throw rangeError('BATCHNORM_BACKEND', "be 'js' or 'native'", JSON.stringify(wanted));
+  if (wanted !== undefined && wanted !== 'js' && wanted !== 'native' && wanted !== 'wasm')
+    throw rangeError('BATCHNORM_BACKEND', "be 'native', 'wasm' or 'js'", JSON.stringify(wanted));
   const streamBytes = environmentInteger('BATCHNORM_STREAM_BYTES', 0, Number.MAX_SAFE_INTEGER);
   if (wanted === 'js') return createJsBackend();
+  if (wanted === 'wasm') return createWasmBackend();
   try {
     return createNativeBackend({ isa: environment('BATCHNORM_ISA'), streamBytes });
   } catch (error) {

@@ -1,21 +1,11 @@
 // The fallback where no binary can be loaded, and a second implementation of the same arithmetic: chunks, order of
 // additions and roundings are those of native/, so its results are the same to the bit. Names follow native/.
-// Not the globals, which a test with a clock of its own replaces.
-import { clearImmediate, setImmediate } from 'node:timers';
 import { stateError } from '../errors.js';
 import type { FloatArray } from '../tensor.js';
 import { bytesOf, bytesPerValue, copyInto, filled, lengthOf, viewOf, zeros } from '../typed-array.js';
 import { checkApart, copyOf, isInPlace } from '../validate.js';
-import {
-  type Backend,
-  type FinishedHandler,
-  maskBytes,
-  nothingOnTheWay,
-  type Passes,
-  type Slot,
-} from './backend.js';
-
-const { apply } = Reflect;
+import { type Backend, maskBytes, nothingOnTheWay, type Passes } from './backend.js';
+import { now, type Prepared, Turns } from './turns.js';
 
 /** Rounds a double to the data type: exact float32 arithmetic is double arithmetic rounded after each operation. */
 type Round = (value: number) => number;
@@ -195,73 +185,6 @@ function checkLengths(length: number, ...arrays: (FloatArray | Uint8Array | unde
         'every array must keep its length during a call, got a buffer that was detached or resized',
       );
   }
-}
-
-/** What waits for a turn of the event loop, in its order: here nothing computes off the calling thread. */
-class Turns {
-  #handler: FinishedHandler | undefined;
-  /** Slots from `#taken` to `#reported`, each gone when it has been taken. */
-  readonly #finished: Record<number, Slot> = Object.create(null);
-  #taken = 0;
-  #reported = 0;
-  readonly #waiting: Record<Slot, NodeJS.Immediate | undefined> = Object.create(null);
-
-  onFinished(handler: FinishedHandler): void {
-    this.#handler = handler;
-  }
-
-  takeFinished(slots: Int32Array): number {
-    const room = lengthOf(slots);
-    let count = 0;
-    while (count < room && this.#taken < this.#reported) {
-      slots[count++] = this.#finished[this.#taken];
-      delete this.#finished[this.#taken++];
-    }
-    return count;
-  }
-
-  /** The pass that is checked at once and computed in a turn of its own. */
-  later<Args extends unknown[], R>(prepare: (...args: Args) => Prepared<R>): (...args: [...Args, Slot]) => R {
-    return (...args) => {
-      const slot = args.pop() as Slot;
-      const { result, compute }: Prepared<R> = apply(prepare, undefined, args);
-      this.#waiting[slot] = setImmediate(() => {
-        this.#waiting[slot] = undefined;
-        let report = slot;
-        try {
-          compute();
-        } catch {
-          report = ~slot;
-        }
-        this.#finished[this.#reported++] = report;
-        this.#handler?.();
-      });
-      return result;
-    };
-  }
-
-  cancel(slot: Slot): boolean {
-    const immediate = this.#waiting[slot];
-    if (immediate === undefined) return false;
-    clearImmediate(immediate);
-    this.#waiting[slot] = undefined;
-    return true;
-  }
-}
-
-/** A pass whose arguments have been checked. */
-interface Prepared<R> {
-  result: R;
-  compute: () => void;
-}
-
-/** The pass that computes at once. */
-function now<Args extends unknown[], R>(prepare: (...args: Args) => Prepared<R>): (...args: Args) => R {
-  return (...args) => {
-    const { result, compute }: Prepared<R> = apply(prepare, undefined, args);
-    compute();
-    return result;
-  };
 }
 
 function passesOf<T extends FloatArray>(round: Round, lanes: number, turns: Turns): Passes<T> {

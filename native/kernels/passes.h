@@ -411,13 +411,16 @@ void stream_beside_sum(const Work<T>& work, const Sums<T>& sums) {
   lines.finish();
 }
 
+/// The stores that go past the caches, where the ISA has a way to do so: without, forms of their own would be
+/// code for nothing.
+constexpr batchnorm::Stores kPast = kStreamsPastCaches ? batchnorm::kStreamed : batchnorm::kCached;
+
 template <typename Fused, typename T, template <typename> class Work, template <typename> class Sums>
 constexpr batchnorm::WritingPass<Work<T>, Sums<T>> writing_pass() {
   using namespace batchnorm;
-  return {
-      {{write<kCached, kChannelsFirst, Fused, T, Work>, write<kCached, kChannelsLast, Fused, T, Work>},
-       {write<kStreamed, kChannelsFirst, Fused, T, Work>, write<kStreamed, kChannelsLast, Fused, T, Work>}},
-      nullptr};
+  return {{{write<kCached, kChannelsFirst, Fused, T, Work>, write<kCached, kChannelsLast, Fused, T, Work>},
+           {write<kPast, kChannelsFirst, Fused, T, Work>, write<kPast, kChannelsLast, Fused, T, Work>}},
+          nullptr};
 }
 
 /// The same with stream_beside.
@@ -488,7 +491,7 @@ constexpr batchnorm::Kernels<T> all_kernels() {
        writing_pass<Recomputed, T, GradInputWork, GradSumsWork>(),
        writing_pass<Masked, T, GradInputWork, GradSumsWork>()},
       writing_pass<Frozen, T, GradInputWork, GradSumsWork>(),
-      {apply_mask<kCached, T>, apply_mask<kStreamed, T>}};
+      {apply_mask<kCached, T>, apply_mask<kPast, T>}};
 }
 
 }  // namespace

@@ -1,0 +1,94 @@
+// The exports of the WebAssembly build; lib/backend/wasm.ts is the other side. Everything has been checked
+// there, and all pointers are into the module's own memory.
+
+#include <cstdint>
+#include <cstdlib>
+
+#include "batchnorm.h"
+
+#define EXPORT(name) extern "C" __attribute__((export_name(name)))
+
+extern "C" const batchnorm::KernelTable batchnorm_kernels_generic;
+
+namespace {
+
+using batchnorm::Activation;
+using batchnorm::Epilogue;
+using batchnorm::Execution;
+using batchnorm::Gradients;
+using batchnorm::Shape;
+
+/// One thread, nothing past the caches, and a second-level cache as most CPUs have it.
+constexpr Execution kExecution = {&batchnorm_kernels_generic, 1, size_t{1} << 19, ~size_t{0}};
+
+constexpr Activation activation_of(uint32_t relu) {
+  return relu ? batchnorm::kRelu : batchnorm::kIdentity;
+}
+
+}  // namespace
+
+/// What lives as long as a thread here lives as long as the module.
+extern "C" int __cxa_thread_atexit(void (*)(void*), void*, void*) {
+  return 0;
+}
+
+/// Memory for a call, which begins at a line; nullptr where there is no more.
+EXPORT("allocate") void* batchnorm_allocate(size_t bytes) {
+  return std::aligned_alloc(64, (bytes + 63) / 64 * 64);
+}
+
+EXPORT("release") void batchnorm_release(void* memory) {
+  std::free(memory);
+}
+
+EXPORT("updateRunningStats")
+double batchnorm_update_running_stats(size_t channels, const double* mean, const double* variance,
+                                      double count, double decay, uint32_t unbiased, double* running_mean,
+                                      double* running_var, double* accepted) {
+  return static_cast<double>(batchnorm::update_running_stats(batchnorm_kernels_generic, channels, mean,
+                                                             variance, count, decay, unbiased != 0,
+                                                             running_mean, running_var, accepted));
+}
+
+#define EXPORT_PASSES(T, suffix)                                                                             \
+  EXPORT("forwardTraining" suffix)                                                                           \
+  void batchnorm_forward_training_##T(size_t outer, size_t channels, size_t inner, double eps, const T* x,   \
+                                      T* y, const T* weight, const T* bias, double* mean, double* variance,  \
+                                      uint32_t relu, const T* residual, unsigned char* mask) {               \
+    batchnorm::forward_training<T>(kExecution, {outer, channels, inner}, eps, x, y, weight, bias, mean,      \
+                                   variance, {activation_of(relu), residual}, mask);                         \
+  }                                                                                                          \
+  EXPORT("forwardInference" suffix)                                                                          \
+  void batchnorm_forward_inference_##T(size_t outer, size_t channels, size_t inner, double eps, const T* x,  \
+                                       T* y, const T* weight, const T* bias, const double* mean,             \
+                                       const double* variance, uint32_t relu, const T* residual,             \
+                                       unsigned char* mask) {                                                \
+    batchnorm::forward_inference<T>(kExecution, {outer, channels, inner}, eps, x, y, weight, bias, mean,     \
+                                    variance, {activation_of(relu), residual}, mask);                        \
+  }                                                                                                          \
+  EXPORT("backward" suffix)                                                                                  \
+  void batchnorm_backward_##T(size_t outer, size_t channels, size_t inner, double eps, uint32_t training,    \
+                              const T* dy, const T* x, const double* mean, const double* variance,           \
+                              const T* weight, const T* bias, uint32_t relu, const T* residual,              \
+                              const unsigned char* mask, T* dx, T* dweight, T* dbias, T* dresidual) {        \
+    batchnorm::backward<T>(kExecution, {outer, channels, inner}, eps, training != 0, dy, x, mean, variance,  \
+                           weight, bias, {activation_of(relu), residual}, mask,                              \
+                           {dx, dweight, dbias, dresidual});                                                 \
+  }                                                                                                          \
+  EXPORT("frozenBytes" suffix) size_t batchnorm_frozen_bytes_##T(size_t channels) {                          \
+    return batchnorm::frozen_bytes<T>(channels);                                                             \
+  }                                                                                                          \
+  EXPORT("freeze" suffix)                                                                                    \
+  void batchnorm_freeze_##T(size_t channels, double eps, const T* weight, const T* bias, const double* mean, \
+                            const double* variance, uint32_t relu, unsigned char* memory) {                  \
+    batchnorm::freeze<T>(kExecution, channels, eps, mean, variance, weight, bias, activation_of(relu),       \
+                         memory);                                                                            \
+  }                                                                                                          \
+  EXPORT("runFrozen" suffix)                                                                                 \
+  void batchnorm_run_frozen_##T(size_t outer, size_t channels, size_t inner, const unsigned char* memory,    \
+                                const T* x, T* y, const T* residual) {                                       \
+    batchnorm::run_frozen<T>(kExecution, {outer, channels, inner}, memory, x, residual, y);                  \
+  }
+
+EXPORT_PASSES(float, "Float32")
+EXPORT_PASSES(double, "Float64")

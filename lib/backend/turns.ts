@@ -1,0 +1,76 @@
+// Asynchronous calls of a backend that computes on the calling thread: each in a turn of the event loop of its own.
+// Not the globals, which a test with a clock of its own replaces.
+import { clearImmediate, setImmediate } from 'node:timers';
+import { lengthOf } from '../typed-array.js';
+import type { FinishedHandler, Slot } from './backend.js';
+
+const { apply } = Reflect;
+
+/** A pass whose arguments have been checked. */
+export interface Prepared<R> {
+  result: R;
+  compute: () => void;
+}
+
+/** The pass that computes at once. */
+export function now<Args extends unknown[], R>(
+  prepare: (...args: Args) => Prepared<R>,
+): (...args: Args) => R {
+  return (...args) => {
+    const { result, compute }: Prepared<R> = apply(prepare, undefined, args);
+    compute();
+    return result;
+  };
+}
+
+/** What waits for a turn of the event loop, in its order. */
+export class Turns {
+  #handler: FinishedHandler | undefined;
+  /** Slots from `#taken` to `#reported`, each gone when it has been taken. */
+  readonly #finished: Record<number, Slot> = Object.create(null);
+  #taken = 0;
+  #reported = 0;
+  readonly #waiting: Record<Slot, NodeJS.Immediate | undefined> = Object.create(null);
+
+  onFinished(handler: FinishedHandler): void {
+    this.#handler = handler;
+  }
+
+  takeFinished(slots: Int32Array): number {
+    const room = lengthOf(slots);
+    let count = 0;
+    while (count < room && this.#taken < this.#reported) {
+      slots[count++] = this.#finished[this.#taken];
+      delete this.#finished[this.#taken++];
+    }
+    return count;
+  }
+
+  /** The pass that is checked at once and computed in a turn of its own. */
+  later<Args extends unknown[], R>(prepare: (...args: Args) => Prepared<R>): (...args: [...Args, Slot]) => R {
+    return (...args) => {
+      const slot = args.pop() as Slot;
+      const { result, compute }: Prepared<R> = apply(prepare, undefined, args);
+      this.#waiting[slot] = setImmediate(() => {
+        this.#waiting[slot] = undefined;
+        let report = slot;
+        try {
+          compute();
+        } catch {
+          report = ~slot;
+        }
+        this.#finished[this.#reported++] = report;
+        this.#handler?.();
+      });
+      return result;
+    };
+  }
+
+  cancel(slot: Slot): boolean {
+    const immediate = this.#waiting[slot];
+    if (immediate === undefined) return false;
+    clearImmediate(immediate);
+    this.#waiting[slot] = undefined;
+    return true;
+  }
+}

@@ -1,0 +1,29 @@
+// Compiles the C++ to WebAssembly, with the compiler of the prebuilt binaries, and puts it where lib/ finds it.
+import { mkdirSync, statSync } from 'node:fs';
+import { parseArgs } from 'node:util';
+import { run } from './run.js';
+import { installZig, zig, zigEnvironment } from './zig.js';
+
+parseArgs({ options: {} });
+
+const folder = 'build/wasm';
+const module = `${folder}/batchnorm.wasm`;
+
+/** As CMakeLists.txt has them, but for what it links instead of threads. */
+const sources = [
+  'native/batchnorm.cpp',
+  'native/isa/generic.cpp',
+  'native/parallel_alone.cpp',
+  'binding/wasm.cpp',
+];
+const flags = [
+  ...['-target', 'wasm32-wasi', '-mexec-model=reactor', '-msimd128', '-std=c++17', '-O3'],
+  ...['-ffp-contract=off', '-fno-math-errno', '-fno-trapping-math', '-fno-exceptions', '-fno-rtti'],
+  ...['-fvisibility=hidden', '-Wl,--strip-all', '-Wall', '-Wextra', '-Inative'],
+];
+
+installZig();
+mkdirSync(folder, { recursive: true });
+run(zig, ['c++', ...flags, ...sources, '-o', module], zigEnvironment);
+run('node', ['scripts/wasm-bytes.mjs', module]);
+console.log(`${module}: ${Math.round(statSync(module).size / 1024)} KiB`);
