@@ -253,7 +253,7 @@ export class FrozenBatchNorm<D extends DType = DType> {
    * SharedArrayBuffers are read and written where they are, while others may write to them; `transfer` moves x in. All
    * other memory is copied: the caller may change x after the call, and `out` is written when the promise resolves.
    *
-   * On the JS backend it computes in a turn of the event loop of its own.
+   * On the WebAssembly backend it computes in a turn of the event loop of its own.
    *
    * @param x of the dtype of the layer, with `channels` at the channel axis.
    * @param options those of {@link run}, `signal` to cancel what has not begun, `transfer` to give the memory of x away.

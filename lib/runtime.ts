@@ -6,19 +6,19 @@ const { version } = createRequire(import.meta.url)('../package.json') as { versi
 
 /** What computes in this process. */
 export interface Capabilities {
-  /** 'js' where no native binary could be loaded, or BATCHNORM_BACKEND asks for it. */
-  backend: 'native' | 'js' | 'wasm';
-  /** The instruction set in use: 'avx512' | 'avx2' | 'neon' | 'generic', or 'js'. */
+  /** 'wasm' where no native binary could be loaded, or BATCHNORM_BACKEND asks for it. */
+  backend: 'native' | 'wasm';
+  /** The instruction set in use: 'avx512' | 'avx2' | 'neon' | 'generic', or 'wasm'. */
   isa: string;
   /** Those that could be used here (BATCHNORM_ISA), best first. */
   isas: string[];
   /** As {@link threads} says. */
   threads: number;
-  /** The second-level cache of a core, which the order of work follows (no bit of a result does); 0 for 'js'. */
+  /** The second-level cache of a core, which the order of work follows (no bit of a result does); 0 for 'wasm'. */
   l2Bytes: number;
   /**
    * Results from this size on are written past the caches: BATCHNORM_STREAM_BYTES, or 8 MiB for each of the first
-   * three threads; 0 for 'js'.
+   * three threads; 0 for 'wasm'.
    */
   streamBytes: number;
   /** The version of this package. */
@@ -28,7 +28,7 @@ export interface Capabilities {
 /**
  * The most threads that one call may use, the calling one among them, for the whole process (all its workers).
  * It changes no bit of any result. What computes off the event loop leaves one CPU to it and to libuv's threads, however
- * many this says. The JS backend computes on the calling thread whatever this says.
+ * many this says. The WebAssembly backend computes on the calling thread whatever this says.
  *
  * @param count an integer from 1 to 1024. At start: BATCHNORM_THREADS, or what affinity and cgroup quota allow.
  * @throws TypeError (`ERR_BATCHNORM_INVALID_TYPE`), RangeError (`ERR_BATCHNORM_INVALID_VALUE`) for anything else.
@@ -42,7 +42,7 @@ export function setThreads(count: number): void {
 }
 
 /**
- * The most threads that one call may use, the calling one among them. 1 on the JS backend.
+ * The most threads that one call may use, the calling one among them. 1 on the WebAssembly backend.
  *
  * @returns what {@link setThreads} was given last, or what it is at start.
  * @example
@@ -62,7 +62,7 @@ export function threads(): number {
  * import { capabilities } from 'batchnorm';
  *
  * const { backend, isa, isas } = capabilities();
- * console.log(isas.includes(isa), backend === 'native' || backend === 'js'); // true true
+ * console.log(isas.includes(isa), backend === 'native' || backend === 'wasm'); // true true
  */
 export function capabilities(): Capabilities {
   const { name, isa, isas, l2Bytes } = backend;

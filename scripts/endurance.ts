@@ -41,7 +41,7 @@ function growth(samples: readonly Memory[], key: keyof typeof bounds): number {
 }
 
 const failures: string[] = [];
-for (const backend of ['native', 'js']) {
+for (const backend of ['native', 'wasm']) {
   for (const [kind, repetitions] of Object.entries(runs)) {
     const begin = performance.now();
     const samples = run<Memory>(backend, 'program', kind, String(Math.round(repetitions * share)));

@@ -10,7 +10,7 @@ if (!(seconds > 0)) throw new RangeError(`--seconds must be a positive number, g
 // What compares the backends needs to run once; no BATCHNORM_ISA: it takes all of them in turn.
 const suites = [
   { backend: 'native', files: ['interface', 'model', 'hostile', 'backends'] },
-  { backend: 'js', files: ['interface', 'model', 'hostile'] },
+  { backend: 'wasm', files: ['interface', 'model', 'hostile'] },
 ];
 const each = seconds / suites.flatMap(({ files }) => files).length;
 const seed = process.env.BATCHNORM_SEED || String(Math.floor(Math.random() * 2 ** 32));

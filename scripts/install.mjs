@@ -1,5 +1,5 @@
 // npm runs this where the package is installed: with a binary that loads nothing is done; otherwise one is compiled, for
-// which nothing is downloaded; where that fails, the JavaScript backend serves. Never fails: that would undo the
+// which nothing is downloaded; where that fails, WebAssembly serves. Never fails: that would undo the
 // installation. Plain JavaScript, for nothing else is there in a fresh clone.
 import { spawnSync } from 'node:child_process';
 import { existsSync, rmSync } from 'node:fs';
@@ -80,7 +80,7 @@ if (failure) {
     console.warn(
       [
         `batchnorm has no native binary that loads on ${process.platform}-${process.arch} (${reasonOf(failure)}), and none could be compiled: ${error.message}`,
-        'Until then everything runs on the slower JavaScript backend. Possible causes and what to do:',
+        'Until then everything runs on the slower WebAssembly backend. Possible causes and what to do:',
         '- CMake or a C++17 compiler is missing, or too old: install CMake 3.16 and GCC or clang, then run "npm rebuild batchnorm --foreground-scripts"',
         '- Node.js runs with --no-addons, or its permission model forbids addons: allow them',
       ].join('\n'),

@@ -16,5 +16,5 @@ export const apartFromKernels = {
   'test/validation.test.ts': 'TypeScript',
 } as const;
 
-/** Of these, what the JavaScript backend has ways of its own for: its turns of the event loop, its memory. */
-export const ownToJavaScript: readonly string[] = ['test/abuse.test.ts', 'test/event-loop.test.ts'];
+/** Of these, what the WebAssembly backend has ways of its own for: its turns of the event loop, its memory. */
+export const ownToWasm: readonly string[] = ['test/abuse.test.ts', 'test/event-loop.test.ts'];

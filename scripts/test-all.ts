@@ -22,6 +22,7 @@ const shortTargets = ['linux-x64-glibc', 'win32-x64'];
 /** The suite is the last: its counts are the outcome. */
 const parts: readonly Part[] = [
   { name: 'check', title: 'Types, lint, format, symbols, reference, pages', command: ['run', 'check'] },
+  { name: 'wasm', title: 'The C++ as WebAssembly', command: ['run', 'build:wasm'] },
   {
     name: 'native',
     title:

@@ -323,7 +323,7 @@ title('No binary, no compiler');
 const neither = install('neither', bare, ['--foreground-scripts']);
 check('the installation says why', neither.output.includes('cmake was not found'), neither.output);
 check('the installation says what to do', neither.output.includes('npm rebuild batchnorm'), neither.output);
-const { stderr } = work('neither', neither.folder, 'js');
+const { stderr } = work('neither', neither.folder, 'wasm');
 check('the program says so, too', stderr.includes('npm rebuild batchnorm'), stderr);
 runNpm(neither.folder, ['rebuild', 'batchnorm'], { path: process.env.PATH });
 work('neither, cured by npm rebuild batchnorm', neither.folder, 'native');

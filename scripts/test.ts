@@ -1,10 +1,11 @@
-// Runs the whole suite on the best instruction set of this machine, and what computes on every other and on the JS backend;
+// Runs the whole suite on the best instruction set of this machine, and what computes on every other and on the WebAssembly backend;
 // `-- --whole` the whole suite on all of them. Says which ran. Other arguments go to vitest.
 import { spawnSync } from 'node:child_process';
 import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { apartFromKernels, ownToJavaScript } from './suite.js';
+import { wasmBytes } from '../lib/backend/wasm-bytes.js';
+import { apartFromKernels, ownToWasm } from './suite.js';
 
 const allIsas = ['avx512', 'avx2', 'neon', 'generic'];
 const seed = process.env.BATCHNORM_SEED ?? String(Math.floor(Math.random() * 2 ** 32));
@@ -60,6 +61,7 @@ function runSuite(
 }
 
 const isas = nativeIsas();
+const isWasmBuilt = wasmBytes !== undefined;
 if (isas.length === 0) throw new Error('the list of instruction sets must not be empty, got []');
 
 const apart = whole ? [] : Object.keys(apartFromKernels);
@@ -67,11 +69,15 @@ const results = [
   ...isas.map((isa, i) =>
     runSuite(isa, { BATCHNORM_BACKEND: 'native', BATCHNORM_ISA: isa }, i === 0 ? [] : apart),
   ),
-  runSuite(
-    'js',
-    { BATCHNORM_BACKEND: 'js', BATCHNORM_ISA: '' },
-    apart.filter((file) => !ownToJavaScript.includes(file)),
-  ),
+  ...(isWasmBuilt
+    ? [
+        runSuite(
+          'wasm',
+          { BATCHNORM_BACKEND: 'wasm', BATCHNORM_ISA: '' },
+          apart.filter((file) => !ownToWasm.includes(file)),
+        ),
+      ]
+    : []),
 ];
 rmSync(folder, { recursive: true });
 
@@ -79,9 +85,10 @@ const total = (key: keyof Counts) => results.reduce((sum, result) => sum + resul
 const missing = allIsas.filter((isa) => !isas.includes(isa));
 if (apart.length > 0)
   console.log(
-    `\nOn ${isas[0]} alone: ${apart.join(', ')}; of these on the JS backend too: ${ownToJavaScript.join(', ')}`,
+    `\nOn ${isas[0]} alone: ${apart.join(', ')}; of these on the WebAssembly backend too: ${ownToWasm.join(', ')}`,
   );
-console.log(`\nInstruction sets that ran: ${isas.join(', ')}, and the JS backend`);
+console.log(`\nInstruction sets that ran: ${isas.join(', ')}`);
+console.log(`WebAssembly: ${isWasmBuilt ? 'ran' : 'not built, not run (npm run build:wasm)'}`);
 console.log(`That did not, because this CPU lacks them: ${missing.join(', ') || 'none'}`);
 console.log(`Seed: ${seed} (BATCHNORM_SEED)`);
 console.log(

@@ -24,7 +24,7 @@ const makers: Record<string, { position: number; reason: string }> = {
   rangeError: { position: 3, reason: 'INVALID_VALUE' },
 };
 
-/** What the backends do behind their interface: the JS backend stands for both, since both throw the same. */
+/** What the backends do behind their interface: the WebAssembly backend stands for both, since both throw the same. */
 const implementations = new Map<string, ts.Node[]>();
 const collect = (node: ts.Node): void => {
   if (ts.isMethodDeclaration(node) || ts.isPropertyAssignment(node)) {
@@ -33,7 +33,7 @@ const collect = (node: ts.Node): void => {
   }
   ts.forEachChild(node, collect);
 };
-collect(sourceOf('backend/js.ts'));
+collect(sourceOf('backend/wasm.ts'));
 
 /** Where a name is declared; for a part of a destructured object, where that object declares it. */
 function declarationsOf(name: ts.Identifier | ts.PrivateIdentifier): readonly ts.Declaration[] {

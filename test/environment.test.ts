@@ -4,8 +4,12 @@ import { cpSync, mkdtempSync, rmSync, symlinkSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
+import { wasmBytes } from '../lib/backend/wasm-bytes.js';
 import { capabilities } from '../lib/index.js';
 import manifest from '../package.json' with { type: 'json' };
+
+/** Whether npm run build:wasm has been run. */
+const isBuilt = wasmBytes !== undefined;
 
 const report = `
   import { capabilities, BatchNorm } from 'batchnorm';
@@ -91,27 +95,56 @@ describe('the environment', () => {
     );
   });
 
-  it('forces the JS backend without a warning', () => {
-    const { report, stderr } = run({ BATCHNORM_BACKEND: 'js' });
-    expect(report).toMatchObject({ backend: 'js', isa: 'js', threads: 1, y: [...normalized] });
+  it.runIf(isBuilt)('forces the WebAssembly backend without a warning', () => {
+    const { report, stderr } = run({ BATCHNORM_BACKEND: 'wasm' });
+    expect(report).toMatchObject({ backend: 'wasm', isa: 'wasm', threads: 1, y: [...normalized] });
     expect(stderr).toBe('');
+  });
+
+  it.runIf(isBuilt)('is refused where WebAssembly may not be compiled, with what forbids it', () => {
+    const { status, stderr } = run({ BATCHNORM_BACKEND: 'wasm' }, ['--jitless']);
+    expect(status).toBe(1);
+    expect(stderr).toContain('ERR_BATCHNORM_WASM_UNAVAILABLE');
+    expect(stderr).toContain('--jitless');
+  });
+
+  it.runIf(!isBuilt)('is refused where the WebAssembly module was not built, with the command for it', () => {
+    const { status, stderr } = run({ BATCHNORM_BACKEND: 'wasm' });
+    expect(status).toBe(1);
+    expect(stderr).toContain('npm run build:wasm');
+  });
+
+  it('is refused where it asks for the JavaScript that WebAssembly has replaced', () => {
+    const { status, stderr } = run({ BATCHNORM_BACKEND: 'js' });
+    expect(status).toBe(1);
+    expect(stderr).toContain(
+      `BATCHNORM_BACKEND must be 'native' or 'wasm', got "js"; wasm has taken its place`,
+    );
   });
 
   it('is refused where it asks for an unknown backend', () => {
     const { status, stderr } = run({ BATCHNORM_BACKEND: 'gpu' });
     expect(status).toBe(1);
-    expect(stderr).toContain(`BATCHNORM_BACKEND must be 'js' or 'native', got "gpu"`);
+    expect(stderr).toContain(`BATCHNORM_BACKEND must be 'native' or 'wasm', got "gpu"`);
   });
 });
 
 describe('without a binary', () => {
-  it('the JS backend takes over with one warning that says why and what to do', () => {
+  it.runIf(isBuilt)('WebAssembly takes over with one warning that says why and what to do', () => {
     const { report, stderr } = run({}, ['--no-addons']);
-    expect(report).toMatchObject({ backend: 'js', y: [...normalized] });
+    expect(report).toMatchObject({ backend: 'wasm', y: [...normalized] });
     expect(stderr.match(/BatchnormWarning/g)).toHaveLength(1);
     expect(stderr).toContain(`could not be loaded on ${process.platform}-${process.arch}`);
     expect(stderr).toContain('--no-addons');
     expect(stderr).toContain('npm rebuild batchnorm');
+  });
+
+  it('and without WebAssembly the import fails with both reasons', () => {
+    const { status, stderr } = run({}, ['--no-addons', '--jitless']);
+    expect(status).toBe(1);
+    expect(stderr).toContain('ERR_BATCHNORM_NATIVE_UNAVAILABLE');
+    expect(stderr).toContain(`could not be loaded on ${process.platform}-${process.arch}`);
+    expect(stderr).toContain('Nor is there WebAssembly to take its place');
   });
 
   it('a demand for the native backend is refused', () => {
@@ -120,13 +153,13 @@ describe('without a binary', () => {
     expect(stderr).toContain('ERR_BATCHNORM_NATIVE_UNAVAILABLE');
   });
 
-  it('a package that was installed without one works', () => {
+  it.runIf(isBuilt)('a package that was installed without one works', () => {
     const folder = mkdtempSync(join(tmpdir(), 'batchnorm-'));
     try {
       for (const part of ['dist', 'package.json']) cpSync(part, join(folder, part), { recursive: true });
       symlinkSync(join(process.cwd(), 'node_modules'), join(folder, 'node_modules'));
       const { report, stderr } = run({ BATCHNORM_PREBUILD: '' }, [], folder);
-      expect(report).toMatchObject({ backend: 'js', y: [...normalized] });
+      expect(report).toMatchObject({ backend: 'wasm', y: [...normalized] });
       expect(stderr).toContain('No native build was found');
     } finally {
       rmSync(folder, { recursive: true });
@@ -136,7 +169,7 @@ describe('without a binary', () => {
 
 describe('flags of Node', () => {
   /** Every pass, at once and later, on the backend that must compute. */
-  function runAll(backend: 'native' | 'js', flags: string[]) {
+  function runAll(backend: 'native' | 'wasm', flags: string[]) {
     const child = spawnSync(process.execPath, [...flags, 'test/abuse/all.mjs', backend], {
       env: { ...process.env, BATCHNORM_BACKEND: '', BATCHNORM_ISA: '' },
       encoding: 'utf8',
@@ -154,8 +187,8 @@ describe('flags of Node', () => {
     expect(runAll('native', flags)).toMatchObject({ status: 0, stdout: 'right\n', warnings: 0 });
   });
 
-  it('that forbid addons leave the JS backend, and one warning', () => {
-    expect(runAll('js', ['--no-addons'])).toMatchObject({ status: 0, stdout: 'right\n', warnings: 1 });
+  it.runIf(isBuilt)('that forbid addons leave WebAssembly, and one warning', () => {
+    expect(runAll('wasm', ['--no-addons'])).toMatchObject({ status: 0, stdout: 'right\n', warnings: 1 });
   });
 
   describe('of the permission model', () => {
@@ -170,14 +203,14 @@ describe('flags of Node', () => {
       expect(runAll('native', flags)).toMatchObject({ status: 0, stdout: 'right\n', warnings: 0 });
     });
 
-    it('leave the JS backend where they are not', () => {
-      const end = runAll('js', [permission, '--allow-fs-read=*']);
+    it.runIf(isBuilt)('leave WebAssembly where they are not', () => {
+      const end = runAll('wasm', [permission, '--allow-fs-read=*']);
       expect(end).toMatchObject({ status: 0, stdout: 'right\n', warnings: 1 });
       expect(end.stderr).toContain('permission model');
     });
 
     // Elsewhere the loader looks for nothing else.
-    it.runIf(process.platform === 'linux')(
+    it.runIf(isBuilt && process.platform === 'linux')(
       'need allow nothing to be read but the package and what the loader of addons looks for',
       () => {
         const flags = [permission, '--allow-addons', readPackage];
@@ -187,7 +220,7 @@ describe('flags of Node', () => {
           stdout: 'right\n',
           warnings: 0,
         });
-        const end = runAll('js', flags);
+        const end = runAll('wasm', flags);
         expect(end).toMatchObject({ status: 0, stdout: 'right\n', warnings: 1 });
         expect(end.stderr).toContain('FileSystemRead /etc/alpine-release');
       },

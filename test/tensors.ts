@@ -211,10 +211,10 @@ export const layouts: readonly Layout[] = [
 
 /**
  * 26 MB: large enough for stores that bypass the caches, with planes that end inside a cache line. There are no such
- * stores in JavaScript, so one sample does there.
+ * stores in WebAssembly, so one sample does there.
  */
 export function beyondCaches(dtype: DType, layout: Layout): number[] {
-  const samples = capabilities().backend === 'js' ? 1 : 44 / bytesPerValue[dtype];
+  const samples = capabilities().backend === 'wasm' ? 1 : 44 / bytesPerValue[dtype];
   return layout.shape(Math.ceil(samples), 13, 45_001);
 }
 

@@ -70,7 +70,7 @@ function main({ quick, epochs, seed, out }: Options): void {
   const digits = quick ? head(all, 10_000) : all;
   const test = readMnist('t10k');
   const { backend, isa, threads, version } = capabilities();
-  const detail = backend === 'js' ? 'plain JavaScript' : `native, ${isa}`;
+  const detail = backend === 'wasm' ? 'WebAssembly' : `native, ${isa}`;
   const library = `batchnorm ${version}: ${detail}, ${threads === 1 ? '1 thread' : `${threads} threads`}`;
   const facts: [string, string][] = [
     ['data', `MNIST, ${grouped(digits.count)} training images, ${grouped(test.count)} test images`],

@@ -18,7 +18,7 @@ async function main(options: Options): Promise<void> {
   const address = await listen(server, host, port);
   endOnSignals(server, grace);
   const { backend, isa } = capabilities();
-  const library = backend === 'js' ? 'plain JavaScript' : isa;
+  const library = backend === 'wasm' ? 'WebAssembly' : isa;
   const norms = fold ? 'batch norms folded into the linear layers' : `batch norms on ${library}`;
   console.log(`${SIZES.join('-')} from ${model}; ${norms}`);
   console.log(`Draw a digit:  ${address}/\nStatistics:    ${address}/stats`);

@@ -75,7 +75,7 @@ function compare(part: Part, options: Options): Promise<Section[]> {
 async function main(options: Options): Promise<void> {
   const started = performance.now();
   const { backend, isa, threads, version } = capabilities();
-  const detail = backend === 'js' ? 'plain JavaScript' : `native, ${isa}`;
+  const detail = backend === 'wasm' ? 'WebAssembly' : `native, ${isa}`;
   const load = loadavg()[0].toFixed(1);
   console.log(`library  batchnorm ${version}: ${detail}, threads: ${threads}`);
   console.log(`against  TensorFlow.js ${tf.version.tfjs}`);

@@ -148,9 +148,9 @@ export function nothingOnTheWay(): OnTheWay {
 /** Is called when an operation has finished, and then not again before takeFinished has found none. */
 export type FinishedHandler = () => void;
 
-/** One interface, two answers: native.ts and js.ts. Both give the same bits. */
+/** One interface, two answers: native.ts and wasm.ts. Both give the same bits. */
 export interface Backend {
-  readonly name: 'native' | 'js' | 'wasm';
+  readonly name: 'native' | 'wasm';
   /** The instruction set in use. */
   readonly isa: string;
   /** Those that could be used here, best first. */
@@ -172,7 +172,7 @@ export interface Backend {
     runningVar: Float64Array,
     accepted?: Float64Array,
   ): number;
-  /** What traversals follow; no bit of a result does. 0 on the JS backend, which follows nothing. */
+  /** What traversals follow; no bit of a result does. 0 on the WebAssembly backend, which follows nothing. */
   readonly l2Bytes: number;
   /** Results from this size on are written past the caches. */
   streamBytes(): number;

@@ -2,7 +2,6 @@
 import { rangeError, stateError } from '../errors.js';
 import type { DType, FloatArray } from '../tensor.js';
 import type { Backend, Passes } from './backend.js';
-import { createJsBackend } from './js.js';
 import { createNativeBackend } from './native.js';
 import { cpus } from './threads.js';
 import { createWasmBackend } from './wasm.js';
@@ -30,25 +29,37 @@ function environment(name: string): string | undefined {
 
 function chooseBackend(): Backend {
   const wanted = environment('BATCHNORM_BACKEND');
-  if (wanted !== undefined && wanted !== 'js' && wanted !== 'native' && wanted !== 'wasm')
-    throw rangeError('BATCHNORM_BACKEND', "be 'native', 'wasm' or 'js'", JSON.stringify(wanted));
+  if (wanted !== undefined && wanted !== 'native' && wanted !== 'wasm')
+    throw rangeError(
+      'BATCHNORM_BACKEND',
+      "be 'native' or 'wasm'",
+      wanted === 'js' ? '"js"; wasm has taken its place' : JSON.stringify(wanted),
+    );
   const streamBytes = environmentInteger('BATCHNORM_STREAM_BYTES', 0, Number.MAX_SAFE_INTEGER);
-  if (wanted === 'js') return createJsBackend();
   if (wanted === 'wasm') return createWasmBackend();
   try {
     return createNativeBackend({ isa: environment('BATCHNORM_ISA'), streamBytes });
   } catch (error) {
     if ((error as { code?: unknown }).code === 'ERR_BATCHNORM_UNSUPPORTED_ISA') throw error;
     if (wanted === 'native') throw stateError('NATIVE_UNAVAILABLE', loadFailure(error), error);
-    process.emitWarning(
-      `${loadFailure(error)}\nUntil then everything runs on the slower JavaScript backend.`,
-      {
-        type: 'BatchnormWarning',
-        code: 'BATCHNORM_JS_BACKEND',
-      },
-    );
-    return createJsBackend();
+    return createFallback(error);
   }
+}
+
+/** @throws Error with both reasons where there is no WebAssembly either. */
+function createFallback(nativeError: unknown): Backend {
+  let fallback: Backend;
+  try {
+    fallback = createWasmBackend();
+  } catch (error) {
+    const reason = `${loadFailure(nativeError)}\nNor is there WebAssembly to take its place: ${(error as Error).message}`;
+    throw stateError('NATIVE_UNAVAILABLE', reason, nativeError);
+  }
+  process.emitWarning(
+    `${loadFailure(nativeError)}\nUntil then everything runs on the slower WebAssembly backend, on one thread.`,
+    { type: 'BatchnormWarning', code: 'BATCHNORM_WASM_BACKEND' },
+  );
+  return fallback;
 }
 
 /** A setting that must be an integer; undefined where it is not set. */

@@ -18,6 +18,8 @@ import { type Backend, maskBytes, nothingOnTheWay, type Passes } from './backend
 import { now, type Prepared, Turns } from './turns.js';
 import { wasmBytes } from './wasm-bytes.js';
 
+const { apply } = Reflect;
+
 /** An address in the memory of the module; 0 for an array that is absent. */
 type Pointer = number;
 
@@ -75,13 +77,13 @@ class Machine {
   pass(name: PassName, dtype: DType): NumericFunction {
     const suffix = dtype === 'float32' ? 'Float32' : 'Float64';
     const full = `${name}${suffix}` as never;
-    return (...args) => this.call(full, args);
+    return (...args) => this.invoke(full, args);
   }
 
   /** Calls a function of the module. One that runs out of memory leaves it in no state to go on: another takes its place. */
-  call(name: keyof Exports, args: (number | boolean)[]): number {
+  invoke(name: keyof Exports, args: (number | boolean)[]): number {
     try {
-      return Reflect.apply(this.#exports[name] as unknown as NumericFunction, undefined, args);
+      return apply(this.#exports[name] as unknown as NumericFunction, undefined, args);
     } catch (error) {
       this.#exports = this.#instantiate();
       this.#kept = 0;
@@ -122,7 +124,7 @@ class Machine {
   }
 
   #take(bytes: number): Pointer {
-    const place = bytes > mostBytes ? 0 : this.call('allocate', [bytes]) >>> 0;
+    const place = bytes > mostBytes ? 0 : this.invoke('allocate', [bytes]) >>> 0;
     if (place === 0)
       throw rangeError(
         'an operation',
@@ -221,7 +223,9 @@ function passesOf<T extends FloatArray>(dtype: DType, machine: Machine, turns: T
           const pMean = machine.put(mean);
           const pVariance = machine.put(variance);
           const pMask = machine.reserve(mask);
-          const [pWeight, pBias, pResidual] = [machine.put(weight), machine.put(bias), machine.put(residual)];
+          const pWeight = machine.put(weight);
+          const pBias = machine.put(bias);
+          const pResidual = machine.put(residual);
           pass(outer, channels, inner, eps, px, py, pWeight, pBias, pMean, pVariance, relu, pResidual, pMask);
           machine.get(y, py);
           machine.get(mask, pMask);
@@ -352,7 +356,8 @@ function passesOf<T extends FloatArray>(dtype: DType, machine: Machine, turns: T
       machine.within(bytes, () => {
         const filled = viewOfBytes(memory, 0, bytesOf(memory));
         const pMemory = machine.reserve(filled);
-        const [pWeight, pBias] = [machine.put(weight), machine.put(bias)];
+        const pWeight = machine.put(weight);
+        const pBias = machine.put(bias);
         freezePass(channels, eps, pWeight, pBias, machine.put(mean), machine.put(variance), relu, pMemory);
         machine.get(filled, pMemory);
       });
@@ -403,10 +408,12 @@ export function createWasmBackend(): Backend {
     updateRunningStats(mean, variance, channels, count, decay, unbiased, runningMean, runningVar, accepted) {
       checkLengths(channels, mean, variance, runningMean, runningVar, accepted);
       return machine.within(bytesFor(mean, variance, runningMean, runningVar, accepted), () => {
-        const [pMean, pVariance] = [machine.put(mean), machine.put(variance)];
-        const [pRunningMean, pRunningVar] = [machine.put(runningMean), machine.put(runningVar)];
+        const pMean = machine.put(mean);
+        const pVariance = machine.put(variance);
+        const pRunningMean = machine.put(runningMean);
+        const pRunningVar = machine.put(runningVar);
         const pAccepted = machine.put(accepted);
-        const rejected = machine.call('updateRunningStats', [
+        const rejected = machine.invoke('updateRunningStats', [
           channels,
           pMean,
           pVariance,

@@ -6,7 +6,7 @@ export const isNative = capabilities().backend === 'native';
 
 export const channels = 16;
 
-/** Long enough for the event loop to do something in the middle of an operation; JavaScript computes in one turn anyway. */
+/** Long enough for the event loop to do something in the middle of an operation; WebAssembly computes in one turn anyway. */
 export const large = isNative ? [8, channels, 64, 64] : [2, channels, 8, 8];
 
 /** Reproducible values, whole numbers among them: no result depends on which. */
