@@ -340,14 +340,12 @@ function passesOf<T extends FloatArray>(dtype: DType, machine: Machine, turns: T
     return { result: undefined, compute };
   };
 
-  const training = forwardOf('forwardTraining');
-  const inference = forwardOf('forwardInference');
   return {
-    forwardTraining: now(training),
-    forwardInference: now(inference),
+    forwardTraining: now(forwardOf('forwardTraining')),
+    forwardInference: now(forwardOf('forwardInference')),
     backward: now(backward),
-    forwardTrainingLater: turns.later(training),
-    forwardInferenceLater: turns.later(inference),
+    forwardTrainingLater: turns.later(forwardOf('forwardTraining')),
+    forwardInferenceLater: turns.later(forwardOf('forwardInference')),
     backwardLater: turns.later(backward),
     frozenBytes: (channels) => frozenBytes(channels),
     freeze(channels, eps, weight, bias, mean, variance, relu, memory) {
