@@ -1,8 +1,6 @@
-import { createRequire } from 'node:module';
 import { backend, maxThreads } from './backend/index.js';
 import { checkInteger } from './validate.js';
-
-const { version } = createRequire(import.meta.url)('../package.json') as { version: string };
+import { version } from './version.js';
 
 /** What computes in this process. */
 export interface Capabilities {

@@ -25,5 +25,5 @@ const flags = [
 installZig();
 mkdirSync(folder, { recursive: true });
 run(zig, ['c++', ...flags, ...sources, '-o', module], zigEnvironment);
-run('node', ['scripts/wasm-bytes.mjs', module]);
+run('node', ['scripts/generate.mjs', module]);
 console.log(`${module}: ${Math.round(statSync(module).size / 1024)} KiB`);

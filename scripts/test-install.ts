@@ -33,7 +33,7 @@ const windowsNode = '20.20.2';
 const oldTypeScript = '5.4.5';
 /** What the package may hold. */
 const allowed =
-  /^(dist\/[\w/-]+\.(js|d\.ts)|(native|binding)\/[\w/]+\.(cpp|h)|prebuilds\/[\w-]+\/batchnorm(\.\w+)?\.node|scripts\/install\.mjs|CMakeLists\.txt|package\.json|(README|CHANGELOG)\.md|LICENSE)$/;
+  /^(dist\/[\w/-]+\.(js|d\.ts)|(native|binding)\/[\w/]+\.(cpp|h)|prebuilds\/[\w-]+\/batchnorm(\.\w+)?\.node|scripts\/install\.mjs|binary\.cjs|CMakeLists\.txt|package\.json|(README|CHANGELOG)\.md|LICENSE)$/;
 
 const repository = resolve('.');
 const scratch = resolve('build/install-test');

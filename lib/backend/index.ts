@@ -17,6 +17,7 @@ function loadFailure(cause: unknown): string {
   return [
     `the native binary of batchnorm could not be loaded on ${process.platform}-${process.arch}: ${reason}`,
     'Possible causes and what to do:',
+    '- the library was bundled: leave it out of the bundle (as external, or serverExternalPackages), for a bundle does not bring the binary',
     '- there is no binary for this platform: compile one with "npm rebuild batchnorm --foreground-scripts" (needs CMake and GCC or clang; in a clone "npm run build")',
     '- Node.js runs with --no-addons, or its permission model forbids addons or what their loader reads (this package, node-gyp-build, /etc/alpine-release): allow them',
     '- node_modules was copied from another operating system or CPU: install again on this machine',

@@ -1,7 +1,5 @@
 // Finds the .node file and types it; binding/binding.cpp is the other side.
 import { createRequire } from 'node:module';
-import { fileURLToPath } from 'node:url';
-import type nodeGypBuild from 'node-gyp-build';
 import { rangeError } from '../errors.js';
 import { type Backend, nothingOnTheWay, type OnTheWay, type Passes } from './backend.js';
 import { l2Bytes, usualStreamBytes } from './caches.js';
@@ -31,8 +29,6 @@ interface Binding
   useIsa(name: string): boolean;
 }
 
-const packageRoot = fileURLToPath(new URL('../..', import.meta.url));
-
 /** What a caller of the library may decide through the environment; undefined for the best. */
 export interface NativeSettings {
   isa?: string;
@@ -43,9 +39,10 @@ export interface NativeSettings {
  * @throws what the loader throws where there is no binary for this platform; RangeError where the CPU lacks `isa`.
  */
 export function createNativeBackend({ isa, streamBytes }: NativeSettings = {}): Backend {
-  // Not before it is wanted: it looks around as it is evaluated, which Node's permission model may forbid.
-  const load = createRequire(import.meta.url)('node-gyp-build') as typeof nodeGypBuild;
-  const binding = load(packageRoot) as Binding;
+  // Not before it is wanted, and in here, where it may fail: it looks around as it is evaluated, which Node's permission model may
+  // forbid, and a bundle may have no address of its own to begin from. The path is literal for tools that trace requires.
+  const require = createRequire(import.meta.url);
+  const binding = require('../../binary.cjs') as Binding;
   const { isas } = binding;
   if (isa !== undefined && !binding.useIsa(isa))
     throw rangeError(
