@@ -44,6 +44,9 @@ const keptBytes = 2 ** 24;
 const pageBytes = 2 ** 16;
 const mostBytes = 2 ** 32 - pageBytes;
 
+/** Three coefficients of 8 bytes for each come to less than 2 GiB. */
+const mostFrozen = 2 ** 26;
+
 function roundUp(bytes: number): number {
   return Math.ceil(bytes / lineBytes) * lineBytes;
 }
@@ -88,6 +91,7 @@ class Machine {
       this.#exports = this.#instantiate();
       this.#kept = 0;
       this.#keptBytes = 0;
+      this.#next = 0;
       throw rangeError(
         'an operation',
         'fit into the memory of WebAssembly',
@@ -347,7 +351,16 @@ function passesOf<T extends FloatArray>(dtype: DType, machine: Machine, turns: T
     forwardTrainingLater: turns.later(forwardOf('forwardTraining')),
     forwardInferenceLater: turns.later(forwardOf('forwardInference')),
     backwardLater: turns.later(backward),
-    frozenBytes: (channels) => frozenBytes(channels),
+    frozenBytes(channels) {
+      if (channels > mostFrozen)
+        throw rangeError(
+          'a frozen layer',
+          'fit into the memory of WebAssembly',
+          `${channels} channels`,
+          'OUT_OF_MEMORY',
+        );
+      return frozenBytes(channels);
+    },
     freeze(channels, eps, weight, bias, mean, variance, relu, memory) {
       checkLengths(channels, weight, bias, mean, variance);
       const bytes = bytesFor(weight, bias, mean, variance) + roundUp(bytesOf(memory));
