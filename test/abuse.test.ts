@@ -119,7 +119,8 @@ describe('several copies of the library', () => {
     const folders = [0, 1].map(() => mkdtempSync(join(tmpdir(), 'batchnorm-')));
     try {
       for (const folder of folders) {
-        for (const part of ['dist', 'binary.cjs', 'package.json']) cpSync(part, join(folder, part), { recursive: true });
+        for (const part of ['dist', 'binary.cjs', 'package.json'])
+          cpSync(part, join(folder, part), { recursive: true });
         symlinkSync(join(process.cwd(), 'node_modules'), join(folder, 'node_modules'));
       }
       symlinkSync(join(process.cwd(), 'build'), join(folders[0], 'build'));

@@ -156,7 +156,8 @@ describe('without a binary', () => {
   it.runIf(isBuilt)('a package that was installed without one works', () => {
     const folder = mkdtempSync(join(tmpdir(), 'batchnorm-'));
     try {
-      for (const part of ['dist', 'binary.cjs', 'package.json']) cpSync(part, join(folder, part), { recursive: true });
+      for (const part of ['dist', 'binary.cjs', 'package.json'])
+        cpSync(part, join(folder, part), { recursive: true });
       symlinkSync(join(process.cwd(), 'node_modules'), join(folder, 'node_modules'));
       const { report, stderr } = run({ BATCHNORM_PREBUILD: '' }, [], folder);
       expect(report).toMatchObject({ backend: 'wasm', y: [...normalized] });
