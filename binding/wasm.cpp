@@ -13,10 +13,7 @@ extern "C" const batchnorm::KernelTable batchnorm_kernels_generic;
 namespace {
 
 using batchnorm::Activation;
-using batchnorm::Epilogue;
 using batchnorm::Execution;
-using batchnorm::Gradients;
-using batchnorm::Shape;
 
 /// One thread, nothing past the caches, and a second-level cache as most CPUs have it.
 constexpr Execution kExecution = {&batchnorm_kernels_generic, 1, size_t{1} << 19, ~size_t{0}};

@@ -57,6 +57,10 @@ const imports = {
   wasi_snapshot_preview1: { fd_close: noFiles, fd_seek: noFiles, fd_write: noFiles },
 };
 
+function outOfMemory(what: string, actual: string, cause?: unknown): Error {
+  return rangeError(what, 'fit into the memory of WebAssembly', actual, 'OUT_OF_MEMORY', cause);
+}
+
 /** The module and its memory, and the room that a call has in it. */
 class Machine {
   readonly #module: WebAssembly.Module;
@@ -92,13 +96,7 @@ class Machine {
       this.#kept = 0;
       this.#keptBytes = 0;
       this.#next = 0;
-      throw rangeError(
-        'an operation',
-        'fit into the memory of WebAssembly',
-        'no more of it',
-        'OUT_OF_MEMORY',
-        error,
-      );
+      throw outOfMemory('an operation', 'no more of it', error);
     }
   }
 
@@ -129,13 +127,7 @@ class Machine {
 
   #take(bytes: number): Pointer {
     const place = bytes > mostBytes ? 0 : this.invoke('allocate', [bytes]) >>> 0;
-    if (place === 0)
-      throw rangeError(
-        'an operation',
-        'fit into the memory of WebAssembly',
-        `${bytes} bytes`,
-        'OUT_OF_MEMORY',
-      );
+    if (place === 0) throw outOfMemory('an operation', `${bytes} bytes`);
     return place;
   }
 
@@ -352,13 +344,7 @@ function passesOf<T extends FloatArray>(dtype: DType, machine: Machine, turns: T
     forwardInferenceLater: turns.later(forwardOf('forwardInference')),
     backwardLater: turns.later(backward),
     frozenBytes(channels) {
-      if (channels > mostFrozen)
-        throw rangeError(
-          'a frozen layer',
-          'fit into the memory of WebAssembly',
-          `${channels} channels`,
-          'OUT_OF_MEMORY',
-        );
+      if (channels > mostFrozen) throw outOfMemory('a frozen layer', `${channels} channels`);
       return frozenBytes(channels);
     },
     freeze(channels, eps, weight, bias, mean, variance, relu, memory) {
