@@ -5,7 +5,7 @@ import type { Platform } from './platform.js';
 
 // Taken when the library is loaded: nobody's replacement is called.
 const { apply } = Reflect;
-const { MessageChannel, performance } = globalThis;
+const { performance } = globalThis;
 const { now } = performance;
 
 /** What waits for its turn, from `first` to `next`, without those that were taken back. */
@@ -19,16 +19,13 @@ function onTurn(): void {
   task?.();
 }
 
-/** Asks for a turn by a message: timers wait for milliseconds, and in a page that is not seen for a second and more. */
-let ask: (() => void) | undefined;
-
-function openChannel(): () => void {
-  const { port1, port2 } = new MessageChannel();
-  const { postMessage } = port2;
-  port1.addEventListener('message', onTurn);
-  port1.start();
-  return () => apply(postMessage, port2, [undefined]);
-}
+// Messages bring the turns: timers wait for milliseconds, and in a page that nobody sees for a second and more.
+const { port1, port2 } = new MessageChannel();
+const { postMessage } = port2;
+port1.addEventListener('message', onTurn);
+port1.start();
+// Node.js has them too, where it runs tests of pages; it need not stay for them.
+port1.unref?.();
 
 export const platform: Platform = {
   chooseBackend: (createWasmBackend) => createWasmBackend(),
@@ -51,10 +48,9 @@ export const platform: Platform = {
   },
   now: () => apply(now, performance, []),
   later(task) {
-    ask ??= openChannel();
     const ticket = next++;
     waiting[ticket] = task;
-    ask();
+    apply(postMessage, port2, [undefined]);
     return () => {
       delete waiting[ticket];
     };
