@@ -15,8 +15,8 @@ import { tmpdir } from 'node:os';
 import { extname, join, resolve } from 'node:path';
 import { build as bundle } from 'esbuild';
 import type { Browser, Page } from 'puppeteer-core';
-import { build as buildWithVite, createLogger } from 'vite';
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { build as buildWithVite } from 'vite';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it, vi } from 'vitest';
 import { wasmBytes } from '../lib/backend/wasm-bytes.js';
 import * as here from '../lib/index.js';
 import { version } from '../lib/version.js';
@@ -66,23 +66,28 @@ async function addProgram(path: string, contents: string): Promise<void> {
   files.set(path, { type: 'text/javascript', body: outputFiles[0].contents });
 }
 
-/** A folder with a page whose program imports the package by its name, as vite makes it for browsers; returns its warnings. */
-async function addBuildOfVite(): Promise<string[]> {
-  mkdirSync(join(folder, 'node_modules'));
-  symlinkSync(resolve('.'), join(folder, 'node_modules/batchnorm'));
-  writeFileSync(join(folder, 'index.html'), pageOf('/main.ts'));
-  writeFileSync(join(folder, 'main.ts'), programWith('batchnorm'));
+/**
+ * An application with the package installed, as vite builds it: a page with the first of its sources for a program.
+ *
+ * @returns the warnings of vite.
+ */
+async function addBuildOfVite(name: string, sources: Readonly<Record<string, string>>): Promise<string[]> {
+  const root = join(folder, name);
+  mkdirSync(join(root, 'node_modules'), { recursive: true });
+  symlinkSync(resolve('.'), join(root, 'node_modules/batchnorm'));
+  writeFileSync(join(root, 'index.html'), pageOf(Object.keys(sources)[0]));
+  for (const [file, source] of Object.entries(sources)) writeFileSync(join(root, file), source);
   const warnings: string[] = [];
-  const warn = (message: string) => void warnings.push(message);
   await buildWithVite({
-    root: folder,
+    root,
+    base: `/${name}/`,
     configFile: false,
-    customLogger: { ...createLogger('warn'), warn, warnOnce: warn },
-    logLevel: 'warn',
+    logLevel: 'silent',
+    build: { rolldownOptions: { onLog: (_, { message }) => void warnings.push(message) } },
   });
-  for (const path of readdirSync(join(folder, 'dist'), { recursive: true, encoding: 'utf8' })) {
+  for (const path of readdirSync(join(root, 'dist'), { recursive: true, encoding: 'utf8' })) {
     const type = { '.html': 'text/html', '.js': 'text/javascript' }[extname(path)];
-    if (type) files.set(`/${path}`, { type, body: readFileSync(join(folder, 'dist', path)) });
+    if (type) files.set(`/${name}/${path}`, { type, body: readFileSync(join(root, 'dist', path)) });
   }
   return warnings;
 }
@@ -94,12 +99,13 @@ let address: string;
 let browser: Browser;
 let page: Page;
 const problems: string[] = [];
+const printed: string[] = [];
 
 beforeAll(async () => {
   files.set(libraryPath, { type: 'text/javascript', body: readFileSync('dist/browser.js') });
   await addProgram('/page.js', programWith(libraryPath));
   files.set('/page.html', { type: 'text/html', body: pageOf('/page.js') });
-  warningsOfVite = await addBuildOfVite();
+  warningsOfVite = await addBuildOfVite('built', { 'main.ts': programWith('batchnorm') });
   server = createServer(({ url = '' }, response) => {
     const file = files.get(url);
     if (file) response.writeHead(200, { 'content-type': file.type, ...file.headers }).end(file.body);
@@ -118,11 +124,13 @@ afterAll(async () => {
 
 beforeEach(async () => {
   problems.length = 0;
+  printed.length = 0;
   page = await browser.newPage();
   page.setDefaultTimeout(patience);
   page.on('pageerror', (error) => problems.push(String(error)));
   page.on('console', (message) => {
     if (message.type() === 'error' || message.type() === 'warn') problems.push(message.text());
+    else printed.push(message.text());
   });
 });
 
@@ -131,6 +139,9 @@ afterEach(() => page?.close());
 async function open(path: string): Promise<void> {
   await page.goto(`${address}${path}`);
 }
+
+/** Until the page prints or complains. */
+const heardOf = () => vi.waitFor(() => expect(printed.length + problems.length).toBeGreaterThan(0), patience);
 
 /** Evaluates to what the library is there, or to its error. */
 const loading = `import('${libraryPath}').then(
@@ -151,7 +162,7 @@ describe('the file for browsers', () => {
 
 describe.runIf(isBuilt).each([
   { from: 'as it is', path: '/page.html' },
-  { from: 'from a build of vite', path: '/index.html' },
+  { from: 'from a build of vite', path: '/built/index.html' },
 ])('in a page, $from', ({ path }) => {
   it('the library computes in WebAssembly, on one thread', async () => {
     await open(path);
@@ -189,20 +200,21 @@ describe.runIf(isBuilt).each([
       const controller = new AbortController();
       const { signal } = controller;
       const runs = [
-        frozen.runAsync(x()),
         frozen.runAsync(x(), { signal }),
         frozen.runAsync(x(), { signal: AbortSignal.abort() }),
         frozen.runAsync(x()),
       ];
       controller.abort(new Error('enough'));
+      // In the place of what was taken back.
+      runs.push(frozen.runAsync(x()));
       return (await Promise.allSettled(runs)).map((one) =>
         one.status === 'fulfilled' ? Array.from(one.value.data) : `${one.reason.name}: ${one.reason.message}`,
       );
     });
     expect(outcomes).toEqual([
-      [1, 2, 3, 4],
       'Error: enough',
       expect.stringMatching(/^AbortError: /),
+      [1, 2, 3, 4],
       [1, 2, 3, 4],
     ]);
   });
@@ -309,6 +321,33 @@ describe.runIf(isBuilt)('in a web worker', () => {
       worker.onerror = ({ message }) => reject(new Error(message));
     })`);
     expect(await results).toEqual(await everyPass(here));
+  });
+});
+
+describe.runIf(isBuilt)('the examples of docs/browsers.md', () => {
+  const text = readFileSync('docs/browsers.md', 'utf8');
+  const blocksOf = (language: string) =>
+    [...text.matchAll(new RegExp(`^\`\`\`${language}\\n(.*?)^\`\`\`$`, 'gms'))].map(([, code]) => code);
+  const printsOf = (code: string) =>
+    [...code.matchAll(/console\.log\(.*\);? \/\/ (.*)$/gm)].map(([, print]) => print);
+
+  it('run in a page without a bundler', async () => {
+    const [body] = blocksOf('html');
+    files.set('/example.html', { type: 'text/html', body: `<link rel="icon" href="data:,">${body}` });
+    await open('/example.html');
+    expect(printsOf(body)).toHaveLength(1);
+    await heardOf();
+    expect({ printed, problems }).toEqual({ printed: printsOf(body), problems: [] });
+  });
+
+  it('run with a worker, from a build of vite', async () => {
+    const [worker, main] = blocksOf('js');
+    expect([worker, main].map((code) => code.split('\n')[0])).toEqual(['// worker.js', '// main.js']);
+    expect(await addBuildOfVite('example', { 'main.js': main, 'worker.js': worker })).toEqual([]);
+    await open('/example/index.html');
+    expect(printsOf(main)).toHaveLength(1);
+    await heardOf();
+    expect({ printed, problems }).toEqual({ printed: printsOf(main), problems: [] });
   });
 });
 
