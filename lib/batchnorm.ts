@@ -195,7 +195,7 @@ export class BatchNorm<D extends DType = 'float32'> {
    *   (`ERR_BATCHNORM_BUFFER_CHANGED`) where `out` has lost its buffer meanwhile; the reason of `signal`. In full:
    *   `ERR_BATCHNORM_INVALID_TYPE`, `ERR_BATCHNORM_UNKNOWN_OPTION`, `ERR_BATCHNORM_INVALID_VALUE`,
    *   `ERR_BATCHNORM_ONE_VALUE_PER_CHANNEL`, `ERR_BATCHNORM_OVERLAP`, `ERR_BATCHNORM_OUT_OF_MEMORY`,
-   *   `ERR_BATCHNORM_NOT_TRANSFERABLE`, `ERR_BATCHNORM_BUFFER_CHANGED`.
+   *   `ERR_BATCHNORM_NOT_TRANSFERABLE`, `ERR_BATCHNORM_BUFFER_CHANGED`, `ERR_BATCHNORM_NO_THREAD`.
    * @example
    * import { BatchNorm } from 'batchnorm';
    *
@@ -251,7 +251,8 @@ export class BatchNorm<D extends DType = 'float32'> {
    *   Error (`ERR_BATCHNORM_BUFFER_CHANGED`) where an array has lost its buffer meanwhile; the reason of `signal`. In full:
    *   `ERR_BATCHNORM_NO_FORWARD`, `ERR_BATCHNORM_INPUT_OVERWRITTEN`, `ERR_BATCHNORM_INVALID_TYPE`,
    *   `ERR_BATCHNORM_UNKNOWN_OPTION`, `ERR_BATCHNORM_INVALID_VALUE`, `ERR_BATCHNORM_OVERLAP`,
-   *   `ERR_BATCHNORM_OUT_OF_MEMORY`, `ERR_BATCHNORM_NOT_TRANSFERABLE`, `ERR_BATCHNORM_BUFFER_CHANGED`.
+   *   `ERR_BATCHNORM_OUT_OF_MEMORY`, `ERR_BATCHNORM_NOT_TRANSFERABLE`, `ERR_BATCHNORM_BUFFER_CHANGED`,
+   *   `ERR_BATCHNORM_NO_THREAD`.
    * @example
    * import { BatchNorm } from 'batchnorm';
    *

@@ -295,7 +295,9 @@ export class LayerCore<D extends DType> {
     this.#holdParameters(held);
     this.#holdStatistics(held, call);
     const forward = this.#forwardOf(call, input.data, false, held);
-    this.#complete(call, forward, this.#runForward(forward, y, residual, atOnce));
+    const { forwardTraining, forwardInference } = this.#passes;
+    const pass = call.batchStats ? forwardTraining : forwardInference;
+    this.#complete(call, forward, this.#runForward(pass, forward, y, residual, atOnce));
     this.#spare = this.#held;
     this.#held = held;
     return { data: y, shape: input.shape };
@@ -331,12 +333,14 @@ export class LayerCore<D extends DType> {
       const y = out !== undefined && isShared(out) ? out : newResult<ArrayOf<D>>(dtype, input.size);
       this.#holdStatistics(held, call);
       const forward = this.#forwardOf(call, given, true, held);
+      const { forwardTrainingLater, forwardInferenceLater } = this.#passes;
+      const pass = call.batchStats ? forwardTrainingLater : forwardInferenceLater;
       let inPlace = false;
       return operate(
         signal,
         (slot) => {
           if (transfer) forward.x = move('x.data', given, dtype);
-          inPlace = this.#runForward(forward, y, residual, slot);
+          inPlace = this.#runForward(pass, forward, y, residual, slot);
           return [forward, y, residual];
         },
         () => {
@@ -595,7 +599,8 @@ export class LayerCore<D extends DType> {
   }
 
   #runForward(
-    { x, geometry, training, held, mask }: Forward<ArrayOf<D>>,
+    pass: Later<Passes<ArrayOf<D>>['forwardTraining']>,
+    { x, geometry, held, mask }: Forward<ArrayOf<D>>,
     y: ArrayOf<D>,
     residual: ArrayOf<D> | undefined,
     slot: Slot,
@@ -603,17 +608,8 @@ export class LayerCore<D extends DType> {
     const { outer, channels, inner } = geometry;
     const { mean, variance, weight, bias } = held;
     const { eps, activation } = this.#config;
-    const passes = this.#passes;
-    const at = slot === atOnce;
-    const pass = training
-      ? at
-        ? passes.forwardTraining
-        : passes.forwardTrainingLater
-      : at
-        ? passes.forwardInference
-        : passes.forwardInferenceLater;
     const relu = activation !== undefined;
-    return (pass as Later<typeof passes.forwardTraining>)(
+    return pass(
       outer,
       channels,
       inner,
