@@ -51,12 +51,6 @@ function roundUp(bytes: number): number {
   return Math.ceil(bytes / lineBytes) * lineBytes;
 }
 
-/** What the C library would do with files, which it never comes to. */
-const noFiles = () => 52;
-const imports = {
-  wasi_snapshot_preview1: { fd_close: noFiles, fd_seek: noFiles, fd_write: noFiles },
-};
-
 function outOfMemory(what: string, actual: string, cause?: unknown): Error {
   return rangeError(what, 'fit into the memory of WebAssembly', actual, 'OUT_OF_MEMORY', cause);
 }
@@ -75,7 +69,7 @@ class Machine {
   }
 
   #instantiate(): Exports {
-    const exports = new WebAssembly.Instance(this.#module, imports).exports as Exports;
+    const exports = new WebAssembly.Instance(this.#module).exports as Exports;
     exports._initialize();
     return exports;
   }
