@@ -1,5 +1,5 @@
 // The C++ as WebAssembly: the same arithmetic wherever no binary can be loaded. Arrays are copied into the module's memory
-// and results out of it; binding/wasm.cpp is the other side.
+// and results, which take the place of the input, out of it; binding/wasm.cpp is the other side.
 import { Buffer } from 'node:buffer';
 import { inflateRawSync } from 'node:zlib';
 import { rangeError, stateError } from '../errors.js';
@@ -324,12 +324,10 @@ function passesOf<T extends FloatArray>(dtype: DType, machine: Machine, turns: T
       // The bits of a mask lie where its values do in the tensor.
       const along = mask ? 'nothing' : infers ? 'both' : 'channels';
       const cut = cutOf(along, outer, channels, inner, valueBytes);
-      const bytes =
-        bytesFor(cut.most, x, y, residual) + bytesFor(undefined, weight, bias, mean, variance, mask);
+      const bytes = bytesFor(cut.most, x, residual) + bytesFor(undefined, weight, bias, mean, variance, mask);
       const compute = () =>
         machine.within(bytes, () => {
           const px = machine.reserve(x, cut.most);
-          const py = result ? px : machine.reserve(y, cut.most);
           const pResidual = machine.reserve(residual, cut.most);
           const pMean = infers ? machine.put(mean) : machine.reserve(mean);
           const pVariance = infers ? machine.put(variance) : machine.reserve(variance);
@@ -347,7 +345,7 @@ function passesOf<T extends FloatArray>(dtype: DType, machine: Machine, turns: T
               inner,
               eps,
               px,
-              py,
+              px,
               from(pWeight, channel),
               from(pBias, channel),
               pMean + channel * bytesPerValue.float64,
@@ -356,7 +354,7 @@ function passesOf<T extends FloatArray>(dtype: DType, machine: Machine, turns: T
               pResidual,
               pMask,
             );
-            machine.get(y, py, part);
+            machine.get(y, px, part);
           }
           machine.get(mask, pMask);
           if (infers) return;
@@ -397,14 +395,13 @@ function passesOf<T extends FloatArray>(dtype: DType, machine: Machine, turns: T
     }
     const cut = cutOf(mask ? 'nothing' : 'channels', outer, channels, inner, valueBytes);
     const bytes =
-      bytesFor(cut.most, dy, x, residual, dx, dResidual) +
+      bytesFor(cut.most, dy, x, residual, dResidual) +
       bytesFor(undefined, mean, variance, weight, bias, mask, dWeight, dBias);
     const compute = () =>
       machine.within(bytes, () => {
         const pDy = machine.reserve(dy, cut.most);
         const px = machine.reserve(x, cut.most);
         const pResidual = machine.reserve(residual, cut.most);
-        const pDx = machine.reserve(dx, cut.most);
         const pDResidual = machine.reserve(dResidual, cut.most);
         const pMean = machine.put(mean);
         const pVariance = machine.put(variance);
@@ -434,12 +431,12 @@ function passesOf<T extends FloatArray>(dtype: DType, machine: Machine, turns: T
             relu,
             pResidual,
             pMask,
-            pDx,
+            dx ? pDy : 0,
             from(pDWeight, channel),
             from(pDBias, channel),
             pDResidual,
           );
-          machine.get(dx, pDx, part);
+          machine.get(dx, pDy, part);
           machine.get(dResidual, pDResidual, part);
         }
         machine.get(dWeight, pDWeight);
@@ -461,23 +458,22 @@ function passesOf<T extends FloatArray>(dtype: DType, machine: Machine, turns: T
   ): Prepared<void> => {
     const channels = lengthOf(x) === 0 ? 0 : lengthOf(x) / (outer * inner);
     checkLengths(outer * channels * inner, x, residual, y);
-    const inPlace = isInPlace(y, 'x.data', x);
+    isInPlace(y, 'x.data', x);
     if (residual) checkApart('out', y, { 'residual.data': residual });
     const cut = cutOf('samples', outer, channels, inner, valueBytes);
-    const bytes = bytesFor(cut.most, x, y, residual) + roundUp(bytesOf(memory));
+    const bytes = bytesFor(cut.most, x, residual) + roundUp(bytesOf(memory));
     const compute = () => {
       if (channels === 0) return;
       machine.within(bytes, () => {
         const pMemory = machine.putBytes(memory);
         const px = machine.reserve(x, cut.most);
-        const py = inPlace ? px : machine.reserve(y, cut.most);
         const pResidual = machine.reserve(residual, cut.most);
         for (let i = 0; i < cut.count; i++) {
           const part = partAt(i, cut, outer, channels, inner);
           machine.copyIn(x, px, part);
           machine.copyIn(residual, pResidual, part);
-          runPass(part.outer, channels, inner, pMemory, px, py, pResidual);
-          machine.get(y, py, part);
+          runPass(part.outer, channels, inner, pMemory, px, px, pResidual);
+          machine.get(y, px, part);
         }
       });
     };
