@@ -17,7 +17,7 @@ import { join, resolve } from 'node:path';
 import { parseArgs } from 'node:util';
 import ts from 'typescript';
 import manifest from '../package.json' with { type: 'json' };
-import { golden } from '../test/golden.js';
+import golden from '../test/golden.json' with { type: 'json' };
 import { patience } from '../test/patience.js';
 import { run } from './run.js';
 import { targets, targetsNamed } from './targets.js';
@@ -158,11 +158,14 @@ const compiled = (folder: string) =>
 function bring(folder: string): void {
   for (const file of ['work.mjs', 'types.mts']) cpSync(join('test/installed', file), join(folder, file));
   cpSync('test/abuse', join(folder, 'abuse'), { recursive: true });
-  const source = readFileSync('test/golden.ts', 'utf8').replace('../lib/index.js', 'batchnorm');
-  const { outputText } = ts.transpileModule(source, {
-    compilerOptions: { target: ts.ScriptTarget.ES2022, module: ts.ModuleKind.ESNext },
-  });
-  writeFileSync(join(folder, 'golden.mjs'), outputText);
+  cpSync('test/golden.json', join(folder, 'golden.json'));
+  for (const name of ['golden', 'golden-difference']) {
+    const source = readFileSync(`test/${name}.ts`, 'utf8').replaceAll('../lib/index.js', 'batchnorm');
+    const { outputText } = ts.transpileModule(source, {
+      compilerOptions: { target: ts.ScriptTarget.ES2022, module: ts.ModuleKind.ESNext },
+    });
+    writeFileSync(join(folder, `${name}.js`), outputText);
+  }
 }
 
 /** Runs work.mjs. */
@@ -397,7 +400,7 @@ elsewhere(
 
 title('In short');
 console.log(`Seed: ${seed} (BATCHNORM_SEED)`);
-console.log(`Golden digest: ${golden.slice(0, 12)}…`);
+console.log(`Golden results: ${Object.values(golden).join(' ').split(' ').length} arrays`);
 console.log(`Ran: ${ran.join(', ')}`);
 console.log(
   `Not run: ${targets
