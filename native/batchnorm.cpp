@@ -181,17 +181,6 @@ T* take_coefficients(Scratch& scratch, const Tiling<T>& tiling, bool streamed, c
   return scratch.take<T>(padded_width(tiling) + shift) + shift;
 }
 
-/// What kernels add to: two sums per channel of a chunk, one after the other.
-template <typename T>
-struct Accumulators {
-  T* first;
-  T* second;
-
-  static size_t size(Layout layout, size_t channels) {
-    return round_up(layout == kChannelsFirst ? channels * kLanes<T> : channels, kLanes<T>);
-  }
-};
-
 /// What becomes of them: sums of chunks and channels, and the shifts they refer to.
 template <typename T>
 struct Partials {
@@ -222,18 +211,70 @@ void for_each_run(const Partition<T>& partition, const Span& span, Range channel
     add(copy + channels.begin, channels.begin, std::min(copy + channels.end, places) - copy - channels.begin);
 }
 
+/// What kernels add to. Chunks of one stretch have sums of their own and no totals; else the sums, which
+/// every chunk leaves at 0, are those of all, and the totals each chunk's: in channels-last they are its
+/// partials.
 template <typename T>
-Accumulators<T> take_accumulators(Scratch& scratch, Layout layout, size_t channels) {
-  const size_t size = Accumulators<T>::size(layout, channels);
-  return {scratch.take<T>(size), scratch.take<T>(size)};
-}
+class Accumulators {
+ public:
+  /// For so many chunks of so many channels, to be collected together.
+  Accumulators(Scratch& scratch, const Partition<T>& partition, size_t chunks, size_t channels)
+      : layout_(partition.layout()), one_stretch_(partition.is_one_stretch()) {
+    const size_t each = size(channels);
+    first_ = scratch.take<T>(one_stretch_ ? chunks * each : each);
+    second_ = scratch.take<T>(one_stretch_ ? chunks * each : each);
+    if (one_stretch_) return;
+    std::fill_n(first_, each, T{0});
+    std::fill_n(second_, each, T{0});
+    if (layout_ == kChannelsLast) return;
+    first_totals_ = scratch.take<double>(chunks * each);
+    second_totals_ = scratch.take<double>(chunks * each);
+  }
 
-template <typename T>
-void clear(Layout layout, Accumulators<T> sums, size_t channels) {
-  const size_t size = Accumulators<T>::size(layout, channels);
-  std::fill_n(sums.first, size, T{0});
-  std::fill_n(sums.second, size, T{0});
-}
+  /// Where the sums of chunk `index` begin; those of all before it have been asked for.
+  LaneSums<T> begin(size_t index, size_t chunk, Range channels, const Partials<T>& partials) const {
+    const size_t count = size(channels.end - channels.begin);
+    if (one_stretch_) {
+      LaneSums<T> sums = {first_ + index * count, second_ + index * count, nullptr, nullptr};
+      std::fill_n(sums.first, count, T{0});
+      std::fill_n(sums.second, count, T{0});
+      return sums;
+    }
+    const bool last = layout_ == kChannelsLast;
+    const size_t at = last ? partials.at(chunk, channels.begin) : index * count;
+    LaneSums<T> sums = {first_, second_, (last ? partials.first : first_totals_) + at,
+                        (last ? partials.second : second_totals_) + at};
+    std::fill_n(sums.first_total, count, 0.0);
+    std::fill_n(sums.second_total, count, 0.0);
+    return sums;
+  }
+
+  /// Turns what channels of some chunks have added up into partials, which hold these channels alone if there
+  /// are several chunks.
+  void collect(const Kernels<T>& kernels, Range chunks, Range channels, const Partials<T>& partials) const {
+    const size_t count = (chunks.end - chunks.begin) * (channels.end - channels.begin);
+    const size_t at = partials.at(chunks.begin, channels.begin);
+    if (one_stretch_) {
+      kernels.collect[layout_](first_, count, partials.first + at);
+      kernels.collect[layout_](second_, count, partials.second + at);
+    } else if (layout_ == kChannelsFirst) {
+      kernels.collect_totals(first_totals_, count, partials.first + at);
+      kernels.collect_totals(second_totals_, count, partials.second + at);
+    }
+  }
+
+ private:
+  size_t size(size_t channels) const {
+    return round_up(layout_ == kChannelsFirst ? channels * kLanes<T> : channels, kLanes<T>);
+  }
+
+  Layout layout_;
+  bool one_stretch_;
+  T* first_;
+  T* second_;
+  double* first_totals_ = nullptr;
+  double* second_totals_ = nullptr;
+};
 
 /// Nine values of channel `channel` from all over a span: images begin with borders.
 template <typename T>
@@ -264,15 +305,6 @@ Ahead ahead(const Partition<T>& partition, const Span& span, Range channels) {
   const bool goes_on = span.offset + span.length < shape.inner;
   const size_t skip = goes_on ? 0 : (shape.channels - (channels.end - channels.begin)) * shape.inner;
   return {std::min(kSumsAheadBytes / sizeof(T), run), run, static_cast<ptrdiff_t>(skip)};
-}
-
-template <typename T>
-void collect_sums(const Kernels<T>& kernels, Layout layout, Range chunks, Range channels,
-                  Accumulators<T> sums, const Partials<T>& partials) {
-  const size_t count = (chunks.end - chunks.begin) * (channels.end - channels.begin);
-  const size_t at = partials.at(chunks.begin, channels.begin);
-  kernels.collect[layout](sums.first, count, partials.first + at);
-  kernels.collect[layout](sums.second, count, partials.second + at);
 }
 
 /// A sum in double, and beside it what its roundings have lost (Neumaier, 1974).
@@ -315,7 +347,8 @@ class Moments {
 
   /// Adds up channels [begin, end) < width of one chunk: run(work) does each tile.
   template <typename Run>
-  void sum(size_t chunk, Range channels, Accumulators<T> sums, const Partials<T>& partials, Run run) const {
+  void sum(size_t chunk, Range channels, const LaneSums<T>& sums, const Partials<T>& partials,
+           Run run) const {
     const Span& span = chunks_[chunk];
     if (partition_.layout() == kChannelsLast) channels.end = std::min(channels.end, span.length);
     if (channels.begin >= channels.end) return;
@@ -325,30 +358,29 @@ class Moments {
     const T* nine[9];
     find_nine(partition_, span, channels.begin, x_, nine);
     kernels_.centres(nine, partition_.channel_stride(), channels.end - channels.begin, shifts);
-    clear(partition_.layout(), sums, channels.end - channels.begin);
-    partition_.for_each_tile(span, channels.begin, channels.end, ahead(partition_, span, channels),
-                             [&](Tile tile, size_t at) {
-                               run(MomentsWork<T>{tile, x_ + at, shifts, sums.first, sums.second});
-                             });
+    size_t before = 0;
+    partition_.for_each_tile(
+        span, channels.begin, channels.end, ahead(partition_, span, channels), [&](Tile tile, size_t at) {
+          run(MomentsWork<T>{tile, x_ + at, shifts, sums, partition_.ends_stretch(span, before++)});
+        });
   }
 
-  /// Turns what channels of some chunks have added up into partials, which hold these channels alone if there
-  /// are several chunks.
-  void collect(Range chunks, Range channels, Accumulators<T> sums, const Partials<T>& partials) const {
-    collect_sums(kernels_, partition_.layout(), chunks, channels, sums, partials);
+  /// What is to be done when the partials of channels of some chunks are there.
+  void check(Range chunks, Range channels, const Partials<T>& partials) const {
     for (size_t chunk = chunks.begin; chunk < chunks.end; chunk++) {
       const Span& span = chunks_[chunk];
       Range summed = channels;
       if (partition_.layout() == kChannelsLast) summed.end = std::min(channels.end, span.length);
       if (summed.begin >= summed.end) return;
       const double values = static_cast<double>(partition_.values(span, summed.begin));
-      const size_t at = partials.at(chunk, summed.begin);
-      if (kernels_.are_good(summed.end - summed.begin, values, partials.first + at, partials.second + at))
-        continue;
-      for (size_t channel = summed.begin; channel < summed.end; channel++) {
-        const size_t of = partials.at(chunk, channel);
-        if (!kernels_.are_good(1, values, partials.first + of, partials.second + of))
-          sum_in_double(span, channel, partials.shifts[of], partials.first[of], partials.second[of]);
+      while (true) {
+        const size_t at = partials.at(chunk, summed.begin);
+        summed.begin +=
+            kernels_.find_bad(summed.end - summed.begin, values, partials.first + at, partials.second + at);
+        if (summed.begin == summed.end) break;
+        const size_t bad = partials.at(chunk, summed.begin);
+        sum_in_double(span, summed.begin, partials.shifts[bad], partials.first[bad], partials.second[bad]);
+        summed.begin++;
       }
     }
   }
@@ -378,7 +410,9 @@ class Moments {
                         reference_sums_ + at, reference_squares_ + at, mean + at, variance + at);
     // Squares of float32 do not overflow in double.
     if constexpr (std::is_same_v<T, double>)
-      if (!kernels_.are_good(channels.end - at, 1, mean + at, variance + at)) mend(channels, mean, variance);
+      if (const size_t count = channels.end - at;
+          kernels_.find_bad(count, 1, mean + at, variance + at) < count)
+        mend(channels, mean, variance);
   }
 
  private:
@@ -452,9 +486,15 @@ class Moments {
     double sums[kLanes<T>] = {};
     double squares[kLanes<T>] = {};
     partition_.for_each_tile(span, channel, channel + 1, straight_ahead(0), [&](Tile tile, size_t at) {
-      for (size_t row = 0; row < tile.rows; row++)
-        kernels_.add_in_double(x_ + at + row * tile.stride, tile.columns, static_cast<double>(shift), sums,
-                               squares);
+      const T* values = x_ + at;
+      size_t count = tile.columns;
+      T column[Partition<T>::kChunkRows];
+      if (partition_.layout() == kChannelsLast) {
+        count = tile.rows;
+        for (size_t row = 0; row < count; row++) column[row] = values[row * tile.stride];
+        values = column;
+      }
+      kernels_.add_in_double(values, count, static_cast<double>(shift), sums, squares);
     });
     for (size_t half = kLanes<T> / 2; half > 0; half /= 2)
       for (size_t lane = 0; lane < half; lane++) {
@@ -495,22 +535,25 @@ class GradSums {
 
   /// Adds up channels [begin, end) < width of one chunk: run(work) does each tile.
   template <typename Run>
-  void sum(size_t chunk, Range channels, Accumulators<T> sums, const Partials<T>&, Run run) const {
+  void sum(size_t chunk, Range channels, const LaneSums<T>& sums, const Partials<T>&, Run run) const {
     const Span& span = chunks_[chunk];
-    clear(partition_.layout(), sums, channels.end - channels.begin);
     const Normalization<const T> c = coefficients_.from(channels.begin);
-    partition_.for_each_tile(
-        span, channels.begin, channels.end, ahead(partition_, span, channels), [&](Tile tile, size_t at) {
-          run(GradSumsWork<T>{
-              tile, dy_ + at, x_ + at, {mask_, at}, c.mean, c.scale, c.offset, sums.first, sums.second});
-        });
+    size_t before = 0;
+    partition_.for_each_tile(span, channels.begin, channels.end, ahead(partition_, span, channels),
+                             [&](Tile tile, size_t at) {
+                               run(GradSumsWork<T>{tile,
+                                                   dy_ + at,
+                                                   x_ + at,
+                                                   {mask_, at},
+                                                   c.mean,
+                                                   c.scale,
+                                                   c.offset,
+                                                   sums,
+                                                   partition_.ends_stretch(span, before++)});
+                             });
   }
 
-  /// Turns what channels of some chunks have added up into partials, which hold these channels alone if there
-  /// are several chunks.
-  void collect(Range chunks, Range channels, Accumulators<T> sums, const Partials<T>& partials) const {
-    collect_sums(kernels_, partition_.layout(), chunks, channels, sums, partials);
-  }
+  void check(Range, Range, const Partials<T>&) const {}
 
   void run(const GradSumsWork<T>& work) const { pass_(work); }
 
@@ -631,6 +674,7 @@ template <typename T, typename Sums, typename Settle, typename Writer>
 void write_groups(Scratch& scratch, const Execution& execution, const Crew& crew,
                   const Partition<T>& partition, size_t tensors, const Sums& sums, Settle settle,
                   const Writer* writer) {
+  const Kernels<T>& kernels = kernels_of<T>(*execution.kernels);
   const Shape& shape = partition.shape();
   const size_t chunks = partition.chunks();
   const size_t channel_bytes = tensors * shape.count() * sizeof(T);
@@ -647,14 +691,13 @@ void write_groups(Scratch& scratch, const Execution& execution, const Crew& crew
   const bool in_pieces = partition.pieces() > 1;
   const size_t group = in_pieces ? 1 : fitting > whole_lines ? fitting - fitting % whole_lines : fitting;
   struct Slot {
-    Accumulators<T> sums;
+    Accumulators<T> accumulators;
     Partials<T> partials;
     Range unwritten;
   };
   Slot* const slots = scratch.take<Slot>(crew.threads);
   for (size_t slot = 0; slot < crew.threads; slot++)
-    new (slots + slot)
-        Slot{take_accumulators<T>(scratch, kChannelsFirst, chunks * group), {scratch, chunks, group}, {0, 0}};
+    new (slots + slot) Slot{{scratch, partition, chunks, group}, {scratch, chunks, group}, {0, 0}};
 
   // The tiles of a group from the last sample on: what was read last is the nearest.
   struct Place {
@@ -688,17 +731,16 @@ void write_groups(Scratch& scratch, const Execution& execution, const Crew& crew
         sums.expect(chunk + 1, channels);
       else if (channels.end + count <= shape.channels)
         sums.expect(0, {channels.end, channels.end + count});
-      const size_t at = chunk * count * kLanes<T>;
-      sums.sum(chunk, channels, {slot.sums.first + at, slot.sums.second + at}, slot.partials,
-               [&](const auto& work) {
-                 if (slot.unwritten.end == 0) return sums.run(work);
-                 visit_next(place, slot.unwritten, straight_ahead(0),
-                            [&](Tile tile, size_t at, size_t channel) {
-                              writer->stream_beside(tile, at, channel, work);
-                            });
-               });
+      const LaneSums<T> lanes = slot.accumulators.begin(chunk, chunk, channels, slot.partials);
+      sums.sum(chunk, channels, lanes, slot.partials, [&](const auto& work) {
+        if (slot.unwritten.end == 0) return sums.run(work);
+        visit_next(place, slot.unwritten, straight_ahead(0), [&](Tile tile, size_t at, size_t channel) {
+          writer->stream_beside(tile, at, channel, work);
+        });
+      });
     }
-    sums.collect({0, chunks}, channels, slot.sums, slot.partials);
+    slot.accumulators.collect(kernels, {0, chunks}, channels, slot.partials);
+    sums.check({0, chunks}, channels, slot.partials);
     settle(channels, slot.partials);
     if (!writer) return;
     if (beside) {
@@ -718,12 +760,13 @@ void write_groups(Scratch& scratch, const Execution& execution, const Crew& crew
   });
 }
 
-/// Runs sums.sum(chunk, channels, accumulators, run) over the tensor, settle(channels) once the sums of
+/// Runs sums.sum(chunk, channels, sums, partials, run) over the tensor, settle(channels) once the sums of
 /// channels are complete, and writer over the tensor after that; or no writer where it is nullptr. `tensors`:
 /// how many of the tensor's size the sums read.
 template <typename T, typename Sums, typename Settle, typename Writer>
 void sum_settle_write(Scratch& scratch, const Execution& execution, const Partition<T>& partition,
                       size_t tensors, const Sums& sums, Settle settle, const Writer* writer) {
+  const Kernels<T>& kernels = kernels_of<T>(*execution.kernels);
   const Shape& shape = partition.shape();
   const Layout layout = partition.layout();
   const size_t chunks = partition.chunks();
@@ -741,14 +784,17 @@ void sum_settle_write(Scratch& scratch, const Execution& execution, const Partit
                            : std::clamp<size_t>(kBlockBytes / (sizeof(T) * chunk_values), 1, width);
   const size_t groups = divide_up(width, group);
   const Partials<T> partials(scratch, chunks, round_up(width, kLanes<T>));
-  auto* const accumulators = scratch.take<Accumulators<T>>(crew.threads);
+  auto* const slots = scratch.take<Accumulators<T>>(crew.threads);
   for (size_t slot = 0; slot < crew.threads; slot++)
-    accumulators[slot] = take_accumulators<T>(scratch, layout, group);
+    new (slots + slot) Accumulators<T>(scratch, partition, 1, group);
   crew.work(chunks * groups, [&](size_t task, size_t slot) {
     const size_t chunk = task / groups;
     const Range channels = part(width, group, task % groups);
-    sums.sum(chunk, channels, accumulators[slot], partials, [&](const auto& work) { sums.run(work); });
-    sums.collect({chunk, chunk + 1}, channels, accumulators[slot], partials);
+    const Accumulators<T>& accumulators = slots[slot];
+    const LaneSums<T> lanes = accumulators.begin(0, chunk, channels, partials);
+    sums.sum(chunk, channels, lanes, partials, [&](const auto& work) { sums.run(work); });
+    accumulators.collect(kernels, {chunk, chunk + 1}, channels, partials);
+    sums.check({chunk, chunk + 1}, channels, partials);
   });
   const size_t settled = std::max<size_t>(64, divide_up(shape.channels, 4 * crew.threads));
   crew.work(divide_up(shape.channels, settled),

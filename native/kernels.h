@@ -59,14 +59,28 @@ enum Stores {
 template <typename T>
 constexpr size_t kLanes = 64 / sizeof(T);
 
-/// sum += x - shift, sum_squares += (x - shift)^2
+/// Additions, of up to eight vectors each, that a lane makes in T before it becomes a double: kMostDistant
+/// says why so few.
+constexpr size_t kStretch = 4;
+
+/// Two sums per lane (channels-first) or column (channels-last): what this stretch has added up, 0 before and
+/// after, and the totals of those before.
+template <typename T>
+struct LaneSums {
+  T* first;
+  T* second;
+  double* first_total;
+  double* second_total;
+};
+
+/// sums += x - shift, (x - shift)^2
 template <typename T>
 struct MomentsWork {
   Tile tile;
   const T* x;
   const T* shift;
-  T* sum;
-  T* sum_squares;
+  LaneSums<T> sums;
+  bool ends_stretch;  ///< with every row of a channels-first tile, with the last of a channels-last one
 };
 
 /// A mask has one bit per value: whether a ReLU lets it through. The first byte says at which bit behind it
@@ -97,7 +111,7 @@ enum Gate {
   kMasked,      ///< from a mask
 };
 
-/// sum_dy += dy, sum_dy_xc += dy * (x - mean), of the dy that have been let through
+/// sums += dy, dy * (x - mean), of the dy that have been let through
 template <typename T>
 struct GradSumsWork {
   Tile tile;
@@ -107,8 +121,8 @@ struct GradSumsWork {
   const T* mean;
   const T* scale;
   const T* offset;
-  T* sum_dy;
-  T* sum_dy_xc;
+  LaneSums<T> sums;
+  bool ends_stretch;  ///< as for the moments
 };
 
 /// dx = (dy - (x - mean) * slope - constant) * scale, likewise. What a mask lets through is written to
@@ -162,11 +176,14 @@ template <typename T>
 struct Kernels {
   /// to[channel] = a value near the centre of the nine values from[i][channel * stride]
   void (*centres)(const T* const (&from)[9], size_t stride, size_t channels, T* to);
-  /// to[channel] = the sum of the channel's partial sums, halved until one is left
+  /// to[channel] = the sum of the channel's sums, halved until one is left
   void (*collect[2])(const T* sums, size_t channels, double* to);
-  /// Whether all sums are finite, and in float32 less than 15/16 of the squares are due to the distance
-  /// between shift and mean: else rounding the squares has cost digits of the variance.
-  bool (*are_good)(size_t channels, double values, const double* sum, const double* sum_squares);
+  /// The same of totals, in channels-first.
+  void (*collect_totals)(const double* totals, size_t channels, double* to);
+  /// The first channel whose sums are not finite, or in float32 owe more than kMostDistant of the squares to
+  /// the distance between shift and mean, so that rounding the squares has cost digits of the variance; or
+  /// `channels`.
+  size_t (*find_bad)(size_t channels, double values, const double* sum, const double* sum_squares);
   /// Adds deviations of `count` consecutive values of a channel from shift, and their squares, to kLanes sums
   /// in double.
   void (*add_in_double)(const T* values, size_t count, double shift, double* sums, double* squares);

@@ -137,12 +137,20 @@ class Partition : public Tiling<T> {
       piece_ = divide_up(groups, divide_up(groups, kChunkGroups)) * group;
       pieces_ = divide_up(shape.inner, piece_);
       run_ = std::max<size_t>(1, kChunkGroups / groups);
+      const size_t additions = divide_up(groups, 2);
+      samples_ = std::max<size_t>(1, kStretch / additions);
+      one_stretch_ = additions * std::min(run_, shape.outer) <= kStretch;
       chunks_ = divide_up(shape.outer, run_) * pieces_;
     } else {
       run_ = kChunkRows;
+      one_stretch_ = this->rows() <= kStretch * 8;
       chunks_ = divide_up(this->rows(), run_) + (this->rest() > 0 ? 1 : 0);
     }
   }
+
+  /// Rows of a channels-last chunk. Fewer values than in channels-first, for a lane is a column, whose errors
+  /// no other lane averages out.
+  static constexpr size_t kChunkRows = 128;
 
   size_t chunks() const { return chunks_; }
   /// Channels-first: into how many pieces chunks cut a plane, and where one lies in it.
@@ -154,6 +162,14 @@ class Partition : public Tiling<T> {
   Piece piece(size_t index) const {
     return {index * piece_, std::min(piece_, this->shape().inner - index * piece_)};
   }
+
+  /// Whether a stretch ends with the tile that comes after `before` others of a span.
+  bool ends_stretch(const Span& span, size_t before) const {
+    if (one_stretch_) return false;
+    return this->layout() == kChannelsLast || (before + 1) % samples_ == 0 || before + 1 == span.count;
+  }
+  /// Whether no chunk is longer than a stretch.
+  bool is_one_stretch() const { return one_stretch_; }
 
   Span chunk(size_t index) const {
     if (this->layout() == kChannelsFirst) {
@@ -168,13 +184,14 @@ class Partition : public Tiling<T> {
   }
 
  private:
-  /// A lane adds a group of four values at a time. So many additions one after the other keep the error of
-  /// float32 sums below 1e-6 and are enough to amortise a chunk's fixed cost.
+  /// Groups of four values of every lane. So many amortise a chunk's fixed cost, and the values of all of it
+  /// have one shift.
   static constexpr size_t kChunkGroups = 128;
-  /// Fewer where a lane is a column, whose errors no other lane averages out.
-  static constexpr size_t kChunkRows = 128;
 
   size_t run_ = 1;
+  /// Channels-first: samples that make up a stretch.
+  size_t samples_ = 1;
+  bool one_stretch_ = false;
   size_t pieces_ = 1;
   size_t piece_ = 0;
   size_t chunks_ = 0;

@@ -16,14 +16,14 @@ function readSeed(): number {
 
 /**
  * A reproducible source of numbers. Every test makes its own, so that a test gives the same numbers when it is run
- * alone; `stream` sets the cases of one test apart.
+ * alone; `stream` sets the cases of one test apart, and `of` is the seed where it is not that of the run.
  */
 export class Random {
   private state: number;
   private spare: number | undefined;
 
-  constructor(stream = 0) {
-    this.state = (seed ^ Math.imul(stream + 1, 0x9e3779b9)) >>> 0;
+  constructor(stream = 0, of = seed) {
+    this.state = (of ^ Math.imul(stream + 1, 0x9e3779b9)) >>> 0;
     // Seeds that differ in one bit start with similar numbers; a few steps set them apart.
     for (let i = 0; i < 4; i++) this.uniform();
   }

@@ -2,9 +2,10 @@
 // batch norm.
 //
 // Both layouts hand a pass groups of up to four vectors that belong to the same channels: four neighbours in
-// a row (channels-first) or the same columns of four rows (channels-last). A pass that sums does it as a tree
-// within a group and adds the group to its accumulator; groups start at multiples of four, so the order
-// depends on the tile alone.
+// a row (channels-first) or the same columns of four rows (channels-last), and two groups at once where there
+// are two. A pass that sums does it as a tree within what it is handed and adds that to its accumulator;
+// groups start at multiples of four, so the order depends on the tile alone. After a stretch of such
+// additions the accumulator becomes doubles.
 #pragma once
 
 #include <type_traits>
@@ -17,6 +18,10 @@ using batchnorm::Ahead;
 using batchnorm::Tile;
 
 constexpr size_t kGroup = 4;
+
+/// A number of vectors that is known when kernels are compiled.
+template <size_t Count>
+using Size = std::integral_constant<size_t, Count>;
 
 /// Asks memory for the line `distance` values behind `from`, or before it where that wraps around. It need
 /// not exist, which is why this is not arithmetic with pointers.
@@ -78,8 +83,9 @@ struct RowChannel {
     return Vec<T>::broadcast(array[row]);
   }
   template <typename T>
-  ALWAYS_INLINE T* sums(T* array) const {
-    return array + row * kLanes<T>;
+  ALWAYS_INLINE batchnorm::LaneSums<T> sums(const batchnorm::LaneSums<T>& all) const {
+    const size_t at = row * kLanes<T>;
+    return {all.first + at, all.second + at, all.first_total + at, all.second_total + at};
   }
 };
 
@@ -91,75 +97,140 @@ struct ColumnChannels {
     return Vec<T>::load(array + column);
   }
   template <typename T>
-  ALWAYS_INLINE T* sums(T* array) const {
-    return array + column;
+  ALWAYS_INLINE batchnorm::LaneSums<T> sums(const batchnorm::LaneSums<T>& all) const {
+    return {all.first + column, all.second + column, all.first_total + column, all.second_total + column};
   }
 };
 
-/// Calls visit(Group<1..4>) for the values [from, to) of one row.
+/// Calls visit(Size<1..4>, lanes of the last) for the vectors that hold `count` values, at least one and at
+/// most a group.
 template <typename T, typename Visit>
-ALWAYS_INLINE void visit_row(size_t from, size_t to, Visit visit) {
-  constexpr size_t lanes = kLanes<T>;
-  for (; from + kGroup * lanes <= to; from += kGroup * lanes)
-    visit(Group<4, AllLanes, AllLanes>{from, lanes, from, {}, {}});
-  if (from == to) return;
-  const size_t before_last = (to - from - 1) / lanes;
-  const size_t last_lanes = to - from - before_last * lanes;
+ALWAYS_INLINE void with_vectors(size_t count, Visit visit) {
+  const size_t before_last = (count - 1) / kLanes<T>;
+  const size_t last_lanes = count - before_last * kLanes<T>;
   switch (before_last) {
     case 0:
-      return visit(Group<1, AllLanes, size_t>{from, lanes, from, {}, last_lanes});
+      return visit(Size<1>{}, last_lanes);
     case 1:
-      return visit(Group<2, AllLanes, size_t>{from, lanes, from, {}, last_lanes});
+      return visit(Size<2>{}, last_lanes);
     case 2:
-      return visit(Group<3, AllLanes, size_t>{from, lanes, from, {}, last_lanes});
+      return visit(Size<3>{}, last_lanes);
     default:
-      return visit(Group<4, AllLanes, size_t>{from, lanes, from, {}, last_lanes});
+      return visit(Size<4>{}, last_lanes);
   }
 }
 
-template <size_t Size, typename T, typename Visit>
-ALWAYS_INLINE void visit_columns(Tile tile, size_t row, Visit visit) {
+/// The end of a row: vectors that are whole but for the last.
+template <size_t Count>
+using EndOfRow = Group<Count, AllLanes, size_t>;
+
+/// Calls visit(Group<4>, Group<4>) for the values [from, to) of one row, and for what is left the same with
+/// fewer vectors or one group.
+template <typename T, typename Visit>
+ALWAYS_INLINE void visit_row(size_t from, size_t to, Visit visit) {
   constexpr size_t lanes = kLanes<T>;
-  const size_t at = row * tile.stride;
+  constexpr size_t group = kGroup * lanes;
+  using Whole = Group<kGroup, AllLanes, AllLanes>;
+  for (; from + 2 * group <= to; from += 2 * group)
+    visit(Whole{from, lanes, from, {}, {}}, Whole{from + group, lanes, from + group, {}, {}});
+  if (from == to) return;
+  if (to - from <= group)
+    return with_vectors<T>(to - from, [&](auto size, size_t last_lanes) {
+      visit(EndOfRow<decltype(size)::value>{from, lanes, from, {}, last_lanes});
+    });
+  const size_t last = from + group;
+  with_vectors<T>(to - last, [&](auto size, size_t last_lanes) {
+    visit(Whole{from, lanes, from, {}, {}},
+          EndOfRow<decltype(size)::value>{last, lanes, last, {}, last_lanes});
+  });
+}
+
+/// `Count` rows of a tile from `first` on.
+template <size_t Count>
+struct Rows {
+  size_t first;
+  template <typename Lanes>
+  ALWAYS_INLINE Group<Count, Lanes, Lanes> at(size_t column, size_t stride, Lanes lanes) const {
+    const size_t from = first * stride;
+    return {from + column, stride, from + Count * column, lanes, lanes};
+  }
+};
+
+/// Calls visit(ColumnChannels, Group, ...) for every vector of columns, with a group for each of `rows`.
+template <typename T, typename Visit, typename... Rows>
+ALWAYS_INLINE void visit_columns(Tile tile, Visit visit, Rows... rows) {
+  constexpr size_t lanes = kLanes<T>;
   size_t column = 0;
   for (; column + lanes <= tile.columns; column += lanes)
-    visit(ColumnChannels{column},
-          Group<Size, AllLanes, AllLanes>{at + column, tile.stride, at + Size * column, {}, {}});
-  if (column < tile.columns) {
-    const size_t rest = tile.columns - column;
-    visit(ColumnChannels{column},
-          Group<Size, size_t, size_t>{at + column, tile.stride, at + Size * column, rest, rest});
-  }
+    visit(ColumnChannels{column}, rows.at(column, tile.stride, AllLanes{})...);
+  if (column < tile.columns)
+    visit(ColumnChannels{column}, rows.at(column, tile.stride, tile.columns - column)...);
 }
 
 /// Channels-first: calls open(RowChannel) once per row, and the visitor it returns for each group of the row.
 template <typename T, typename Open>
-ALWAYS_INLINE void for_each_row(Tile tile, Open open) {
-  for (size_t row = 0; row < tile.rows; row++) {
-    auto channel = open(RowChannel{row});
-    visit_row<T>(row * tile.stride, row * tile.stride + tile.columns,
-                 [&](auto group) { channel.visit(group); });
-    channel.close();
-  }
+ALWAYS_INLINE void for_each_row(Tile tile, bool ends_stretch, Open open) {
+  constexpr size_t stretch = batchnorm::kStretch * 2 * kGroup * kLanes<T>;
+  const auto each_row = [&](auto visit) {
+    for (size_t row = 0; row < tile.rows; row++) {
+      auto channel = open(RowChannel{row});
+      visit(channel, row * tile.stride);
+      channel.close(ends_stretch);
+    }
+  };
+  // What kind of group a short row is decided once.
+  if (tile.columns <= kGroup * kLanes<T>)
+    return with_vectors<T>(tile.columns, [&](auto size, size_t last_lanes) {
+      each_row([&](auto& channel, size_t from) {
+        channel.visit(EndOfRow<decltype(size)::value>{from, kLanes<T>, from, {}, last_lanes});
+      });
+    });
+  each_row([&](auto& channel, size_t from) {
+    const size_t to = from + tile.columns;
+    const auto visit = [&](auto... groups) { channel.visit(groups...); };
+    for (; from + stretch < to; from += stretch) {
+      visit_row<T>(from, from + stretch, visit);
+      channel.end_stretch();
+    }
+    visit_row<T>(from, to, visit);
+  });
 }
 
-/// Channels-last: the same with ColumnChannels, for each vector of columns of every four rows.
+/// Channels-last: the same with ColumnChannels, for each vector of columns of every eight rows, for which
+/// coefficients and sums are loaded once.
 template <typename T, typename Open>
-ALWAYS_INLINE void for_each_column(Tile tile, Open open) {
-  const auto visit = [&](ColumnChannels columns, auto group) {
+ALWAYS_INLINE void for_each_column(Tile tile, bool ends_stretch, Open open) {
+  constexpr size_t step = 2 * kGroup;
+  constexpr size_t stretch = batchnorm::kStretch * step;
+  bool ends = false;
+  const auto visit = [&](ColumnChannels columns, auto... groups) {
     auto channel = open(columns);
-    channel.visit(group);
-    channel.close();
+    channel.visit(groups...);
+    channel.close(ends);
   };
   size_t row = 0;
-  for (; row + kGroup <= tile.rows; row += kGroup) visit_columns<4, T>(tile, row, visit);
+  for (; row + step <= tile.rows; row += step) {
+    ends = ends_stretch && ((row + step) % stretch == 0 || row + step == tile.rows);
+    visit_columns<T>(tile, visit, Rows<kGroup>{row}, Rows<kGroup>{row + kGroup});
+  }
+  ends = ends_stretch;
+  const Rows<kGroup> group{row};
+  const size_t rest = row + kGroup;
   switch (tile.rows - row) {
     case 1:
-      return visit_columns<1, T>(tile, row, visit);
+      return visit_columns<T>(tile, visit, Rows<1>{row});
     case 2:
-      return visit_columns<2, T>(tile, row, visit);
+      return visit_columns<T>(tile, visit, Rows<2>{row});
     case 3:
-      return visit_columns<3, T>(tile, row, visit);
+      return visit_columns<T>(tile, visit, Rows<3>{row});
+    case 4:
+      return visit_columns<T>(tile, visit, group);
+    case 5:
+      return visit_columns<T>(tile, visit, group, Rows<1>{rest});
+    case 6:
+      return visit_columns<T>(tile, visit, group, Rows<2>{rest});
+    case 7:
+      return visit_columns<T>(tile, visit, group, Rows<3>{rest});
   }
 }
 

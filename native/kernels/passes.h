@@ -24,22 +24,46 @@ ALWAYS_INLINE Vec<T> tree_sum(const Vec<T> (&terms)[Size]) {
     return (terms[0] + terms[1]) + (terms[2] + terms[3]);
 }
 
+/// Adds the lanes to as many doubles.
+template <typename T>
+ALWAYS_INLINE void add_lanes(const Vec<T>& values, double* totals) {
+  T lanes[kLanes<T>];
+  values.store(lanes);
+  for (size_t lane = 0; lane < kLanes<T>; lane++) totals[lane] += static_cast<double>(lanes[lane]);
+}
+
 /// Two accumulators of a channel, in registers between open and close.
 template <typename T>
 struct PairOfSums {
-  T* first_at;
-  T* second_at;
-  Vec<T> first = Vec<T>::load(first_at);
-  Vec<T> second = Vec<T>::load(second_at);
+  batchnorm::LaneSums<T> at;
+  Vec<T> first = Vec<T>::load(at.first);
+  Vec<T> second = Vec<T>::load(at.second);
 
+  /// What a group adds to them.
+  struct Terms {
+    Vec<T> first;
+    Vec<T> second;
+  };
   template <size_t Size>
-  ALWAYS_INLINE void add(const Vec<T> (&first_terms)[Size], const Vec<T> (&second_terms)[Size]) {
-    first = first + tree_sum(first_terms);
-    second = second + tree_sum(second_terms);
+  static ALWAYS_INLINE Terms terms(const Vec<T> (&first_terms)[Size], const Vec<T> (&second_terms)[Size]) {
+    return {tree_sum(first_terms), tree_sum(second_terms)};
   }
-  ALWAYS_INLINE void close() const {
-    first.store(first_at);
-    second.store(second_at);
+  ALWAYS_INLINE void add(const Terms& group) {
+    first = first + group.first;
+    second = second + group.second;
+  }
+  ALWAYS_INLINE void add(const Terms& one, const Terms& other) {
+    add({one.first + other.first, one.second + other.second});
+  }
+  ALWAYS_INLINE void end_stretch() {
+    add_lanes(first, at.first_total);
+    add_lanes(second, at.second_total);
+    first = second = Vec<T>::broadcast(0);
+  }
+  ALWAYS_INLINE void close(bool ends_stretch) {
+    if (ends_stretch) end_stretch();
+    first.store(at.first);
+    second.store(at.second);
   }
 };
 
@@ -50,8 +74,22 @@ struct Moments {
   Vec<T> shift;
   PairOfSums<T> sums;
 
+  template <typename... Groups>
+  ALWAYS_INLINE void visit(Groups... groups) {
+    sums.add(terms(groups)...);
+  }
+  /// Writes as many lines as the groups have vectors.
+  template <typename Lines, typename... Groups>
+  ALWAYS_INLINE void visit_beside(Lines& lines, Groups... groups) {
+    visit(groups...);
+    (lines.template write<groups.size()>(), ...);
+  }
+  ALWAYS_INLINE void end_stretch() { sums.end_stretch(); }
+  ALWAYS_INLINE void close(bool ends_stretch) { sums.close(ends_stretch); }
+
+ private:
   template <typename Group>
-  ALWAYS_INLINE void visit(Group group) {
+  ALWAYS_INLINE typename PairOfSums<T>::Terms terms(Group group) const {
     Vec<T> deviation[group.size()], square[group.size()];
     for (size_t i = 0; i < group.size(); i++) {
       // Filling with the shift makes inactive lanes add nothing.
@@ -59,15 +97,8 @@ struct Moments {
       square[i] = deviation[i] * deviation[i];
     }
     group.prefetch(x, ahead);
-    sums.add(deviation, square);
+    return PairOfSums<T>::terms(deviation, square);
   }
-  /// Writes as many lines as the group has vectors.
-  template <typename Group, typename Lines>
-  ALWAYS_INLINE void visit_beside(Group group, Lines& lines) {
-    visit(group);
-    lines.template write<group.size()>();
-  }
-  ALWAYS_INLINE void close() const { sums.close(); }
 };
 
 /// Coefficients of one channel, or of the channels of a vector of columns.
@@ -158,18 +189,22 @@ struct GradSums {
   Vec<T> offset;
   PairOfSums<T> sums;
 
-  template <typename Group>
-  ALWAYS_INLINE void visit(Group group) {
-    visit(group, [] {});
+  template <typename... Groups>
+  ALWAYS_INLINE void visit(Groups... groups) {
+    sums.add(terms(groups, [] {})...);
   }
-  /// Writes a line after each vector of the group: with twice as much to read, several at once hold up the
+  /// Writes a line after each vector of a group: with twice as much to read, several at once hold up the
   /// sums (backward of (32, 512, 28, 28): 4.8 ms, so 4.0).
-  template <typename Group, typename Lines>
-  ALWAYS_INLINE void visit_beside(Group group, Lines& lines) {
-    visit(group, [&] { lines.template write<1>(); });
+  template <typename Lines, typename... Groups>
+  ALWAYS_INLINE void visit_beside(Lines& lines, Groups... groups) {
+    sums.add(terms(groups, [&] { lines.template write<1>(); })...);
   }
+  ALWAYS_INLINE void end_stretch() { sums.end_stretch(); }
+  ALWAYS_INLINE void close(bool ends_stretch) { sums.close(ends_stretch); }
+
+ private:
   template <typename Group, typename AfterEach>
-  ALWAYS_INLINE void visit(Group group, AfterEach after_each) {
+  ALWAYS_INLINE typename PairOfSums<T>::Terms terms(Group group, AfterEach after_each) const {
     const Vec<T> zero = Vec<T>::broadcast(0);
     Vec<T> gradient[group.size()], product[group.size()];
     for (size_t i = 0; i < group.size(); i++) {
@@ -183,9 +218,8 @@ struct GradSums {
     }
     group.prefetch(x, ahead);
     group.prefetch(dy, ahead);
-    sums.add(gradient, product);
+    return PairOfSums<T>::terms(gradient, product);
   }
-  ALWAYS_INLINE void close() const { sums.close(); }
 };
 
 template <typename T, typename Gated>
@@ -267,31 +301,36 @@ struct Writer {
   size_t distance;
   typename Map::OfChannel coefficients;
 
+  template <typename... Groups>
+  ALWAYS_INLINE void visit(Groups... groups) const {
+    (write(groups), ...);
+  }
+  ALWAYS_INLINE void end_stretch() const {}
+  ALWAYS_INLINE void close(bool) const {}
+
+ private:
   template <typename Group>
-  ALWAYS_INLINE void visit(Group group) const {
+  ALWAYS_INLINE void write(Group group) const {
     for (size_t i = 0; i < group.size(); i++) group.store(to, i, map.apply(coefficients, group, i));
     map.prefetch(group, distance);
   }
-  ALWAYS_INLINE void close() const {}
 };
 
 /// Runs open(channel) over a tile in the given layout.
 template <batchnorm::Layout Layout, typename T, typename Open>
-ALWAYS_INLINE void for_each_channel(Tile tile, Open open) {
+ALWAYS_INLINE void for_each_channel(Tile tile, bool ends_stretch, Open open) {
   if constexpr (Layout == batchnorm::kChannelsFirst)
-    for_each_row<T>(tile, open);
+    for_each_row<T>(tile, ends_stretch, open);
   else
-    for_each_column<T>(tile, open);
+    for_each_column<T>(tile, ends_stretch, open);
 }
 
 /// What opens a channel of a pass that sums.
 template <typename Fused, typename T>
 ALWAYS_INLINE auto opener(const batchnorm::MomentsWork<T>& work) {
   return [=](auto channel) {
-    return Moments<T>{work.x,
-                      work.tile.ahead,
-                      channel.coefficient(work.shift),
-                      {channel.sums(work.sum), channel.sums(work.sum_squares)}};
+    return Moments<T>{
+        work.x, work.tile.ahead, channel.coefficient(work.shift), {channel.template sums<T>(work.sums)}};
   };
 }
 template <typename Gated, typename T>
@@ -307,7 +346,7 @@ ALWAYS_INLINE auto opener(const batchnorm::GradSumsWork<T>& work) {
                               mean,
                               normalizes ? channel.coefficient(work.scale) : mean,
                               normalizes ? channel.coefficient(work.offset) : mean,
-                              {channel.sums(work.sum_dy), channel.sums(work.sum_dy_xc)}};
+                              {channel.template sums<T>(work.sums)}};
   };
 }
 
@@ -349,7 +388,7 @@ ALWAYS_INLINE T* target_of(const batchnorm::GradInputWork<T>& work) {
 
 template <batchnorm::Layout Layout, typename Fused, typename T, template <typename> class Work>
 void sum(const Work<T>& work) {
-  for_each_channel<Layout, T>(work.tile, opener<Fused>(work));
+  for_each_channel<Layout, T>(work.tile, work.ends_stretch, opener<Fused>(work));
 }
 
 /// Line by line wherever lines go on from row to row: stores that straddle lines cost two.
@@ -373,7 +412,7 @@ ALWAYS_INLINE void write_tile(const Work<T>& work) {
   } else if (stream) {
     return stream_columns(tile, to, map);
   }
-  for_each_channel<Layout, T>(tile, [&](auto channel) {
+  for_each_channel<Layout, T>(tile, false, [&](auto channel) {
     return Writer<T, Map>{map, to, tile.ahead.distance, map.coefficients(channel)};
   });
 }
@@ -393,11 +432,12 @@ struct Beside {
   Summing summing;
   Lines& lines;
 
-  template <typename Group>
-  ALWAYS_INLINE void visit(Group group) {
-    summing.visit_beside(group, lines);
+  template <typename... Groups>
+  ALWAYS_INLINE void visit(Groups... groups) {
+    summing.visit_beside(lines, groups...);
   }
-  ALWAYS_INLINE void close() const { summing.close(); }
+  ALWAYS_INLINE void end_stretch() { summing.end_stretch(); }
+  ALWAYS_INLINE void close(bool ends_stretch) { summing.close(ends_stretch); }
 };
 
 template <typename Fused, typename T, template <typename> class Work, template <typename> class Sums>
@@ -405,7 +445,7 @@ void stream_beside_sum(const Work<T>& work, const Sums<T>& sums) {
   using Lines = LinesOfRows<true, T, decltype(map_of<Fused, true>(work, true))>;
   Lines lines(work.tile, target_of(work), map_of<Fused, true>(work, true));
   const auto open = opener<Fused>(sums);
-  for_each_row<T>(sums.tile, [&](auto channel) {
+  for_each_row<T>(sums.tile, sums.ends_stretch, [&](auto channel) {
     return Beside<decltype(open(channel)), Lines>{open(channel), lines};
   });
   lines.finish();
@@ -472,8 +512,9 @@ constexpr batchnorm::Kernels<T> all_kernels() {
   using Masked = Gated<kMasked>;
   return {
       centres<T>,
-      {collect<kChannelsFirst, T>, collect<kChannelsLast, T>},
-      are_good<T>,
+      {collect<kLanes<T>, T>, collect<1, T>},
+      collect<kLanes<T>, double>,
+      find_bad<T>,
       add_in_double<T>,
       merge<T>,
       statistics<T>,
