@@ -7,6 +7,8 @@ import { type Measurement, median } from './results.js';
 export interface Effort {
   rounds: number;
   milliseconds: number;
+  /** Aborted: measure no more. */
+  stop: AbortSignal;
   /** One contender has been measured in one pass of one round. */
   done(): void;
   /** Something that a reader of the results must know. */
@@ -22,7 +24,7 @@ export function stepsOf(workers: readonly Worker[], { rounds }: Pick<Effort, 'ro
 export async function measureCase(
   subject: Case,
   workers: readonly Worker[],
-  { rounds, milliseconds, done, note }: Effort,
+  { rounds, milliseconds, stop, done, note }: Effort,
 ): Promise<Measurement[]> {
   const able = new Set<Worker>();
   const valuesPerChannel = subject.outer * subject.inner;
@@ -35,6 +37,7 @@ export async function measureCase(
   for (let round = 0; round < rounds; round++)
     for (const pass of [...rooflines, ...passes])
       for (const worker of workers) {
+        if (stop.aborted) return [];
         const { name } = worker.entry;
         // One value per channel has no batch statistics to speak of, though some compute them.
         const asked = able.has(worker) && (pass === 'inference' || pass === 'copy' || valuesPerChannel > 1);

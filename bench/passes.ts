@@ -25,9 +25,15 @@ async function measure(entries: readonly Entry[], notes: string[]): Promise<Resu
   const workers = entries.map(startWorker);
   const hard = options.accuracy && !options.compare;
   const bar = new SingleBar(
-    { format: '{bar} {percentage}% | {name} | {eta_formatted} left' },
+    {
+      format: '{bar} {percentage}% | {name} | {eta_formatted} left',
+      // Into a file, a line each half minute.
+      noTTYOutput: true,
+      notTTYSchedule: 30_000,
+    },
     Presets.shades_classic,
   );
+  const stop = stopOnSignal();
   const steps = cases.length * stepsOf(workers, options);
   bar.start(steps + (hard ? accuracySteps(workers) : 0), 0, { name: '' });
   const note = (line: string) => notes.push(line);
@@ -47,9 +53,15 @@ async function measure(entries: readonly Entry[], notes: string[]): Promise<Resu
     for (const subject of cases) {
       bar.update({ name: subject.name });
       const { rounds, milliseconds } = options;
-      results.measurements.push(
-        ...(await measureCase(subject, workers, { rounds, milliseconds, done, note })),
-      );
+      const measured = await measureCase(subject, workers, { rounds, milliseconds, stop, done, note });
+      // Of a case that was stopped some contenders have had more rounds than others.
+      if (stop.aborted) break;
+      results.measurements.push(...measured);
+    }
+    if (stop.aborted) {
+      results.cases = cases.filter(({ name }) => results.measurements.some((one) => one.case === name));
+      note(`Stopped: ${results.cases.length} of ${cases.length} cases, no errors`);
+      return results;
     }
     bar.update({ name: 'accuracy' });
     if (hard) results.accuracy = await measureAccuracy(workers, options.dtype, note, done);
@@ -58,6 +70,20 @@ async function measure(entries: readonly Entry[], notes: string[]): Promise<Resu
     bar.stop();
     for (const worker of workers) worker.end();
   }
+}
+
+/** Aborts with SIGINT or SIGTERM, so that what has been measured is shown and written; more of them end the process. */
+function stopOnSignal(): AbortSignal {
+  const stop = new AbortController();
+  for (const signal of ['SIGINT', 'SIGTERM'] as const) {
+    // Under npm Ctrl+C arrives twice, from the terminal and passed on by npm.
+    let more = 1;
+    process.on(signal, () => {
+      if (stop.signal.aborted && more-- === 0) process.exit(130);
+      stop.abort();
+    });
+  }
+  return stop.signal;
 }
 
 async function compare(ref: string): Promise<Results> {

@@ -48,6 +48,8 @@ export function startChild<Request extends Serializable, Reply extends Failing>(
     stdio: ['ignore', 'ignore', 'inherit', 'ipc'],
     // JSON would turn NaN into null.
     serialization: 'advanced',
+    // Ctrl+C in a terminal is for the benchmark, which ends them when it has kept what there is.
+    detached: true,
     env: { ...process.env, ...env },
   });
   return {
@@ -64,6 +66,7 @@ function startPython(entry: Entry): Worker {
   const script = fileURLToPath(new URL('contenders/pytorch.py', import.meta.url));
   const child = spawn(entry.command ?? 'python3', [script, String(entry.threads)], {
     stdio: ['pipe', 'pipe', 'inherit'],
+    detached: true,
     // PyTorch has no results that are given and reused; this makes its allocator keep their memory.
     env: { ...process.env, MALLOC_MMAP_THRESHOLD_: '10000000000', MALLOC_TRIM_THRESHOLD_: '100000000000' },
   });

@@ -26,8 +26,8 @@ export function buildRevision(repository: string, ref: string): Revision {
   run('git', ['worktree', 'add', '--quiet', '--detach', root, ref], repository);
   try {
     symlinkSync(join(repository, 'node_modules'), join(root, 'node_modules'));
-    run('npx', ['cmake-js', 'compile', '--silent'], root);
-    run('npx', ['tsc', '-p', 'tsconfig.build.json'], root);
+    run('npx', ['cmake-js', 'compile', '--log-level', 'warn'], root);
+    run('npm', ['run', '--silent', 'build:lib'], root);
   } catch (error) {
     remove();
     throw error;

@@ -15,20 +15,10 @@
 #include <system_error>
 #include <utility>
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#include <unistd.h>
-#elif defined(__APPLE__)
-#include <dlfcn.h>
-#elif defined(_WIN32)
-#define WIN32_LEAN_AND_MEAN
-#define NOMINMAX
-#include <windows.h>
-#endif
-
 #include "batchnorm.h"
 #include "dispatch.h"
 #include "mailbox.h"
+#include "platform.h"
 
 namespace {
 
@@ -437,19 +427,10 @@ napi_value is_aligned(napi_env env, napi_callback_info info) {
 
 /// adviseHugePages(array): first touches of 4 KiB at a time cost more than a batch norm does.
 napi_value advise_huge_pages(napi_env env, napi_callback_info info) {
-#if defined(MADV_HUGEPAGE)
   void* values = nullptr;
   size_t bytes = 0;
-  if (napi_get_buffer_info(env, Arguments<1>(env, info)[0], &values, &bytes) != napi_ok) return nullptr;
-  const auto begin = reinterpret_cast<uintptr_t>(values);
-  static const uintptr_t page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
-  const uintptr_t first = (begin + page - 1) / page * page;
-  const uintptr_t last = (begin + bytes) / page * page;
-  // Refused is as good as not asked.
-  if (first < last) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
-#else
-  static_cast<void>(env), static_cast<void>(info);
-#endif
+  if (napi_get_buffer_info(env, Arguments<1>(env, info)[0], &values, &bytes) == napi_ok)
+    binding::advise_huge_pages(values, bytes);
   return nullptr;
 }
 
@@ -506,20 +487,6 @@ napi_value cancel(napi_env env, napi_callback_info info) {
   return Napi::Boolean::New(env, instance_of(env).mailbox.cancel(env, Arguments<1>(env, info).slot(0)));
 }
 
-/// Keeps this library in memory: its threads outlive the last worker that loaded it. On Linux the linker's
-/// flag nodelete says so.
-void stay_loaded() {
-#if defined(__APPLE__)
-  Dl_info self;
-  if (dladdr(reinterpret_cast<const void*>(&stay_loaded), &self) != 0)
-    dlopen(self.dli_fname, RTLD_LAZY | RTLD_NOLOAD | RTLD_NODELETE);
-#elif defined(_WIN32)
-  HMODULE self;
-  GetModuleHandleExW(GET_MODULE_HANDLE_EX_FLAG_FROM_ADDRESS | GET_MODULE_HANDLE_EX_FLAG_PIN,
-                     reinterpret_cast<LPCWSTR>(&stay_loaded), &self);
-#endif
-}
-
 template <auto Function>
 void export_function(Napi::Object target, const char* name) {
   napi_value function;
@@ -546,7 +513,7 @@ Napi::Object passes_of(Napi::Env env) {
 }
 
 Napi::Object initialize(Napi::Env env, Napi::Object exports) {
-  stay_loaded();
+  binding::stay_loaded();
   env.SetInstanceData(new Instance);
   Napi::Array isas = Napi::Array::New(env);
   for (const batchnorm::KernelTable* table : batchnorm::kernel_tables())

@@ -262,7 +262,7 @@ export class FrozenBatchNorm<D extends DType = DType> {
    *   (`ERR_BATCHNORM_BUFFER_CHANGED`) where `out` has lost its buffer meanwhile; the reason of `signal`. In full:
    *   `ERR_BATCHNORM_INVALID_TYPE`, `ERR_BATCHNORM_UNKNOWN_OPTION`, `ERR_BATCHNORM_INVALID_VALUE`, `ERR_BATCHNORM_OVERLAP`,
    *   `ERR_BATCHNORM_OUT_OF_MEMORY`, `ERR_BATCHNORM_DISPOSED`, `ERR_BATCHNORM_NOT_TRANSFERABLE`,
-   *   `ERR_BATCHNORM_BUFFER_CHANGED`.
+   *   `ERR_BATCHNORM_BUFFER_CHANGED`, `ERR_BATCHNORM_NO_THREAD`.
    * @example
    * import { BatchNorm } from 'batchnorm';
    *

@@ -1,7 +1,56 @@
 import { backend } from './backend/index.js';
+import type { Decay } from './conventions.js';
 import type { FloatArray } from './tensor.js';
-import { typedArrayType } from './typed-array.js';
-import { copyAs } from './validate.js';
+import { copyInto, filled, typedArrayType } from './typed-array.js';
+import { copyAs, newArray } from './validate.js';
+
+/** The statistics that a layer evaluates with: of the batches so far. */
+export class RunningStatistics {
+  readonly mean: Float64Array;
+  readonly variance: Float64Array;
+  /** Batches that were offered; 2^53 − 1 at most, as a state may hold. */
+  batchesTracked = 0;
+  /** Updates of a channel that were left out because they would not have been finite. */
+  rejectedUpdates = 0;
+  readonly #channels: number;
+  readonly #decay: number;
+  readonly #unbiased: boolean;
+  /** With decay 'cumulative': how many batches the statistics of each channel are the mean of. */
+  readonly #accepted: Float64Array | undefined;
+
+  constructor(channels: number, decay: Decay, unbiased: boolean) {
+    this.mean = newArray('float64', channels);
+    this.variance = filled(newArray('float64', channels), 1);
+    this.#channels = channels;
+    this.#decay = decay === 'cumulative' ? 0 : decay;
+    this.#unbiased = unbiased;
+    this.#accepted = decay === 'cumulative' ? newArray('float64', channels) : undefined;
+  }
+
+  /** Takes the statistics of a batch in: its mean and biased variance, and the number of values per channel. */
+  update(count: number, mean: Float64Array, variance: Float64Array): void {
+    this.rejectedUpdates += backend.updateRunningStats(
+      mean,
+      variance,
+      this.#channels,
+      count,
+      this.#decay,
+      this.#unbiased,
+      this.mean,
+      this.variance,
+      this.#accepted,
+    );
+    this.batchesTracked = Math.min(this.batchesTracked + 1, Number.MAX_SAFE_INTEGER);
+  }
+
+  /** Takes over those of a state, which does not say which channels have rejected batches: all count as accepted. */
+  load(mean: FloatArray, variance: FloatArray, batchesTracked: number): void {
+    copyInto(this.mean, mean);
+    copyInto(this.variance, variance);
+    this.batchesTracked = batchesTracked;
+    if (this.#accepted) filled(this.#accepted, batchesTracked);
+  }
+}
 
 /**
  * {@link Backend.updateRunningStats} for running statistics of either dtype: a channel whose new mean or variance its

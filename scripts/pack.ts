@@ -34,9 +34,14 @@ export function packAll(destination: string): { tarball: string; dependencies: s
   };
 }
 
-/** test/golden.ts for a consumer of the package. */
-export function goldenFor(format: 'esm' | 'cjs'): string {
-  const source = readFileSync('test/golden.ts', 'utf8').replace('../lib/index.js', 'batchnorm');
+/** A file of test/ for those who have nothing but the package: its data in it, for not every tool takes JSON. */
+export function forConsumer(path: string, format: 'esm' | 'cjs'): string {
+  const source = readFileSync(path, 'utf8')
+    .replaceAll('../lib/index.js', 'batchnorm')
+    .replace(
+      /^import (\w+) from '\.\/([\w.]+)' with { type: 'json' };$/m,
+      (_, name, file) => `const ${name} = ${readFileSync(join('test', file), 'utf8')};`,
+    );
   const module = format === 'esm' ? ts.ModuleKind.ESNext : ts.ModuleKind.CommonJS;
   return ts.transpileModule(source, { compilerOptions: { target: ts.ScriptTarget.ES2022, module } })
     .outputText;

@@ -9,6 +9,7 @@ export const apartFromKernels = {
   'test/examples.test.ts': 'examples',
   'test/fuzz-interface.test.ts': 'TypeScript',
   'test/fuzz-model.test.ts': 'TypeScript',
+  'test/golden.test.ts': 'how a difference is told',
   'test/safetensors.test.ts': 'an example',
   'test/serve*.test.ts': 'an example',
   'test/tfjs*.test.ts': 'what surrounds the kernels is the same everywhere',

@@ -148,7 +148,7 @@ async function testArm(binary: string | undefined): Promise<void> {
   const root = join(folder, 'arm64');
   if (binary === undefined) {
     run('npx', [
-      ...['cmake-js', 'compile', '--silent', '--arch', 'arm64', '--out', join(root, 'build')],
+      ...['cmake-js', 'compile', '--log-level', 'warn', '--arch', 'arm64', '--out', join(root, 'build')],
       `--CDCMAKE_TOOLCHAIN_FILE=${toolchain}`,
     ]);
   } else {

@@ -24,7 +24,10 @@ const makers: Record<string, { position: number; reason: string }> = {
   rangeError: { position: 3, reason: 'INVALID_VALUE' },
 };
 
-/** What the backends do behind their interface: the WebAssembly backend stands for both, since both throw the same. */
+/** What the binding alone throws, by the name of what throws it: WebAssembly has no threads to lack. */
+const byBinding: readonly { name: RegExp; reason: string }[] = [{ name: /Later$/, reason: 'NO_THREAD' }];
+
+/** What the backends do behind their interface: the WebAssembly backend stands for both, since both throw the same else. */
 const implementations = new Map<string, ts.Node[]>();
 const collect = (node: ts.Node): void => {
   if (ts.isMethodDeclaration(node) || ts.isPropertyAssignment(node)) {
@@ -44,6 +47,16 @@ function declarationsOf(name: ts.Identifier | ts.PrivateIdentifier): readonly ts
     const property = (declaration.propertyName ?? declaration.name).getText();
     return checker.getTypeAtLocation(declaration.parent).getProperty(property)?.declarations ?? [];
   });
+}
+
+/** Whether a name is one of the interface between lib/ and the backends. */
+function isOfBackend(name: ts.Identifier): boolean {
+  return declarationsOf(name).some(
+    ({ parent }) =>
+      parent &&
+      ts.isInterfaceDeclaration(parent) &&
+      parent.getSourceFile().fileName.endsWith('backend/backend.ts'),
+  );
 }
 
 /** The code behind a name: nothing for types, for what lies outside of lib/, and for errors.ts, whose callers decide. */
@@ -78,6 +91,8 @@ function reasonsIn(start: ts.Node): Set<string> {
       const maker = makers[node.expression.text];
       if (maker && node.arguments.length <= maker.position) found.add(maker.reason);
     }
+    if (ts.isIdentifier(node) && isOfBackend(node))
+      for (const { name, reason } of byBinding) if (name.test(node.text)) found.add(reason);
     if (ts.isIdentifier(node) || ts.isPrivateIdentifier(node)) codeBehind(node).forEach(enter);
     ts.forEachChild(node, visit);
   };

@@ -395,7 +395,7 @@ describe('the options', () => {
   it('have defaults for this machine alone', () => {
     const options = {
       model: 'out/mnist.safetensors',
-      train: false,
+      train: 0,
       host: '127.0.0.1',
       port: 8784,
       batch: 64,
@@ -403,6 +403,8 @@ describe('the options', () => {
       fold: true,
     };
     expect(readOptions([])).toEqual(options);
+    expect(readOptions(['--train'])).toEqual({ ...options, train: 60_000 });
+    expect(readOptions(['--quick'])).toEqual({ ...options, train: 10_000 });
     expect(readOptions(['--no-fold'])).toEqual({ ...options, fold: false });
     expect(readOptions(['--help'])).toBe('help');
   });

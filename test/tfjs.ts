@@ -5,6 +5,9 @@ import { afterAll, beforeAll, describe } from 'vitest';
 import { install, uninstall } from '../lib/tfjs/index.js';
 import { type Random, seedNote } from './random.js';
 
+// Otherwise it is said in every file that there are faster backends for Node.js.
+tf.enableProdMode();
+
 /** Runs tests on both backends that can be replaced, with the replacement in place. */
 export function eachBackend(title: string, tests: (backend: string) => void): void {
   describe.each(['cpu', 'wasm'])(`on %s: ${title} (${seedNote})`, (backend) => {

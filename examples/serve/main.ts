@@ -5,7 +5,7 @@ import { existsSync, mkdirSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { capabilities } from 'batchnorm';
 import { loadNetwork, saveNetwork, type TrainedBlock } from '../mnist/checkpoint.js';
-import { readMnist } from '../mnist/data.js';
+import { head, readMnist } from '../mnist/data.js';
 import { SIZES, trainNetwork } from '../mnist/recipe.js';
 import { optionsOrExit } from '../options.js';
 import { createClassifier } from './classifier.js';
@@ -26,12 +26,12 @@ async function main(options: Options): Promise<void> {
 
 function loadModel({ model, train }: Options): TrainedBlock[] {
   if (!existsSync(model)) {
-    if (!train) {
+    if (train === 0) {
       const cure = 'run npm start first, or npm run serve -- --train';
       throw new Error(`--model must be an existing file, got ${model}; ${cure}`);
     }
     const { network } = trainNetwork('no model yet:', true, {
-      digits: readMnist('train'),
+      digits: head(readMnist('train'), train),
       epochs: 2,
       seed: 1,
     });

@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { createRequire } from 'node:module';
 import * as library from 'batchnorm';
-import { golden, goldenDigest } from './golden.mjs';
+import { describeGolden } from './golden-difference.js';
 
 const [backend, version] = process.argv.slice(2);
 const { BatchNorm, capabilities } = library;
@@ -26,7 +26,7 @@ const expected = frozen.run(x).data;
 assert.deepEqual((await frozen.runAsync(x)).data, expected);
 assert.deepEqual((await frozen.runAsync(x, { transfer: true })).data, expected);
 await assert.rejects(frozen.runAsync(tensor(), { signal: AbortSignal.abort() }), { name: 'AbortError' });
-assert.equal(goldenDigest(), golden);
+assert.equal(await describeGolden(), undefined);
 
 const { isa, isas } = capabilities();
 console.log(`right ${process.version} ${process.platform}-${process.arch} ${isa} of ${isas.join(', ')}`);
