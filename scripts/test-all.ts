@@ -74,7 +74,11 @@ const parts: readonly Part[] = [
     command: ['run', 'tfjs'],
     short: ['--quick'],
   },
-  { name: 'browser', title: "The server's pages, in a browser", command: ['run', 'test:browser'] },
+  {
+    name: 'browser',
+    title: "The library and the server's pages, in a browser",
+    command: ['run', 'test:browser'],
+  },
   {
     name: 'suite',
     title: 'The suite',

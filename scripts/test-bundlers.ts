@@ -309,8 +309,10 @@ async function tryNext(name: string, backend: Backend, settings: object): Promis
   checkReport(`${name}, elsewhere`, backend, { stdout, stderr: (await server.ended).stderr });
 }
 
-async function tryJest(name: string): Promise<void> {
-  const end = await execute([node, tool('jest/bin/jest.js')], join(app, 'jest'));
+async function tryJest(name: string, ...conditions: string[]): Promise<void> {
+  const options = JSON.stringify({ customExportConditions: conditions });
+  const flags = conditions.length > 0 ? [`--testEnvironmentOptions=${options}`] : [];
+  const end = await execute([node, tool('jest/bin/jest.js'), ...flags], join(app, 'jest'));
   check(`${name}: a test with require() passes`, end.status === 0, end);
   console.log(`${name}: ${/^Tests: .*$/m.exec(end.stderr)?.[0]}`);
 }
@@ -423,6 +425,8 @@ const trials: Record<string, Record<string, () => Promise<void>>> = {
     'nft, require': () => tryTracing('nft, require', 'main.cjs'),
     'single executable': () => trySingleExecutable('single executable'),
     jest: () => tryJest('jest'),
+    // As with the environment jsdom.
+    'jest, for browsers': () => tryJest('jest, for browsers', 'browser'),
     'next, serverExternalPackages': () =>
       tryNext('next, serverExternalPackages', 'native', { serverExternalPackages: ['batchnorm'] }),
     next: () => tryNext('next', 'wasm', {}),

@@ -1,8 +1,7 @@
 // The C++ as WebAssembly: the same arithmetic wherever no binary can be loaded. Arrays are copied into the module's memory
 // and results out of it; binding/wasm.cpp is the other side.
-import { Buffer } from 'node:buffer';
-import { inflateRawSync } from 'node:zlib';
 import { rangeError, stateError } from '../errors.js';
+import { platform } from '../platform/node.js';
 import type { DType, FloatArray } from '../tensor.js';
 import {
   byteLengthOf,
@@ -369,14 +368,14 @@ function load(): Machine {
   if (wasmBytes === undefined)
     throw stateError(
       'WASM_UNAVAILABLE',
-      "BATCHNORM_BACKEND=wasm must have the WebAssembly module, got none: it is made by 'npm run build:wasm'",
+      "the WebAssembly backend must have its module, got none: it is made by 'npm run build:wasm'",
     );
   try {
-    return new Machine(inflateRawSync(Buffer.from(wasmBytes, 'base64')));
+    return new Machine(platform.inflate(wasmBytes));
   } catch (error) {
     throw stateError(
       'WASM_UNAVAILABLE',
-      `the WebAssembly module of batchnorm must compile, got ${String(error)} (policies and --jitless forbid it)`,
+      `the WebAssembly module of batchnorm must compile, got ${String(error)} (${platform.wasmForbidden})`,
       error,
     );
   }
