@@ -57,6 +57,11 @@ const parts: readonly Part[] = [
     short: shortTargets,
   },
   {
+    name: 'bundlers',
+    title: 'Bundlers, frameworks, runtimes and package managers',
+    command: ['run', 'test:bundlers'],
+  },
+  {
     name: 'endurance',
     title: 'Endurance: memory over a million calls',
     command: ['run', 'test:endurance'],

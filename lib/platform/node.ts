@@ -20,15 +20,20 @@ function loadFailure(cause: unknown): string {
   return [
     `the native binary of batchnorm could not be loaded on ${process.platform}-${process.arch}: ${reason}`,
     'Possible causes and what to do:',
-    '- the library was bundled: leave it out of the bundle (as external, or serverExternalPackages), for a bundle does not bring the binary',
-    '- there is no binary for this platform: compile one with "npm rebuild batchnorm --foreground-scripts" (needs CMake and GCC or clang; in a clone "npm run build")',
-    '- Node.js runs with --no-addons, or its permission model forbids addons or what their loader reads (this package, node-gyp-build, /etc/alpine-release): allow them',
+    '- the library was bundled: leave it out of the bundle (as external, or serverExternalPackages) and bring node_modules/batchnorm along, for a bundle does not bring the binary',
+    '- there is no binary for this platform: compile one with "node node_modules/batchnorm/scripts/install.mjs" (needs CMake and GCC or clang; in a clone "npm run build")',
+    '- Node.js runs with --no-addons, or its permission model forbids addons or what their loader reads (this package, node-gyp-build, /etc/alpine-release): allow them (Deno: --allow-env --allow-ffi --allow-read)',
     '- node_modules was copied from another operating system or CPU: install again on this machine',
   ].join('\n');
 }
 
+/** Where the runtime forbids to read it (Deno without permissions throws), it is as if it were not set. */
 function environment(name: string): string | undefined {
-  return process.env[name] || undefined;
+  try {
+    return process.env[name] || undefined;
+  } catch {
+    return undefined;
+  }
 }
 
 function choose(createWasmBackend: () => Backend): Backend {
