@@ -124,10 +124,21 @@ ALWAYS_INLINE void with_vectors(size_t count, Visit visit) {
 template <size_t Count>
 using EndOfRow = Group<Count, AllLanes, size_t>;
 
-/// Calls visit(Group<4>, Group<4>) for the values [from, to) of one row, and for what is left the same with
-/// fewer vectors or one group.
+/// Calls visit(Group<4>) for the values [from, to) of one row, and visit(Group<1..4>) for what is left.
 template <typename T, typename Visit>
-ALWAYS_INLINE void visit_row(size_t from, size_t to, Visit visit) {
+ALWAYS_INLINE void visit_groups(size_t from, size_t to, Visit visit) {
+  constexpr size_t lanes = kLanes<T>;
+  for (; from + kGroup * lanes <= to; from += kGroup * lanes)
+    visit(Group<kGroup, AllLanes, AllLanes>{from, lanes, from, {}, {}});
+  if (from == to) return;
+  with_vectors<T>(to - from, [&](auto size, size_t last_lanes) {
+    visit(EndOfRow<decltype(size)::value>{from, lanes, from, {}, last_lanes});
+  });
+}
+
+/// The same for two groups at once as long as there are two.
+template <typename T, typename Visit>
+ALWAYS_INLINE void visit_pairs(size_t from, size_t to, Visit visit) {
   constexpr size_t lanes = kLanes<T>;
   constexpr size_t group = kGroup * lanes;
   using Whole = Group<kGroup, AllLanes, AllLanes>;
@@ -178,22 +189,28 @@ ALWAYS_INLINE void for_each_row(Tile tile, bool ends_stretch, Open open) {
       channel.close(ends_stretch);
     }
   };
-  // What kind of group a short row is decided once.
-  if (tile.columns <= kGroup * kLanes<T>)
-    return with_vectors<T>(tile.columns, [&](auto size, size_t last_lanes) {
-      each_row([&](auto& channel, size_t from) {
-        channel.visit(EndOfRow<decltype(size)::value>{from, kLanes<T>, from, {}, last_lanes});
+  if constexpr (decltype(open(RowChannel{0}))::kSums) {
+    // What kind of group a short row is is decided once.
+    if (tile.columns <= kGroup * kLanes<T>)
+      return with_vectors<T>(tile.columns, [&](auto size, size_t last_lanes) {
+        each_row([&](auto& channel, size_t from) {
+          channel.visit(EndOfRow<decltype(size)::value>{from, kLanes<T>, from, {}, last_lanes});
+        });
       });
+    each_row([&](auto& channel, size_t from) {
+      const size_t to = from + tile.columns;
+      const auto visit = [&](auto... groups) { channel.visit(groups...); };
+      for (; from + stretch < to; from += stretch) {
+        visit_pairs<T>(from, from + stretch, visit);
+        channel.end_stretch();
+      }
+      visit_pairs<T>(from, to, visit);
     });
-  each_row([&](auto& channel, size_t from) {
-    const size_t to = from + tile.columns;
-    const auto visit = [&](auto... groups) { channel.visit(groups...); };
-    for (; from + stretch < to; from += stretch) {
-      visit_row<T>(from, from + stretch, visit);
-      channel.end_stretch();
-    }
-    visit_row<T>(from, to, visit);
-  });
+  } else {
+    each_row([&](auto& channel, size_t from) {
+      visit_groups<T>(from, from + tile.columns, [&](auto group) { channel.visit(group); });
+    });
+  }
 }
 
 /// Channels-last: the same with ColumnChannels, for each vector of columns of every eight rows, for which
@@ -215,23 +232,31 @@ ALWAYS_INLINE void for_each_column(Tile tile, bool ends_stretch, Open open) {
   }
   ends = ends_stretch;
   const Rows<kGroup> group{row};
-  const size_t rest = row + kGroup;
-  switch (tile.rows - row) {
+  size_t rest = tile.rows - row;
+  if constexpr (!decltype(open(ColumnChannels{0}))::kSums)
+    if (rest >= kGroup) {
+      visit_columns<T>(tile, visit, group);
+      row += kGroup;
+      rest -= kGroup;
+    }
+  switch (rest) {
     case 1:
       return visit_columns<T>(tile, visit, Rows<1>{row});
     case 2:
       return visit_columns<T>(tile, visit, Rows<2>{row});
     case 3:
       return visit_columns<T>(tile, visit, Rows<3>{row});
-    case 4:
-      return visit_columns<T>(tile, visit, group);
-    case 5:
-      return visit_columns<T>(tile, visit, group, Rows<1>{rest});
-    case 6:
-      return visit_columns<T>(tile, visit, group, Rows<2>{rest});
-    case 7:
-      return visit_columns<T>(tile, visit, group, Rows<3>{rest});
   }
+  if constexpr (decltype(open(ColumnChannels{0}))::kSums) switch (rest) {
+      case 4:
+        return visit_columns<T>(tile, visit, group);
+      case 5:
+        return visit_columns<T>(tile, visit, group, Rows<1>{row + kGroup});
+      case 6:
+        return visit_columns<T>(tile, visit, group, Rows<2>{row + kGroup});
+      case 7:
+        return visit_columns<T>(tile, visit, group, Rows<3>{row + kGroup});
+    }
 }
 
 /// Values before the first 64-byte line of `to`, at most `total`.

@@ -84,6 +84,7 @@ struct Moments {
     visit(groups...);
     (lines.template write<groups.size()>(), ...);
   }
+  static constexpr bool kSums = true;
   ALWAYS_INLINE void end_stretch() { sums.end_stretch(); }
   ALWAYS_INLINE void close(bool ends_stretch) { sums.close(ends_stretch); }
 
@@ -199,6 +200,7 @@ struct GradSums {
   ALWAYS_INLINE void visit_beside(Lines& lines, Groups... groups) {
     sums.add(terms(groups, [&] { lines.template write<1>(); })...);
   }
+  static constexpr bool kSums = true;
   ALWAYS_INLINE void end_stretch() { sums.end_stretch(); }
   ALWAYS_INLINE void close(bool ends_stretch) { sums.close(ends_stretch); }
 
@@ -305,7 +307,7 @@ struct Writer {
   ALWAYS_INLINE void visit(Groups... groups) const {
     (write(groups), ...);
   }
-  ALWAYS_INLINE void end_stretch() const {}
+  static constexpr bool kSums = false;
   ALWAYS_INLINE void close(bool) const {}
 
  private:
@@ -436,6 +438,7 @@ struct Beside {
   ALWAYS_INLINE void visit(Groups... groups) {
     summing.visit_beside(lines, groups...);
   }
+  static constexpr bool kSums = true;
   ALWAYS_INLINE void end_stretch() { summing.end_stretch(); }
   ALWAYS_INLINE void close(bool ends_stretch) { summing.close(ends_stretch); }
 };
