@@ -8,7 +8,7 @@
 
 #define EXPORT(name) extern "C" __attribute__((export_name(name)))
 
-extern "C" const batchnorm::KernelTable batchnorm_kernels_generic;
+extern "C" const batchnorm::KernelTable batchnorm_kernels_wasm;
 
 namespace {
 
@@ -16,7 +16,7 @@ using batchnorm::Activation;
 using batchnorm::Execution;
 
 /// One thread, nothing past the caches, and a second-level cache as most CPUs have it.
-constexpr Execution kExecution = {&batchnorm_kernels_generic, 1, size_t{1} << 19, ~size_t{0}};
+constexpr Execution kExecution = {&batchnorm_kernels_wasm, 1, size_t{1} << 19, ~size_t{0}};
 
 constexpr Activation activation_of(uint32_t relu) {
   return relu ? batchnorm::kRelu : batchnorm::kIdentity;
@@ -29,9 +29,21 @@ extern "C" int __cxa_thread_atexit(void (*)(void*), void*, void*) {
   return 0;
 }
 
-/// Memory for a call, which begins at a line; nullptr where there is no more.
+// The standard library's own would print a message first, and with it would come what a C library prints
+// with.
+void* operator new(size_t bytes) {
+  void* const memory = std::malloc(bytes);
+  if (!memory) __builtin_trap();
+  return memory;
+}
+void operator delete(void* memory) noexcept {
+  std::free(memory);
+}
+
+/// Memory for a call, which begins at a line, and a line that native/simd/wasm.h may read behind it; nullptr
+/// where there is no more.
 EXPORT("allocate") void* batchnorm_allocate(size_t bytes) {
-  return std::aligned_alloc(64, (bytes + 63) / 64 * 64);
+  return std::aligned_alloc(64, (bytes + 63) / 64 * 64 + 64);
 }
 
 EXPORT("release") void batchnorm_release(void* memory) {
@@ -42,9 +54,9 @@ EXPORT("updateRunningStats")
 double batchnorm_update_running_stats(size_t channels, const double* mean, const double* variance,
                                       double count, double decay, uint32_t unbiased, double* running_mean,
                                       double* running_var, double* accepted) {
-  return static_cast<double>(batchnorm::update_running_stats(batchnorm_kernels_generic, channels, mean,
-                                                             variance, count, decay, unbiased != 0,
-                                                             running_mean, running_var, accepted));
+  return static_cast<double>(batchnorm::update_running_stats(batchnorm_kernels_wasm, channels, mean, variance,
+                                                             count, decay, unbiased != 0, running_mean,
+                                                             running_var, accepted));
 }
 
 #define EXPORT_PASSES(T, suffix)                                                                             \

@@ -1,14 +1,14 @@
 // Memory that another thread may use while JavaScript goes on: shared memory as it is, memory that the caller gives away,
 // or a copy (staging.ts). A buffer that the caller keeps could be detached and collected, or shrunk, in mid-operation.
-import { types } from 'node:util';
 import { backend } from './backend/index.js';
 import { rangeError, stateError } from './errors.js';
+import { platform } from './platform/node.js';
 import type { DType, FloatArray } from './tensor.js';
 import { bufferOf, bytesPerValue, copyInto, extentOf, isResizable, lengthOf, viewOf } from './typed-array.js';
 
 // Taken when the library is loaded: nobody's replacement sees the buffers, or says what they are.
 const { structuredClone } = globalThis;
-const { isSharedArrayBuffer } = types;
+const { isSharedArrayBuffer } = platform;
 
 /** Whether an array lies in a SharedArrayBuffer. These grow, but never shrink and cannot be detached. */
 export function isShared(array: FloatArray): boolean {

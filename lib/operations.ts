@@ -1,15 +1,15 @@
 // What computes off the calling thread: a promise for each operation, and how to take it back.
-import { performance } from 'node:perf_hooks';
-import { setImmediate } from 'node:timers';
 import type { Operation, Slot } from './backend/backend.js';
 import { backend } from './backend/index.js';
 import { isObject, rangeError, typeError } from './errors.js';
+import { platform } from './platform/node.js';
 import { areCallsUntouched, namesOf, propertiesOf } from './properties.js';
 import { zeroIntegers } from './typed-array.js';
 import { checkBoolean, checkObject } from './validate.js';
 
 const PromiseClass = Promise;
 const { onTheWay } = backend;
+const { later, now } = platform;
 /** Reports that have been taken: as many as `taken`, of which those before `next` have been dealt with. */
 const reports = zeroIntegers(256);
 let taken = 0;
@@ -24,10 +24,10 @@ function onFinished(): void {
     taken = backend.takeFinished(reports);
     if (taken === 0) return;
   }
-  setImmediate(onFinished);
-  const end = performance.now() + millisecondsPerTurn;
+  later(onFinished);
+  const end = now() + millisecondsPerTurn;
   do settle(reports[next++]);
-  while (next < taken && performance.now() < end);
+  while (next < taken && now() < end);
 }
 
 function settle(report: number): void {

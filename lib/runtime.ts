@@ -1,4 +1,5 @@
-import { backend, maxThreads } from './backend/index.js';
+import { maxThreads } from './backend/backend.js';
+import { backend } from './backend/index.js';
 import { checkInteger } from './validate.js';
 import { version } from './version.js';
 

@@ -8,7 +8,7 @@ import { checker, lib, program } from './program.js';
 const keeper = 'typed-array.ts';
 
 /** Code that runs while the library is loaded, before its caller can have replaced anything for it. */
-const atLoad = new Set(['backend/caches.ts', 'backend/index.ts', 'backend/native.ts', 'backend/threads.ts']);
+const atLoad = new Set(['backend/caches.ts', 'backend/native.ts', 'backend/threads.ts']);
 
 /** TensorFlow.js itself iterates arrays all the time: where that is broken, nothing of it works. */
 const withTensorFlow = /^tfjs\//;

@@ -88,7 +88,7 @@ const contributing = readFileSync('CONTRIBUTING.md', 'utf8');
 for (const script in manifest.scripts) {
   // npm runs these by itself.
   const [, hooked] = /^(?:pre|post)(.+)$/.exec(script) ?? [];
-  if (script === 'install' || (hooked !== undefined && hooked in manifest.scripts)) continue;
+  if (hooked !== undefined && hooked in manifest.scripts) continue;
   if (!new RegExp(`npm (run )?${script}(?![\\w:-])`).test(contributing))
     complaints.push(`CONTRIBUTING.md must have npm run ${script}, got nothing of it`);
 }

@@ -1,12 +1,12 @@
-// npm runs this where the package is installed: with a binary that loads nothing is done; otherwise one is compiled, for
-// which nothing is downloaded; where that fails, WebAssembly serves. Never fails: that would undo the
-// installation. Plain JavaScript, for nothing else is there in a fresh clone.
+// node node_modules/batchnorm/scripts/install.mjs, run by hand where none of the package's binaries loads: compiles one, for which
+// nothing is downloaded. Ends with 1 where that fails. Plain JavaScript, for the package brings nothing that would run TypeScript.
 import { spawnSync } from 'node:child_process';
 import { existsSync, rmSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
+const system = `${process.platform}-${process.arch}`;
 const root = fileURLToPath(new URL('..', import.meta.url));
 const folder = join(root, 'build', 'install');
 const output = join(root, 'build', 'Release');
@@ -63,27 +63,27 @@ async function compile() {
   }
 }
 
-// In a clone, npm run build compiles.
-const isClone = existsSync(join(root, '.git'));
-const failure = isClone ? undefined : await loadFailure();
-const mayLoad = failure?.code !== 'ERR_DLOPEN_DISABLED';
-if (failure) {
-  try {
-    if (!mayLoad) throw new Error('none that is compiled could be loaded');
-    // From another system, perhaps: the loader prefers it to the one that the package brings.
-    rmSync(output, { recursive: true, force: true });
-    if (await loadFailure()) {
-      await compile();
-      console.log(`batchnorm: compiled for ${process.platform}-${process.arch}`);
-    }
-  } catch (error) {
-    console.warn(
-      [
-        `batchnorm has no native binary that loads on ${process.platform}-${process.arch} (${reasonOf(failure)}), and none could be compiled: ${error.message}`,
-        'Until then everything runs on the slower WebAssembly backend. Possible causes and what to do:',
-        '- CMake or a C++17 compiler is missing, or too old: install CMake 3.16 and GCC or clang, then run "npm rebuild batchnorm --foreground-scripts"',
-        '- Node.js runs with --no-addons, or its permission model forbids addons: allow them',
-      ].join('\n'),
-    );
-  }
+/** @returns {Promise<string>} what was done */
+async function install() {
+  if (existsSync(join(root, '.git'))) throw new Error('this is a clone, in which "npm run build" compiles');
+  const failure = await loadFailure();
+  if (!failure) return `a binary loads on ${system}, there is nothing to do`;
+  if (failure.code === 'ERR_DLOPEN_DISABLED')
+    throw new Error('Node.js runs with --no-addons or without --allow-addons, no binary could be loaded');
+  // From another system, perhaps: the loader prefers it to the one that the package brings.
+  rmSync(output, { recursive: true, force: true });
+  if (!(await loadFailure()))
+    return `a build of another system was in the way, the binary for ${system} loads`;
+  console.log(
+    `batchnorm: no binary loads on ${system} (${reasonOf(failure)}); compiling one with CMake (3.16 or newer) and GCC or clang`,
+  );
+  await compile();
+  return `compiled for ${system}`;
+}
+
+try {
+  console.log(`batchnorm: ${await install()}`);
+} catch (error) {
+  console.error(`batchnorm: nothing was compiled: ${error.message}`);
+  process.exitCode = 1;
 }

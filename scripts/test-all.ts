@@ -57,6 +57,11 @@ const parts: readonly Part[] = [
     short: shortTargets,
   },
   {
+    name: 'bundlers',
+    title: 'Bundlers, frameworks, runtimes and package managers',
+    command: ['run', 'test:bundlers'],
+  },
+  {
     name: 'endurance',
     title: 'Endurance: memory over a million calls',
     command: ['run', 'test:endurance'],
@@ -69,7 +74,11 @@ const parts: readonly Part[] = [
     command: ['run', 'tfjs'],
     short: ['--quick'],
   },
-  { name: 'browser', title: "The server's pages, in a browser", command: ['run', 'test:browser'] },
+  {
+    name: 'browser',
+    title: "The library and the server's pages, in a browser",
+    command: ['run', 'test:browser'],
+  },
   {
     name: 'suite',
     title: 'The suite',

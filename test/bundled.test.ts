@@ -1,11 +1,13 @@
-// The library in a bundle, which does not bring the binary along.
+// The library in a bundle, which does not bring the binary along, and as CommonJS.
 import { spawnSync } from 'node:child_process';
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { createRequire } from 'node:module';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { build, type Format } from 'esbuild';
-import { afterAll, describe, expect, it } from 'vitest';
+import { afterAll, afterEach, describe, expect, it } from 'vitest';
 import { wasmBytes } from '../lib/backend/wasm-bytes.js';
+import * as library from '../lib/index.js';
 import { version } from '../lib/version.js';
 
 const folder = mkdtempSync(join(tmpdir(), 'batchnorm-'));
@@ -35,6 +37,10 @@ async function runBundled(format: Format) {
   return spawnSync(process.execPath, [outfile], { env: environment, encoding: 'utf8' });
 }
 
+/** What lies in node_modules beside the bundle. */
+const installed = join(folder, 'node_modules', 'batchnorm');
+afterEach(() => rmSync(join(folder, 'node_modules'), { recursive: true, force: true }));
+
 describe('a bundle', () => {
   it.runIf(wasmBytes !== undefined).each(['esm', 'cjs'] as const)(
     'computes in WebAssembly, and one warning names bundling and its cure: %s',
@@ -45,4 +51,38 @@ describe('a bundle', () => {
       expect(stderr).toContain('the library was bundled: leave it out of the bundle');
     },
   );
+
+  it.each(['esm', 'cjs'] as const)(
+    'finds the binary of the package that lies beside it: %s',
+    async (format) => {
+      mkdirSync(join(folder, 'node_modules'));
+      symlinkSync(process.cwd(), installed);
+      const { status, stdout, stderr } = await runBundled(format);
+      expect({ status, stdout, stderr }).toEqual({
+        status: 0,
+        stdout: `native ${version} -1,-1,1,1\n`,
+        stderr: '',
+      });
+    },
+  );
+
+  it.runIf(wasmBytes !== undefined).each(['esm', 'cjs'] as const)(
+    'takes no binary of another version: %s',
+    async (format) => {
+      mkdirSync(installed, { recursive: true });
+      writeFileSync(join(installed, 'package.json'), '{ "name": "batchnorm", "version": "0.0.1" }');
+      writeFileSync(join(installed, 'binary.cjs'), 'module.exports = {};');
+      const { status, stdout, stderr } = await runBundled(format);
+      expect({ status, stdout }).toEqual({ status: 0, stdout: `wasm ${version} -1,-1,1,1\n` });
+      expect(stderr).toContain(`the bundle has version ${version} of the library, node_modules has 0.0.1`);
+    },
+  );
+});
+
+describe('the library as CommonJS', () => {
+  it('exports what the ES module exports', () => {
+    const required = createRequire(import.meta.url)('../dist/cjs/index.cjs') as typeof library;
+    expect(Object.keys(required).sort()).toEqual(Object.keys(library).sort());
+    expect(required.capabilities()).toEqual(library.capabilities());
+  });
 });

@@ -1,13 +1,13 @@
 // The pages of the server in headless Chromium. Screenshots go to out/screenshots/.
-import { existsSync, mkdirSync, mkdtempSync, rmSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import puppeteer, { type Browser, type Page } from 'puppeteer-core';
+import type { Browser, Page } from 'puppeteer-core';
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { launchChromium } from './chromium.js';
 import { patience } from './patience.js';
 import { type ServeProcess, startServe } from './serve-process.js';
 
-const CHROMIUM = process.env.CHROMIUM ?? '/usr/bin/chromium';
 const SCREENSHOTS = 'out/screenshots';
 
 type Point = [x: number, y: number];
@@ -64,17 +64,11 @@ let page: Page;
 const problems: string[] = [];
 
 beforeAll(async () => {
-  if (!existsSync(CHROMIUM)) throw new Error(`CHROMIUM must be a browser's path, got ${CHROMIUM}`);
   folder = mkdtempSync(join(tmpdir(), 'batchnorm-'));
   mkdirSync(SCREENSHOTS, { recursive: true });
   server = startServe('--port', '0', '--train', '--model', join(folder, 'mnist.safetensors'));
   address = await server.address;
-  browser = await puppeteer.launch({
-    executablePath: CHROMIUM,
-    args: ['--no-sandbox'],
-    timeout: patience,
-    protocolTimeout: patience,
-  });
+  browser = await launchChromium();
   page = await browser.newPage();
   page.setDefaultTimeout(patience);
   page.on('pageerror', (error) => problems.push(String(error)));

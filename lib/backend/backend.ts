@@ -6,6 +6,9 @@ import type { FloatArray } from '../tensor.js';
  */
 export type Slot = number;
 
+/** More than any machine has cores for one process; a bound against typing errors. */
+export const maxThreads = 1024;
+
 /** The size of a mask: one bit per value, where they begin, and what a kernel may read behind them; as native/batchnorm.h. */
 export function maskBytes(size: number): number {
   return Math.floor(size / 8) + 8;

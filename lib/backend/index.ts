@@ -1,82 +1,10 @@
-// Chooses the backend, once, when the library is loaded.
-import { rangeError, stateError } from '../errors.js';
+// The backend that computes here.
+import { platform } from '../platform/node.js';
 import type { DType, FloatArray } from '../tensor.js';
 import type { Backend, Passes } from './backend.js';
-import { createNativeBackend } from './native.js';
-import { cpus } from './threads.js';
 import { createWasmBackend } from './wasm.js';
 
-/** More than any machine has cores for one process; a bound against typing errors. */
-export const maxThreads = 1024;
-
-/** Causes and cures in the order of their likelihood. */
-function loadFailure(cause: unknown): string {
-  const message = cause instanceof Error ? cause.message.split('\n')[0] : String(cause);
-  const { permission, resource } = cause as { permission?: string; resource?: string };
-  const reason = permission === undefined ? message : `${message} (${permission} ${resource})`;
-  return [
-    `the native binary of batchnorm could not be loaded on ${process.platform}-${process.arch}: ${reason}`,
-    'Possible causes and what to do:',
-    '- the library was bundled: leave it out of the bundle (as external, or serverExternalPackages), for a bundle does not bring the binary',
-    '- there is no binary for this platform: compile one with "npm rebuild batchnorm --foreground-scripts" (needs CMake and GCC or clang; in a clone "npm run build")',
-    '- Node.js runs with --no-addons, or its permission model forbids addons or what their loader reads (this package, node-gyp-build, /etc/alpine-release): allow them',
-    '- node_modules was copied from another operating system or CPU: install again on this machine',
-  ].join('\n');
-}
-
-function environment(name: string): string | undefined {
-  return process.env[name] || undefined;
-}
-
-function chooseBackend(): Backend {
-  const wanted = environment('BATCHNORM_BACKEND');
-  if (wanted !== undefined && wanted !== 'native' && wanted !== 'wasm')
-    throw rangeError(
-      'BATCHNORM_BACKEND',
-      "be 'native' or 'wasm'",
-      wanted === 'js' ? '"js"; wasm has taken its place' : JSON.stringify(wanted),
-    );
-  const streamBytes = environmentInteger('BATCHNORM_STREAM_BYTES', 0, Number.MAX_SAFE_INTEGER);
-  if (wanted === 'wasm') return createWasmBackend();
-  try {
-    return createNativeBackend({ isa: environment('BATCHNORM_ISA'), streamBytes });
-  } catch (error) {
-    if ((error as { code?: unknown }).code === 'ERR_BATCHNORM_UNSUPPORTED_ISA') throw error;
-    if (wanted === 'native') throw stateError('NATIVE_UNAVAILABLE', loadFailure(error), error);
-    return createFallback(error);
-  }
-}
-
-/** @throws Error with both reasons where there is no WebAssembly either. */
-function createFallback(nativeError: unknown): Backend {
-  let fallback: Backend;
-  try {
-    fallback = createWasmBackend();
-  } catch (error) {
-    const reason = `${loadFailure(nativeError)}\nNor is there WebAssembly to take its place: ${(error as Error).message}`;
-    throw stateError('NATIVE_UNAVAILABLE', reason, nativeError);
-  }
-  process.emitWarning(
-    `${loadFailure(nativeError)}\nUntil then everything runs on the slower WebAssembly backend, on one thread.`,
-    { type: 'BatchnormWarning', code: 'BATCHNORM_WASM_BACKEND' },
-  );
-  return fallback;
-}
-
-/** A setting that must be an integer; undefined where it is not set. */
-function environmentInteger(name: string, from: number, to: number): number | undefined {
-  const text = environment(name);
-  if (text === undefined) return undefined;
-  const value = Number(text);
-  if (!Number.isInteger(value) || value < from || value > to)
-    throw rangeError(name, `be an integer from ${from} to ${to}`, JSON.stringify(text));
-  return value;
-}
-
-export const backend: Backend = chooseBackend();
-const startThreads = environmentInteger('BATCHNORM_THREADS', 1, maxThreads) ?? cpus();
-// The threads are the process's: a worker that loads the library later leaves them as they are.
-if (backend.threads() === 0) backend.setThreads(startThreads);
+export const backend: Backend = platform.chooseBackend(createWasmBackend);
 
 /** The passes for a data type. */
 export function passesFor<T extends FloatArray>(dtype: DType): Passes<T> {

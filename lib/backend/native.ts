@@ -1,6 +1,8 @@
 // Finds the .node file and types it; binding/binding.cpp is the other side.
 import { createRequire } from 'node:module';
+import { isAbsolute } from 'node:path';
 import { rangeError } from '../errors.js';
+import { version } from '../version.js';
 import { type Backend, nothingOnTheWay, type OnTheWay, type Passes } from './backend.js';
 import { l2Bytes, usualStreamBytes } from './caches.js';
 import { cpus } from './threads.js';
@@ -36,13 +38,36 @@ export interface NativeSettings {
 }
 
 /**
- * @throws what the loader throws where there is no binary for this platform; RangeError where the CPU lacks `isa`.
+ * By the name of the package, not by a path: so a bundle finds it too, where the package lies beside it or above. Not before it is
+ * wanted: the loader looks around as it is evaluated, which Node's permission model may forbid.
+ *
+ * @throws what the loader throws where there is no binary for this platform; Error where it is that of another version.
  */
+function loadBinding(): Binding {
+  if (import.meta.url !== undefined) {
+    // Tools that trace requires know this form, with literal names, and no other.
+    const require = createRequire(import.meta.url);
+    checkVersion(require('batchnorm/package.json'));
+    return require('batchnorm/binary.cjs');
+  }
+  // CommonJS that was made of modules: the program's own place is the next best to begin from, which in a single executable is that.
+  // By another name, for webpack warns of what it cannot trace.
+  const program = process.argv[1];
+  const requireFrom = createRequire;
+  const require = requireFrom(isAbsolute(program) ? program : process.execPath);
+  checkVersion(require('batchnorm/package.json'));
+  return require('batchnorm/binary.cjs');
+}
+
+/** A bundle may lie beside another version of the package. */
+function checkVersion({ version: found }: { version: string }): void {
+  if (found !== version)
+    throw new Error(`the bundle has version ${version} of the library, node_modules has ${found}`);
+}
+
+/** @throws what {@link loadBinding} throws; RangeError where the CPU lacks `isa`. */
 export function createNativeBackend({ isa, streamBytes }: NativeSettings = {}): Backend {
-  // Not before it is wanted, and in here, where it may fail: it looks around as it is evaluated, which Node's permission model may
-  // forbid, and a bundle may have no address of its own to begin from. The path is literal for tools that trace requires.
-  const require = createRequire(import.meta.url);
-  const binding = require('../../binary.cjs') as Binding;
+  const binding = loadBinding();
   const { isas } = binding;
   if (isa !== undefined && !binding.useIsa(isa))
     throw rangeError(

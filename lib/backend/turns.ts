@@ -1,10 +1,10 @@
 // Asynchronous calls of a backend that computes on the calling thread: each in a turn of the event loop of its own.
-// Not the globals, which a test with a clock of its own replaces.
-import { clearImmediate, setImmediate } from 'node:timers';
+import { platform } from '../platform/node.js';
 import { lengthOf } from '../typed-array.js';
 import type { FinishedHandler, Slot } from './backend.js';
 
 const { apply } = Reflect;
+const { later } = platform;
 
 /** A pass whose arguments have been checked. */
 export interface Prepared<R> {
@@ -30,7 +30,8 @@ export class Turns {
   readonly #finished: Record<number, Slot> = Object.create(null);
   #taken = 0;
   #reported = 0;
-  readonly #waiting: Record<Slot, NodeJS.Immediate | undefined> = Object.create(null);
+  /** What takes each back. */
+  readonly #waiting: Record<Slot, (() => void) | undefined> = Object.create(null);
 
   onFinished(handler: FinishedHandler): void {
     this.#handler = handler;
@@ -51,7 +52,7 @@ export class Turns {
     return (...args) => {
       const slot = args.pop() as Slot;
       const { result, compute }: Prepared<R> = apply(prepare, undefined, args);
-      this.#waiting[slot] = setImmediate(() => {
+      this.#waiting[slot] = later(() => {
         this.#waiting[slot] = undefined;
         let report = slot;
         try {
@@ -67,9 +68,9 @@ export class Turns {
   }
 
   cancel(slot: Slot): boolean {
-    const immediate = this.#waiting[slot];
-    if (immediate === undefined) return false;
-    clearImmediate(immediate);
+    const takeBack = this.#waiting[slot];
+    if (takeBack === undefined) return false;
+    takeBack();
     this.#waiting[slot] = undefined;
     return true;
   }

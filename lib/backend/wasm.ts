@@ -1,14 +1,15 @@
 // The C++ as WebAssembly: the same arithmetic wherever no binary can be loaded. Arrays are copied into the module's memory
-// and results out of it; binding/wasm.cpp is the other side.
-import { Buffer } from 'node:buffer';
-import { inflateRawSync } from 'node:zlib';
+// and results, which take the place of the input, out of it; binding/wasm.cpp is the other side.
 import { rangeError, stateError } from '../errors.js';
+import { platform } from '../platform/node.js';
 import type { DType, FloatArray } from '../tensor.js';
 import {
   byteLengthOf,
   bytesOf,
+  bytesPerValue,
   copyInto,
   lengthOf,
+  partOf,
   typedArrayType,
   viewOf,
   viewOfBytes,
@@ -39,9 +40,15 @@ type AnyArray = FloatArray | Uint8Array;
 
 /** Arrays begin at lines, as the module's own do. */
 const lineBytes = 64;
-/** Memory that is kept from call to call. What needs more gets its own, and gives it back to the module. */
+/** Memory that is kept from call to call. What needs more gets its own, and gives it back to the module, not to the system. */
 const keptBytes = 2 ** 24;
 const pageBytes = 2 ** 16;
+/** Of each tensor, what stays in a cache while it is copied in, computed and copied out. */
+const partBytes = 2 ** 17;
+/** Shorter runs cost more to copy one by one than is won. */
+const runBytes = 2 ** 12;
+/** Of a channel at least so many values, beside which the arithmetic of its coefficients is little. */
+const perChannel = 32;
 const mostBytes = 2 ** 32 - pageBytes;
 
 /** Three coefficients of 8 bytes for each come to less than 2 GiB. */
@@ -51,12 +58,6 @@ function roundUp(bytes: number): number {
   return Math.ceil(bytes / lineBytes) * lineBytes;
 }
 
-/** What the C library would do with files, which it never comes to. */
-const noFiles = () => 52;
-const imports = {
-  wasi_snapshot_preview1: { fd_close: noFiles, fd_seek: noFiles, fd_write: noFiles },
-};
-
 function outOfMemory(what: string, actual: string, cause?: unknown): Error {
   return rangeError(what, 'fit into the memory of WebAssembly', actual, 'OUT_OF_MEMORY', cause);
 }
@@ -65,6 +66,7 @@ function outOfMemory(what: string, actual: string, cause?: unknown): Error {
 class Machine {
   readonly #module: WebAssembly.Module;
   #exports: Exports;
+  #buffer: ArrayBuffer;
   #kept: Pointer = 0;
   #keptBytes = 0;
   #next = 0;
@@ -72,10 +74,11 @@ class Machine {
   constructor(bytes: Uint8Array) {
     this.#module = new WebAssembly.Module(bytes);
     this.#exports = this.#instantiate();
+    this.#buffer = this.#exports.memory.buffer;
   }
 
   #instantiate(): Exports {
-    const exports = new WebAssembly.Instance(this.#module, imports).exports as Exports;
+    const exports = new WebAssembly.Instance(this.#module).exports as Exports;
     exports._initialize();
     return exports;
   }
@@ -93,6 +96,7 @@ class Machine {
       return apply(this.#exports[name] as unknown as NumericFunction, undefined, args);
     } catch (error) {
       this.#exports = this.#instantiate();
+      this.#buffer = this.#exports.memory.buffer;
       this.#kept = 0;
       this.#keptBytes = 0;
       this.#next = 0;
@@ -131,18 +135,18 @@ class Machine {
     return place;
   }
 
-  /** Room for an array. */
-  reserve(array: AnyArray | undefined): Pointer {
+  /** Room for an array, or for as many values of it as go through at once. */
+  reserve(array: AnyArray | undefined, most?: number): Pointer {
     if (array === undefined) return 0;
     const place = this.#next;
-    this.#next += roundUp(byteLengthOf(array));
+    this.#next += bytesFor(most, array);
     return place;
   }
 
   /** Room for an array with its values in it. */
   put(array: AnyArray | undefined): Pointer {
     const place = this.reserve(array);
-    if (array !== undefined) copyInto(this.#view(array, place), array);
+    this.copyIn(array, place);
     return place;
   }
 
@@ -150,29 +154,127 @@ class Machine {
     return this.put(viewOfBytes(memory, 0, bytesOf(memory)));
   }
 
-  /** Copies a result out. */
-  get(array: AnyArray | undefined, place: Pointer): void {
-    if (array !== undefined) copyInto(array, this.#view(array, place));
+  copyIn(array: AnyArray | undefined, place: Pointer, part?: Part): void {
+    if (array !== undefined) this.#copy(array, place, part, false);
   }
 
-  #view(array: AnyArray, place: Pointer): AnyArray {
-    const { buffer } = this.#exports.memory;
-    const type = typedArrayType(array);
+  /** Copies a result out. */
+  get(array: AnyArray | undefined, place: Pointer, part?: Part): void {
+    if (array !== undefined) this.#copy(array, place, part, true);
+  }
+
+  /** Into the module, or out of it. */
+  #copy(array: AnyArray, place: Pointer, part: Part | undefined, out: boolean): void {
     const length = lengthOf(array);
+    if (part === undefined || part.length === length) {
+      const inside = this.#view(array, place, length);
+      if (out) copyInto(array, inside);
+      else copyInto(inside, array);
+      return;
+    }
+    const values = array as FloatArray;
+    const dtype = typedArrayType(values) === 'Float32Array' ? 'float32' : 'float64';
+    const runBytes = part.length * bytesPerValue[dtype];
+    for (let run = 0; run < part.runs; run++) {
+      const inside = this.#view(values, place + run * runBytes, part.length);
+      const outside = partOf(values, dtype, part.first + run * part.stride, part.length);
+      if (out) copyInto(outside, inside);
+      else copyInto(inside, outside);
+    }
+  }
+
+  #view(array: AnyArray, place: Pointer, length: number): AnyArray {
+    // A memory that grows leaves its buffer behind. To ask for the buffer takes as long as a small copy.
+    if (bytesOf(this.#buffer) === 0) this.#buffer = this.#exports.memory.buffer;
+    const buffer = this.#buffer;
+    const type = typedArrayType(array);
     return type === 'Uint8Array'
       ? viewOfBytes(buffer, place, length)
       : viewOf(type === 'Float32Array' ? 'float32' : 'float64', buffer, place, length);
   }
 }
 
-/** The bytes that arrays take together. */
-function bytesFor(...arrays: (AnyArray | undefined)[]): number {
+/** The bytes that arrays take together; of `most` values each, where that is given. */
+function bytesFor(most: number | undefined, ...arrays: (AnyArray | undefined)[]): number {
   let bytes = 0;
   for (let i = 0; i < arrays.length; i++) {
     const array = arrays[i];
-    if (array !== undefined) bytes += roundUp(byteLengthOf(array));
+    if (array === undefined) continue;
+    const all = byteLengthOf(array);
+    bytes += roundUp(most === undefined ? all : (all / lengthOf(array)) * most);
   }
   return bytes;
+}
+
+/** What of a tensor goes through the module at once: `runs` runs of `length` neighbouring values. */
+interface Part {
+  outer: number;
+  /** Its first channel. */
+  channel: number;
+  channels: number;
+  first: number;
+  runs: number;
+  length: number;
+  /** From the beginning of a run to that of the next. */
+  stride: number;
+}
+
+/** What may be taken apart. A pass that sums a channel must see all of its samples. */
+type Along = 'nothing' | 'samples' | 'channels' | 'both';
+
+/** How a tensor is cut. */
+interface Cut {
+  /** How many parts there are. */
+  count: number;
+  /** The values of the largest, which is the first; undefined where it is all there is. */
+  most: number | undefined;
+  /** Of a part. */
+  samples: number;
+  channels: number;
+  /** Parts side by side that have all the channels. */
+  abreast: number;
+}
+
+/**
+ * Cuts a tensor into parts that stay near while they are copied in, computed and copied out. No bit depends on it: what
+ * a channel's sums are made of follows from the other sizes alone (native/partition.h), unless channels lie side by side.
+ */
+function cutOf(along: Along, outer: number, channels: number, inner: number, valueBytes: number): Cut {
+  const near = partBytes / valueBytes;
+  if (along === 'nothing' || outer * channels * inner <= 2 * near)
+    return { count: 1, most: undefined, samples: outer, channels, abreast: 1 };
+  const fewest = Math.ceil(perChannel / inner);
+  const samples =
+    along === 'channels' ? outer : Math.min(outer, Math.max(fewest, Math.floor(near / (channels * inner))));
+  let group = channels;
+  if (along !== 'samples' && inner > 1) {
+    const fitting = Math.min(channels, Math.max(1, Math.floor(near / (samples * inner))));
+    if (fitting * inner * valueBytes >= runBytes) group = fitting;
+  }
+  const abreast = Math.ceil(channels / group);
+  const count = abreast * Math.ceil(outer / samples);
+  const most = count === 1 ? undefined : samples * group * inner;
+  return { count, most, samples, channels: group, abreast };
+}
+
+function partAt(index: number, cut: Cut, outer: number, channels: number, inner: number): Part {
+  const { abreast } = cut;
+  const stride = channels * inner;
+  const channel = (index % abreast) * cut.channels;
+  const sample = Math.floor(index / abreast) * cut.samples;
+  const samples = Math.min(cut.samples, outer - sample);
+  const group = Math.min(cut.channels, channels - channel);
+  const runs = abreast === 1 ? 1 : samples;
+  const length = (abreast === 1 ? samples : 1) * group * inner;
+  return {
+    outer: samples,
+    channel,
+    channels: group,
+    first: sample * stride + channel * inner,
+    runs,
+    length,
+    stride,
+  };
 }
 
 /** Each array must still be as long as it was when it was checked. */
@@ -188,8 +290,15 @@ function checkLengths(length: number, ...arrays: (AnyArray | undefined)[]): void
 }
 
 function passesOf<T extends FloatArray>(dtype: DType, machine: Machine, turns: Turns): Passes<T> {
+  const valueBytes = bytesPerValue[dtype];
+  /** The place of a channel's parameter, of an array that may be absent. */
+  const from = (place: Pointer, channel: number) => place && place + channel * valueBytes;
   const forwardOf =
-    (name: 'forwardTraining' | 'forwardInference', pass = machine.pass(name, dtype)) =>
+    (
+      name: 'forwardTraining' | 'forwardInference',
+      pass = machine.pass(name, dtype),
+      infers = name === 'forwardInference',
+    ) =>
     (
       outer: number,
       channels: number,
@@ -211,21 +320,43 @@ function passesOf<T extends FloatArray>(dtype: DType, machine: Machine, turns: T
       checkLengths(maskBytes(size), mask);
       const result = isInPlace(y, 'x.data', x);
       if (residual) checkApart('out', y, { 'residual.data': residual });
-      const bytes = bytesFor(x, y, weight, bias, mean, variance, residual, mask);
+      // The bits of a mask lie where its values do in the tensor.
+      const along = mask ? 'nothing' : infers ? 'both' : 'channels';
+      const cut = cutOf(along, outer, channels, inner, valueBytes);
+      const bytes = bytesFor(cut.most, x, residual) + bytesFor(undefined, weight, bias, mean, variance, mask);
       const compute = () =>
         machine.within(bytes, () => {
-          const px = machine.put(x);
-          const py = result ? px : machine.reserve(y);
-          const pMean = machine.put(mean);
-          const pVariance = machine.put(variance);
+          const px = machine.reserve(x, cut.most);
+          const pResidual = machine.reserve(residual, cut.most);
+          const pMean = infers ? machine.put(mean) : machine.reserve(mean);
+          const pVariance = infers ? machine.put(variance) : machine.reserve(variance);
           const pMask = machine.reserve(mask);
           const pWeight = machine.put(weight);
           const pBias = machine.put(bias);
-          const pResidual = machine.put(residual);
-          pass(outer, channels, inner, eps, px, py, pWeight, pBias, pMean, pVariance, relu, pResidual, pMask);
-          machine.get(y, py);
+          for (let i = 0; i < cut.count; i++) {
+            const part = partAt(i, cut, outer, channels, inner);
+            const { channel } = part;
+            machine.copyIn(x, px, part);
+            machine.copyIn(residual, pResidual, part);
+            pass(
+              part.outer,
+              part.channels,
+              inner,
+              eps,
+              px,
+              px,
+              from(pWeight, channel),
+              from(pBias, channel),
+              pMean + channel * bytesPerValue.float64,
+              pVariance + channel * bytesPerValue.float64,
+              relu,
+              pResidual,
+              pMask,
+            );
+            machine.get(y, px, part);
+          }
           machine.get(mask, pMask);
-          if (name === 'forwardInference') return;
+          if (infers) return;
           machine.get(mean, pMean);
           machine.get(variance, pVariance);
         });
@@ -261,48 +392,54 @@ function passesOf<T extends FloatArray>(dtype: DType, machine: Machine, turns: T
       isInPlace(dx, 'dy.data', dy);
       checkApart('out', dx, { 'x.data': x, 'residual.data': residual });
     }
-    const inputs = bytesFor(dy, x, mean, variance, weight, bias, residual, mask);
-    const bytes = inputs + bytesFor(dx, dWeight, dBias, dResidual);
+    const cut = cutOf(mask ? 'nothing' : 'channels', outer, channels, inner, valueBytes);
+    const bytes =
+      bytesFor(cut.most, dy, x, residual, dResidual) +
+      bytesFor(undefined, mean, variance, weight, bias, mask, dWeight, dBias);
     const compute = () =>
       machine.within(bytes, () => {
-        const at = {
-          dy: machine.put(dy),
-          x: machine.put(x),
-          mean: machine.put(mean),
-          variance: machine.put(variance),
-          weight: machine.put(weight),
-          bias: machine.put(bias),
-          residual: machine.put(residual),
-          mask: machine.put(mask),
-          dx: machine.reserve(dx),
-          dWeight: machine.reserve(dWeight),
-          dBias: machine.reserve(dBias),
-          dResidual: machine.reserve(dResidual),
-        };
-        backwardPass(
-          outer,
-          channels,
-          inner,
-          eps,
-          training,
-          at.dy,
-          at.x,
-          at.mean,
-          at.variance,
-          at.weight,
-          at.bias,
-          relu,
-          at.residual,
-          at.mask,
-          at.dx,
-          at.dWeight,
-          at.dBias,
-          at.dResidual,
-        );
-        machine.get(dx, at.dx);
-        machine.get(dWeight, at.dWeight);
-        machine.get(dBias, at.dBias);
-        machine.get(dResidual, at.dResidual);
+        const pDy = machine.reserve(dy, cut.most);
+        const px = machine.reserve(x, cut.most);
+        const pResidual = machine.reserve(residual, cut.most);
+        const pDResidual = machine.reserve(dResidual, cut.most);
+        const pMean = machine.put(mean);
+        const pVariance = machine.put(variance);
+        const pWeight = machine.put(weight);
+        const pBias = machine.put(bias);
+        const pMask = machine.put(mask);
+        const pDWeight = machine.reserve(dWeight);
+        const pDBias = machine.reserve(dBias);
+        for (let i = 0; i < cut.count; i++) {
+          const part = partAt(i, cut, outer, channels, inner);
+          const { channel } = part;
+          machine.copyIn(dy, pDy, part);
+          machine.copyIn(x, px, part);
+          machine.copyIn(residual, pResidual, part);
+          backwardPass(
+            part.outer,
+            part.channels,
+            inner,
+            eps,
+            training,
+            pDy,
+            px,
+            pMean + channel * bytesPerValue.float64,
+            pVariance + channel * bytesPerValue.float64,
+            from(pWeight, channel),
+            from(pBias, channel),
+            relu,
+            pResidual,
+            pMask,
+            dx ? pDy : 0,
+            from(pDWeight, channel),
+            from(pDBias, channel),
+            pDResidual,
+          );
+          machine.get(dx, pDy, part);
+          machine.get(dResidual, pDResidual, part);
+        }
+        machine.get(dWeight, pDWeight);
+        machine.get(dBias, pDBias);
       });
     return { result: undefined, compute };
   };
@@ -320,17 +457,23 @@ function passesOf<T extends FloatArray>(dtype: DType, machine: Machine, turns: T
   ): Prepared<void> => {
     const channels = lengthOf(x) === 0 ? 0 : lengthOf(x) / (outer * inner);
     checkLengths(outer * channels * inner, x, residual, y);
-    const inPlace = isInPlace(y, 'x.data', x);
+    isInPlace(y, 'x.data', x);
     if (residual) checkApart('out', y, { 'residual.data': residual });
-    const bytes = bytesFor(x, y, residual) + roundUp(bytesOf(memory));
+    const cut = cutOf('samples', outer, channels, inner, valueBytes);
+    const bytes = bytesFor(cut.most, x, residual) + roundUp(bytesOf(memory));
     const compute = () => {
       if (channels === 0) return;
       machine.within(bytes, () => {
         const pMemory = machine.putBytes(memory);
-        const px = machine.put(x);
-        const py = inPlace ? px : machine.reserve(y);
-        runPass(outer, channels, inner, pMemory, px, py, machine.put(residual));
-        machine.get(y, py);
+        const px = machine.reserve(x, cut.most);
+        const pResidual = machine.reserve(residual, cut.most);
+        for (let i = 0; i < cut.count; i++) {
+          const part = partAt(i, cut, outer, channels, inner);
+          machine.copyIn(x, px, part);
+          machine.copyIn(residual, pResidual, part);
+          runPass(part.outer, channels, inner, pMemory, px, px, pResidual);
+          machine.get(y, px, part);
+        }
       });
     };
     return { result: undefined, compute };
@@ -349,7 +492,7 @@ function passesOf<T extends FloatArray>(dtype: DType, machine: Machine, turns: T
     },
     freeze(channels, eps, weight, bias, mean, variance, relu, memory) {
       checkLengths(channels, weight, bias, mean, variance);
-      const bytes = bytesFor(weight, bias, mean, variance) + roundUp(bytesOf(memory));
+      const bytes = bytesFor(undefined, weight, bias, mean, variance) + roundUp(bytesOf(memory));
       machine.within(bytes, () => {
         const filled = viewOfBytes(memory, 0, bytesOf(memory));
         const pMemory = machine.reserve(filled);
@@ -369,14 +512,14 @@ function load(): Machine {
   if (wasmBytes === undefined)
     throw stateError(
       'WASM_UNAVAILABLE',
-      "BATCHNORM_BACKEND=wasm must have the WebAssembly module, got none: it is made by 'npm run build:wasm'",
+      "the WebAssembly backend must have its module, got none: it is made by 'npm run build:wasm'",
     );
   try {
-    return new Machine(inflateRawSync(Buffer.from(wasmBytes, 'base64')));
+    return new Machine(platform.inflate(wasmBytes));
   } catch (error) {
     throw stateError(
       'WASM_UNAVAILABLE',
-      `the WebAssembly module of batchnorm must compile, got ${String(error)} (policies and --jitless forbid it)`,
+      `the WebAssembly module of batchnorm must compile, got ${String(error)} (${platform.wasmForbidden})`,
       error,
     );
   }
@@ -404,7 +547,7 @@ export function createWasmBackend(): Backend {
     float64: passesOf<Float64Array>('float64', machine, turns),
     updateRunningStats(mean, variance, channels, count, decay, unbiased, runningMean, runningVar, accepted) {
       checkLengths(channels, mean, variance, runningMean, runningVar, accepted);
-      return machine.within(bytesFor(mean, variance, runningMean, runningVar, accepted), () => {
+      return machine.within(bytesFor(undefined, mean, variance, runningMean, runningVar, accepted), () => {
         const pMean = machine.put(mean);
         const pVariance = machine.put(variance);
         const pRunningMean = machine.put(runningMean);

@@ -4,7 +4,7 @@ declare namespace WebAssembly {
     constructor(bytes: Uint8Array);
   }
   class Instance {
-    constructor(module: Module, imports: object);
+    constructor(module: Module);
     readonly exports: object;
   }
   interface Memory {

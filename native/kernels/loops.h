@@ -2,10 +2,17 @@
 // batch norm.
 //
 // Both layouts hand a pass groups of up to four vectors that belong to the same channels: four neighbours in
-// a row (channels-first) or the same columns of four rows (channels-last), and two groups at once where there
-// are two. A pass that sums does it as a tree within what it is handed and adds that to its accumulator;
-// groups start at multiples of four, so the order depends on the tile alone. After a stretch of such
-// additions the accumulator becomes doubles.
+// a row (channels-first) or the same columns of four rows (channels-last). A channel of a pass that sums has
+//
+//   visit(group, group)   adds the sum of both, of which each is summed as a tree
+//   visit(group)          adds one
+//   hold(group)           keeps the sum of one for the next visit_held
+//   visit_held(group)     adds the sum of both, or of one where none is held
+//   end_stretch()         turns what has been added so far into doubles
+//   close(ends_stretch)   after the last one
+//
+// so that a pair is one addition wherever it is cut; groups start at multiples of four, so the order depends
+// on the tile alone. A channel of a pass that writes has visit(group) and close(ends_stretch).
 #pragma once
 
 #include <type_traits>
@@ -47,13 +54,15 @@ struct Group {
   Lanes lanes;
   LastLanes last_lanes;
 
+  /// How many vectors it has at most.
+  static constexpr size_t kMost = Size;
   static constexpr size_t size() { return Size; }
   /// Whether all lanes of all vectors are active.
   static constexpr bool kWhole = std::is_same_v<LastLanes, AllLanes>;
   ALWAYS_INLINE size_t place(size_t index) const { return at + index * distance; }
   template <typename T>
   ALWAYS_INLINE void prefetch(const T* from, size_t distance) const {
-    for (size_t i = 0; i < Size; i++) ::prefetch(from, line + distance + i * kLanes<T>);
+    for (size_t i = 0; i < size(); i++) ::prefetch(from, line + distance + i * kLanes<T>);
   }
   template <typename T>
   ALWAYS_INLINE void prefetch(const T* from, Ahead ahead) const {
@@ -62,18 +71,47 @@ struct Group {
   }
   template <typename T>
   ALWAYS_INLINE Vec<T> load(const T* from, size_t index, Vec<T> fill) const {
-    const T* p = from + at + index * distance;
-    return index + 1 == Size ? Vec<T>::load(p, last_lanes, fill) : Vec<T>::load(p, lanes, fill);
+    const T* p = from + place(index);
+    return index + 1 == size() ? Vec<T>::load(p, last_lanes, fill) : Vec<T>::load(p, lanes, fill);
   }
   template <typename T>
   ALWAYS_INLINE void store(T* to, size_t index, Vec<T> values) const {
-    T* p = to + at + index * distance;
-    if (index + 1 == Size)
+    T* p = to + place(index);
+    if (index + 1 == size())
       values.store(p, last_lanes);
     else
       values.store(p, lanes);
   }
 };
+
+/// The same with a number of vectors that only a call knows, for ISAs whose code should be small
+/// (kSmallCode): one form for all tails.
+template <>
+struct Group<0, size_t, size_t> {
+  size_t at;
+  size_t distance;
+  size_t line;
+  size_t lanes;
+  size_t last_lanes;
+  size_t vectors;
+
+  static constexpr size_t kMost = kGroup;
+  ALWAYS_INLINE size_t size() const { return vectors; }
+  static constexpr bool kWhole = false;
+  ALWAYS_INLINE size_t place(size_t index) const { return at + index * distance; }
+  /// A tail asks memory for nothing.
+  template <typename T, typename Distance>
+  ALWAYS_INLINE void prefetch(const T*, Distance) const {}
+  template <typename T>
+  ALWAYS_INLINE Vec<T> load(const T* from, size_t index, Vec<T> fill) const {
+    return Vec<T>::load(from + place(index), index + 1 == size() ? last_lanes : lanes, fill);
+  }
+  template <typename T>
+  ALWAYS_INLINE void store(T* to, size_t index, Vec<T> values) const {
+    values.store(to + place(index), index + 1 == size() ? last_lanes : lanes);
+  }
+};
+using AnyGroup = Group<0, size_t, size_t>;
 
 /// Per-channel arrays seen from one row of a channels-first tile.
 struct RowChannel {
@@ -102,161 +140,191 @@ struct ColumnChannels {
   }
 };
 
-/// Calls visit(Size<1..4>, lanes of the last) for the vectors that hold `count` values, at least one and at
-/// most a group.
+/// Calls visit(group) for the end of a row, of which `count` values are left: at least one, and at most a
+/// group.
 template <typename T, typename Visit>
-ALWAYS_INLINE void with_vectors(size_t count, Visit visit) {
-  const size_t before_last = (count - 1) / kLanes<T>;
-  const size_t last_lanes = count - before_last * kLanes<T>;
-  switch (before_last) {
-    case 0:
-      return visit(Size<1>{}, last_lanes);
-    case 1:
-      return visit(Size<2>{}, last_lanes);
-    case 2:
-      return visit(Size<3>{}, last_lanes);
-    default:
-      return visit(Size<4>{}, last_lanes);
+ALWAYS_INLINE void visit_end(size_t at, size_t count, Visit visit) {
+  constexpr size_t lanes = kLanes<T>;
+  const size_t before_last = (count - 1) / lanes;
+  const size_t last_lanes = count - before_last * lanes;
+  if constexpr (kSmallCode) {
+    visit(AnyGroup{at, lanes, at, lanes, last_lanes, before_last + 1});
+  } else {
+    const auto end = [&](auto vectors) {
+      visit(Group<decltype(vectors)::value, AllLanes, size_t>{at, lanes, at, {}, last_lanes});
+    };
+    switch (before_last) {
+      case 0:
+        return end(Size<1>{});
+      case 1:
+        return end(Size<2>{});
+      case 2:
+        return end(Size<3>{});
+      default:
+        return end(Size<4>{});
+    }
   }
 }
 
-/// The end of a row: vectors that are whole but for the last.
-template <size_t Count>
-using EndOfRow = Group<Count, AllLanes, size_t>;
-
-/// Calls visit(Group<4>) for the values [from, to) of one row, and visit(Group<1..4>) for what is left.
-template <typename T, typename Visit>
-ALWAYS_INLINE void visit_groups(size_t from, size_t to, Visit visit) {
-  constexpr size_t lanes = kLanes<T>;
-  for (; from + kGroup * lanes <= to; from += kGroup * lanes)
-    visit(Group<kGroup, AllLanes, AllLanes>{from, lanes, from, {}, {}});
-  if (from == to) return;
-  with_vectors<T>(to - from, [&](auto size, size_t last_lanes) {
-    visit(EndOfRow<decltype(size)::value>{from, lanes, from, {}, last_lanes});
-  });
+/// A group of one row.
+template <typename T>
+ALWAYS_INLINE Group<kGroup, AllLanes, AllLanes> whole_group(size_t at) {
+  return {at, kLanes<T>, at, {}, {}};
 }
 
-/// The same for two groups at once as long as there are two.
-template <typename T, typename Visit>
-ALWAYS_INLINE void visit_pairs(size_t from, size_t to, Visit visit) {
-  constexpr size_t lanes = kLanes<T>;
-  constexpr size_t group = kGroup * lanes;
-  using Whole = Group<kGroup, AllLanes, AllLanes>;
-  for (; from + 2 * group <= to; from += 2 * group)
-    visit(Whole{from, lanes, from, {}, {}}, Whole{from + group, lanes, from + group, {}, {}});
-  if (from == to) return;
-  if (to - from <= group)
-    return with_vectors<T>(to - from, [&](auto size, size_t last_lanes) {
-      visit(EndOfRow<decltype(size)::value>{from, lanes, from, {}, last_lanes});
-    });
-  const size_t last = from + group;
-  with_vectors<T>(to - last, [&](auto size, size_t last_lanes) {
-    visit(Whole{from, lanes, from, {}, {}},
-          EndOfRow<decltype(size)::value>{last, lanes, last, {}, last_lanes});
-  });
-}
-
-/// `Count` rows of a tile from `first` on.
-template <size_t Count>
-struct Rows {
-  size_t first;
-  template <typename Lanes>
-  ALWAYS_INLINE Group<Count, Lanes, Lanes> at(size_t column, size_t stride, Lanes lanes) const {
-    const size_t from = first * stride;
-    return {from + column, stride, from + Count * column, lanes, lanes};
-  }
-};
-
-/// Calls visit(ColumnChannels, Group, ...) for every vector of columns, with a group for each of `rows`.
-template <typename T, typename Visit, typename... Rows>
-ALWAYS_INLINE void visit_columns(Tile tile, Visit visit, Rows... rows) {
-  constexpr size_t lanes = kLanes<T>;
-  size_t column = 0;
-  for (; column + lanes <= tile.columns; column += lanes)
-    visit(ColumnChannels{column}, rows.at(column, tile.stride, AllLanes{})...);
-  if (column < tile.columns)
-    visit(ColumnChannels{column}, rows.at(column, tile.stride, tile.columns - column)...);
-}
-
-/// Channels-first: calls open(RowChannel) once per row, and the visitor it returns for each group of the row.
+/// Channels-first: calls open(RowChannel) once per row, and the channel that it returns for the groups of the
+/// row.
 template <typename T, typename Open>
 ALWAYS_INLINE void for_each_row(Tile tile, bool ends_stretch, Open open) {
-  constexpr size_t stretch = batchnorm::kStretch * 2 * kGroup * kLanes<T>;
+  using Channel = decltype(open(RowChannel{0}));
+  constexpr size_t group = kGroup * kLanes<T>;
   const auto each_row = [&](auto visit) {
     for (size_t row = 0; row < tile.rows; row++) {
-      auto channel = open(RowChannel{row});
-      visit(channel, row * tile.stride);
+      Channel channel = open(RowChannel{row});
+      visit(channel, row * tile.stride, row * tile.stride + tile.columns);
       channel.close(ends_stretch);
     }
   };
-  if constexpr (decltype(open(RowChannel{0}))::kSums) {
-    // What kind of group a short row is is decided once.
-    if (tile.columns <= kGroup * kLanes<T>)
-      return with_vectors<T>(tile.columns, [&](auto size, size_t last_lanes) {
-        each_row([&](auto& channel, size_t from) {
-          channel.visit(EndOfRow<decltype(size)::value>{from, kLanes<T>, from, {}, last_lanes});
-        });
-      });
-    each_row([&](auto& channel, size_t from) {
-      const size_t to = from + tile.columns;
-      const auto visit = [&](auto... groups) { channel.visit(groups...); };
-      for (; from + stretch < to; from += stretch) {
-        visit_pairs<T>(from, from + stretch, visit);
-        channel.end_stretch();
-      }
-      visit_pairs<T>(from, to, visit);
+  if constexpr (!Channel::kSums) {
+    return each_row([](Channel& channel, size_t at, size_t to) {
+      for (; at + group <= to; at += group) channel.visit(whole_group<T>(at));
+      if (at < to) visit_end<T>(at, to - at, [&](auto end) { channel.visit(end); });
     });
   } else {
-    each_row([&](auto& channel, size_t from) {
-      visit_groups<T>(from, from + tile.columns, [&](auto group) { channel.visit(group); });
+    if (!kSmallCode && tile.columns <= group) {
+      // What kind of group a short row is decided once.
+      return visit_end<T>(0, tile.columns, [&](auto end) {
+        each_row([&](Channel& channel, size_t at, size_t) {
+          end.at = end.line = at;
+          channel.visit(end);
+        });
+      });
+    }
+    each_row([](Channel& channel, size_t at, size_t to) {
+      size_t left = batchnorm::kStretch;
+      const auto add = [&] {
+        if (left-- > 0) return;
+        channel.end_stretch();
+        left = batchnorm::kStretch - 1;
+      };
+      for (; at + 2 * group <= to; at += 2 * group) {
+        add();
+        channel.visit(whole_group<T>(at), whole_group<T>(at + group));
+      }
+      if (at == to) return;
+      add();
+      if (to - at > group) {
+        channel.hold(whole_group<T>(at));
+        at += group;
+      }
+      visit_end<T>(at, to - at, [&](auto end) { channel.visit_held(end); });
     });
   }
 }
 
-/// Channels-last: the same with ColumnChannels, for each vector of columns of every eight rows, for which
-/// coefficients and sums are loaded once.
+/// The columns of `Rows` rows from `row` on, in vectors of all their lanes or of the last.
+template <size_t Rows, typename Lanes>
+ALWAYS_INLINE Group<Rows, Lanes, Lanes> group_of_rows(Tile tile, size_t row, size_t column, Lanes lanes) {
+  const size_t from = row * tile.stride;
+  return {from + column, tile.stride, from + Rows * column, lanes, lanes};
+}
+ALWAYS_INLINE AnyGroup any_rows(Tile tile, size_t row, size_t column, size_t lanes, size_t rows) {
+  const size_t from = row * tile.stride;
+  return {from + column, tile.stride, from + rows * column, lanes, lanes, rows};
+}
+
+/// Calls visit(group) for columns of `rows` rows from `row` on, at most a group.
+template <typename Lanes, typename Visit>
+ALWAYS_INLINE void visit_rows(Tile tile, size_t row, size_t rows, size_t column, Lanes lanes, Visit visit) {
+  switch (rows) {
+    case 1:
+      return visit(group_of_rows<1>(tile, row, column, lanes));
+    case 2:
+      return visit(group_of_rows<2>(tile, row, column, lanes));
+    case 3:
+      return visit(group_of_rows<3>(tile, row, column, lanes));
+    case 4:
+      return visit(group_of_rows<4>(tile, row, column, lanes));
+  }
+}
+
+/// Calls visit(column, lanes) for each vector of columns.
+template <typename T, typename Visit>
+ALWAYS_INLINE void for_each_vector(Tile tile, Visit visit) {
+  size_t column = 0;
+  for (; column + kLanes<T> <= tile.columns; column += kLanes<T>) visit(column, AllLanes{});
+  if (column < tile.columns) visit(column, tile.columns - column);
+}
+
+/// Channels-last, for passes that write: calls open(ColumnChannels) for each vector of columns of every four
+/// rows, and the channel that it returns for their group.
 template <typename T, typename Open>
-ALWAYS_INLINE void for_each_column(Tile tile, bool ends_stretch, Open open) {
+ALWAYS_INLINE void for_each_column_written(Tile tile, Open open) {
+  for (size_t row = 0; row < tile.rows; row += kGroup) {
+    const size_t rows = tile.rows - row < kGroup ? tile.rows - row : kGroup;
+    for_each_vector<T>(tile, [&](size_t column, auto lanes) {
+      const auto channel = open(ColumnChannels{column});
+      const auto visit = [&](auto group) { channel.visit(group); };
+      constexpr bool whole = std::is_same_v<decltype(lanes), AllLanes>;
+      if constexpr (!kSmallCode) {
+        visit_rows(tile, row, rows, column, lanes, visit);
+      } else {
+        if constexpr (whole)
+          if (rows == kGroup) return visit(group_of_rows<kGroup>(tile, row, column, lanes));
+        size_t count = kLanes<T>;
+        if constexpr (!whole) count = lanes;
+        visit(any_rows(tile, row, column, count, rows));
+      }
+    });
+  }
+}
+
+/// The same for passes that sum, with every eight rows, for which
+/// coefficients and sums are loaded once, and the channel that it returns for their groups.
+template <typename T, typename Open>
+ALWAYS_INLINE void for_each_column_summed(Tile tile, bool ends_stretch, Open open) {
+  using Channel = decltype(open(ColumnChannels{0}));
   constexpr size_t step = 2 * kGroup;
   constexpr size_t stretch = batchnorm::kStretch * step;
-  bool ends = false;
-  const auto visit = [&](ColumnChannels columns, auto... groups) {
-    auto channel = open(columns);
-    channel.visit(groups...);
-    channel.close(ends);
-  };
-  size_t row = 0;
-  for (; row + step <= tile.rows; row += step) {
-    ends = ends_stretch && ((row + step) % stretch == 0 || row + step == tile.rows);
-    visit_columns<T>(tile, visit, Rows<kGroup>{row}, Rows<kGroup>{row + kGroup});
+  for (size_t row = 0; row < tile.rows; row += step) {
+    const size_t rows = tile.rows - row < step ? tile.rows - row : step;
+    const bool ends = ends_stretch && ((row + rows) % stretch == 0 || row + rows == tile.rows);
+    for_each_vector<T>(tile, [&](size_t column, auto lanes) {
+      Channel channel = open(ColumnChannels{column});
+      constexpr bool whole = std::is_same_v<decltype(lanes), AllLanes>;
+      const auto add = [&](auto hold, auto visit_held) {
+        if (rows > kGroup) {
+          hold();
+          visit_held(row + kGroup, rows - kGroup);
+        } else {
+          visit_held(row, rows);
+        }
+      };
+      if (whole && rows == step) {
+        channel.visit(group_of_rows<kGroup>(tile, row, column, lanes),
+                      group_of_rows<kGroup>(tile, row + kGroup, column, lanes));
+      } else if constexpr (!kSmallCode) {
+        add([&] { channel.hold(group_of_rows<kGroup>(tile, row, column, lanes)); },
+            [&](size_t from, size_t count) {
+              visit_rows(tile, from, count, column, lanes, [&](auto group) { channel.visit_held(group); });
+            });
+      } else {
+        size_t count = kLanes<T>;
+        if constexpr (!whole) count = lanes;
+        add([&] { channel.hold(any_rows(tile, row, column, count, kGroup)); },
+            [&](size_t from, size_t many) { channel.visit_held(any_rows(tile, from, column, count, many)); });
+      }
+      channel.close(ends);
+    });
   }
-  ends = ends_stretch;
-  const Rows<kGroup> group{row};
-  size_t rest = tile.rows - row;
-  if constexpr (!decltype(open(ColumnChannels{0}))::kSums)
-    if (rest >= kGroup) {
-      visit_columns<T>(tile, visit, group);
-      row += kGroup;
-      rest -= kGroup;
-    }
-  switch (rest) {
-    case 1:
-      return visit_columns<T>(tile, visit, Rows<1>{row});
-    case 2:
-      return visit_columns<T>(tile, visit, Rows<2>{row});
-    case 3:
-      return visit_columns<T>(tile, visit, Rows<3>{row});
-  }
-  if constexpr (decltype(open(ColumnChannels{0}))::kSums) switch (rest) {
-      case 4:
-        return visit_columns<T>(tile, visit, group);
-      case 5:
-        return visit_columns<T>(tile, visit, group, Rows<1>{row + kGroup});
-      case 6:
-        return visit_columns<T>(tile, visit, group, Rows<2>{row + kGroup});
-      case 7:
-        return visit_columns<T>(tile, visit, group, Rows<3>{row + kGroup});
-    }
+}
+
+template <typename T, typename Open>
+ALWAYS_INLINE void for_each_column(Tile tile, bool ends_stretch, Open open) {
+  if constexpr (decltype(open(ColumnChannels{0}))::kSums)
+    for_each_column_summed<T>(tile, ends_stretch, open);
+  else
+    for_each_column_written<T>(tile, open);
 }
 
 /// Values before the first 64-byte line of `to`, at most `total`.

@@ -41,9 +41,11 @@ struct PairOfSums {
 
   /// What a group adds to them.
   struct Terms {
-    Vec<T> first;
-    Vec<T> second;
+    Vec<T> first = Vec<T>::broadcast(0);
+    Vec<T> second = Vec<T>::broadcast(0);
   };
+  Terms held = {};
+
   template <size_t Size>
   static ALWAYS_INLINE Terms terms(const Vec<T> (&first_terms)[Size], const Vec<T> (&second_terms)[Size]) {
     return {tree_sum(first_terms), tree_sum(second_terms)};
@@ -54,6 +56,11 @@ struct PairOfSums {
   }
   ALWAYS_INLINE void add(const Terms& one, const Terms& other) {
     add({one.first + other.first, one.second + other.second});
+  }
+  /// Zeros where nothing is held, which change no bit of what a sum becomes.
+  ALWAYS_INLINE void add_held(const Terms& group) {
+    add(held, group);
+    held = {};
   }
   ALWAYS_INLINE void end_stretch() {
     add_lanes(first, at.first_total);
@@ -67,6 +74,16 @@ struct PairOfSums {
   }
 };
 
+/// Values of each vector of a group, of which a sum is made: zeros where there is no vector.
+template <typename T, typename Group>
+struct OfVectors {
+  Vec<T> values[Group::kMost];
+
+  ALWAYS_INLINE explicit OfVectors(Group group) {
+    for (size_t i = group.size(); i < Group::kMost; i++) values[i] = Vec<T>::broadcast(0);
+  }
+};
+
 template <typename T>
 struct Moments {
   const T* x;
@@ -74,31 +91,18 @@ struct Moments {
   Vec<T> shift;
   PairOfSums<T> sums;
 
-  template <typename... Groups>
-  ALWAYS_INLINE void visit(Groups... groups) {
-    sums.add(terms(groups)...);
-  }
-  /// Writes as many lines as the groups have vectors.
-  template <typename Lines, typename... Groups>
-  ALWAYS_INLINE void visit_beside(Lines& lines, Groups... groups) {
-    visit(groups...);
-    (lines.template write<groups.size()>(), ...);
-  }
-  static constexpr bool kSums = true;
-  ALWAYS_INLINE void end_stretch() { sums.end_stretch(); }
-  ALWAYS_INLINE void close(bool ends_stretch) { sums.close(ends_stretch); }
-
- private:
-  template <typename Group>
-  ALWAYS_INLINE typename PairOfSums<T>::Terms terms(Group group) const {
-    Vec<T> deviation[group.size()], square[group.size()];
+  /// Writes as many lines as the group has vectors.
+  template <typename Group, typename Lines>
+  ALWAYS_INLINE typename PairOfSums<T>::Terms terms(Group group, Lines& lines) const {
+    OfVectors<T, Group> deviation(group), square(group);
     for (size_t i = 0; i < group.size(); i++) {
       // Filling with the shift makes inactive lanes add nothing.
-      deviation[i] = group.load(x, i, shift) - shift;
-      square[i] = deviation[i] * deviation[i];
+      deviation.values[i] = group.load(x, i, shift) - shift;
+      square.values[i] = deviation.values[i] * deviation.values[i];
     }
     group.prefetch(x, ahead);
-    return PairOfSums<T>::terms(deviation, square);
+    lines.template write<Group::kMost>();
+    return PairOfSums<T>::terms(deviation.values, square.values);
   }
 };
 
@@ -190,37 +194,24 @@ struct GradSums {
   Vec<T> offset;
   PairOfSums<T> sums;
 
-  template <typename... Groups>
-  ALWAYS_INLINE void visit(Groups... groups) {
-    sums.add(terms(groups, [] {})...);
-  }
   /// Writes a line after each vector of a group: with twice as much to read, several at once hold up the
   /// sums (backward of (32, 512, 28, 28): 4.8 ms, so 4.0).
-  template <typename Lines, typename... Groups>
-  ALWAYS_INLINE void visit_beside(Lines& lines, Groups... groups) {
-    sums.add(terms(groups, [&] { lines.template write<1>(); })...);
-  }
-  static constexpr bool kSums = true;
-  ALWAYS_INLINE void end_stretch() { sums.end_stretch(); }
-  ALWAYS_INLINE void close(bool ends_stretch) { sums.close(ends_stretch); }
-
- private:
-  template <typename Group, typename AfterEach>
-  ALWAYS_INLINE typename PairOfSums<T>::Terms terms(Group group, AfterEach after_each) const {
+  template <typename Group, typename Lines>
+  ALWAYS_INLINE typename PairOfSums<T>::Terms terms(Group group, Lines& lines) const {
     const Vec<T> zero = Vec<T>::broadcast(0);
-    Vec<T> gradient[group.size()], product[group.size()];
+    OfVectors<T, Group> gradient(group), product(group);
     for (size_t i = 0; i < group.size(); i++) {
       const Vec<T> deviation = group.load(x, i, mean) - mean;
-      gradient[i] = group.load(dy, i, zero);
-      if constexpr (Gated::kRecomputes)
-        gradient[i] = keep_positive(gradient[i], normalized(deviation, scale, offset));
-      if constexpr (Gated::kReads) gradient[i] = gradient[i].keep(mask.load(group.place(i)));
-      product[i] = gradient[i] * deviation;
-      after_each();
+      Vec<T> passed = group.load(dy, i, zero);
+      if constexpr (Gated::kRecomputes) passed = keep_positive(passed, normalized(deviation, scale, offset));
+      if constexpr (Gated::kReads) passed = passed.keep(mask.load(group.place(i)));
+      gradient.values[i] = passed;
+      product.values[i] = passed * deviation;
+      lines.template write<1>();
     }
     group.prefetch(x, ahead);
     group.prefetch(dy, ahead);
-    return PairOfSums<T>::terms(gradient, product);
+    return PairOfSums<T>::terms(gradient.values, product.values);
   }
 };
 
@@ -303,19 +294,13 @@ struct Writer {
   size_t distance;
   typename Map::OfChannel coefficients;
 
-  template <typename... Groups>
-  ALWAYS_INLINE void visit(Groups... groups) const {
-    (write(groups), ...);
-  }
   static constexpr bool kSums = false;
-  ALWAYS_INLINE void close(bool) const {}
-
- private:
   template <typename Group>
-  ALWAYS_INLINE void write(Group group) const {
+  ALWAYS_INLINE void visit(Group group) const {
     for (size_t i = 0; i < group.size(); i++) group.store(to, i, map.apply(coefficients, group, i));
     map.prefetch(group, distance);
   }
+  ALWAYS_INLINE void close(bool) const {}
 };
 
 /// Runs open(channel) over a tile in the given layout.
@@ -388,9 +373,47 @@ ALWAYS_INLINE T* target_of(const batchnorm::GradInputWork<T>& work) {
   return work.dx;
 }
 
+/// A channel of a pass that sums, which takes turns with the lines of another pass.
+template <typename Summing, typename Lines>
+struct Sum {
+  Summing of;
+  Lines& lines;
+
+  static constexpr bool kSums = true;
+  template <typename Group>
+  ALWAYS_INLINE void visit(Group group) {
+    of.sums.add(of.terms(group, lines));
+  }
+  template <typename Group>
+  ALWAYS_INLINE void visit(Group group, Group next) {
+    const auto terms = of.terms(group, lines);
+    of.sums.add(terms, of.terms(next, lines));
+  }
+  template <typename Group>
+  ALWAYS_INLINE void hold(Group group) {
+    of.sums.held = of.terms(group, lines);
+  }
+  template <typename Group>
+  ALWAYS_INLINE void visit_held(Group group) {
+    of.sums.add_held(of.terms(group, lines));
+  }
+  ALWAYS_INLINE void end_stretch() { of.sums.end_stretch(); }
+  ALWAYS_INLINE void close(bool ends_stretch) { of.sums.close(ends_stretch); }
+};
+
+/// Those of a pass that sums alone.
+struct NoLines {
+  template <size_t>
+  ALWAYS_INLINE void write() {}
+};
+
 template <batchnorm::Layout Layout, typename Fused, typename T, template <typename> class Work>
 void sum(const Work<T>& work) {
-  for_each_channel<Layout, T>(work.tile, work.ends_stretch, opener<Fused>(work));
+  NoLines none;
+  const auto open = opener<Fused>(work);
+  for_each_channel<Layout, T>(work.tile, work.ends_stretch, [&](auto channel) {
+    return Sum<decltype(open(channel)), NoLines>{open(channel), none};
+  });
 }
 
 /// Line by line wherever lines go on from row to row: stores that straddle lines cost two.
@@ -428,28 +451,13 @@ void write(const Work<T>& work) {
       set_mask(work);
 }
 
-/// A channel of a pass that sums, which takes turns with the lines of another pass.
-template <typename Summing, typename Lines>
-struct Beside {
-  Summing summing;
-  Lines& lines;
-
-  template <typename... Groups>
-  ALWAYS_INLINE void visit(Groups... groups) {
-    summing.visit_beside(lines, groups...);
-  }
-  static constexpr bool kSums = true;
-  ALWAYS_INLINE void end_stretch() { summing.end_stretch(); }
-  ALWAYS_INLINE void close(bool ends_stretch) { summing.close(ends_stretch); }
-};
-
 template <typename Fused, typename T, template <typename> class Work, template <typename> class Sums>
 void stream_beside_sum(const Work<T>& work, const Sums<T>& sums) {
   using Lines = LinesOfRows<true, T, decltype(map_of<Fused, true>(work, true))>;
   Lines lines(work.tile, target_of(work), map_of<Fused, true>(work, true));
   const auto open = opener<Fused>(sums);
   for_each_row<T>(sums.tile, sums.ends_stretch, [&](auto channel) {
-    return Beside<decltype(open(channel)), Lines>{open(channel), lines};
+    return Sum<decltype(open(channel)), Lines>{open(channel), lines};
   });
   lines.finish();
 }

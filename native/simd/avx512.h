@@ -10,6 +10,8 @@ namespace {
 
 /// Whether stream() goes past the caches.
 constexpr bool kStreamsPastCaches = true;
+/// Whether code should be small where speed is lost in tails only.
+constexpr bool kSmallCode = false;
 
 /// Makes streamed values visible to other threads.
 inline void fence_streams() {

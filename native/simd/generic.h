@@ -10,6 +10,8 @@ namespace {
 
 /// Whether stream() goes past the caches.
 constexpr bool kStreamsPastCaches = false;
+/// Whether code should be small where speed is lost in tails only.
+constexpr bool kSmallCode = true;
 
 /// Plain stores need no fence of their own.
 inline void fence_streams() {}

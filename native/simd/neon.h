@@ -10,6 +10,8 @@ namespace {
 
 /// Whether stream() goes past the caches.
 constexpr bool kStreamsPastCaches = false;
+/// Whether code should be small where speed is lost in tails only.
+constexpr bool kSmallCode = false;
 
 /// There are no intrinsics for streaming stores: plain ones need no fence of their own.
 inline void fence_streams() {}

@@ -1,0 +1,5 @@
+#include "../simd/wasm.h"
+
+#include "../kernels/passes.h"
+
+BATCHNORM_KERNEL_TABLE(wasm)

@@ -1,0 +1,64 @@
+// The package and its dependencies as tarballs, so that it can be installed with no registry in reach.
+import { spawnSync } from 'node:child_process';
+import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { join, resolve } from 'node:path';
+import ts from 'typescript';
+import manifest from '../package.json' with { type: 'json' };
+import { run } from './run.js';
+
+/** npm's own program. */
+export const npm = process.env.npm_execpath as string;
+if (!npm) throw new Error('this script must be run by npm, got no npm_execpath: npm run');
+
+function pack(folder: string, destination: string): string {
+  const { stdout, status, stderr } = spawnSync(
+    process.execPath,
+    [npm, 'pack', folder, '--json', '--ignore-scripts', '--pack-destination', destination],
+    { encoding: 'utf8', maxBuffer: 2 ** 26 },
+  );
+  if (status !== 0) throw new Error(`npm pack must succeed, got ${stderr}`);
+  const [{ filename }] = JSON.parse(stdout) as { filename: string }[];
+  return join(destination, filename);
+}
+
+/** Packs them into a folder; `dist/` is built anew. */
+export function packAll(destination: string): { tarball: string; dependencies: string[] } {
+  rmSync('dist', { recursive: true, force: true });
+  run('npm', ['run', '--silent', 'build:lib']);
+  mkdirSync(destination, { recursive: true });
+  return {
+    tarball: pack('.', destination),
+    dependencies: Object.keys(manifest.dependencies).map((name) =>
+      pack(resolve('node_modules', name), destination),
+    ),
+  };
+}
+
+/** A file of test/ for those who have nothing but the package: its data in it, for not every tool takes JSON. */
+export function forConsumer(path: string, format: 'esm' | 'cjs'): string {
+  const source = readFileSync(path, 'utf8')
+    .replaceAll('../lib/index.js', 'batchnorm')
+    .replace(
+      /^import (\w+) from '\.\/([\w.]+)' with { type: 'json' };$/m,
+      (_, name, file) => `const ${name} = ${readFileSync(join('test', file), 'utf8')};`,
+    );
+  const module = format === 'esm' ? ts.ModuleKind.ESNext : ts.ModuleKind.CommonJS;
+  return ts.transpileModule(source, { compilerOptions: { target: ts.ScriptTarget.ES2022, module } })
+    .outputText;
+}
+
+/** Packages of the registry in a folder of their own under build/, unless they are there. */
+export function fetchPackages(
+  folder: string,
+  specifications: readonly string[],
+  flags: readonly string[] = [],
+): void {
+  const wanted = JSON.stringify(specifications);
+  const note = join(folder, 'fetched.json');
+  if (existsSync(note) && readFileSync(note, 'utf8') === wanted) return;
+  rmSync(folder, { recursive: true, force: true });
+  mkdirSync(folder, { recursive: true });
+  const quiet = ['--silent', '--no-audit', '--no-fund', '--no-save', '--ignore-scripts'];
+  run('npm', ['install', ...quiet, '--prefix', folder, ...flags, ...specifications]);
+  writeFileSync(note, wanted);
+}
