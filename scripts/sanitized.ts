@@ -39,7 +39,8 @@ export function buildSanitized(...targets: readonly string[]): string {
   run('npx', [
     'cmake-js',
     'configure',
-    '--log-level', 'warn',
+    '--log-level',
+    'warn',
     '--out',
     folder,
     `--CDCMAKE_CXX_COMPILER=${clang}`,

@@ -10,6 +10,7 @@ export const apartFromKernels = {
   'test/fuzz-interface.test.ts': 'TypeScript',
   'test/fuzz-model.test.ts': 'TypeScript',
   'test/golden.test.ts': 'how a difference is told',
+  'test/hunt.test.ts': 'what all instruction sets have to the bit, searched once',
   'test/safetensors.test.ts': 'an example',
   'test/serve*.test.ts': 'an example',
   'test/tfjs*.test.ts': 'what surrounds the kernels is the same everywhere',
