@@ -4,6 +4,7 @@
 // emulators; `threads` only those with several threads, for ThreadSanitizer.
 
 #include <atomic>
+#include <cmath>
 #include <cstring>
 #include <future>
 #include <thread>
@@ -110,6 +111,14 @@ Training<T> train(const batchnorm::KernelTable* table, std::vector<T> x) {
 
 bool is_close(double actual, double expected) {
   return std::fabs(actual - expected) <= 1e-6 * std::fabs(expected);
+}
+
+/// From which distance between shift and mean on float32 sums again: no data shows it to two digits.
+void test_distance(const batchnorm::KernelTable* table) {
+  const double values = 100, second = 4;
+  const double near = std::sqrt(0.52 * second * values), far = std::sqrt(0.54 * second * values);
+  check(table->f32.find_bad(1, values, &near, &second) == 1, "a shift that is near enough");
+  check(table->f32.find_bad(1, values, &far, &second) == 0, "a shift that is too far");
 }
 
 void test_infinities(const batchnorm::KernelTable* table) {
@@ -319,6 +328,7 @@ int main(int count, char** arguments) {
     }
   }
   for (const auto* table : batchnorm::kernel_tables()) test_infinities(table);
+  for (const auto* table : batchnorm::kernel_tables()) test_distance(table);
   test_callers();
   test_queue();
   test_queue_from_many();
