@@ -18,7 +18,7 @@ const program = `
   const { data } = new BatchNorm(2, { eps: 1e-300, dtype: 'float64' }).forward({ data: Float64Array.of(1, 2, 3, 4), shape: [2, 2] });
   console.log(capabilities().backend, capabilities().version, data.join());`;
 
-async function runBundled(format: Format) {
+async function runBundled(format: Format, argumentsFor = (bundle: string) => [bundle]) {
   const entry = join(folder, 'main.mjs');
   const outfile = join(folder, format === 'cjs' ? 'bundle.cjs' : 'bundle.mjs');
   writeFileSync(entry, program);
@@ -34,7 +34,7 @@ async function runBundled(format: Format) {
     logLevel: 'error',
   });
   const environment = { ...process.env, BATCHNORM_BACKEND: '', BATCHNORM_ISA: '', BATCHNORM_PREBUILD: '' };
-  return spawnSync(process.execPath, [outfile], { env: environment, encoding: 'utf8' });
+  return spawnSync(process.execPath, argumentsFor(outfile), { env: environment, encoding: 'utf8' });
 }
 
 /** What lies in node_modules beside the bundle. */
@@ -65,6 +65,24 @@ describe('a bundle', () => {
       });
     },
   );
+
+  it.each([
+    ['preloaded', (bundle: string) => ['--require', bundle, '--eval', '0']],
+    ['of another program', (bundle: string) => ['--eval', `require(${JSON.stringify(bundle)})`]],
+    [
+      'in a worker',
+      (bundle: string) => ['--eval', `new (require('node:worker_threads').Worker)(${JSON.stringify(bundle)})`],
+    ],
+  ] as const)('finds it from its own place, not from that of the program: %s', async (_, argumentsFor) => {
+    mkdirSync(join(folder, 'node_modules'));
+    symlinkSync(process.cwd(), installed);
+    const { status, stdout, stderr } = await runBundled('cjs', argumentsFor);
+    expect({ status, stdout, stderr }).toEqual({
+      status: 0,
+      stdout: `native ${version} -1,-1,1,1\n`,
+      stderr: '',
+    });
+  });
 
   it.runIf(wasmBytes !== undefined).each(['esm', 'cjs'] as const)(
     'takes no binary of another version: %s',
