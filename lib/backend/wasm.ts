@@ -323,7 +323,8 @@ function passesOf<T extends FloatArray>(dtype: DType, machine: Machine, turns: T
       // The bits of a mask lie where its values do in the tensor.
       const along = mask ? 'nothing' : infers ? 'both' : 'channels';
       const cut = cutOf(along, outer, channels, inner, valueBytes);
-      const bytes = bytesFor(cut.bytes, x, residual) + bytesFor(undefined, weight, bias, mean, variance, mask);
+      const bytes =
+        bytesFor(cut.bytes, x, residual) + bytesFor(undefined, weight, bias, mean, variance, mask);
       const compute = () =>
         machine.within(bytes, () => {
           const px = machine.reserve(x, cut.bytes);
