@@ -1,6 +1,7 @@
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { kinds } from '../test/data.js';
 import { type Case, type DType, type Layout, sizeOf } from './cases.js';
 import { arrayFor, eps, type Values } from './contender.js';
 import type { Worker } from './process.js';
@@ -8,20 +9,53 @@ import type { Accuracy } from './results.js';
 
 interface HardCase {
   name: string;
-  mean: number;
-  deviation: number;
+  /** The value at a place of a channel of `count`. */
+  data: (count: number) => (place: number) => number;
   channels: number;
   batch: number;
   side: number;
 }
 
+const place = { batch: 64, side: 56, channels: 4 } as const;
+
+/** Normally distributed, by Box and Muller from a xorshift generator: a linear congruential one pairs too regularly. */
+function normal(mean: number, deviation: number): () => () => number {
+  return () => {
+    let state = 88675123;
+    const uniform = () => {
+      state ^= state << 13;
+      state ^= state >>> 17;
+      state ^= state << 5;
+      return ((state >>> 0) + 0.5) / 2 ** 32;
+    };
+    return () => mean + deviation * Math.sqrt(-2 * Math.log(uniform())) * Math.cos(2 * Math.PI * uniform());
+  };
+}
+
+/** One of the kinds that npm run hunt searches among, times a number with a full mantissa. */
+function kind(name: string, of: Readonly<Record<string, number>>, scale = 1.0004): HardCase['data'] {
+  return (count) => {
+    const value = kinds[name].data(of, count);
+    return (i) => scale * value(i);
+  };
+}
+
 /** Data on which one-pass formulas and long float32 sums lose their digits. */
 const hardCases: readonly HardCase[] = [
-  { name: 'N(0, 1)', mean: 0, deviation: 1, channels: 4, batch: 64, side: 56 },
-  { name: 'mean 1000', mean: 1000, deviation: 1, channels: 4, batch: 64, side: 56 },
-  { name: '1e4 ± 1e-2', mean: 1e4, deviation: 1e-2, channels: 4, batch: 64, side: 56 },
-  { name: '4 M values', mean: 0.5, deviation: 1, channels: 2, batch: 64, side: 256 },
-  { name: 'constant', mean: 1234.567, deviation: 0, channels: 4, batch: 64, side: 56 },
+  { name: 'N(0, 1)', data: normal(0, 1), ...place },
+  { name: 'mean 1000', data: normal(1000, 1), ...place },
+  { name: '1e4 ± 1e-2', data: normal(1e4, 1e-2), ...place },
+  { name: '4 M values', data: normal(0.5, 1), channels: 2, batch: 64, side: 256 },
+  { name: 'constant', data: () => () => 1234.567, ...place },
+  { name: '{0, a}', data: kind('{0, a}, periodic', { period: 9, filled: 1, phase: 0 }, 0.145), ...place },
+  { name: '±a', data: kind('±a, periodic', { period: 140, filled: 131, phase: 87 }, 585.83), ...place },
+  { name: 'ReLU', data: kind('ReLU', { noise: 1, mean: -1 }), ...place },
+  { name: 'ReLU6', data: kind('ReLU6', { noise: 1, mean: 7, deviation: 8 }), ...place },
+  { name: 'sparse', data: kind('sparse', { noise: 1, share: 0.02 }), ...place },
+  { name: 'lognormal', data: kind('lognormal', { noise: 1, deviation: 2 }), ...place },
+  { name: 'pixels', data: kind('pixels', { noise: 1, contrast: 2 }), ...place },
+  { name: 'outlier', data: kind('constant and one outlier', { constant: 1000, place: 77 }), ...place },
+  { name: 'decoy', data: kind('decoy, two values', { chunk: 8192, distance: 5 }), ...place },
 ];
 
 const layouts: readonly Layout[] = ['channels-first', 'channels-last'];
@@ -48,7 +82,7 @@ export async function measureAccuracy(
       for (const hard of hardCases) {
         const subject = caseOf(hard, layout, dtype);
         const x = arrayFor(subject, sizeOf(subject));
-        fillNormal(x, hard);
+        fill(x, hard, subject);
         const file = join(folder, 'x');
         writeFileSync(file, x);
         const statistics = trueStatistics(x, subject);
@@ -88,17 +122,12 @@ function caseOf({ name, channels, batch, side }: HardCase, layout: Layout, dtype
   };
 }
 
-/** Box and Muller, from a xorshift generator: a linear congruential one pairs its values too regularly. */
-function fillNormal(x: Values, { mean, deviation }: HardCase): void {
-  let state = 88675123;
-  const uniform = () => {
-    state ^= state << 13;
-    state ^= state >>> 17;
-    state ^= state << 5;
-    return ((state >>> 0) + 0.5) / 2 ** 32;
-  };
-  for (let i = 0; i < x.length; i++)
-    x[i] = mean + deviation * Math.sqrt(-2 * Math.log(uniform())) * Math.cos(2 * Math.PI * uniform());
+function fill(x: Values, { data }: HardCase, { outer, channels, inner }: Case): void {
+  for (let c = 0; c < channels; c++) {
+    const value = data(outer * inner);
+    for (let n = 0; n < outer; n++)
+      for (let i = 0, at = (n * channels + c) * inner; i < inner; i++, at++) x[at] = value(n * inner + i);
+  }
 }
 
 interface Statistics {

@@ -23,7 +23,7 @@ const { values } = parseArgs({
     contenders: { type: 'string', default: '' },
     /** The interpreter that may have PyTorch. */
     python: { type: 'string', default: 'python3' },
-    /** The error on the five hard cases too. */
+    /** The error on the hard cases too. */
     accuracy: { type: 'boolean', default: true },
     /** Print each target with reached or not reached. */
     targets: { type: 'boolean', default: false },

@@ -4,7 +4,8 @@
 import { parseArgs } from 'node:util';
 import Table from 'cli-table3';
 import { capabilities, type DType } from '../lib/index.js';
-import { bounds, type Finding, hunt, kinds, measures, repeat, type Subject } from '../test/hunt.js';
+import { kinds } from '../test/data.js';
+import { bounds, type Finding, hunt, measures, repeat, type Subject } from '../test/hunt.js';
 
 const { values } = parseArgs({
   options: {

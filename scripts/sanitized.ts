@@ -39,7 +39,7 @@ export function buildSanitized(...targets: readonly string[]): string {
   run('npx', [
     'cmake-js',
     'configure',
-    '--silent',
+    '--log-level', 'warn',
     '--out',
     folder,
     `--CDCMAKE_CXX_COMPILER=${clang}`,

@@ -91,6 +91,12 @@ const parts: readonly Part[] = [
 /** Arguments and calls at random, for minutes; the suite has them in short. */
 const longOnly: readonly Part[] = [
   { name: 'fuzz', title: 'The interface, fuzzed', command: ['run', 'fuzz'], long: ['--seconds', '600'] },
+  {
+    name: 'hunt',
+    title: 'Data on which errors are largest',
+    command: ['run', 'hunt'],
+    long: ['--seconds', '600'],
+  },
 ];
 
 const { values, positionals } = parseArgs({

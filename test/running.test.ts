@@ -372,6 +372,31 @@ describe(`updateRunningStats (${seedNote})`, () => {
         }
   });
 
+  it('stay where NaN or infinity comes in or is there already, and count it, whatever the decay', () => {
+    const notFinite = [Number.NaN, Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY];
+    const values = [...notFinite, 3];
+    for (const decay of [0, Number.MIN_VALUE, 0.5, 0.9, 1 - 2 ** -53, 1])
+      for (const old of values)
+        for (const mean of values)
+          for (const [oldVar, variance] of [
+            [2, Number.NaN],
+            [2, Number.POSITIVE_INFINITY],
+            [Number.NaN, 4],
+            [2, 4],
+          ]) {
+            const running = { runningMean: Float64Array.of(old), runningVar: Float64Array.of(oldVar) };
+            const batch = { mean: Float64Array.of(mean), variance: Float64Array.of(variance), count: 5 };
+            const averaged = (a: number, b: number) => (decay === 0 ? b : decay * a + (1 - decay) * b);
+            const after = [averaged(old, mean), averaged(oldVar, variance)];
+            const isLeft = !after.every(Number.isFinite);
+            const where = `decay ${decay}, ${[old, oldVar]} towards ${[mean, variance]}`;
+            const rejected = updateRunningStats(running, batch, { decay, unbiasedRunningVar: false });
+            expect(rejected, where).toBe(isLeft ? 1 : 0);
+            expectSame(running.runningMean, [isLeft ? old : after[0]], `runningMean, ${where}`);
+            expectSame(running.runningVar, [isLeft ? oldVar : after[1]], `runningVar, ${where}`);
+          }
+  });
+
   it('at any size are as the formula has them where both are finite, else as they were', () => {
     const random = new Random();
     const size = () => 10 ** random.uniform(-300, 308) * random.pick([1, 1, 1.7]);

@@ -49,7 +49,7 @@ th:first-child, td:first-child { text-align: left; }
 ${keys}
 ${section('Speed as a fraction of the limit', 'The limit of inference and training is the best copy of the tensor, that of backward the best a + b → c, measured in the same run with as many threads. Further right is faster. Backward of tfjs contains the forward.', fractionPlot(lookup))}
 ${section('Speed against the size of the tensor', 'Channels-last matrices. Bytes that must be moved at least, x and y, or x, dy and dx, per time. Dashed: the limit with one thread.', sweepPlot(lookup))}
-${section('Error against speed', 'The worst error of variance and y on the five hard cases. Lower and further right is better. Dashed: what this library promises.', errorPlot(lookup))}
+${section('Error against speed', 'The worst error of variance and y on the hard cases. Lower and further right is better. Dashed: what this library promises.', errorPlot(lookup))}
 ${notes.length > 0 ? `<section><h2>Notes</h2><ul>${notes.map((note) => `<li>${escapeHtml(note)}</li>`).join('')}</ul></section>` : ''}
 ${tables.map(htmlTable).join('\n')}
 </body>

@@ -120,10 +120,10 @@ struct RowChannel {
   ALWAYS_INLINE Vec<T> coefficient(const T* array) const {
     return Vec<T>::broadcast(array[row]);
   }
+  /// Where its sums begin.
   template <typename T>
-  ALWAYS_INLINE batchnorm::LaneSums<T> sums(const batchnorm::LaneSums<T>& all) const {
-    const size_t at = row * kLanes<T>;
-    return {all.first + at, all.second + at, all.first_total + at, all.second_total + at};
+  ALWAYS_INLINE size_t sums() const {
+    return row * kLanes<T>;
   }
 };
 
@@ -135,8 +135,8 @@ struct ColumnChannels {
     return Vec<T>::load(array + column);
   }
   template <typename T>
-  ALWAYS_INLINE batchnorm::LaneSums<T> sums(const batchnorm::LaneSums<T>& all) const {
-    return {all.first + column, all.second + column, all.first_total + column, all.second_total + column};
+  ALWAYS_INLINE size_t sums() const {
+    return column;
   }
 };
 

@@ -35,9 +35,10 @@ ALWAYS_INLINE void add_lanes(const Vec<T>& values, double* totals) {
 /// Two accumulators of a channel, in registers between open and close.
 template <typename T>
 struct PairOfSums {
-  batchnorm::LaneSums<T> at;
-  Vec<T> first = Vec<T>::load(at.first);
-  Vec<T> second = Vec<T>::load(at.second);
+  batchnorm::LaneSums<T> all;
+  size_t at;
+  Vec<T> first = Vec<T>::load(all.first + at);
+  Vec<T> second = Vec<T>::load(all.second + at);
 
   /// What a group adds to them.
   struct Terms {
@@ -63,14 +64,14 @@ struct PairOfSums {
     held = {};
   }
   ALWAYS_INLINE void end_stretch() {
-    add_lanes(first, at.first_total);
-    add_lanes(second, at.second_total);
+    add_lanes(first, all.first_total + at);
+    add_lanes(second, all.second_total + at);
     first = second = Vec<T>::broadcast(0);
   }
   ALWAYS_INLINE void close(bool ends_stretch) {
     if (ends_stretch) end_stretch();
-    first.store(at.first);
-    second.store(at.second);
+    first.store(all.first + at);
+    second.store(all.second + at);
   }
 };
 
@@ -317,7 +318,7 @@ template <typename Fused, typename T>
 ALWAYS_INLINE auto opener(const batchnorm::MomentsWork<T>& work) {
   return [=](auto channel) {
     return Moments<T>{
-        work.x, work.tile.ahead, channel.coefficient(work.shift), {channel.template sums<T>(work.sums)}};
+        work.x, work.tile.ahead, channel.coefficient(work.shift), {work.sums, channel.template sums<T>()}};
   };
 }
 template <typename Gated, typename T>
@@ -333,7 +334,7 @@ ALWAYS_INLINE auto opener(const batchnorm::GradSumsWork<T>& work) {
                               mean,
                               normalizes ? channel.coefficient(work.scale) : mean,
                               normalizes ? channel.coefficient(work.offset) : mean,
-                              {channel.template sums<T>(work.sums)}};
+                              {work.sums, channel.template sums<T>()}};
   };
 }
 
