@@ -19,7 +19,6 @@ import {
   checkLength,
   checkOneOf,
   checkOut,
-  checkPerChannel,
   checkSameShape,
   checkVariance,
   copyOf,
@@ -481,11 +480,12 @@ export class LayerCore<D extends DType> {
     const count = outer * inner;
     const batchStats = training || running === undefined;
     if (batchStats && count === 1) throw oneValuePerChannelError(input.shape, training);
-    if (running !== undefined) {
-      checkPerChannel('runningMean', running.mean, channels);
-      (batchStats ? checkPerChannel : checkVariance)('runningVar', running.variance, channels);
-    }
     const residual = givenResidual === undefined ? undefined : readResidual(givenResidual, input);
+    // No code of the caller's runs behind this.
+    if (running !== undefined) {
+      this.#checkRunning(running);
+      if (!batchStats) checkVariance('runningVar', running.variance, channels);
+    }
     checkLength(input);
     if (residual !== undefined) checkLength(residual);
     if (out !== undefined) {
@@ -515,10 +515,16 @@ export class LayerCore<D extends DType> {
     copyThere(bias, this.bias);
   }
 
+  #checkRunning({ mean, variance }: RunningStatistics): void {
+    checkKept('runningMean', mean, this.#channels);
+    checkKept('runningVar', variance, this.#channels);
+  }
+
   /** Those of the batch are written by the pass. */
   #holdStatistics({ mean, variance }: Held<ArrayOf<D>>, { batchStats }: ForwardCall<ArrayOf<D>>): void {
     const running = this.#running;
     if (batchStats || running === undefined) return;
+    this.#checkRunning(running);
     copyInto(mean, running.mean);
     copyInto(variance, running.variance);
   }

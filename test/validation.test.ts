@@ -886,9 +886,39 @@ describe('errors', () => {
     structuredClone(buffer, { transfer: [buffer] as ArrayBuffer[] });
     const out = new Float32Array(24).fill(7);
     expect(failureOf(() => bn.forward(x(), { out }))).toEqual(
-      range('runningMean must have 3 values (one per channel), got 0'),
+      state(
+        'ERR_BATCHNORM_BUFFER_CHANGED',
+        'runningMean must keep its length, got a buffer that was detached or resized',
+      ),
     );
     expect(out.every((value) => value === 7)).toBe(true);
     expect(bn.batchesTracked).toBe(0);
+  });
+
+  it.each([
+    ['weight', true],
+    ['runningMean', true],
+    ['runningVar', true],
+    ['runningMean', false],
+    ['runningVar', false],
+  ] as const)('name the %s that a getter of the residual detaches, with training %s', (name, training) => {
+    const bn = new BatchNorm(3).train(training);
+    const residual = {
+      shape: [2, 3, 4],
+      get data() {
+        const buffer = bn[name]?.buffer as ArrayBuffer;
+        structuredClone(buffer, { transfer: [buffer] });
+        return new Float32Array(24);
+      },
+    };
+    const out = new Float32Array(24).fill(7);
+    expect(failureOf(() => bn.forward(x(), { out, residual }))).toEqual(
+      state(
+        'ERR_BATCHNORM_BUFFER_CHANGED',
+        `${name} must keep its length, got a buffer that was detached or resized`,
+      ),
+    );
+    expect(out.every((value) => value === 7)).toBe(true);
+    expect(failureOf(() => bn.backward(x()))).toMatchObject({ code: 'ERR_BATCHNORM_NO_FORWARD' });
   });
 });

@@ -2,7 +2,13 @@
 import { describe, expect, it } from 'vitest';
 import { createWasmBackend } from '../lib/backend/wasm.js';
 import { wasmBytes } from '../lib/backend/wasm-bytes.js';
-import { backward, capabilities, forwardInference, forwardTraining } from '../lib/index.js';
+import { BatchNorm, backward, capabilities, forwardInference, forwardTraining } from '../lib/index.js';
+
+/** As the language has it since ES2024. */
+const Growable = SharedArrayBuffer as unknown as new (
+  bytes: number,
+  options: { maxByteLength: number },
+) => SharedArrayBuffer & { grow(bytes: number): void };
 
 describe.runIf(capabilities().backend === 'wasm')('the memory of WebAssembly', () => {
   const small = { data: Float64Array.of(1, 2, 3, 4), shape: [4, 1] };
@@ -32,6 +38,40 @@ describe.runIf(capabilities().backend === 'wasm')('the memory of WebAssembly', (
     // All of it at once, for a channel's sums must see all of it.
     const mean = data.reduce((sum, value) => sum + value) / length;
     for (let i = 0; i < 5; i++) expect(forwardTraining(x).mean[0]).toBeCloseTo(mean, 12);
+  });
+
+  it('has room for what was checked of shared memory that has grown since', async () => {
+    const channels = 16;
+    const shape = [64, channels];
+    const tensor = () => {
+      const buffer = new Growable(4 * 64 * channels, { maxByteLength: 2 ** 26 });
+      const data = new Float32Array(buffer);
+      for (let i = 0; i < data.length; i++) data[i] = Math.sin(i);
+      return { buffer, data, shape };
+    };
+    const options = { activation: 'relu' } as const;
+    const fixed = new BatchNorm(channels, options);
+    const { data: y } = fixed.forward(tensor(), { residual: tensor() });
+    const { dx } = fixed.backward(tensor());
+    const { data: run } = fixed.freeze().run(tensor());
+    for (const bytes of [2 ** 13, 2 ** 17, 2 ** 19, 2 ** 24, 2 ** 26]) {
+      const bn = new BatchNorm(channels, options);
+      const [x, residual] = [tensor(), tensor()];
+      const forward = bn.forwardAsync(x, { residual });
+      x.buffer.grow(bytes);
+      residual.buffer.grow(bytes);
+      expect((await forward).data).toEqual(y);
+      const frozen = bn.freeze();
+      bn.forward(tensor(), { residual: tensor() });
+      const dy = tensor();
+      const backward = bn.backwardAsync(dy);
+      dy.buffer.grow(bytes);
+      expect((await backward).dx).toEqual(dx);
+      const still = tensor();
+      const running = frozen.runAsync(still);
+      still.buffer.grow(bytes);
+      expect((await running).data).toEqual(run);
+    }
   });
 });
 

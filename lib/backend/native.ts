@@ -1,6 +1,5 @@
 // Finds the .node file and types it; binding/binding.cpp is the other side.
 import { createRequire } from 'node:module';
-import { isAbsolute } from 'node:path';
 import { rangeError } from '../errors.js';
 import { version } from '../version.js';
 import { type Backend, nothingOnTheWay, type OnTheWay, type Passes } from './backend.js';
@@ -50,11 +49,10 @@ function loadBinding(): Binding {
     checkVersion(require('batchnorm/package.json'));
     return require('batchnorm/binary.cjs');
   }
-  // CommonJS that was made of modules: the program's own place is the next best to begin from, which in a single executable is that.
-  // By another name, for webpack warns of what it cannot trace.
-  const program = process.argv[1];
+  // CommonJS that was made of modules: a file that is loaded as such knows its place, which in a single executable is the
+  // program. By another name, for webpack warns of what it cannot trace.
   const requireFrom = createRequire;
-  const require = requireFrom(isAbsolute(program) ? program : process.execPath);
+  const require = requireFrom(typeof __filename === 'string' ? __filename : process.execPath);
   checkVersion(require('batchnorm/package.json'));
   return require('batchnorm/binary.cjs');
 }

@@ -135,11 +135,11 @@ class Machine {
     return place;
   }
 
-  /** Room for an array, or for as many values of it as go through at once. */
-  reserve(array: AnyArray | undefined, most?: number): Pointer {
+  /** Room for an array, or for what of it goes through at once. */
+  reserve(array: AnyArray | undefined, bytes?: number): Pointer {
     if (array === undefined) return 0;
     const place = this.#next;
-    this.#next += bytesFor(most, array);
+    this.#next += bytesFor(bytes, array);
     return place;
   }
 
@@ -194,14 +194,12 @@ class Machine {
   }
 }
 
-/** The bytes that arrays take together; of `most` values each, where that is given. */
-function bytesFor(most: number | undefined, ...arrays: (AnyArray | undefined)[]): number {
+/** The bytes that arrays take together: `each` where that is given, or as many as they have. */
+function bytesFor(each: number | undefined, ...arrays: (AnyArray | undefined)[]): number {
   let bytes = 0;
   for (let i = 0; i < arrays.length; i++) {
     const array = arrays[i];
-    if (array === undefined) continue;
-    const all = byteLengthOf(array);
-    bytes += roundUp(most === undefined ? all : (all / lengthOf(array)) * most);
+    if (array !== undefined) bytes += roundUp(each ?? byteLengthOf(array));
   }
   return bytes;
 }
@@ -226,8 +224,11 @@ type Along = 'nothing' | 'samples' | 'channels' | 'both';
 interface Cut {
   /** How many parts there are. */
   count: number;
-  /** The values of the largest, which is the first; undefined where it is all there is. */
-  most: number | undefined;
+  /**
+   * The bytes of the largest, which is the first. Not those of an array: one that lies in shared memory may have grown since
+   * it was checked.
+   */
+  bytes: number;
   /** Of a part. */
   samples: number;
   channels: number;
@@ -242,7 +243,7 @@ interface Cut {
 function cutOf(along: Along, outer: number, channels: number, inner: number, valueBytes: number): Cut {
   const near = partBytes / valueBytes;
   if (along === 'nothing' || outer * channels * inner <= 2 * near)
-    return { count: 1, most: undefined, samples: outer, channels, abreast: 1 };
+    return { count: 1, bytes: outer * channels * inner * valueBytes, samples: outer, channels, abreast: 1 };
   const fewest = Math.ceil(perChannel / inner);
   const samples =
     along === 'channels' ? outer : Math.min(outer, Math.max(fewest, Math.floor(near / (channels * inner))));
@@ -253,8 +254,7 @@ function cutOf(along: Along, outer: number, channels: number, inner: number, val
   }
   const abreast = Math.ceil(channels / group);
   const count = abreast * Math.ceil(outer / samples);
-  const most = count === 1 ? undefined : samples * group * inner;
-  return { count, most, samples, channels: group, abreast };
+  return { count, bytes: samples * group * inner * valueBytes, samples, channels: group, abreast };
 }
 
 function partAt(index: number, cut: Cut, outer: number, channels: number, inner: number): Part {
@@ -323,11 +323,12 @@ function passesOf<T extends FloatArray>(dtype: DType, machine: Machine, turns: T
       // The bits of a mask lie where its values do in the tensor.
       const along = mask ? 'nothing' : infers ? 'both' : 'channels';
       const cut = cutOf(along, outer, channels, inner, valueBytes);
-      const bytes = bytesFor(cut.most, x, residual) + bytesFor(undefined, weight, bias, mean, variance, mask);
+      const bytes =
+        bytesFor(cut.bytes, x, residual) + bytesFor(undefined, weight, bias, mean, variance, mask);
       const compute = () =>
         machine.within(bytes, () => {
-          const px = machine.reserve(x, cut.most);
-          const pResidual = machine.reserve(residual, cut.most);
+          const px = machine.reserve(x, cut.bytes);
+          const pResidual = machine.reserve(residual, cut.bytes);
           const pMean = infers ? machine.put(mean) : machine.reserve(mean);
           const pVariance = infers ? machine.put(variance) : machine.reserve(variance);
           const pMask = machine.reserve(mask);
@@ -394,14 +395,14 @@ function passesOf<T extends FloatArray>(dtype: DType, machine: Machine, turns: T
     }
     const cut = cutOf(mask ? 'nothing' : 'channels', outer, channels, inner, valueBytes);
     const bytes =
-      bytesFor(cut.most, dy, x, residual, dResidual) +
+      bytesFor(cut.bytes, dy, x, residual, dResidual) +
       bytesFor(undefined, mean, variance, weight, bias, mask, dWeight, dBias);
     const compute = () =>
       machine.within(bytes, () => {
-        const pDy = machine.reserve(dy, cut.most);
-        const px = machine.reserve(x, cut.most);
-        const pResidual = machine.reserve(residual, cut.most);
-        const pDResidual = machine.reserve(dResidual, cut.most);
+        const pDy = machine.reserve(dy, cut.bytes);
+        const px = machine.reserve(x, cut.bytes);
+        const pResidual = machine.reserve(residual, cut.bytes);
+        const pDResidual = machine.reserve(dResidual, cut.bytes);
         const pMean = machine.put(mean);
         const pVariance = machine.put(variance);
         const pWeight = machine.put(weight);
@@ -460,13 +461,13 @@ function passesOf<T extends FloatArray>(dtype: DType, machine: Machine, turns: T
     isInPlace(y, 'x.data', x);
     if (residual) checkApart('out', y, { 'residual.data': residual });
     const cut = cutOf('samples', outer, channels, inner, valueBytes);
-    const bytes = bytesFor(cut.most, x, residual) + roundUp(bytesOf(memory));
+    const bytes = bytesFor(cut.bytes, x, residual) + roundUp(bytesOf(memory));
     const compute = () => {
       if (channels === 0) return;
       machine.within(bytes, () => {
         const pMemory = machine.putBytes(memory);
-        const px = machine.reserve(x, cut.most);
-        const pResidual = machine.reserve(residual, cut.most);
+        const px = machine.reserve(x, cut.bytes);
+        const pResidual = machine.reserve(residual, cut.bytes);
         for (let i = 0; i < cut.count; i++) {
           const part = partAt(i, cut, outer, channels, inner);
           machine.copyIn(x, px, part);

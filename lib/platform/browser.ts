@@ -13,19 +13,22 @@ const waiting: Record<number, (() => void) | undefined> = Object.create(null);
 let first = 0;
 let next = 0;
 
-function onTurn(): void {
-  const task = waiting[first];
-  delete waiting[first++];
-  task?.();
-}
-
 // Messages bring the turns: timers wait for milliseconds, and in a page that nobody sees for a second and more.
 const { port1, port2 } = new MessageChannel();
 const { postMessage } = port2;
+// Node.js has them too, where it runs what was made for browsers: it is to stay for what waits, and for nothing else.
+const { ref, unref } = port1 as { ref?: () => void; unref?: () => void };
+
+function onTurn(): void {
+  const task = waiting[first];
+  delete waiting[first++];
+  if (unref && first === next) apply(unref, port1, []);
+  task?.();
+}
+
 port1.addEventListener('message', onTurn);
 port1.start();
-// Node.js has them too, where it runs tests of pages; it need not stay for them.
-port1.unref?.();
+if (unref) apply(unref, port1, []);
 
 export const platform: Platform = {
   chooseBackend: (createWasmBackend) => createWasmBackend(),
@@ -48,6 +51,7 @@ export const platform: Platform = {
   },
   now: () => apply(now, performance, []),
   later(task) {
+    if (ref && first === next) apply(ref, port1, []);
     const ticket = next++;
     waiting[ticket] = task;
     apply(postMessage, port2, [undefined]);
