@@ -23,13 +23,15 @@ const { values } = parseArgs({
     contenders: { type: 'string', default: '' },
     /** The interpreter that may have PyTorch. */
     python: { type: 'string', default: 'python3' },
+    /** Times; without them the errors alone, which another machine does not change. */
+    speed: { type: 'boolean', default: true },
     /** The error on the hard cases too. */
     accuracy: { type: 'boolean', default: true },
     /** Print each target with reached or not reached. */
     targets: { type: 'boolean', default: false },
     /** Another revision of this library as the only contender. */
     compare: { type: 'string', default: '' },
-    /** Write the tables to bench/RESULTS.md, or RESULTS-float64.md. */
+    /** Write the tables to bench/RESULTS.md, RESULTS-float64.md, or without speed RESULTS-accuracy.md. */
     results: { type: 'boolean', default: false },
     /** Show an earlier bench.json instead of measuring. */
     from: { type: 'string', default: '' },

@@ -19,8 +19,8 @@ import { Lookup, type Results } from './results.js';
 import { buildRevision, type Revision } from './revision.js';
 
 async function measure(entries: readonly Entry[], notes: string[]): Promise<Results> {
-  const cases = selectCases(options);
-  if (cases.length === 0)
+  const cases = options.speed ? selectCases(options) : [];
+  if (options.speed && cases.length === 0)
     throw new RangeError(`--only must be part of a name or a group, got ${options.only}`);
   const workers = entries.map(startWorker);
   const hard = options.accuracy && !options.compare;
@@ -107,6 +107,7 @@ function everyContender(): Promise<Results> {
 
 function tablesOf(lookup: Lookup): TextTable[] {
   if (options.compare) return [compareTable(lookup, options.compare)];
+  if (!options.speed) return accuracyTables(lookup);
   return [
     ...speedTables(lookup),
     ...accuracyTables(lookup),
@@ -130,6 +131,6 @@ const html = join(options.out, options.compare ? 'compare.html' : 'bench.html');
 writeFileSync(html, page(lookup, tables));
 console.log(`All measurements: ${options.from || json}, page: ${html}`);
 if (options.results) {
-  const file = options.dtype === 'float64' ? 'RESULTS-float64.md' : 'RESULTS.md';
-  writeFileSync(new URL(file, import.meta.url), markdown(results, tables));
+  const part = !options.speed ? '-accuracy' : options.dtype === 'float64' ? '-float64' : '';
+  writeFileSync(new URL(`RESULTS${part}.md`, import.meta.url), markdown(results, tables));
 }

@@ -28,10 +28,15 @@ export function markdownFile(
 
 /** The results of the passes. */
 export function markdown(results: Results, tables: readonly TextTable[]): string {
-  const text = [
-    'Times are per call and minima. The limit of the forward passes is the best copy of the tensor, that of backward',
-    'the best a + b → c, in the same run with as many threads; fractions of it are medians over the rounds. Backward',
-    'of tfjs contains the forward: it has no other. oneDNN blocked has its data in its own layout of 16 channels.',
-  ];
+  const text =
+    results.measurements.length > 0
+      ? [
+          'Times are per call and minima. The limit of the forward passes is the best copy of the tensor, that of backward',
+          'the best a + b → c, in the same run with as many threads; fractions of it are medians over the rounds. Backward',
+          'of tfjs contains the forward: it has no other. oneDNN blocked has its data in its own layout of 16 channels.',
+        ]
+      : [
+          'Each kind of data is one that `npm run hunt` searches among; 200,704 values a channel, "4 M values" as it says.',
+        ];
   return markdownFile('Results of the benchmark', results, text, tables);
 }
