@@ -89,6 +89,7 @@ for (const part of [
   'binding',
   'cmake',
   'lib',
+  'dist',
   'test',
   'CMakeLists.txt',
   'package.json',
@@ -99,7 +100,7 @@ for (const part of ['vitest.config.ts', 'tsconfig.json', 'README.md']) cpSync(pa
 if (!existsSync(`${folder}/node_modules`)) symlinkSync(resolve('node_modules'), `${folder}/node_modules`);
 // The name of no processor: generic alone is compiled.
 const configuration = ['--CDCMAKE_OSX_ARCHITECTURES=generic', '--CDBATCHNORM_CXX_FLAGS=-O1'];
-run('npx', ['cmake-js', 'configure', '--silent', '-d', folder, ...configuration]);
+run('npx', ['cmake-js', 'configure', '--log-level', 'warn', '-d', folder, ...configuration]);
 
 const build = () =>
   spawnSync('cmake', ['--build', `${folder}/build`, '--parallel', '2', '--target', 'batchnorm']);
