@@ -14,8 +14,8 @@ import { constructorKey, FrozenBatchNorm } from './frozen.js';
 import { namesOf } from './properties.js';
 import { RunningStatistics } from './running.js';
 import { readState, type StateDict } from './state.js';
-import type { ArrayOf, DType, FloatArray, Tensor, TensorLike } from './tensor.js';
 import { copyInto } from './typed-array.js';
+import type { ArrayOf, DType, FloatArray, Tensor, TensorLike } from './types.js';
 import { checkBoolean, checkInteger, checkVariance, copyOf, maxChannels, readOptions } from './validate.js';
 
 export type { AsyncOptions, ForwardOptions, LayerBackwardOptions, LayerGradients, Parameter };

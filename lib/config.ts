@@ -3,7 +3,7 @@ import { type Activation, checkActivation } from './activation.js';
 import { type Convention, type Decay, defaultsOf } from './conventions.js';
 import { typeError } from './errors.js';
 import { namesOf } from './properties.js';
-import type { DType } from './tensor.js';
+import type { DType } from './types.js';
 import { checkAxis, checkBoolean, checkEps, checkFraction, checkOneOf, readOptions } from './validate.js';
 
 /** The options in full, as {@link BatchNorm.config} returns them. */

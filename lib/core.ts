@@ -10,8 +10,8 @@ import { areCallsUntouched, type Names, namesOf } from './properties.js';
 import { newResult } from './result.js';
 import type { RunningStatistics } from './running.js';
 import { isStaged, stage, unstage } from './staging.js';
-import type { ArrayOf, DType, FloatArray, Tensor, TensorLike } from './tensor.js';
 import { copyInto, filled, lengthOf, partOf, shareBuffer } from './typed-array.js';
+import type { ArrayOf, DType, FloatArray, Tensor, TensorLike } from './types.js';
 import {
   checkApart,
   checkBoolean,

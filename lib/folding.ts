@@ -12,8 +12,8 @@ import {
 } from './errors.js';
 import { constructorKey, FrozenBatchNorm } from './frozen.js';
 import { namesOf, propertiesOf } from './properties.js';
-import type { DType, FloatArray } from './tensor.js';
 import { lengthOf } from './typed-array.js';
+import type { DType, FloatArray } from './types.js';
 import {
   channelsOf,
   checkAxis,

@@ -9,7 +9,7 @@ import { areCallsUntouched, type Names, namesOf } from './properties.js';
 import { newResult } from './result.js';
 import { isStaged, stage, takeStaging, unstage } from './staging.js';
 import { readState, type StateDict } from './state.js';
-import type { ArrayOf, DType, FloatArray, Tensor, TensorLike } from './tensor.js';
+import type { ArrayOf, DType, FloatArray, Tensor, TensorLike } from './types.js';
 import {
   checkApart,
   checkAxis,

@@ -5,7 +5,7 @@ import { passesFor } from './backend/index.js';
 import { namesOf, propertiesOf } from './properties.js';
 import { newResult } from './result.js';
 import { updateRunningArrays } from './running.js';
-import type { DType, FloatArray, Tensor, TensorLike } from './tensor.js';
+import type { DType, FloatArray, Tensor, TensorLike } from './types.js';
 import {
   channelsOf,
   checkApart,

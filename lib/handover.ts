@@ -3,8 +3,8 @@
 import { backend } from './backend/index.js';
 import { rangeError, stateError } from './errors.js';
 import { platform } from './platform/node.js';
-import type { DType, FloatArray } from './tensor.js';
 import { bufferOf, bytesPerValue, copyInto, extentOf, isResizable, lengthOf, viewOf } from './typed-array.js';
+import type { DType, FloatArray } from './types.js';
 
 // Taken when the library is loaded: nobody's replacement sees the buffers, or says what they are.
 const { structuredClone } = globalThis;

@@ -43,4 +43,5 @@ export {
 } from './functional.js';
 export { type Capabilities, capabilities, setThreads, threads } from './runtime.js';
 export type { StateDict } from './state.js';
-export { type ArrayOf, type DType, type FloatArray, type Tensor, type TensorLike, tensor } from './tensor.js';
+export { tensor } from './tensor.js';
+export type { ArrayOf, DType, FloatArray, Tensor, TensorLike } from './types.js';

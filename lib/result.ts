@@ -1,6 +1,6 @@
 import { backend } from './backend/index.js';
-import type { DType, FloatArray } from './tensor.js';
 import { byteLengthOf } from './typed-array.js';
+import type { DType, FloatArray } from './types.js';
 import { newArray } from './validate.js';
 
 /**

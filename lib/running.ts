@@ -1,7 +1,7 @@
 import { backend } from './backend/index.js';
 import type { Decay } from './conventions.js';
-import type { FloatArray } from './tensor.js';
 import { copyInto, filled, typedArrayType } from './typed-array.js';
+import type { FloatArray } from './types.js';
 import { copyAs, newArray } from './validate.js';
 
 /** The statistics that a layer evaluates with: of the batches so far. */

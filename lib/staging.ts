@@ -1,8 +1,8 @@
 // Copies for the time of one operation.
 import { isShared } from './handover.js';
 import { newResult } from './result.js';
-import type { DType, FloatArray } from './tensor.js';
 import { bufferOf, byteLengthOf, bytesOf, bytesPerValue, copyInto, lengthOf, viewOf } from './typed-array.js';
+import type { DType, FloatArray } from './types.js';
 
 /** From this size on, memory that has been used costs much less to write than memory that nobody has touched. */
 const largeBytes = 2 ** 20;

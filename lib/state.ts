@@ -1,6 +1,6 @@
 import { rangeError, typeError } from './errors.js';
 import { namesOf, propertiesOf } from './properties.js';
-import type { FloatArray } from './tensor.js';
+import type { FloatArray } from './types.js';
 import { channelsOf, checkInteger, checkObject, checkPerChannel, checkVariance } from './validate.js';
 
 /**

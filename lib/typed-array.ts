@@ -1,7 +1,7 @@
 // Typed arrays, without a method, a getter or a constructor that the caller could have replaced: what the language has for
 // them is taken here once, when the library is loaded. Nothing else in lib/ touches more of a typed array than its elements
 // (scripts/check-arrays.ts). They are arrays of any realm, and the getters cannot be forged.
-import type { DType, FloatArray } from './tensor.js';
+import type { DType, FloatArray } from './types.js';
 
 type AnyArray = FloatArray | Uint8Array | Int32Array;
 type Getter<T> = (this: unknown) => T;

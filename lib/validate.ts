@@ -3,7 +3,6 @@
 // the caller's throws comes out as it is.
 import { describe, describeShape, isArray, isObject, rangeError, typeError } from './errors.js';
 import { type Names, propertiesOf, tensorNames } from './properties.js';
-import type { DType, FloatArray } from './tensor.js';
 import {
   copyInto,
   extentOf,
@@ -15,6 +14,7 @@ import {
   zeroBytes,
   zeros,
 } from './typed-array.js';
+import type { DType, FloatArray } from './types.js';
 
 const arrayNames = { float32: 'Float32Array', float64: 'Float64Array' } as const;
 

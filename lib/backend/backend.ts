@@ -1,4 +1,4 @@
-import type { FloatArray } from '../tensor.js';
+import type { FloatArray } from '../types.js';
 
 /**
  * Where a pass computes off the calling thread, this says which operation it is; see operations.ts. The arrays must stay

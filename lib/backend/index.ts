@@ -1,6 +1,6 @@
 // The backend that computes here.
 import { platform } from '../platform/node.js';
-import type { DType, FloatArray } from '../tensor.js';
+import type { DType, FloatArray } from '../types.js';
 import type { Backend, Passes } from './backend.js';
 import { createWasmBackend } from './wasm.js';
 

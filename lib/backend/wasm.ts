@@ -2,7 +2,6 @@
 // and results, which take the place of the input, out of it; binding/wasm.cpp is the other side.
 import { rangeError, stateError } from '../errors.js';
 import { platform } from '../platform/node.js';
-import type { DType, FloatArray } from '../tensor.js';
 import {
   byteLengthOf,
   bytesOf,
@@ -14,6 +13,7 @@ import {
   viewOf,
   viewOfBytes,
 } from '../typed-array.js';
+import type { DType, FloatArray } from '../types.js';
 import { checkApart, isInPlace } from '../validate.js';
 import { type Backend, maskBytes, nothingOnTheWay, type Passes } from './backend.js';
 import { now, type Prepared, Turns } from './turns.js';

@@ -1,7 +1,7 @@
 // TensorFlow.js gives mean, variance, scale and offset shapes that broadcast to that of x: [C], [1, C, 1, 1], or that of x.
 import { describeShape, rangeError } from '../errors.js';
-import type { FloatArray } from '../tensor.js';
 import { copyInto, lengthOf, zeroIntegers } from '../typed-array.js';
+import type { FloatArray } from '../types.js';
 import { type Geometry, newArray } from '../validate.js';
 
 /** Which value of a parameter each channel takes; undefined where there is one for each, in order. */
