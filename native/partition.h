@@ -15,6 +15,15 @@ constexpr size_t divide_up(size_t value, size_t by) {
   return (value + by - 1) / by;
 }
 
+/// [0, total) in parts of `size`; part `index`.
+struct Range {
+  size_t begin;
+  size_t end;
+};
+constexpr Range part(size_t total, size_t size, size_t index) {
+  return {index * size, std::min(total, (index + 1) * size)};
+}
+
 /// `count` planes of a channels-first tensor from sample `first` on, of each the values [offset, offset +
 /// length); or `count` rows of a channels-last tensor from row `first` on, `length` columns of each.
 struct Span {

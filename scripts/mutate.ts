@@ -11,6 +11,8 @@ const sources = [
   'native/kernels/passes.h',
   'native/kernels/loops.h',
   'native/partition.h',
+  'native/sums.h',
+  'native/settle.h',
   'native/batchnorm.cpp',
 ];
 const { values } = parseArgs({

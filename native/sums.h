@@ -1,0 +1,411 @@
+// The sums of a pass, chunk by chunk, and what they become: statistics, and the sums of gradients. Changes
+// bits.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <type_traits>
+
+#include "ahead.h"
+#include "settle.h"
+
+namespace batchnorm {
+namespace {
+
+/// What becomes of them: sums of chunks and channels, and the shifts they refer to.
+template <typename T>
+struct Partials {
+  Partials() = default;
+  Partials(Scratch& scratch, size_t chunks, size_t channels)
+      : stride(channels),
+        shifts(scratch.take<T>(chunks * channels)),
+        first(scratch.take<double>(chunks * channels)),
+        second(scratch.take<double>(chunks * channels)) {}
+
+  size_t at(size_t chunk, size_t channel) const { return chunk * stride + channel - origin; }
+
+  /// The channel that comes first in a chunk, and how many there are.
+  size_t origin = 0;
+  size_t stride;
+  T* shifts;
+  double* first;
+  double* second;
+};
+
+/// Calls add(first place, first channel, count) for the runs of places that channels [begin, end) have in a
+/// chunk, in the order of the copies.
+template <typename T, typename Add>
+void for_each_run(const Partition<T>& partition, const Span& span, Range channels, Add add) {
+  const size_t width = partition.shape().channels;
+  const size_t places = partition.layout() == kChannelsFirst ? width : span.length;
+  for (size_t copy = 0; copy + channels.begin < places; copy += width)
+    add(copy + channels.begin, channels.begin, std::min(copy + channels.end, places) - copy - channels.begin);
+}
+
+/// What kernels add to. Chunks of one stretch have sums of their own and no totals; else the sums, which
+/// every chunk leaves at 0, are those of all, and the totals each chunk's: in channels-last they are its
+/// partials.
+template <typename T>
+class Accumulators {
+ public:
+  /// For so many chunks of so many channels, to be collected together.
+  Accumulators(Scratch& scratch, const Partition<T>& partition, size_t chunks, size_t channels)
+      : layout_(partition.layout()), one_stretch_(partition.is_one_stretch()) {
+    const size_t each = size(channels);
+    first_ = scratch.take<T>(one_stretch_ ? chunks * each : each);
+    second_ = scratch.take<T>(one_stretch_ ? chunks * each : each);
+    if (one_stretch_) return;
+    std::fill_n(first_, each, T{0});
+    std::fill_n(second_, each, T{0});
+    if (layout_ == kChannelsLast) return;
+    first_totals_ = scratch.take<double>(chunks * each);
+    second_totals_ = scratch.take<double>(chunks * each);
+  }
+
+  /// Where the sums of chunk `index` begin; those of all before it have been asked for.
+  LaneSums<T> begin(size_t index, size_t chunk, Range channels, const Partials<T>& partials) const {
+    const size_t count = size(channels.end - channels.begin);
+    if (one_stretch_) {
+      LaneSums<T> sums = {first_ + index * count, second_ + index * count, nullptr, nullptr};
+      std::fill_n(sums.first, count, T{0});
+      std::fill_n(sums.second, count, T{0});
+      return sums;
+    }
+    const bool last = layout_ == kChannelsLast;
+    const size_t at = last ? partials.at(chunk, channels.begin) : index * count;
+    LaneSums<T> sums = {first_, second_, (last ? partials.first : first_totals_) + at,
+                        (last ? partials.second : second_totals_) + at};
+    std::fill_n(sums.first_total, count, 0.0);
+    std::fill_n(sums.second_total, count, 0.0);
+    return sums;
+  }
+
+  /// Turns what channels of some chunks have added up into partials, which hold these channels alone if there
+  /// are several chunks.
+  void collect(const Kernels<T>& kernels, Range chunks, Range channels, const Partials<T>& partials) const {
+    const size_t count = (chunks.end - chunks.begin) * (channels.end - channels.begin);
+    const size_t at = partials.at(chunks.begin, channels.begin);
+    if (one_stretch_) {
+      kernels.collect[layout_](first_, count, partials.first + at);
+      kernels.collect[layout_](second_, count, partials.second + at);
+    } else if (layout_ == kChannelsFirst) {
+      kernels.collect_totals(first_totals_, count, partials.first + at);
+      kernels.collect_totals(second_totals_, count, partials.second + at);
+    }
+  }
+
+ private:
+  size_t size(size_t channels) const {
+    return round_up(layout_ == kChannelsFirst ? channels * kLanes<T> : channels, kLanes<T>);
+  }
+
+  Layout layout_;
+  bool one_stretch_;
+  T* first_;
+  T* second_;
+  double* first_totals_ = nullptr;
+  double* second_totals_ = nullptr;
+};
+
+/// Nine values of channel `channel` from all over a span: images begin with borders.
+template <typename T>
+void find_nine(const Partition<T>& partition, const Span& span, size_t channel, const T* x,
+               const T* (&nine)[9]) {
+  const size_t ninth = partition.values(span, channel) / 9;
+  size_t places[9];
+  // Odd, so that it does not keep to one column of an image.
+  partition.find_places(span, channel, ninth == 0 ? 0 : (ninth - 1) | 1, places);
+  for (size_t i = 0; i < 9; i++) nine[i] = x + places[i];
+}
+
+/// All chunks in their order.
+template <typename T>
+const Span* take_chunks(Scratch& scratch, const Partition<T>& partition) {
+  Span* const chunks = scratch.take<Span>(partition.chunks());
+  for (size_t chunk = 0; chunk < partition.chunks(); chunk++) chunks[chunk] = partition.chunk(chunk);
+  return chunks;
+}
+
+/// A sum in double, and beside it what its roundings have lost (Neumaier, 1974).
+class CompensatedSum {
+ public:
+  void add(double value) {
+    const double total = sum_ + value;
+    lost_ += std::fabs(sum_) >= std::fabs(value) ? (sum_ - total) + value : (value - total) + sum_;
+    sum_ = total;
+  }
+  double value() const { return sum_ + lost_; }
+
+ private:
+  double sum_ = 0;
+  double lost_ = 0;
+};
+
+/// Sums of deviations from a shift near the data, per chunk.
+template <typename T>
+class Moments {
+ public:
+  Moments(Scratch& scratch, const Execution& execution, const Partition<T>& partition, const T* x)
+      : kernels_(kernels_of<T>(*execution.kernels)),
+        partition_(partition),
+        chunks_(take_chunks(scratch, partition)),
+        x_(x),
+        reference_sums_(scratch.take<double>(partition.shape().channels)),
+        reference_squares_(scratch.take<double>(partition.shape().channels)) {}
+
+  /// Asks memory for what sum() will want first, from many places at once.
+  void expect(size_t chunk, Range channels) const {
+    const T* nine[9];
+    find_nine(partition_, chunks_[chunk], channels.begin, x_, nine);
+    for (size_t channel = channels.begin; channel < channels.end; channel++)
+      for (const T*& at : nine) {
+        prefetch(at);
+        at += partition_.channel_stride();
+      }
+  }
+
+  /// Adds up channels [begin, end) < width of one chunk: run(work) does each tile.
+  template <typename Run>
+  void sum(size_t chunk, Range channels, const LaneSums<T>& sums, const Partials<T>& partials,
+           Run run) const {
+    const Span& span = chunks_[chunk];
+    if (partition_.layout() == kChannelsLast) channels.end = std::min(channels.end, span.length);
+    if (channels.begin >= channels.end) return;
+    // Being values of the data, shifts lie on their grid: deviations of data with few mantissa bits, and
+    // their squares, are exact, and those of a constant channel are 0.
+    T* const shifts = partials.shifts + partials.at(chunk, channels.begin);
+    const T* nine[9];
+    find_nine(partition_, span, channels.begin, x_, nine);
+    kernels_.centres(nine, partition_.channel_stride(), channels.end - channels.begin, shifts);
+    size_t before = 0;
+    partition_.for_each_tile(
+        span, channels.begin, channels.end, ahead(partition_, span, channels), [&](Tile tile, size_t at) {
+          run(MomentsWork<T>{tile, x_ + at, shifts, sums, partition_.ends_stretch(span, before++)});
+        });
+  }
+
+  /// What is to be done when the partials of channels of some chunks are there.
+  void check(Range chunks, Range channels, const Partials<T>& partials) const {
+    for (size_t chunk = chunks.begin; chunk < chunks.end; chunk++) {
+      const Span& span = chunks_[chunk];
+      Range summed = channels;
+      if (partition_.layout() == kChannelsLast) summed.end = std::min(channels.end, span.length);
+      if (summed.begin >= summed.end) return;
+      const double values = static_cast<double>(partition_.values(span, summed.begin));
+      while (true) {
+        const size_t at = partials.at(chunk, summed.begin);
+        summed.begin +=
+            kernels_.find_bad(summed.end - summed.begin, values, partials.first + at, partials.second + at);
+        if (summed.begin == summed.end) break;
+        const size_t bad = partials.at(chunk, summed.begin);
+        sum_in_double(span, summed.begin, partials.shifts[bad], partials.first[bad], partials.second[bad]);
+        summed.begin++;
+      }
+    }
+  }
+
+  void run(const MomentsWork<T>& work) const { kernels_.moments[partition_.layout()](work); }
+
+  /// Mean and biased variance of channels [begin, end) of the tensor: the chunks in their order, all with
+  /// reference to the shift of the first.
+  void merge(Range channels, const Partials<T>& partials, double* mean, double* variance) const {
+    for (size_t channel = channels.begin; channel < channels.end; channel++) {
+      reference_sums_[channel] = 0;
+      reference_squares_[channel] = 0;
+    }
+    const T* const reference = partials.shifts + partials.at(0, channels.begin);
+    for (size_t chunk = 0; chunk < partition_.chunks(); chunk++) {
+      const Span& span = chunks_[chunk];
+      const double values = static_cast<double>(partition_.values(span, 0));
+      for_each_run(partition_, span, channels, [&](size_t place, size_t channel, size_t run) {
+        const size_t at = partials.at(chunk, place);
+        kernels_.merge(run, values, partials.first + at, partials.second + at, partials.shifts + at,
+                       reference + (channel - channels.begin), reference_sums_ + channel,
+                       reference_squares_ + channel);
+      });
+    }
+    const size_t at = channels.begin;
+    kernels_.statistics(channels.end - at, static_cast<double>(partition_.shape().count()), reference,
+                        reference_sums_ + at, reference_squares_ + at, mean + at, variance + at);
+    // Squares of float32 do not overflow in double.
+    if constexpr (std::is_same_v<T, double>)
+      if (const size_t count = channels.end - at;
+          kernels_.find_bad(count, 1, mean + at, variance + at) < count)
+        mend(channels, mean, variance);
+  }
+
+ private:
+  /// Statistics that are not finite though the data is, once more.
+  void mend(Range channels, double* mean, double* variance) const {
+    const size_t end = channels.end;
+    for (Range block = channels; block.begin < end; block.begin = block.end) {
+      block.end = std::min(end, block.begin + kMended);
+      bool open[kMended];
+      for (size_t channel = block.begin; channel < block.end; channel++)
+        open[channel - block.begin] = !std::isfinite(mean[channel]) || !std::isfinite(variance[channel]);
+      keep_finite(block, open);
+      for (size_t channel = block.begin; channel < block.end; channel++)
+        if (open[channel - block.begin]) find_scaled(channel, mean[channel], variance[channel]);
+    }
+  }
+
+  /// Channels looked at together: a few lines of a row.
+  static constexpr size_t kMended = 64;
+
+  /// Closes the channels of a block that have a value which is not finite, at the first of them or soon
+  /// after.
+  void keep_finite(Range block, bool (&open)[kMended]) const {
+    const Shape& shape = partition_.shape();
+    const size_t count = block.end - block.begin;
+    if (shape.inner > 1) {
+      for (size_t i = 0; i < count; i++)
+        for (size_t sample = 0; sample < shape.outer && open[i]; sample++) {
+          const T* const values = x_ + (sample * shape.channels + block.begin + i) * shape.inner;
+          open[i] = std::all_of(values, values + shape.inner, [](T value) { return std::isfinite(value); });
+        }
+      return;
+    }
+    // Of x - x, which is 0 or NaN: a loop over columns that the compiler does several at a time.
+    T nothing[kMended] = {};
+    constexpr size_t kRows = 32;
+    for (size_t row = 0; row < shape.outer; row++) {
+      const T* const values = x_ + row * shape.channels + block.begin;
+      for (size_t i = 0; i < count; i++) nothing[i] += values[i] - values[i];
+      if ((row + 1) % kRows != 0 && row + 1 < shape.outer) continue;
+      for (size_t i = 0; i < count; i++) open[i] = open[i] && nothing[i] == 0;
+      if (std::none_of(open, open + count, [](bool is_open) { return is_open; })) return;
+    }
+  }
+
+  /// In two passes over values so small that no square of them overflows: only what is found may.
+  void find_scaled(size_t channel, double& mean, double& variance) const {
+    // Where squares have overflowed, what such a scale takes below the smallest double is no matter.
+    constexpr double kDown = 0x1p-600;
+    constexpr double kUp = 0x1p600;
+    const Shape& shape = partition_.shape();
+    const auto mean_of = [&](auto term) {
+      CompensatedSum sum;
+      for (size_t sample = 0; sample < shape.outer; sample++) {
+        const T* const values = x_ + (sample * shape.channels + channel) * shape.inner;
+        for (size_t i = 0; i < shape.inner; i++) sum.add(term(values[i] * kDown));
+      }
+      return sum.value() / static_cast<double>(shape.count());
+    };
+    const double centre = mean_of([](double value) { return value; });
+    const double rest = mean_of([=](double value) { return value - centre; });
+    const double squares = mean_of([=](double value) { return (value - centre) * (value - centre); });
+    mean = (centre + rest) * kUp;
+    variance = (squares - rest * rest) * kUp * kUp;
+  }
+
+  /// In double, where float32 sums overflow (deviations from 1e19 on), where the shift is far from the mean,
+  /// and where the data is not finite, for then the result must not depend on the order of the additions.
+  void sum_in_double(const Span& span, size_t channel, T& shift, double& first, double& second) const {
+    if (!std::isfinite(shift)) shift = 0;
+    double sums[kLanes<T>] = {};
+    double squares[kLanes<T>] = {};
+    partition_.for_each_tile(span, channel, channel + 1, straight_ahead(0), [&](Tile tile, size_t at) {
+      const T* values = x_ + at;
+      size_t count = tile.columns;
+      T column[Partition<T>::kChunkRows];
+      if (partition_.layout() == kChannelsLast) {
+        count = tile.rows;
+        for (size_t row = 0; row < count; row++) column[row] = values[row * tile.stride];
+        values = column;
+      }
+      kernels_.add_in_double(values, count, static_cast<double>(shift), sums, squares);
+    });
+    for (size_t half = kLanes<T> / 2; half > 0; half /= 2)
+      for (size_t lane = 0; lane < half; lane++) {
+        sums[lane] += sums[lane + half];
+        squares[lane] += squares[lane + half];
+      }
+    first = sums[0];
+    second = squares[0];
+  }
+
+  const Kernels<T>& kernels_;
+  const Partition<T>& partition_;
+  const Span* chunks_;
+  const T* x_;
+  double* reference_sums_;
+  double* reference_squares_;
+};
+
+/// Sums of dy and dy * (x - mean), per chunk, of the dy that the activation lets through.
+template <typename T>
+class GradSums {
+ public:
+  GradSums(Scratch& scratch, const Execution& execution, const Partition<T>& partition, const T* dy,
+           const T* x, Gate gate, unsigned char* mask, Normalization<const T> coefficients)
+      : kernels_(kernels_of<T>(*execution.kernels)),
+        pass_(kernels_.grad_sums[gate][partition.layout()]),
+        partition_(partition),
+        chunks_(take_chunks(scratch, partition)),
+        dy_(dy),
+        x_(x),
+        mask_(mask),
+        coefficients_(coefficients),
+        sums_dy_(scratch.take<double>(partition.shape().channels)),
+        sums_dy_xc_(scratch.take<double>(partition.shape().channels)) {}
+
+  /// sum() begins where it goes on.
+  void expect(size_t, Range) const {}
+
+  /// Adds up channels [begin, end) < width of one chunk: run(work) does each tile.
+  template <typename Run>
+  void sum(size_t chunk, Range channels, const LaneSums<T>& sums, const Partials<T>&, Run run) const {
+    const Span& span = chunks_[chunk];
+    const Normalization<const T> c = coefficients_.from(channels.begin);
+    size_t before = 0;
+    partition_.for_each_tile(span, channels.begin, channels.end, ahead(partition_, span, channels),
+                             [&](Tile tile, size_t at) {
+                               run(GradSumsWork<T>{tile,
+                                                   dy_ + at,
+                                                   x_ + at,
+                                                   {mask_, at},
+                                                   c.mean,
+                                                   c.scale,
+                                                   c.offset,
+                                                   sums,
+                                                   partition_.ends_stretch(span, before++)});
+                             });
+  }
+
+  void check(Range, Range, const Partials<T>&) const {}
+
+  void run(const GradSumsWork<T>& work) const { pass_(work); }
+
+  /// The sums of channels [begin, end) of the tensor, the chunks in their order.
+  void merge(Range channels, const Partials<T>& partials) const {
+    for (size_t channel = channels.begin; channel < channels.end; channel++) {
+      sums_dy_[channel] = 0;
+      sums_dy_xc_[channel] = 0;
+    }
+    for (size_t chunk = 0; chunk < partition_.chunks(); chunk++)
+      for_each_run(partition_, chunks_[chunk], channels, [&](size_t place, size_t channel, size_t run) {
+        const size_t at = partials.at(chunk, place);
+        for (size_t i = 0; i < run; i++) {
+          sums_dy_[channel + i] += partials.first[at + i];
+          sums_dy_xc_[channel + i] += partials.second[at + i];
+        }
+      });
+  }
+  const double* sums_dy() const { return sums_dy_; }
+  const double* sums_dy_xc() const { return sums_dy_xc_; }
+
+ private:
+  const Kernels<T>& kernels_;
+  void (*pass_)(const GradSumsWork<T>&);
+  const Partition<T>& partition_;
+  const Span* chunks_;
+  const T* dy_;
+  const T* x_;
+  unsigned char* mask_;
+  Normalization<const T> coefficients_;
+  double* sums_dy_;
+  double* sums_dy_xc_;
+};
+
+}  // namespace
+}  // namespace batchnorm
