@@ -15,8 +15,11 @@
     __has_feature(thread_sanitizer) || __has_feature(undefined_behavior_sanitizer) ||                    \
     __has_feature(coverage_sanitizer)
 #define ALWAYS_INLINE inline
+#define INLINED
 #else
 #define ALWAYS_INLINE inline __attribute__((always_inline))
+/// The same for a lambda, behind its parameters.
+#define INLINED __attribute__((always_inline))
 #endif
 
 namespace batchnorm {

@@ -54,6 +54,8 @@ struct Group {
   Lanes lanes;
   LastLanes last_lanes;
 
+  /// 0 where only a call knows it.
+  static constexpr size_t kSize = Size;
   /// How many vectors it has at most.
   static constexpr size_t kMost = Size;
   static constexpr size_t size() { return Size; }
@@ -95,6 +97,7 @@ struct Group<0, size_t, size_t> {
   size_t last_lanes;
   size_t vectors;
 
+  static constexpr size_t kSize = 0;
   static constexpr size_t kMost = kGroup;
   ALWAYS_INLINE size_t size() const { return vectors; }
   static constexpr bool kWhole = false;
@@ -150,7 +153,7 @@ ALWAYS_INLINE void visit_end(size_t at, size_t count, Visit visit) {
   if constexpr (kSmallCode) {
     visit(AnyGroup{at, lanes, at, lanes, last_lanes, before_last + 1});
   } else {
-    const auto end = [&](auto vectors) {
+    const auto end = [&](auto vectors) INLINED {
       visit(Group<decltype(vectors)::value, AllLanes, size_t>{at, lanes, at, {}, last_lanes});
     };
     switch (before_last) {
@@ -178,7 +181,7 @@ template <typename T, typename Open>
 ALWAYS_INLINE void for_each_row(Tile tile, bool ends_stretch, Open open) {
   using Channel = decltype(open(RowChannel{0}));
   constexpr size_t group = kGroup * kLanes<T>;
-  const auto each_row = [&](auto visit) {
+  const auto each_row = [&](auto visit) INLINED {
     for (size_t row = 0; row < tile.rows; row++) {
       Channel channel = open(RowChannel{row});
       visit(channel, row * tile.stride, row * tile.stride + tile.columns);
@@ -186,23 +189,23 @@ ALWAYS_INLINE void for_each_row(Tile tile, bool ends_stretch, Open open) {
     }
   };
   if constexpr (!Channel::kSums) {
-    return each_row([](Channel& channel, size_t at, size_t to) {
+    return each_row([](Channel& channel, size_t at, size_t to) INLINED {
       for (; at + group <= to; at += group) channel.visit(whole_group<T>(at));
-      if (at < to) visit_end<T>(at, to - at, [&](auto end) { channel.visit(end); });
+      if (at < to) visit_end<T>(at, to - at, [&](auto end) INLINED { channel.visit(end); });
     });
   } else {
     if (!kSmallCode && tile.columns <= group) {
       // What kind of group a short row is decided once.
-      return visit_end<T>(0, tile.columns, [&](auto end) {
-        each_row([&](Channel& channel, size_t at, size_t) {
+      return visit_end<T>(0, tile.columns, [&](auto end) INLINED {
+        each_row([&](Channel& channel, size_t at, size_t) INLINED {
           end.at = end.line = at;
           channel.visit(end);
         });
       });
     }
-    each_row([](Channel& channel, size_t at, size_t to) {
+    each_row([](Channel& channel, size_t at, size_t to) INLINED {
       size_t left = batchnorm::kStretch;
-      const auto add = [&] {
+      const auto add = [&]() INLINED {
         if (left-- > 0) return;
         channel.end_stretch();
         left = batchnorm::kStretch - 1;
@@ -217,7 +220,7 @@ ALWAYS_INLINE void for_each_row(Tile tile, bool ends_stretch, Open open) {
         channel.hold(whole_group<T>(at));
         at += group;
       }
-      visit_end<T>(at, to - at, [&](auto end) { channel.visit_held(end); });
+      visit_end<T>(at, to - at, [&](auto end) INLINED { channel.visit_held(end); });
     });
   }
 }
@@ -248,10 +251,9 @@ ALWAYS_INLINE void visit_rows(Tile tile, size_t row, size_t rows, size_t column,
   }
 }
 
-/// Calls visit(column, lanes) for each vector of columns.
+/// Calls visit(column, lanes) for each vector of columns from `column` on.
 template <typename T, typename Visit>
-ALWAYS_INLINE void for_each_vector(Tile tile, Visit visit) {
-  size_t column = 0;
+ALWAYS_INLINE void for_each_vector(Tile tile, size_t column, Visit visit) {
   for (; column + kLanes<T> <= tile.columns; column += kLanes<T>) visit(column, AllLanes{});
   if (column < tile.columns) visit(column, tile.columns - column);
 }
@@ -262,9 +264,9 @@ template <typename T, typename Open>
 ALWAYS_INLINE void for_each_column_written(Tile tile, Open open) {
   for (size_t row = 0; row < tile.rows; row += kGroup) {
     const size_t rows = tile.rows - row < kGroup ? tile.rows - row : kGroup;
-    for_each_vector<T>(tile, [&](size_t column, auto lanes) {
+    for_each_vector<T>(tile, 0, [&](size_t column, auto lanes) INLINED {
       const auto channel = open(ColumnChannels{column});
-      const auto visit = [&](auto group) { channel.visit(group); };
+      const auto visit = [&](auto group) INLINED { channel.visit(group); };
       constexpr bool whole = std::is_same_v<decltype(lanes), AllLanes>;
       if constexpr (!kSmallCode) {
         visit_rows(tile, row, rows, column, lanes, visit);
@@ -289,10 +291,19 @@ ALWAYS_INLINE void for_each_column_summed(Tile tile, bool ends_stretch, Open ope
   for (size_t row = 0; row < tile.rows; row += step) {
     const size_t rows = tile.rows - row < step ? tile.rows - row : step;
     const bool ends = ends_stretch && ((row + rows) % stretch == 0 || row + rows == tile.rows);
-    for_each_vector<T>(tile, [&](size_t column, auto lanes) {
+    size_t done = 0;
+    // What nearly all of a tile is, in a loop of its own.
+    if (rows == step) {
+      for (; done + kLanes<T> <= tile.columns; done += kLanes<T>) {
+        Channel channel = open(ColumnChannels{done});
+        channel.visit(group_of_rows<kGroup>(tile, row, done, AllLanes{}),
+                      group_of_rows<kGroup>(tile, row + kGroup, done, AllLanes{}));
+        channel.close(ends);
+      }
+    }
+    for_each_vector<T>(tile, done, [&](size_t column, auto lanes) INLINED {
       Channel channel = open(ColumnChannels{column});
-      constexpr bool whole = std::is_same_v<decltype(lanes), AllLanes>;
-      const auto add = [&](auto hold, auto visit_held) {
+      const auto add = [&](auto hold, auto visit_held) INLINED {
         if (rows > kGroup) {
           hold();
           visit_held(row + kGroup, rows - kGroup);
@@ -300,19 +311,18 @@ ALWAYS_INLINE void for_each_column_summed(Tile tile, bool ends_stretch, Open ope
           visit_held(row, rows);
         }
       };
-      if (whole && rows == step) {
-        channel.visit(group_of_rows<kGroup>(tile, row, column, lanes),
-                      group_of_rows<kGroup>(tile, row + kGroup, column, lanes));
-      } else if constexpr (!kSmallCode) {
-        add([&] { channel.hold(group_of_rows<kGroup>(tile, row, column, lanes)); },
-            [&](size_t from, size_t count) {
-              visit_rows(tile, from, count, column, lanes, [&](auto group) { channel.visit_held(group); });
+      if constexpr (!kSmallCode) {
+        add([&]() INLINED { channel.hold(group_of_rows<kGroup>(tile, row, column, lanes)); },
+            [&](size_t from, size_t count) INLINED {
+              visit_rows(tile, from, count, column, lanes,
+                         [&](auto group) INLINED { channel.visit_held(group); });
             });
       } else {
         size_t count = kLanes<T>;
-        if constexpr (!whole) count = lanes;
-        add([&] { channel.hold(any_rows(tile, row, column, count, kGroup)); },
-            [&](size_t from, size_t many) { channel.visit_held(any_rows(tile, from, column, count, many)); });
+        if constexpr (!std::is_same_v<decltype(lanes), AllLanes>) count = lanes;
+        add([&]() INLINED { channel.hold(any_rows(tile, row, column, count, kGroup)); },
+            [&](size_t from, size_t many)
+                INLINED { channel.visit_held(any_rows(tile, from, column, count, many)); });
       }
       channel.close(ends);
     });

@@ -11,17 +11,38 @@
 
 namespace {
 
-/// ((a0 + a1) + (a2 + a3)), with what is missing left out.
-template <size_t Size, typename T>
-ALWAYS_INLINE Vec<T> tree_sum(const Vec<T> (&terms)[Size]) {
-  if constexpr (Size == 1)
-    return terms[0];
-  else if constexpr (Size == 2)
-    return terms[0] + terms[1];
-  else if constexpr (Size == 3)
-    return (terms[0] + terms[1]) + terms[2];
-  else
+/// What a group adds to a pair of sums.
+template <typename T>
+struct Terms {
+  Vec<T> first = Vec<T>::broadcast(0);
+  Vec<T> second = Vec<T>::broadcast(0);
+  friend ALWAYS_INLINE Terms operator+(const Terms& a, const Terms& b) {
+    return {a.first + b.first, a.second + b.second};
+  }
+};
+
+/// ((t0 + t1) + (t2 + t3)) of the terms from `First` on, with what is missing left out. One after the other:
+/// as arrays GCC keeps them in memory.
+template <size_t First, size_t Count, typename Term>
+ALWAYS_INLINE auto tree_of(const Term& term) {
+  if constexpr (Count == 1) {
+    return term(First);
+  } else {
+    const auto left = tree_of < First, Count == 2 ? 1 : 2 > (term);
+    return left + tree_of<First + (Count == 2 ? 1 : 2), Count - (Count == 2 ? 1 : 2)>(term);
+  }
+}
+
+/// The same of the terms of each vector of a group.
+template <typename Group, typename Term>
+ALWAYS_INLINE auto sum_of(Group group, const Term& term) {
+  if constexpr (Group::kSize > 0) {
+    return tree_of<0, Group::kSize>(term);
+  } else {
+    decltype(term(0)) terms[kGroup];
+    for (size_t i = 0; i < group.size(); i++) terms[i] = term(i);
     return (terms[0] + terms[1]) + (terms[2] + terms[3]);
+  }
 }
 
 /// Adds the lanes to as many doubles.
@@ -40,27 +61,15 @@ struct PairOfSums {
   Vec<T> first = Vec<T>::load(all.first + at);
   Vec<T> second = Vec<T>::load(all.second + at);
 
-  /// What a group adds to them.
-  struct Terms {
-    Vec<T> first = Vec<T>::broadcast(0);
-    Vec<T> second = Vec<T>::broadcast(0);
-  };
-  Terms held = {};
+  Terms<T> held = {};
 
-  template <size_t Size>
-  static ALWAYS_INLINE Terms terms(const Vec<T> (&first_terms)[Size], const Vec<T> (&second_terms)[Size]) {
-    return {tree_sum(first_terms), tree_sum(second_terms)};
-  }
-  ALWAYS_INLINE void add(const Terms& group) {
+  ALWAYS_INLINE void add(const Terms<T>& group) {
     first = first + group.first;
     second = second + group.second;
   }
-  ALWAYS_INLINE void add(const Terms& one, const Terms& other) {
-    add({one.first + other.first, one.second + other.second});
-  }
   /// Zeros where nothing is held, which change no bit of what a sum becomes.
-  ALWAYS_INLINE void add_held(const Terms& group) {
-    add(held, group);
+  ALWAYS_INLINE void add_held(const Terms<T>& group) {
+    add(held + group);
     held = {};
   }
   ALWAYS_INLINE void end_stretch() {
@@ -75,16 +84,6 @@ struct PairOfSums {
   }
 };
 
-/// Values of each vector of a group, of which a sum is made: zeros where there is no vector.
-template <typename T, typename Group>
-struct OfVectors {
-  Vec<T> values[Group::kMost];
-
-  ALWAYS_INLINE explicit OfVectors(Group group) {
-    for (size_t i = group.size(); i < Group::kMost; i++) values[i] = Vec<T>::broadcast(0);
-  }
-};
-
 template <typename T>
 struct Moments {
   const T* x;
@@ -94,16 +93,15 @@ struct Moments {
 
   /// Writes as many lines as the group has vectors.
   template <typename Group, typename Lines>
-  ALWAYS_INLINE typename PairOfSums<T>::Terms terms(Group group, Lines& lines) const {
-    OfVectors<T, Group> deviation(group), square(group);
-    for (size_t i = 0; i < group.size(); i++) {
+  ALWAYS_INLINE Terms<T> terms(Group group, Lines& lines) const {
+    const Terms<T> sum = sum_of(group, [&](size_t i) INLINED {
       // Filling with the shift makes inactive lanes add nothing.
-      deviation.values[i] = group.load(x, i, shift) - shift;
-      square.values[i] = deviation.values[i] * deviation.values[i];
-    }
+      const Vec<T> deviation = group.load(x, i, shift) - shift;
+      return Terms<T>{deviation, deviation * deviation};
+    });
     group.prefetch(x, ahead);
     lines.template write<Group::kMost>();
-    return PairOfSums<T>::terms(deviation.values, square.values);
+    return sum;
   }
 };
 
@@ -198,21 +196,19 @@ struct GradSums {
   /// Writes a line after each vector of a group: with twice as much to read, several at once hold up the
   /// sums (backward of (32, 512, 28, 28): 4.8 ms, so 4.0).
   template <typename Group, typename Lines>
-  ALWAYS_INLINE typename PairOfSums<T>::Terms terms(Group group, Lines& lines) const {
-    const Vec<T> zero = Vec<T>::broadcast(0);
-    OfVectors<T, Group> gradient(group), product(group);
-    for (size_t i = 0; i < group.size(); i++) {
+  ALWAYS_INLINE Terms<T> terms(Group group, Lines& lines) const {
+    const Terms<T> sum = sum_of(group, [&](size_t i) INLINED {
       const Vec<T> deviation = group.load(x, i, mean) - mean;
-      Vec<T> passed = group.load(dy, i, zero);
-      if constexpr (Gated::kRecomputes) passed = keep_positive(passed, normalized(deviation, scale, offset));
-      if constexpr (Gated::kReads) passed = passed.keep(mask.load(group.place(i)));
-      gradient.values[i] = passed;
-      product.values[i] = passed * deviation;
+      Vec<T> gradient = group.load(dy, i, Vec<T>::broadcast(0));
+      if constexpr (Gated::kRecomputes)
+        gradient = keep_positive(gradient, normalized(deviation, scale, offset));
+      if constexpr (Gated::kReads) gradient = gradient.keep(mask.load(group.place(i)));
       lines.template write<1>();
-    }
+      return Terms<T>{gradient, gradient * deviation};
+    });
     group.prefetch(x, ahead);
     group.prefetch(dy, ahead);
-    return PairOfSums<T>::terms(gradient.values, product.values);
+    return sum;
   }
 };
 
@@ -316,7 +312,7 @@ ALWAYS_INLINE void for_each_channel(Tile tile, bool ends_stretch, Open open) {
 /// What opens a channel of a pass that sums.
 template <typename Fused, typename T>
 ALWAYS_INLINE auto opener(const batchnorm::MomentsWork<T>& work) {
-  return [=](auto channel) {
+  return [=](auto channel) INLINED {
     return Moments<T>{
         work.x, work.tile.ahead, channel.coefficient(work.shift), {work.sums, channel.template sums<T>()}};
   };
@@ -324,7 +320,7 @@ ALWAYS_INLINE auto opener(const batchnorm::MomentsWork<T>& work) {
 template <typename Gated, typename T>
 ALWAYS_INLINE auto opener(const batchnorm::GradSumsWork<T>& work) {
   const MaskBits mask(work.mask);
-  return [=](auto channel) {
+  return [=](auto channel) INLINED {
     const Vec<T> mean = channel.coefficient(work.mean);
     const bool normalizes = Gated::kRecomputes;
     return GradSums<T, Gated>{work.dy,
@@ -352,7 +348,7 @@ ALWAYS_INLINE auto map_of(const batchnorm::GradInputWork<T>& work, bool) {
   if constexpr (std::is_same_v<Gated, Frozen>) {
     return FrozenGradInput<T>{work.dy, work.x, work.mean, work.scale, work.offset};
   } else {
-    const auto line_of = [](const T* at) { return reinterpret_cast<size_t>(at) % 64; };
+    const auto line_of = [](const T* at) INLINED { return reinterpret_cast<size_t>(at) % 64; };
     return GradInput<T, Gated>{work.dy,
                                work.x,
                                MaskBits(work.mask),
@@ -388,7 +384,7 @@ struct Sum {
   template <typename Group>
   ALWAYS_INLINE void visit(Group group, Group next) {
     const auto terms = of.terms(group, lines);
-    of.sums.add(terms, of.terms(next, lines));
+    of.sums.add(terms + of.terms(next, lines));
   }
   template <typename Group>
   ALWAYS_INLINE void hold(Group group) {
@@ -412,7 +408,7 @@ template <batchnorm::Layout Layout, typename Fused, typename T, template <typena
 void sum(const Work<T>& work) {
   NoLines none;
   const auto open = opener<Fused>(work);
-  for_each_channel<Layout, T>(work.tile, work.ends_stretch, [&](auto channel) {
+  for_each_channel<Layout, T>(work.tile, work.ends_stretch, [&](auto channel) INLINED {
     return Sum<decltype(open(channel)), NoLines>{open(channel), none};
   });
 }
@@ -438,7 +434,7 @@ ALWAYS_INLINE void write_tile(const Work<T>& work) {
   } else if (stream) {
     return stream_columns(tile, to, map);
   }
-  for_each_channel<Layout, T>(tile, false, [&](auto channel) {
+  for_each_channel<Layout, T>(tile, false, [&](auto channel) INLINED {
     return Writer<T, Map>{map, to, tile.ahead.distance, map.coefficients(channel)};
   });
 }
@@ -457,7 +453,7 @@ void stream_beside_sum(const Work<T>& work, const Sums<T>& sums) {
   using Lines = LinesOfRows<true, T, decltype(map_of<Fused, true>(work, true))>;
   Lines lines(work.tile, target_of(work), map_of<Fused, true>(work, true));
   const auto open = opener<Fused>(sums);
-  for_each_row<T>(sums.tile, sums.ends_stretch, [&](auto channel) {
+  for_each_row<T>(sums.tile, sums.ends_stretch, [&](auto channel) INLINED {
     return Sum<decltype(open(channel)), Lines>{open(channel), lines};
   });
   lines.finish();
