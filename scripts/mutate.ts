@@ -47,16 +47,7 @@ const apart =
 /** Changes that cannot be seen, by a part of the line: of speed alone, or the same by another way. */
 const equivalent: Readonly<Record<string, string>> = {
   kBlockBytes: 'blocks change no bit',
-  kLargeChannelBytes: 'blocks change no bit',
-  kBytesPerThread: 'threads change no bit',
-  kWakeBytes: 'threads change no bit',
-  kBlockColumns: 'blocks change no bit',
-  kLinesBeside: 'side by side or one after the other',
-  shared_bytes: 'side by side or one after the other',
   'constexpr size_t kBlock ': 'how many channels find_bad looks at together',
-  'size_t fitting': 'groups change no bit',
-  'size_t fair': 'groups change no bit',
-  'size_t settled': 'tasks change no bit',
   'stride == 1': 'a constant for the compiler',
 };
 

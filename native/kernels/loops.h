@@ -281,8 +281,7 @@ ALWAYS_INLINE void for_each_column_written(Tile tile, Open open) {
   }
 }
 
-/// The same for passes that sum, with every eight rows, for which
-/// coefficients and sums are loaded once, and the channel that it returns for their groups.
+/// The same for passes that sum, for every eight rows: coefficients and sums are loaded once for both groups.
 template <typename T, typename Open>
 ALWAYS_INLINE void for_each_column_summed(Tile tile, bool ends_stretch, Open open) {
   using Channel = decltype(open(ColumnChannels{0}));

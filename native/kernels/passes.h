@@ -28,8 +28,9 @@ ALWAYS_INLINE auto tree_of(const Term& term) {
   if constexpr (Count == 1) {
     return term(First);
   } else {
-    const auto left = tree_of < First, Count == 2 ? 1 : 2 > (term);
-    return left + tree_of<First + (Count == 2 ? 1 : 2), Count - (Count == 2 ? 1 : 2)>(term);
+    constexpr size_t kLeft = Count == 2 ? 1 : 2;
+    const auto left = tree_of<First, kLeft>(term);
+    return left + tree_of<First + kLeft, Count - kLeft>(term);
   }
 }
 
