@@ -1,5 +1,5 @@
 import { defineConfig } from 'vitest/config';
-import { patience } from './test/patience.js';
+import { patience } from './test/support/patience.js';
 
 // Apart from the suite, which runs once per instruction set: the pages do not depend on it.
 export default defineConfig({

@@ -1,5 +1,5 @@
 import { defineConfig } from 'vitest/config';
-import { patience } from './test/patience.js';
+import { patience } from './test/support/patience.js';
 
 export default defineConfig({
   test: {

@@ -1,7 +1,7 @@
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { kinds } from '../test/data.js';
+import { kinds } from '../test/support/data.js';
 import { type Case, type DType, type Layout, sizeOf } from './cases.js';
 import { arrayFor, eps, type Values } from './contender.js';
 import type { Worker } from './process.js';

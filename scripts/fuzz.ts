@@ -1,4 +1,4 @@
-// Tries for longer what test/fuzz-*.test.ts try in the suite, with values that are new each time, and says how often.
+// Tries for longer what the files fuzz-*.test.ts try in the suite, with values that are new each time, and says how often.
 // npm run fuzz -- --seconds 600; BATCHNORM_SEED repeats a run.
 import { spawnSync } from 'node:child_process';
 import { parseArgs } from 'node:util';
@@ -20,7 +20,7 @@ for (const { backend, files } of suites) {
   const { status } = spawnSync(
     process.execPath,
     ['node_modules/vitest/vitest.mjs', 'run', '--no-file-parallelism', '--silent=false'].concat(
-      files.map((file) => `test/fuzz-${file}.test.ts`),
+      files.map((file) => `fuzz-${file}.test.ts`),
     ),
     {
       env: {

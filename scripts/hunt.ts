@@ -4,8 +4,8 @@
 import { parseArgs } from 'node:util';
 import Table from 'cli-table3';
 import { capabilities, type DType } from '../lib/index.js';
-import { kinds } from '../test/data.js';
-import { bounds, type Finding, hunt, measures, repeat, type Subject } from '../test/hunt.js';
+import { kinds } from '../test/support/data.js';
+import { bounds, type Finding, hunt, measures, repeat, type Subject } from '../test/support/hunt.js';
 
 const { values } = parseArgs({
   options: {

@@ -104,7 +104,7 @@ function killer(): string | undefined {
   return tests.find((name) => {
     const { status } = spawnSync(
       process.execPath,
-      ['node_modules/vitest/vitest.mjs', 'run', '--bail=1', `test/${name}.test.ts`],
+      ['node_modules/vitest/vitest.mjs', 'run', '--bail=1', `test/kernels/${name}.test.ts`],
       {
         cwd: folder,
         env: { ...process.env, BATCHNORM_BACKEND: 'native', BATCHNORM_ISA: 'generic' },

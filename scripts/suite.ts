@@ -1,22 +1,15 @@
-// Which files of the suite say something about an instruction set.
+// Which rooms and files of the suite say something about what computes: vitest's filters of files.
 
-/** The others, with the reason: once per machine is enough. Globs of vitest. */
-export const apartFromKernels = {
-  'test/abuse.test.ts': 'memory, threads and processes around whatever is computed',
-  'test/containers.test.ts': 'TypeScript',
-  'test/environment.test.ts': 'settings, in processes that choose their own instruction sets',
-  'test/event-loop.test.ts': 'threads and processes of Node',
-  'test/examples.test.ts': 'examples',
-  'test/fuzz-interface.test.ts': 'TypeScript',
-  'test/fuzz-model.test.ts': 'TypeScript',
-  'test/golden.test.ts': 'how a difference is told',
-  'test/hunt.test.ts': 'what all instruction sets have to the bit, searched once',
-  'test/safetensors.test.ts': 'an example',
-  'test/serve*.test.ts': 'an example',
-  'test/tfjs*.test.ts': 'what surrounds the kernels is the same everywhere',
-  'test/types.test.ts': 'the compiler',
-  'test/validation.test.ts': 'TypeScript',
-} as const;
+/** Every pass, sync and async: right on each instruction set and backend, or on none. */
+export const computing = [
+  'test/kernels/',
+  'test/async/async.test.ts',
+  'test/interface/folding.test.ts',
+  'test/interface/layer.test.ts',
+] as const;
 
-/** Of these, what the WebAssembly backend has ways of its own for: its turns of the event loop, its memory. */
-export const ownToWasm: readonly string[] = ['test/abuse.test.ts', 'test/event-loop.test.ts'];
+/** The WebAssembly backend has ways of its own with memory and with turns of the event loop. */
+export const ownToWasm = ['test/abuse/', 'test/async/event-loop.test.ts'] as const;
+
+/** That an instruction set has the bits of all others, with any number of threads. */
+export const equality = ['test/kernels/invariants.test.ts'] as const;

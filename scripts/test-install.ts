@@ -16,8 +16,8 @@ import {
 import { join, resolve } from 'node:path';
 import { parseArgs } from 'node:util';
 import manifest from '../package.json' with { type: 'json' };
-import golden from '../test/golden.json' with { type: 'json' };
-import { patience } from '../test/patience.js';
+import golden from '../test/support/golden.json' with { type: 'json' };
+import { patience } from '../test/support/patience.js';
 import { check, conclude, title } from './checks.js';
 import { fetchPackages, forConsumer, npm, packAll } from './pack.js';
 import { run } from './run.js';
@@ -144,7 +144,7 @@ function bring(folder: string): void {
   for (const file of ['work.mjs', 'types.mts']) cpSync(join('test/installed', file), join(folder, file));
   cpSync('test/abuse', join(folder, 'abuse'), { recursive: true });
   for (const name of ['golden', 'golden-difference'])
-    writeFileSync(join(folder, `${name}.js`), forConsumer(`test/${name}.ts`, 'esm'));
+    writeFileSync(join(folder, `${name}.js`), forConsumer(`test/support/${name}.ts`, 'esm'));
 }
 
 /** Runs work.mjs. */
@@ -157,7 +157,7 @@ function work(name: string, folder: string, backend: string, surroundings: Surro
   return { stderr: end.stderr, isas: / of (.+)/.exec(end.stdout)?.[1] };
 }
 
-/** Programs of test/abuse.test.ts whose outcome hangs on how Node.js ends workers and itself. */
+/** Programs of test/abuse/programs.test.ts whose outcome hangs on how Node.js ends workers and itself. */
 const abuses: { args: string[]; code?: number; stdout?: string }[] = [
   { args: ['workers.mjs', seed] },
   { args: ['terminate.mjs', seed] },

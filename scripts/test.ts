@@ -1,16 +1,15 @@
-// Runs the whole suite on the best instruction set of this machine, and what computes on every other and on the WebAssembly backend;
-// `-- --whole` the whole suite on all of them. Says which ran. Other arguments go to vitest.
+// Runs the whole suite on the best instruction set of this machine, what computes on the WebAssembly backend, and on every
+// other instruction set that it has the same bits; says which ran. `-- --whole` runs the whole suite on all of them.
+// Any other argument goes to vitest, once, on the best: `-- folding`; `-- folding --on avx2,wasm` says where instead.
 import { spawnSync } from 'node:child_process';
 import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { availableParallelism, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { wasmBytes } from '../lib/backend/wasm-bytes.js';
-import { apartFromKernels, ownToWasm } from './suite.js';
+import { computing, equality, ownToWasm } from './suite.js';
 
 const allIsas = ['avx512', 'avx2', 'neon', 'generic'];
 const seed = process.env.BATCHNORM_SEED ?? String(Math.floor(Math.random() * 2 ** 32));
-const whole = process.argv.includes('--whole');
-const passedOn = process.argv.slice(2).filter((argument) => argument !== '--whole');
 const folder = mkdtempSync(join(tmpdir(), 'batchnorm-'));
 
 /** The instruction sets of this machine, from a process in which nothing but the native backend will do. */
@@ -31,69 +30,78 @@ interface Counts {
   numPendingTests: number;
 }
 
-function runSuite(
-  name: string,
-  environment: Record<string, string>,
-  leftOut: readonly string[] = [],
-): Counts & { status: number } {
-  console.log(`\n=== ${name}${leftOut.length > 0 ? ', what computes' : ', the whole suite'} ===`);
+function runSuite(name: string, filters: readonly string[]): Counts & { name: string; status: number } {
+  console.log(`\n=== ${name}${filters.length > 0 ? `: ${filters.join(' ')}` : ', the whole suite'} ===`);
   const report = join(folder, `${name}.json`);
   const child = spawnSync(
     process.execPath,
     [
       'node_modules/vitest/vitest.mjs',
       'run',
+      `--maxWorkers=${availableParallelism()}`,
       '--reporter=default',
       '--reporter=json',
       `--outputFile.json=${report}`,
-    ].concat(
-      // An argument may name nothing but files that are left out.
-      leftOut.length > 0 && passedOn.length > 0 ? ['--passWithNoTests'] : [],
-      leftOut.map((file) => `--exclude=${file}`),
-      passedOn,
-    ),
-    { env: { ...process.env, BATCHNORM_SEED: seed, ...environment }, stdio: 'inherit' },
+      ...filters,
+    ],
+    {
+      env: {
+        ...process.env,
+        BATCHNORM_SEED: seed,
+        BATCHNORM_BACKEND: name === 'wasm' ? 'wasm' : 'native',
+        BATCHNORM_ISA: name === 'wasm' ? '' : name,
+      },
+      stdio: 'inherit',
+    },
   );
   const counts = existsSync(report)
     ? (JSON.parse(readFileSync(report, 'utf8')) as Counts)
     : { numPassedTests: 0, numFailedTests: 0, numPendingTests: 0 };
-  return { ...counts, status: child.status ?? 1 };
+  return { ...counts, name, status: child.status ?? 1 };
 }
 
 const isas = nativeIsas();
-const isWasmBuilt = wasmBytes !== undefined;
 if (isas.length === 0) throw new Error('the list of instruction sets must not be empty, got []');
+const isWasmBuilt = wasmBytes !== undefined;
+const here = [...isas, ...(isWasmBuilt ? ['wasm'] : [])];
 
-const apart = whole ? [] : Object.keys(apartFromKernels);
-const results = [
-  ...isas.map((isa, i) =>
-    runSuite(isa, { BATCHNORM_BACKEND: 'native', BATCHNORM_ISA: isa }, i === 0 ? [] : apart),
-  ),
-  ...(isWasmBuilt
-    ? [
-        runSuite(
-          'wasm',
-          { BATCHNORM_BACKEND: 'wasm', BATCHNORM_ISA: '' },
-          apart.filter((file) => !ownToWasm.includes(file)),
-        ),
-      ]
-    : []),
-];
+/** What `--on` names, and what is left of the arguments for vitest. */
+function parse(): { whole: boolean; on?: string[]; passedOn: string[] } {
+  const passedOn = process.argv.slice(2).filter((argument) => argument !== '--whole');
+  const at = passedOn.indexOf('--on');
+  const on = at < 0 ? undefined : passedOn.splice(at, 2)[1]?.split(',');
+  const unknown = at < 0 ? undefined : (on ?? ['nothing']).find((name) => !here.includes(name));
+  if (unknown !== undefined) throw new Error(`--on must be some of ${here.join(',')}, got ${unknown}`);
+  return { whole: process.argv.includes('--whole'), on, passedOn };
+}
+
+/** The filters of vitest for this one, or undefined where it does not run. */
+function filtersOf(name: string): readonly string[] | undefined {
+  if (on !== undefined) return on.includes(name) ? passedOn : undefined;
+  if (whole || name === isas[0]) return passedOn;
+  if (passedOn.length > 0) return undefined;
+  return name === 'wasm' ? [...computing, ...ownToWasm] : equality;
+}
+
+const { whole, on, passedOn } = parse();
+const results = here.flatMap((name) => {
+  const filters = filtersOf(name);
+  return filters === undefined ? [] : [runSuite(name, filters)];
+});
 rmSync(folder, { recursive: true });
 
 const total = (key: keyof Counts) => results.reduce((sum, result) => sum + result[key], 0);
-const missing = allIsas.filter((isa) => !isas.includes(isa));
-if (apart.length > 0)
-  console.log(
-    `\nOn ${isas[0]} alone: ${apart.join(', ')}; of these on the WebAssembly backend too: ${ownToWasm.join(', ')}`,
-  );
-console.log(`\nInstruction sets that ran: ${isas.join(', ')}`);
-console.log(`WebAssembly: ${isWasmBuilt ? 'ran' : 'not built, not run (npm run build:wasm)'}`);
-console.log(`That did not, because this CPU lacks them: ${missing.join(', ') || 'none'}`);
+const ran = results.map(({ name }) => name);
+const notRun = [...allIsas, 'wasm']
+  .filter((name) => !ran.includes(name))
+  .map((name) => {
+    if (here.includes(name)) return `${name} (not asked for)`;
+    return name === 'wasm' ? 'wasm (not built: npm run build:wasm)' : `${name} (this CPU lacks it)`;
+  });
+console.log(`\nRan: ${ran.join(', ')}`);
+console.log(`Did not run: ${notRun.join(', ') || 'none'}`);
 console.log(`Seed: ${seed} (BATCHNORM_SEED)`);
 console.log(
   `Tests: ${total('numPassedTests')} passed, ${total('numFailedTests')} failed, ${total('numPendingTests')} skipped`,
 );
-const mustPass = passedOn.length === 0 ? results : results.slice(0, 1);
-if (results.some(({ status }) => status !== 0) || mustPass.some(({ numPassedTests }) => numPassedTests === 0))
-  process.exitCode = 1;
+if (results.some(({ status, numPassedTests }) => status !== 0 || numPassedTests === 0)) process.exitCode = 1;

@@ -1,0 +1,877 @@
+import { describe, expect, it } from 'vitest';
+import {
+  BatchNorm,
+  backward,
+  type DType,
+  type FloatArray,
+  FrozenBatchNorm,
+  forwardInference,
+  forwardTraining,
+} from '../../lib/index.js';
+import { Random, seedNote } from '../support/random.js';
+import * as reference from '../support/reference.js';
+import {
+  atOffset,
+  expectClose,
+  expectError,
+  expectSame,
+  expectUnmodified,
+  extentsOf,
+  foreign,
+  guarded,
+  kinds,
+  largest,
+  randomActivations,
+  randomNormals,
+  randomShape,
+  rounding,
+  shared,
+  zeros,
+} from '../support/tensors.js';
+
+const shape = [4, 3, 5];
+const channels = 3;
+const length = 60;
+
+function activations(random: Random): { data: Float32Array; shape: number[] } {
+  return { data: randomActivations(random, 'float32', extentsOf(shape, 1)) as Float32Array, shape };
+}
+
+function gradients(random: Random): { data: Float32Array; shape: number[] } {
+  return { data: randomNormals(random, 'float32', length) as Float32Array, shape };
+}
+
+function assertPresent<T>(value: T | null | undefined, what: string): asserts value is T {
+  if (value === null || value === undefined) expect.fail(`${what} is missing`);
+}
+
+/** The four arrays of a layer that has them all. */
+function arraysOf<D extends DType>(bn: BatchNorm<D>) {
+  const { weight, bias, runningMean, runningVar } = bn;
+  assertPresent(weight, 'weight');
+  assertPresent(bias, 'bias');
+  assertPresent(runningMean, 'runningMean');
+  assertPresent(runningVar, 'runningVar');
+  return { weight, bias, runningMean, runningVar };
+}
+
+/** Gives every array of the layer values of its own. */
+function randomize(random: Random, bn: BatchNorm<DType>): void {
+  const draw = (values: FloatArray | null, next: () => number) => {
+    values?.forEach((_, i) => {
+      values[i] = next();
+    });
+  };
+  draw(bn.weight, () => random.normal(1, 0.5));
+  draw(bn.bias, () => random.normal());
+  draw(bn.runningMean, () => random.normal(0, 2));
+  draw(bn.runningVar, () => random.uniform(0.1, 4));
+}
+
+/** Everything a call could change. */
+function snapshot(bn: BatchNorm) {
+  return {
+    state: structuredClone(bn.stateDict()),
+    rejectedUpdates: bn.rejectedUpdates,
+    training: bn.training,
+    grads: bn.parameters().map(({ grad }) => grad.slice()),
+  };
+}
+
+describe(`modes of the layer (${seedNote})`, () => {
+  it('starts in training with weight 1 and bias 0, in its dtype', () => {
+    const bn = new BatchNorm(channels);
+    expect(bn.training).toBe(true);
+    expect(bn.channels).toBe(channels);
+    expect(bn.weight).toEqual(Float32Array.of(1, 1, 1));
+    expect(bn.bias).toEqual(Float32Array.of(0, 0, 0));
+    const inDoubles = new BatchNorm(channels, { dtype: 'float64' });
+    expect(inDoubles.weight).toEqual(Float64Array.of(1, 1, 1));
+    expect(inDoubles.bias).toEqual(Float64Array.of(0, 0, 0));
+  });
+
+  it('train() and eval() set training and return the layer', () => {
+    const bn = new BatchNorm(channels);
+    expect(bn.eval()).toBe(bn);
+    expect(bn.training).toBe(false);
+    expect(bn.train()).toBe(bn);
+    expect(bn.training).toBe(true);
+  });
+
+  it('forward and backward are the functions with the values of the layer', () => {
+    for (const { dtype } of kinds) {
+      const random = new Random();
+      for (let i = 0; i < 10; i++) {
+        const { shape: randomDims, axis } = randomShape(random);
+        const extents = extentsOf(randomDims, axis);
+        if (extents.outer * extents.inner < 2) continue;
+        const bn = new BatchNorm<DType>(extents.channels, { axis, dtype, eps: 1e-3 });
+        randomize(random, bn);
+        const { weight, bias, runningMean, runningVar } = arraysOf(bn);
+        const x = { data: randomActivations(random, dtype, extents), shape: randomDims };
+        const dy = { data: randomNormals(random, dtype, x.data.length), shape: randomDims };
+        const options = { axis, eps: 1e-3, weight, bias };
+
+        const inference = forwardInference(x, { ...options, mean: runningMean, variance: runningVar });
+        const frozen = backward(dy, x, {
+          ...options,
+          mean: runningMean,
+          variance: runningVar,
+          training: false,
+        });
+        expectSame(bn.eval().forward(x).data, inference.data, 'y of eval');
+        const inEval = bn.backward(dy);
+        expectSame(inEval.dx?.data ?? [], frozen.dx.data, 'dx of eval');
+        expectSame(inEval.dWeight ?? [], frozen.dWeight ?? [], 'dWeight of eval');
+        expectSame(inEval.dBias ?? [], frozen.dBias ?? [], 'dBias of eval');
+
+        const { y, mean, variance } = forwardTraining(x, options);
+        const gradient = backward(dy, x, { ...options, mean, variance });
+        expectSame(bn.train().forward(x).data, y.data, 'y of training');
+        const inTraining = bn.backward(dy);
+        expectSame(inTraining.dx?.data ?? [], gradient.dx.data, 'dx of training');
+        expectSame(inTraining.dWeight ?? [], gradient.dWeight ?? [], 'dWeight of training');
+        expectSame(inTraining.dBias ?? [], gradient.dBias ?? [], 'dBias of training');
+      }
+    }
+  });
+
+  it('refuses to train on one value per channel, and changes nothing', () => {
+    const bn = new BatchNorm(channels);
+    bn.forward(activations(new Random()));
+    const before = snapshot(bn);
+    const single = { data: Float32Array.of(1, 2, 3), shape: [1, 3, 1] };
+    expectError(() => bn.forward(single), RangeError);
+    expect(snapshot(bn)).toEqual(before);
+    expect(bn.eval().forward(single).data).toHaveLength(3);
+  });
+
+  it('takes views at any offset, shared memory, arrays of another realm and dims', () => {
+    const random = new Random();
+    const bn = new BatchNorm(channels);
+    randomize(random, bn);
+    const x = activations(random);
+    const dy = gradients(random);
+    const y = bn.forward(x).data.slice();
+    const dx = bn.backward(dy).dx?.data.slice() ?? [];
+    const copies = [
+      (values: FloatArray) => atOffset(values, 4),
+      (v: FloatArray) => atOffset(v, 28),
+      shared,
+      foreign,
+    ];
+    for (const copy of copies) {
+      const view = { data: copy(x.data) as Float32Array, dims: shape };
+      expectSame(bn.forward(view).data, y, 'y');
+      expectSame(bn.backward({ data: copy(dy.data) as Float32Array, dims: shape }).dx?.data ?? [], dx, 'dx');
+    }
+  });
+
+  it('out is filled, returned as data, and nothing beside it is written', () => {
+    const random = new Random();
+    const bn = new BatchNorm(channels);
+    const x = activations(random);
+    const dy = gradients(random);
+    const y = bn.forward(x).data.slice();
+    const dx = bn.backward(dy).dx?.data.slice() ?? [];
+    const yOut = guarded('float32', length, 12);
+    const dxOut = guarded('float32', length, 20);
+    const forwardOut = yOut.view as Float32Array;
+    const backwardOut = dxOut.view as Float32Array;
+    const result = bn.forward(x, { out: forwardOut });
+    expect(result.data).toBe(forwardOut);
+    expect(result.shape).toEqual(shape);
+    const gradient = bn.backward(dy, { out: backwardOut });
+    expect(gradient.dx?.data).toBe(backwardOut);
+    expectSame(forwardOut, y, 'y');
+    expectSame(backwardOut, dx, 'dx');
+    yOut.expectIntact();
+    dxOut.expectIntact();
+  });
+
+  it('leaves x, dy and the parameters as they were', () => {
+    const random = new Random();
+    const bn = new BatchNorm(channels);
+    randomize(random, bn);
+    const x = activations(random);
+    const dy = gradients(random);
+    const { weight, bias } = arraysOf(bn);
+    expectUnmodified({ x: x.data, dy: dy.data, weight, bias }, () => {
+      bn.forward(x);
+      bn.backward(dy);
+    });
+  });
+});
+
+describe(`backward of the layer (${seedNote})`, () => {
+  it('is for the last forward, whatever became of the mode', () => {
+    const random = new Random();
+    const bn = new BatchNorm(channels);
+    randomize(random, bn);
+    const dy = gradients(random);
+    const x = activations(random);
+    bn.train().forward(x);
+    const training = bn.backward(dy).dx?.data.slice() ?? [];
+    bn.forward(x);
+    bn.eval();
+    expectSame(bn.backward(dy).dx?.data ?? [], training, 'dx of a forward in training');
+    bn.forward(x);
+    const frozen = bn.backward(dy).dx?.data.slice() ?? [];
+    bn.forward(x);
+    bn.train();
+    expectSame(bn.backward(dy).dx?.data ?? [], frozen, 'dx of a forward in eval');
+    expect(frozen).not.toEqual(training);
+  });
+
+  it('may be called again for the same forward', () => {
+    const random = new Random();
+    const bn = new BatchNorm(channels);
+    const dy = gradients(random);
+    bn.forward(activations(random));
+    const { dx, dWeight } = bn.backward(dy);
+    const first = { dx: dx?.data.slice() ?? [], dWeight: dWeight?.slice() ?? [] };
+    const second = bn.backward(dy);
+    expectSame(second.dx?.data ?? [], first.dx, 'dx');
+    expectSame(second.dWeight ?? [], first.dWeight, 'dWeight');
+  });
+
+  it.each(['train', 'eval'] as const)(
+    'counts with the parameters and statistics of the forward, in %s',
+    (mode) => {
+      const random = new Random();
+      const x = activations(random);
+      const dy = gradients(random);
+      const bn = new BatchNorm(channels);
+      randomize(random, bn);
+      bn[mode]().forward(x);
+      const { dx, dWeight, dBias } = bn.backward(dy);
+      const expected = {
+        dx: dx?.data.slice() ?? [],
+        dWeight: dWeight?.slice() ?? [],
+        dBias: dBias?.slice() ?? [],
+      };
+      bn.forward(x, { updateStats: false });
+      if (mode === 'eval') expect(bn.training).toBe(false);
+      const { weight, bias, runningMean, runningVar } = arraysOf(bn);
+      weight.fill(7);
+      bias.fill(-3);
+      runningMean.fill(100);
+      runningVar.fill(50);
+      const late = bn.backward(dy);
+      expectSame(late.dx?.data ?? [], expected.dx, 'dx');
+      expectSame(late.dWeight ?? [], expected.dWeight, 'dWeight');
+      expectSame(late.dBias ?? [], expected.dBias, 'dBias');
+    },
+  );
+
+  it('with trackRunningStats: false, eval has the training gradient', () => {
+    const random = new Random();
+    const bn = new BatchNorm(channels, { trackRunningStats: false });
+    const x = activations(random);
+    const dy = gradients(random);
+    bn.forward(x);
+    const training = bn.backward(dy).dx?.data.slice() ?? [];
+    bn.eval().forward(x);
+    expectSame(bn.backward(dy).dx?.data ?? [], training, 'dx');
+    const expected = reference.backwardTraining(dy.data, x.data, extentsOf(shape, 1), { eps: 1e-5 });
+    expectClose(training, expected.dx, rounding.float32 * largest(expected.dx), 'dx against the textbook');
+  });
+
+  it("only: 'input' is dx alone and only: 'parameters' the sums alone", () => {
+    const random = new Random();
+    const bn = new BatchNorm(channels);
+    const dy = gradients(random);
+    bn.forward(activations(random));
+    const all = bn.backward(dy);
+    const dx = all.dx?.data.slice() ?? [];
+    const dWeight = all.dWeight?.slice() ?? [];
+    const dBias = all.dBias?.slice() ?? [];
+    expect(Object.keys(all).sort()).toEqual(['dBias', 'dWeight', 'dx']);
+
+    const input = bn.backward(dy, { only: 'input' });
+    expect(Object.keys(input)).toEqual(['dx']);
+    expectSame(input.dx?.data ?? [], dx, 'dx');
+
+    for (const { grad } of bn.parameters()) grad.fill(99);
+    const parameters = bn.backward(dy, { only: 'parameters' });
+    expect(Object.keys(parameters).sort()).toEqual(['dBias', 'dWeight']);
+    expectSame(parameters.dWeight ?? [], dWeight, 'dWeight');
+    expectSame(parameters.dBias ?? [], dBias, 'dBias');
+    bn.parameters().forEach(({ grad }, i) => {
+      expectSame(grad, [dWeight, dBias][i], 'grad');
+    });
+  });
+
+  it('has no gradient for a parameter the layer does not have', () => {
+    const random = new Random();
+    const x = activations(random);
+    const dy = gradients(random);
+    const whole = new BatchNorm(channels);
+    whole.forward(x);
+    const { dx } = whole.backward(dy);
+    for (const { options, keys } of [
+      { options: { weight: false }, keys: ['dBias', 'dx'] },
+      { options: { bias: false }, keys: ['dWeight', 'dx'] },
+      { options: { weight: false, bias: false }, keys: ['dx'] },
+    ]) {
+      const bn = new BatchNorm(channels, options);
+      bn.forward(x);
+      const result = bn.backward(dy);
+      expect(Object.keys(result).sort()).toEqual(keys);
+      expectSame(result.dx?.data ?? [], dx?.data ?? [], 'dx');
+    }
+  });
+
+  it('before any forward, or after clear(), is an error of state', () => {
+    const random = new Random();
+    const bn = new BatchNorm(channels);
+    const dy = gradients(random);
+    expectError(() => bn.backward(dy), Error);
+    bn.forward(activations(random));
+    bn.backward(dy);
+    bn.clear();
+    const before = snapshot(bn);
+    expectError(() => bn.backward(dy), Error);
+    expect(snapshot(bn)).toEqual(before);
+    bn.forward(activations(random));
+    expect(bn.backward(dy).dx?.data).toHaveLength(length);
+  });
+
+  it.each(['train', 'eval'] as const)('after a forward in place is an error of state, in %s', (mode) => {
+    const random = new Random();
+    const bn = new BatchNorm(channels);
+    const x = activations(random);
+    const dy = gradients(random);
+    const expected = bn[mode]().forward(x, { updateStats: false }).data.slice();
+    const y = bn.forward(x, { out: x.data, updateStats: false });
+    expect(y.data).toBe(x.data);
+    expectSame(x.data, expected, 'y in place');
+    expectError(() => bn.backward(dy), Error);
+    bn.forward(activations(random), { updateStats: false });
+    expect(bn.backward(dy).dx?.data).toHaveLength(length);
+  });
+
+  it('in place of dy gives what it gives elsewhere', () => {
+    const random = new Random();
+    const bn = new BatchNorm(channels);
+    bn.forward(activations(random));
+    const dy = gradients(random);
+    const expected = bn.backward(dy).dx?.data.slice() ?? [];
+    const inPlace = bn.backward(dy, { out: dy.data });
+    expect(inPlace.dx?.data).toBe(dy.data);
+    expectSame(dy.data, expected, 'dx');
+  });
+
+  it('of an empty batch is empty, with sums of zero', () => {
+    const bn = new BatchNorm(channels);
+    const empty = { data: new Float32Array(0), shape: [0, 3, 5] };
+    bn.forward(empty);
+    const { dx, dWeight, dBias } = bn.backward(empty);
+    expect(dx?.data).toHaveLength(0);
+    expectSame(dWeight ?? [], [0, 0, 0], 'dWeight');
+    expectSame(dBias ?? [], [0, 0, 0], 'dBias');
+  });
+});
+
+describe(`parameters of the layer (${seedNote})`, () => {
+  it('are the live arrays, with gradients that are the arrays of the layer', () => {
+    const random = new Random();
+    const bn = new BatchNorm(channels);
+    const parameters = bn.parameters();
+    expect(parameters.map(({ name }) => name)).toEqual(['weight', 'bias']);
+    expect(parameters[0].value).toBe(bn.weight);
+    expect(parameters[1].value).toBe(bn.bias);
+    for (const { value, grad } of parameters) {
+      expect(grad).toHaveLength(channels);
+      expect(grad.constructor).toBe(value.constructor);
+    }
+
+    for (let batch = 0; batch < 3; batch++) {
+      bn.forward(activations(random));
+      const { dWeight, dBias } = bn.backward(gradients(random));
+      expectSame(parameters[0].grad, dWeight ?? [], 'grad of weight');
+      expectSame(parameters[1].grad, dBias ?? [], 'grad of bias');
+      expect(largest(parameters[0].grad)).toBeGreaterThan(0);
+      bn.parameters().forEach(({ value, grad }, i) => {
+        expect(value).toBe(parameters[i].value);
+        expect(grad).toBe(parameters[i].grad);
+      });
+    }
+  });
+
+  it('are those the layer has', () => {
+    const names = (options: { weight?: boolean; bias?: boolean }) =>
+      new BatchNorm(channels, options).parameters().map(({ name }) => name);
+    expect(names({ weight: false })).toEqual(['bias']);
+    expect(names({ bias: false })).toEqual(['weight']);
+    expect(names({ weight: false, bias: false })).toEqual([]);
+    expect(new BatchNorm(channels, { weight: false }).weight).toBeNull();
+    expect(new BatchNorm(channels, { bias: false }).bias).toBeNull();
+  });
+
+  it('updated in place count in the next forward', () => {
+    const random = new Random();
+    const bn = new BatchNorm(channels);
+    const x = activations(random);
+    const before = bn.forward(x).data.slice();
+    for (const { value } of bn.parameters()) value.set([2, 0.5, -1]);
+    const scale = [2, 0.5, -1];
+    const expected = before.map((value, i) => {
+      const c = Math.floor(i / 5) % channels;
+      return value * scale[c] + scale[c];
+    });
+    expectClose(bn.forward(x).data, expected, 1e-6 * largest(expected), 'y');
+  });
+});
+
+describe(`state of the layer (${seedNote})`, () => {
+  const variants = [
+    {},
+    { weight: false },
+    { bias: false },
+    { weight: false, bias: false },
+    { trackRunningStats: false },
+    { dtype: 'float64' as const },
+  ];
+
+  function trained(random: Random, options = {}): BatchNorm {
+    const bn = new BatchNorm(channels, options);
+    randomize(random, bn);
+    bn.forward(activations(random));
+    bn.forward(activations(random));
+    return bn;
+  }
+
+  it('has the names of PyTorch', () => {
+    const bn = trained(new Random());
+    const state = bn.stateDict();
+    expect(Object.keys(state).sort()).toEqual([
+      'bias',
+      'num_batches_tracked',
+      'running_mean',
+      'running_var',
+      'weight',
+    ]);
+    expect(state.num_batches_tracked).toBe(2);
+    const { weight, bias, runningMean, runningVar } = arraysOf(bn);
+    expect(state.weight).toEqual(weight);
+    expect(state.bias).toEqual(bias);
+    expect(state.running_mean).toEqual(runningMean);
+    expect(state.running_var).toEqual(runningVar);
+  });
+
+  it.each(variants)('makes the same layer of a new one with %o', (options) => {
+    const random = new Random();
+    const bn = new BatchNorm<DType>(channels, options);
+    randomize(random, bn);
+    const other = new BatchNorm<DType>(channels, options);
+    other.loadStateDict(bn.stateDict());
+    expect(other.stateDict()).toEqual(bn.stateDict());
+    const dtype = bn.config.dtype;
+    const x = { data: randomActivations(random, dtype, extentsOf(shape, 1)), shape };
+    expectSame(other.eval().forward(x).data, bn.eval().forward(x).data, 'y');
+  });
+
+  it('is copied both ways', () => {
+    const random = new Random();
+    const bn = trained(random);
+    const state = bn.stateDict();
+    const copy = structuredClone(state);
+    randomize(random, bn);
+    bn.forward(activations(random));
+    expect(state).toEqual(copy);
+
+    const { weight, bias, runningMean, runningVar } = arraysOf(bn);
+    bn.loadStateDict(state);
+    for (const values of [state.weight, state.bias, state.running_mean, state.running_var])
+      values?.fill(0.125);
+    expect(bn.stateDict()).toEqual(copy);
+    const loaded = arraysOf(bn);
+    expect(loaded.weight, 'the same array after a load').toBe(weight);
+    expect(loaded.bias, 'the same array after a load').toBe(bias);
+    expect(loaded.runningMean, 'the same array after a load').toBe(runningMean);
+    expect(loaded.runningVar, 'the same array after a load').toBe(runningVar);
+    expect(bn.batchesTracked).toBe(2);
+  });
+
+  it('may come in either dtype, in shared memory or from another realm', () => {
+    const bn = trained(new Random());
+    const state = bn.stateDict();
+    const { weight, bias, runningMean, runningVar } = arraysOf(bn);
+    for (const copy of [
+      (v: FloatArray) => Float64Array.from(v),
+      shared,
+      foreign,
+      (v: FloatArray) => atOffset(v, 8),
+    ]) {
+      const other = new BatchNorm(channels);
+      other.loadStateDict({
+        weight: copy(weight),
+        bias: copy(bias),
+        running_mean: copy(runningMean),
+        running_var: copy(runningVar),
+        num_batches_tracked: 2,
+      });
+      expect(other.stateDict()).toEqual(state);
+    }
+  });
+
+  const spoiled: { title: string; spoil: (state: Record<string, unknown>) => void }[] = [
+    {
+      title: 'weight of another size',
+      spoil: (state) => Object.assign(state, { weight: new Float32Array(4) }),
+    },
+    { title: 'bias of another size', spoil: (state) => Object.assign(state, { bias: new Float32Array(2) }) },
+    {
+      title: 'running_mean of another size',
+      spoil: (state) => Object.assign(state, { running_mean: new Float64Array(4) }),
+    },
+    {
+      title: 'running_var of another size',
+      spoil: (state) => Object.assign(state, { running_var: new Float64Array(0) }),
+    },
+    {
+      title: 'a negative running_var',
+      spoil: (state) => Object.assign(state, { running_var: Float64Array.of(1, 1, -1) }),
+    },
+    {
+      title: 'a batch count that is negative',
+      spoil: (state) => Object.assign(state, { num_batches_tracked: -1 }),
+    },
+    {
+      title: 'a batch count that is not whole',
+      spoil: (state) => Object.assign(state, { num_batches_tracked: 1.5 }),
+    },
+    { title: 'integers for a weight', spoil: (state) => Object.assign(state, { weight: new Int32Array(3) }) },
+    { title: 'a plain array for a bias', spoil: (state) => Object.assign(state, { bias: [0, 0, 0] }) },
+    { title: 'an unknown key', spoil: (state) => Object.assign(state, { gamma: new Float32Array(3) }) },
+    ...['weight', 'bias', 'running_mean', 'running_var'].map((key) => ({
+      title: `no ${key}`,
+      spoil: (state: Record<string, unknown>) => {
+        delete state[key];
+      },
+    })),
+  ];
+
+  for (const { title, spoil } of spoiled) {
+    it(`is refused with ${title}, and nothing changes`, () => {
+      const random = new Random();
+      const bn = trained(random);
+      const before = snapshot(bn);
+      const state = { ...trained(new Random(1)).stateDict() } as Record<string, unknown>;
+      spoil(state);
+      expectError(() => bn.loadStateDict(state as never));
+      expect(snapshot(bn)).toEqual(before);
+      bn.loadStateDict(trained(new Random(1)).stateDict());
+      expect(snapshot(bn)).not.toEqual(before);
+    });
+  }
+
+  it('may lack the batch count, which is then 0', () => {
+    const bn = trained(new Random());
+    const { num_batches_tracked: _, ...state } = bn.stateDict();
+    bn.loadStateDict(state);
+    expect(bn.batchesTracked).toBe(0);
+  });
+
+  it('of a layer with more or fewer arrays is refused', () => {
+    const random = new Random();
+    const whole = trained(random);
+    const bare = new BatchNorm(channels, { weight: false });
+    const untracked = new BatchNorm(channels, { trackRunningStats: false });
+    for (const [target, source] of [
+      [whole, bare],
+      [bare, whole],
+      [whole, untracked],
+      [untracked, whole],
+    ]) {
+      const before = snapshot(target);
+      const state = source.stateDict();
+      expectError(() => target.loadStateDict(state));
+      expect(snapshot(target)).toEqual(before);
+    }
+  });
+});
+
+describe(`configuration of the layer (${seedNote})`, () => {
+  it('has every default in it', () => {
+    expect(new BatchNorm(channels).config).toMatchObject({
+      axis: 1,
+      eps: 1e-5,
+      dtype: 'float32',
+      decay: 0.9,
+      unbiasedRunningVar: true,
+      weight: true,
+      bias: true,
+      trackRunningStats: true,
+      reuse: false,
+    });
+  });
+
+  const options = [
+    {},
+    { axis: -1, eps: 1e-3, dtype: 'float64', decay: 0.5, unbiasedRunningVar: false },
+    { decay: 'cumulative', weight: false },
+    { bias: false, trackRunningStats: false, reuse: true },
+    { convention: 'pytorch', momentum: 0.3 },
+    { convention: 'keras', dtype: 'float64' },
+    { convention: 'keras', momentum: 0.3, eps: 0.5 },
+    { convention: 'onnx', momentum: 0.3, unbiasedRunningVar: true },
+  ] as const;
+
+  it.each(options)('makes the same layer again from %o', (given) => {
+    const bn = new BatchNorm<DType>(channels, given);
+    const again = new BatchNorm<DType>(bn.channels, bn.config);
+    expect(again.config).toEqual(bn.config);
+    expect(again.channels).toBe(channels);
+    expect(JSON.parse(JSON.stringify(bn.config)), 'the config as JSON').toMatchObject(
+      JSON.parse(JSON.stringify(again.config)),
+    );
+    const { dtype, axis } = bn.config;
+    const random = new Random();
+    for (let batch = 0; batch < 3; batch++) {
+      const dims = axis === -1 ? [4, 5, channels] : shape;
+      const x = { data: randomActivations(random, dtype, extentsOf(dims, axis)), shape: dims };
+      expectSame(again.forward(x).data, bn.forward(x).data, 'y');
+    }
+    expect(again.stateDict()).toEqual(bn.stateDict());
+  });
+
+  it('cannot be used to change the layer', () => {
+    const bn = new BatchNorm(channels);
+    try {
+      Object.assign(bn.config, { eps: 100 });
+    } catch {
+      // A frozen object is as good as a copy.
+    }
+    expect(bn.config.eps).toBe(1e-5);
+  });
+});
+
+describe(`results of the layer (${seedNote})`, () => {
+  it('are the own arrays of the user by default', () => {
+    const random = new Random();
+    const bn = new BatchNorm(channels);
+    const y = bn.forward(activations(random)).data;
+    const { dx: tensor, dWeight, dBias } = bn.backward(gradients(random));
+    assertPresent(tensor, 'dx');
+    const dx = tensor.data;
+    expectUnmodified({ y, dx, dWeight, dBias }, () => {
+      for (let batch = 0; batch < 3; batch++) {
+        const laterY = bn.forward(activations(random)).data;
+        const laterDx = bn.backward(gradients(random)).dx?.data;
+        expect(laterY.buffer).not.toBe(y.buffer);
+        expect(laterDx?.buffer).not.toBe(dx.buffer);
+      }
+      bn.eval().forward(activations(random));
+    });
+  });
+
+  it('with reuse: true are the same buffers again, with what reuse: false gives', () => {
+    const random = new Random();
+    const bn = new BatchNorm(channels, { reuse: true });
+    const plain = new BatchNorm(channels);
+    const yBuffers = new Set<ArrayBufferLike>();
+    const dxBuffers = new Set<ArrayBufferLike>();
+    for (let batch = 0; batch < 4; batch++) {
+      const x = activations(random);
+      const dy = gradients(random);
+      const y = bn.forward(x).data;
+      expectSame(y, plain.forward(x).data, 'y');
+      const dx = bn.backward(dy).dx?.data;
+      assertPresent(dx, 'dx');
+      expectSame(dx, plain.backward(dy).dx?.data ?? [], 'dx');
+      expect(dx.buffer).not.toBe(y.buffer);
+      yBuffers.add(y.buffer);
+      dxBuffers.add(dx.buffer);
+    }
+    expect(yBuffers.size).toBe(1);
+    expect(dxBuffers.size).toBe(1);
+  });
+
+  it('with reuse: true, y survives its backward', () => {
+    const random = new Random();
+    const bn = new BatchNorm(channels, { reuse: true });
+    const y = bn.forward(activations(random)).data;
+    expectUnmodified({ y }, () => bn.backward(gradients(random)));
+  });
+
+  it('with reuse: true fit batches of changing size', () => {
+    const random = new Random();
+    const bn = new BatchNorm(channels, { reuse: true });
+    const plain = new BatchNorm(channels);
+    for (const samples of [4, 2, 9, 0, 4]) {
+      const dims = [samples, channels, 5];
+      const x = {
+        data: randomActivations(random, 'float32', extentsOf(dims, 1)) as Float32Array,
+        shape: dims,
+      };
+      const y = bn.forward(x);
+      expect(y.shape).toEqual(dims);
+      expectSame(y.data, plain.forward(x).data, 'y');
+      const dy = { data: randomNormals(random, 'float32', x.data.length) as Float32Array, shape: dims };
+      expectSame(bn.backward(dy).dx?.data ?? [], plain.backward(dy).dx?.data ?? [], 'dx');
+    }
+  });
+
+  it('with reuse: true go to out where it is given', () => {
+    const random = new Random();
+    const bn = new BatchNorm(channels, { reuse: true });
+    const own = bn.forward(activations(random)).data;
+    const out = new Float32Array(length);
+    expectUnmodified({ own }, () => {
+      expect(bn.forward(activations(random), { out }).data).toBe(out);
+    });
+    expect(largest(out)).toBeGreaterThan(0);
+  });
+
+  it('with reuse: true may be the next input of the same layer', () => {
+    const random = new Random();
+    const reusing = new BatchNorm(channels, { reuse: true });
+    const plain = new BatchNorm(channels);
+    for (const samples of [4, 3]) {
+      const x = activations(random);
+      const dy = randomNormals(random, 'float32', samples * 15) as Float32Array;
+      const run = (bn: BatchNorm) => {
+        arraysOf(bn).weight.fill(2);
+        const { data } = bn.forward(x);
+        // Normalizing twice the same would change nothing.
+        arraysOf(bn).weight.fill(5);
+        // The last samples of the result: all of it, or memory that overlaps where the next result would start.
+        const input = { data: data.subarray(length - samples * 15), shape: [samples, 3, 5] };
+        return bn.forward(input).data.slice();
+      };
+      expectSame(run(reusing), run(plain), 'y of y');
+      const gradient = { data: dy, shape: [samples, 3, 5] };
+      const expected = plain.backward(gradient).dx?.data ?? [];
+      let dx: Float32Array | undefined;
+      try {
+        dx = reusing.backward(gradient).dx?.data;
+      } catch (error) {
+        // As good as the gradient, where y was written over x: nothing is silently wrong.
+        expect((error as { code?: unknown }).code).toMatch(/^ERR_BATCHNORM_/);
+      }
+      if (dx) expectSame(dx, expected, 'dx');
+    }
+  });
+});
+
+describe(`frozen layers (${seedNote})`, () => {
+  it('give what the layer gives in eval', () => {
+    for (const { dtype, layout } of kinds) {
+      const random = new Random();
+      const dims = layout.shape(3, 17, 21);
+      const extents = extentsOf(dims, layout.axis);
+      for (const options of [{}, { weight: false }, { bias: false }, { weight: false, bias: false }]) {
+        const bn = new BatchNorm<DType>(17, { axis: layout.axis, dtype, eps: 1e-3, ...options });
+        randomize(random, bn);
+        const frozen = bn.freeze();
+        const x = { data: randomActivations(random, dtype, extents), shape: dims };
+        const y = frozen.run(x);
+        expect(y.shape).toEqual(dims);
+        expectSame(y.data, bn.eval().forward(x).data, 'y');
+        frozen[Symbol.dispose]();
+      }
+    }
+  });
+
+  it('are snapshots: training the layer further does not change them', () => {
+    const random = new Random();
+    const bn = new BatchNorm(channels);
+    randomize(random, bn);
+    const frozen = bn.freeze();
+    const x = activations(random);
+    const before = frozen.run(x).data.slice();
+    randomize(random, bn);
+    bn.forward(activations(random));
+    bn.loadStateDict(new BatchNorm(channels).stateDict());
+    expectSame(frozen.run(x).data, before, 'y');
+    expect(bn.training, 'freezing leaves the mode').toBe(true);
+  });
+
+  it('come from a state without a layer, which they copy', () => {
+    for (const { dtype, layout } of kinds) {
+      const random = new Random();
+      const dims = layout.shape(3, 17, 21);
+      const bn = new BatchNorm<DType>(17, { axis: layout.axis, dtype, eps: 1e-3 });
+      randomize(random, bn);
+      const state = bn.stateDict();
+      const frozen = FrozenBatchNorm.from(state, { axis: layout.axis, eps: 1e-3, dtype });
+      const x = { data: randomActivations(random, dtype, extentsOf(dims, layout.axis)), shape: dims };
+      const expected = bn.eval().forward(x).data;
+      for (const values of [state.weight, state.bias, state.running_mean, state.running_var]) values?.fill(9);
+      expectSame(frozen.run(x).data, expected, 'y');
+    }
+  });
+
+  it('have axis 1 and eps 1e-5 by default', () => {
+    const random = new Random();
+    const bn = new BatchNorm(channels);
+    randomize(random, bn);
+    const x = activations(random);
+    const frozen = FrozenBatchNorm.from(bn.stateDict());
+    expectSame(frozen.run(x).data, bn.eval().forward(x).data, 'y');
+  });
+
+  it('fill out and return it, also in place, and write nothing beside it', () => {
+    const random = new Random();
+    const bn = new BatchNorm(channels);
+    randomize(random, bn);
+    const frozen = bn.freeze();
+    const x = activations(random);
+    const expected = frozen.run(x).data.slice();
+    for (let offset = 0; offset < 64; offset += 4) {
+      const out = guarded('float32', length, offset);
+      const view = out.view as Float32Array;
+      expectUnmodified({ x: x.data }, () => {
+        expect(frozen.run(x, { out: view }).data).toBe(view);
+      });
+      expectSame(view, expected, 'y');
+      out.expectIntact();
+    }
+    expect(frozen.run(x, { out: x.data }).data).toBe(x.data);
+    expectSame(x.data, expected, 'y in place');
+  });
+
+  it('take views, shared memory, arrays of another realm, dims, any batch size and empty batches', () => {
+    const random = new Random();
+    const bn = new BatchNorm(channels);
+    randomize(random, bn);
+    const frozen = bn.freeze();
+    const x = activations(random);
+    const expected = frozen.run(x).data.slice();
+    for (const copy of [(values: FloatArray) => atOffset(values, 20), shared, foreign]) {
+      expectSame(frozen.run({ data: copy(x.data) as Float32Array, dims: shape }).data, expected, 'y');
+    }
+    const first = { data: x.data.slice(0, 15), shape: [1, 3, 5] };
+    expectSame(frozen.run(first).data, expected.subarray(0, 15), 'y of one sample');
+    const single = { data: x.data.slice(0, 3), shape: [1, 3] };
+    expect(frozen.run(single).data).toHaveLength(3);
+    const empty = frozen.run({ data: zeros('float32', 0) as Float32Array, shape: [0, 3, 5] });
+    expect(empty.data).toHaveLength(0);
+    expect(empty.shape).toEqual([0, 3, 5]);
+  });
+
+  it('give results that are the own arrays of the user', () => {
+    const random = new Random();
+    const frozen = new BatchNorm(channels, { reuse: true }).freeze();
+    const y = frozen.run(activations(random)).data;
+    expectUnmodified({ y }, () => frozen.run(activations(random)));
+  });
+
+  it('need running statistics', () => {
+    expectError(() => new BatchNorm(channels, { trackRunningStats: false }).freeze(), Error);
+  });
+
+  it('can be disposed of twice, and run no more', () => {
+    const random = new Random();
+    const frozen = new BatchNorm(channels).freeze();
+    const x = activations(random);
+    const y = frozen.run(x).data;
+    expectUnmodified({ y }, () => {
+      frozen[Symbol.dispose]();
+      frozen[Symbol.dispose]();
+      expectError(() => frozen.run(x), Error);
+    });
+  });
+});
