@@ -361,8 +361,8 @@ export class BatchNorm<D extends DType = 'float32'> {
    * @param options `prefix` for a part of a whole model, `strict` for a state that has more or less than the layer.
    * @returns the layer itself.
    * @throws TypeError (`ERR_BATCHNORM_INVALID_TYPE`, `ERR_BATCHNORM_UNKNOWN_OPTION`), RangeError
-   *   (`ERR_BATCHNORM_INVALID_VALUE`) naming the entry that does not fit, Error (`ERR_BATCHNORM_BUFFER_CHANGED`) where an
-   *   array of the layer has lost its buffer; then nothing has changed.
+   *   (`ERR_BATCHNORM_INVALID_VALUE`) naming the entry that does not fit, RangeError (`ERR_BATCHNORM_OUT_OF_MEMORY`), Error
+   *   (`ERR_BATCHNORM_BUFFER_CHANGED`) where an array of the layer has lost its buffer; then nothing has changed.
    * @example
    * import { BatchNorm } from 'batchnorm';
    *

@@ -41,7 +41,7 @@ export {
   type TrainingResult,
   updateRunningStats,
 } from './functional.js';
-export type { BatchNormJSON, FrozenBatchNormJSON, NumberJSON, StateJSON } from './json.js';
+export type { BatchNormJSON, FrozenBatchNormJSON, FrozenConfigJSON, NumberJSON, StateJSON } from './json.js';
 export { type Capabilities, capabilities, setThreads, threads } from './runtime.js';
 export type { AnyState, StateDict, StateOptions } from './state.js';
 export { tensor } from './tensor.js';

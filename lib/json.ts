@@ -13,18 +13,37 @@ export type NumberJSON = number | 'NaN' | 'Infinity' | '-Infinity' | '-0';
 
 /** Parameters and statistics, one value per channel each; what the layer does not have is absent. */
 export interface StateJSON {
+  /** As of a {@link StateDict}, like all of them. */
   weight?: NumberJSON[];
+  /** As of a {@link StateDict}. */
   bias?: NumberJSON[];
+  /** As of a {@link StateDict}. */
   running_mean?: NumberJSON[];
+  /** As of a {@link StateDict}. */
   running_var?: NumberJSON[];
+  /** As of a {@link StateDict}. */
   num_batches_tracked?: number;
+}
+
+/** What a frozen layer has beside its values; what is undefined is absent. */
+export interface FrozenConfigJSON<D extends DType = DType> {
+  /** The channel axis; −1 is the last. */
+  axis: number;
+  /** Added to the variance under the root. */
+  eps: number;
+  /** Of the data that the layer takes; absent for either. */
+  dtype?: D;
+  /** What follows the normalization. */
+  activation?: Activation;
 }
 
 /** What {@link BatchNorm.toJSON} gives, and {@link BatchNorm.fromJSON} takes. */
 export interface BatchNormJSON<D extends DType = DType> {
+  /** The class. */
   type: 'BatchNorm';
   /** Of this format. */
   version: 1;
+  /** Values per channel array. */
   channels: number;
   /** The options in full, those that are undefined left out. */
   config: Omit<BatchNormConfig<D>, 'activation' | 'convention'> &
@@ -33,6 +52,7 @@ export interface BatchNormJSON<D extends DType = DType> {
   state: StateJSON;
   /** The mode. */
   training: boolean;
+  /** As of {@link BatchNorm.rejectedUpdates}. */
   rejectedUpdates: number;
   /** With decay 'cumulative': how many batches the statistics of each channel are the mean of. */
   acceptedBatches?: number[];
@@ -40,11 +60,14 @@ export interface BatchNormJSON<D extends DType = DType> {
 
 /** What {@link FrozenBatchNorm.toJSON} gives, and {@link FrozenBatchNorm.fromJSON} takes. */
 export interface FrozenBatchNormJSON<D extends DType = DType> {
+  /** The class. */
   type: 'FrozenBatchNorm';
   /** Of this format. */
   version: 1;
+  /** Values per channel array. */
   channels: number;
-  config: { axis: number; eps: number; dtype?: D; activation?: Activation };
+  /** All but the values. */
+  config: FrozenConfigJSON<D>;
   /** Statistics, and the parameters that there are. */
   state: StateJSON;
 }

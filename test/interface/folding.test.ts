@@ -12,6 +12,7 @@ import {
   foldIntoConv,
   foldIntoLinear,
 } from '../../lib/index.js';
+import { expectListed } from '../support/messages.js';
 import { Random, seedNote } from '../support/random.js';
 import * as reference from '../support/reference.js';
 import {
@@ -799,6 +800,7 @@ describe('errors of folding', () => {
     }
     const error = thrown as Error & { code: string };
     const kind = code ?? (Class === TypeError ? 'INVALID_TYPE' : 'INVALID_VALUE');
+    expectListed(message);
     expect([error.constructor, error.message, error.code]).toEqual([Class, message, `ERR_BATCHNORM_${kind}`]);
   });
 });

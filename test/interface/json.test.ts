@@ -4,6 +4,7 @@ import * as workerThreads from 'node:worker_threads';
 import { MessageChannel } from 'node:worker_threads';
 import { describe, expect, it } from 'vitest';
 import { BatchNorm, type BatchNormOptions, compose, type DType, FrozenBatchNorm } from '../../lib/index.js';
+import { expectListed } from '../support/messages.js';
 import { Random, seedNote } from '../support/random.js';
 import { dtypes, expectSame, generate, randomNormals } from '../support/tensors.js';
 
@@ -222,6 +223,7 @@ describe('JSON that is no layer', () => {
       read(json);
     } catch (error) {
       const { name, code, message } = error as Error & { code: string };
+      expectListed(message);
       return [name, code.replace('ERR_BATCHNORM_', ''), message];
     }
     throw new Error('the call must throw');

@@ -13,6 +13,7 @@ import {
   tensor,
   updateRunningStats,
 } from '../../lib/index.js';
+import { expectListed } from '../support/messages.js';
 
 // biome-ignore lint/suspicious/noExplicitAny: wrong types are what is tested
 type Wrong = any;
@@ -1143,6 +1144,7 @@ const cases: [title: string, call: () => unknown, expected: Failure][] = [
 describe('errors', () => {
   it.each(cases)('%s gives a clear error', (_, call, expected) => {
     expect(failureOf(call)).toEqual(expected);
+    expectListed(expected.message);
   });
 
   it('are thrown before anything is written', () => {
