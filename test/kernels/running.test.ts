@@ -472,6 +472,37 @@ describe('a cumulative mean', () => {
     expect(bn.batchesTracked).toBe(3);
   });
 
+  it(`is over what is finite, whatever comes between (${seedNote})`, () => {
+    const random = new Random();
+    const notFinite = [Number.NaN, Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY];
+    for (let trial = 0; trial < 100; trial++) {
+      const unbiasedRunningVar = random.uniform() < 0.5;
+      const bn = new BatchNorm(3, { dtype: 'float64', decay: 'cumulative', unbiasedRunningVar });
+      const accepted = Array.from({ length: 3 }, () => ({ batches: 0, mean: 0, variance: 0 }));
+      let rejected = 0;
+      for (let batch = random.integer(1, 8); batch > 0; batch--) {
+        const drawn = () => (random.uniform() < 0.2 ? random.pick(notFinite) : random.uniform(-9, 9));
+        const data = Float64Array.from({ length: 6 }, drawn);
+        bn.forward({ data, shape: [2, 3] });
+        accepted.forEach((channel, c) => {
+          const [a, b] = [data[c], data[c + 3]];
+          if (!Number.isFinite(a + b)) {
+            rejected++;
+            return;
+          }
+          channel.batches++;
+          channel.mean += (a + b) / 2;
+          channel.variance += (a - b) ** 2 / (unbiasedRunningVar ? 2 : 4);
+        });
+      }
+      const means = accepted.map(({ batches, mean }) => (batches > 0 ? mean / batches : 0));
+      const variances = accepted.map(({ batches, variance }) => (batches > 0 ? variance / batches : 1));
+      expectClose(bn.runningMean as Float64Array, means, 1e-12, 'runningMean');
+      expectClose(bn.runningVar as Float64Array, variances, 1e-12, 'runningVar');
+      expect(bn.rejectedUpdates).toBe(rejected);
+    }
+  });
+
   it('goes on from the batches of a state that is loaded', () => {
     const bn = new BatchNorm(1, { dtype: 'float64', decay: 'cumulative', weight: false, bias: false });
     bn.forward({ data: Float64Array.of(Number.NaN, 1), shape: [2, 1] });
