@@ -67,7 +67,8 @@ function parameter<T extends FloatArray>(
  * A batch normalization layer: y = (x − mean) / √(variance + eps) · weight + bias per channel, with the statistics of
  * the batch in training and the running statistics in evaluation (Ioffe and Szegedy, "Batch Normalization", 2015).
  *
- * A new layer is in training mode.
+ * A new layer is in training mode. What can be saved, or sent to a worker, is {@link BatchNorm.toJSON}: structuredClone and
+ * postMessage refuse a layer where the runtime can be told so (Node.js from 22.10 on, Deno), and make an empty object of it elsewhere.
  *
  * @typeParam D the dtype of x, y, weight, bias and their gradients; statistics are always in double.
  * @example

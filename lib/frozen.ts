@@ -121,7 +121,9 @@ interface Frozen {
 }
 
 /**
- * Batch normalization with fixed statistics: an immutable snapshot whose coefficients are computed once. Made by {@link BatchNorm.freeze} or {@link FrozenBatchNorm.from}.
+ * Batch normalization with fixed statistics: an immutable snapshot whose coefficients are computed once. Made by {@link BatchNorm.freeze},
+ * {@link FrozenBatchNorm.from} or {@link FrozenBatchNorm.fromJSON}. What can be saved, or sent to a worker, is
+ * {@link FrozenBatchNorm.toJSON}; structuredClone does not clone it.
  *
  * @typeParam D the dtype of the data it takes.
  * @example
