@@ -472,7 +472,7 @@ export class BatchNorm<D extends DType = 'float32'> {
     const counted = 'json.state.num_batches_tracked';
     if (trackRunningStats) checkInteger(counted, batches, 0, most);
     else checkAbsent(counted, batches);
-    // Last, for a large number is soon written, and arrays of that length were not.
+    // Now that there are arrays of that length: it is soon written that there are 2^31 channels.
     const bn = new BatchNorm<D>(channels, config);
     const { weight: ownWeight, bias: ownBias } = bn.#core;
     if (ownWeight && weight) copyInto(ownWeight, weight);

@@ -4,7 +4,7 @@ import type { Activation } from './activation.js';
 import type { BatchNormConfig } from './config.js';
 import { describe, isArray, nameOf, rangeError, typeError, wordedTypeError } from './errors.js';
 import { propertyOf } from './properties.js';
-import { lengthOf } from './typed-array.js';
+import { lengthOf, typedArrayType } from './typed-array.js';
 import type { DType, FloatArray } from './types.js';
 import { checkInteger, checkObject, maxChannels, newArray, perChannelError } from './validate.js';
 
@@ -113,7 +113,7 @@ export function fieldsOf(name: string, value: unknown, names: readonly string[])
   if (typeof value === 'string')
     throw typeError(name, 'be an object', value, 'INVALID_TYPE', '; JSON.parse() it first');
   checkObject(name, value);
-  if (isArray(value)) throw typeError(name, 'be an object', value);
+  if (isArray(value) || typedArrayType(value) !== undefined) throw typeError(name, 'be an object', value);
   const fields: Record<string, unknown> = create(null);
   for (let i = 0; i < names.length; i++) fields[names[i]] = propertyOf(value, names[i]);
   for (const key in value)

@@ -184,7 +184,7 @@ export function readStateOptions(options: StateOptions | undefined): StateOption
 export function readState(state: unknown, reading: Reading): ReadState {
   const { convention, prefix, strict = true, channels, dtype, stats, needsStats } = reading;
   checkObject('state', state);
-  if (isArray(state)) throw typeError('state', 'be an object', state);
+  if (isArray(state) || typedArrayType(state) !== undefined) throw typeError('state', 'be an object', state);
   if (isMap(state)) throw wordedTypeError('state', 'be an object', 'a Map; give Object.fromEntries(map)');
   const stems = stemsOf(prefix);
   checkBoolean('strict', strict);
@@ -409,8 +409,15 @@ function conventionOf(name: string): Convention | undefined {
   return undefined;
 }
 
-/** A key of a whole model: what stands before the name of an entry, with its separator, and the name. */
-function split(key: string): { stem: string; name: string } | undefined {
+/** A key of a whole model. */
+interface KeyParts {
+  /** With its separator. */
+  readonly stem: string;
+  readonly name: string;
+}
+
+/** A key that ends with the name of an entry, under any convention. */
+function split(key: string): KeyParts | undefined {
   const at = Math.max(key.lastIndexOf(separators[0]), key.lastIndexOf(separators[1])) + 1;
   const name = key.slice(at);
   return at > 0 && conventionOf(name) !== undefined ? { stem: key.slice(0, at), name } : undefined;
@@ -428,14 +435,19 @@ function unknownKeyError(
   // Of a whole model the first key that comes is seldom a batch norm's.
   const part = split(stems === wholeObject ? (nearKeys(keys(state), '')[0] ?? key) : key);
   const other = conventionOf(rest);
-  const cure =
-    split(rest) !== undefined && part !== undefined
-      ? `; prefix: ${quoted(part.stem)} takes a part of a whole model`
-      : other !== undefined
-        ? `; convention: '${other}' knows it`
-        : suggestionFor(rest, list);
+  const isPart = part !== undefined && (stems === wholeObject || split(rest) !== undefined);
+  const cure = isPart
+    ? prefixHint(part, convention)
+    : other !== undefined
+      ? `; convention: '${other}' knows it`
+      : suggestionFor(rest, list);
   const rule = `only have ${list.join(', ')}${where}`;
   return wordedTypeError('state', rule, `${quoted(key)}${cure}`, 'UNKNOWN_OPTION');
+}
+
+function prefixHint({ stem, name }: KeyParts, convention: Convention | undefined): string {
+  const other = isKnown(name, namesUnder(convention)) ? '' : ` with convention: '${conventionOf(name)}'`;
+  return `; prefix: ${quoted(stem)}${other} takes a part of a whole model`;
 }
 
 /** That what an object has would be known under another convention; or nothing. */
@@ -478,16 +490,20 @@ function nearKeys(own: readonly string[], prefix: string): string[] {
     });
   const means = of(['running_mean']);
   const some = means.length > 0 ? means : of(stateNames);
-  const bare = (text: string) => text.replace(/[./]$/, '').slice(-200);
+  const bare = (text: string) => text.replace(/[./]$/, '').slice(-100);
   const wanted = bare(prefix);
-  return (some.length > 0 ? some : own)
-    .map((key) => {
-      const stem = bare(split(key)?.stem ?? key);
-      // A part of a path is nearer than a path of another spelling.
-      const isPart = wanted !== '' && (stem.includes(wanted) || wanted.includes(stem));
-      return { key, far: isPart ? Math.abs(stem.length - wanted.length) / 1000 : distance(wanted, stem) };
-    })
-    .sort((a, b) => a.far - b.far)
-    .slice(0, 3)
-    .map(({ key }) => key);
+  return (
+    (some.length > 0 ? some : own)
+      // More than any model has: the time that a message takes has an end.
+      .slice(0, 10_000)
+      .map((key) => {
+        const stem = bare(split(key)?.stem ?? key);
+        // A part of a path is nearer than a path of another spelling.
+        const isPart = wanted !== '' && (stem.includes(wanted) || wanted.includes(stem));
+        return { key, far: isPart ? Math.abs(stem.length - wanted.length) / 1000 : distance(wanted, stem) };
+      })
+      .sort((a, b) => a.far - b.far)
+      .slice(0, 3)
+      .map(({ key }) => key)
+  );
 }

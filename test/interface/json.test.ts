@@ -401,6 +401,7 @@ describe('JSON that is no layer', () => {
       'json must be an object, got "{\\"type\\":\\"BatchNorm\\",\\"version\\":1,\\"channel…"; JSON.parse() it first',
     ],
     ['null', () => null, 'json must be an object, got null'],
+    ['a typed array', () => new Float64Array(2 ** 27), 'json must be an object, got Float64Array'],
     ['an array', () => [layer()], 'json must be an object, got an array'],
   ])('is refused as %s', (_, json, message) => {
     expect(failure(BatchNorm.fromJSON, json())).toEqual(['TypeError', 'INVALID_TYPE', message]);

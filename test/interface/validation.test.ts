@@ -945,6 +945,11 @@ const cases: [title: string, call: () => unknown, expected: Failure][] = [
     type('state must be an object, got an array'),
   ],
   [
+    'a state that is a typed array',
+    () => new BatchNorm(3).loadStateDict(new Float32Array(2 ** 27) as Wrong),
+    type('state must be an object, got Float32Array'),
+  ],
+  [
     'a state with a near miss',
     () =>
       new BatchNorm(3).loadStateDict({ ...new BatchNorm(3).stateDict(), runningMean: new Float64Array(3) }),
@@ -975,6 +980,27 @@ const cases: [title: string, call: () => unknown, expected: Failure][] = [
     () => FrozenBatchNorm.from(wholeModel()),
     type(
       'state must only have weight, bias, running_mean, running_var, num_batches_tracked, got "conv1.weight"; prefix: "bn1." takes a part of a whole model',
+      'ERR_BATCHNORM_UNKNOWN_OPTION',
+    ),
+  ],
+  [
+    "the state of a whole model of Keras' without a convention",
+    () =>
+      FrozenBatchNorm.from({ 'conv/kernel:0': [1], 'bn/moving_mean:0': [0], 'bn/moving_variance:0': [1] }),
+    type(
+      `state must only have weight, bias, running_mean, running_var, num_batches_tracked, got "conv/kernel:0"; prefix: "bn/" with convention: 'keras' takes a part of a whole model`,
+      'ERR_BATCHNORM_UNKNOWN_OPTION',
+    ),
+  ],
+  [
+    'a prefix that is too short',
+    () =>
+      FrozenBatchNorm.from(
+        { 'a.running_mean': [0], 'a.running_var': [1], 'a.b.weight': [1] },
+        { prefix: 'a' },
+      ),
+    type(
+      'state must only have weight, bias, running_mean, running_var, num_batches_tracked behind "a.", got "a.b.weight"; prefix: "a.b." takes a part of a whole model',
       'ERR_BATCHNORM_UNKNOWN_OPTION',
     ),
   ],
