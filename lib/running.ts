@@ -1,5 +1,6 @@
 import { backend } from './backend/index.js';
 import type { Decay } from './conventions.js';
+import { dtypeNamed } from './dtype.js';
 import { copyInto, filled, typedArrayType } from './typed-array.js';
 import type { FloatArray } from './types.js';
 import { copyAs, newArray } from './validate.js';
@@ -96,7 +97,7 @@ export function updateRunningArrays(
 }
 
 function isFloat32(array: FloatArray): boolean {
-  return typedArrayType(array) === 'Float32Array';
+  return dtypeNamed(typedArrayType(array)) === 'float32';
 }
 
 /** By rounding to float32: an infinity that was there is that of a channel already left out. */

@@ -1,6 +1,7 @@
 // Every check and, with errors.ts, every message. Reads each property of the caller's objects once: a getter that
 // changes things while they are read cannot make what was checked differ from what is used. What a getter or a proxy of
 // the caller's throws comes out as it is.
+import { arrayNames, dtypeNamed, dtypes } from './dtype.js';
 import {
   describe,
   describeShape,
@@ -24,8 +25,6 @@ import {
   zeros,
 } from './typed-array.js';
 import type { DType, FloatArray } from './types.js';
-
-const arrayNames = { float32: 'Float32Array', float64: 'Float64Array' } as const;
 
 /** A tensor whose shape has been checked; its length is checked by {@link checkLength}, last of all. */
 export interface ReadTensor<T extends FloatArray = FloatArray> {
@@ -111,12 +110,11 @@ export function dtypeOf(name: string, data: unknown, wanted?: DType): DType {
 }
 
 function tryDtypeOf(data: unknown): DType | undefined {
-  const type = typedArrayType(data);
-  return type === 'Float32Array' ? 'float32' : type === 'Float64Array' ? 'float64' : undefined;
+  return dtypeNamed(typedArrayType(data));
 }
 
 function dtypeError(name: string, data: unknown, wanted: DType | undefined, cure = ''): Error {
-  const rule = wanted === undefined ? 'Float32Array or Float64Array' : arrayNames[wanted];
+  const rule = wanted === undefined ? arrayNames : dtypes[wanted].arrayName;
   return typeError(name, `be a ${rule}`, data, 'INVALID_TYPE', cure);
 }
 
