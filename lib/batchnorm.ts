@@ -1,7 +1,7 @@
 // The layer: batch normalization with parameters that learn and running statistics.
 import { type Activation, checkActivation } from './activation.js';
-import { type BatchNormConfig, type BatchNormOptions, readConfig } from './config.js';
-import type { StateName } from './conventions.js';
+import { type BatchNormConfig, type BatchNormOptions, checkDecay, readConfig } from './config.js';
+import { type Decay, decayOf, momentumOf, type StateName } from './conventions.js';
 import {
   type AsyncOptions,
   type ForwardOptions,
@@ -10,8 +10,9 @@ import {
   type LayerGradients,
   type Parameter,
 } from './core.js';
-import { stateError } from './errors.js';
+import { stateError, typeError } from './errors.js';
 import { constructorKey, FrozenBatchNorm } from './frozen.js';
+import type { BatchStats } from './functional.js';
 import { inspect, inspected } from './inspect.js';
 import {
   type BatchNormJSON,
@@ -42,6 +43,7 @@ import { checkBoolean, checkInteger, checkVariance, copyOf, maxChannels, readOpt
 
 export type { AsyncOptions, ForwardOptions, LayerBackwardOptions, LayerGradients, Parameter };
 
+const { freeze } = Object;
 const freezeNames = namesOf(['activation']);
 const jsonNames = [
   'type',
@@ -81,7 +83,7 @@ function parameter<T extends FloatArray>(
  */
 export class BatchNorm<D extends DType = 'float32'> {
   readonly #channels: number;
-  readonly #config: BatchNormConfig<D>;
+  #config: BatchNormConfig<D>;
   readonly #running: RunningStatistics | undefined;
   readonly #core: LayerCore<D>;
 
@@ -141,6 +143,41 @@ export class BatchNorm<D extends DType = 'float32'> {
   /** Whether forward uses the statistics of the batch and updates the running ones. */
   get training(): boolean {
     return this.#core.training;
+  }
+
+  /**
+   * Weight of the old running value, or 'cumulative': may be written at any time, and {@link config} follows. From 'cumulative' on
+   * the running statistics count as the mean of the batches tracked so far.
+   */
+  get decay(): Decay {
+    return this.#config.decay;
+  }
+
+  set decay(value: Decay) {
+    const decay = checkDecay(value);
+    this.#running?.setDecay(decay);
+    this.#config = freeze({ ...this.#config, decay });
+  }
+
+  /**
+   * {@link decay} in the meaning of the layer's `convention`: null is PyTorch's None (cumulative), undefined what the framework has no
+   * number for, or that there is no convention. Without one it cannot be written.
+   */
+  get momentum(): number | null | undefined {
+    const { convention, decay } = this.#config;
+    return convention && momentumOf(convention, decay);
+  }
+
+  set momentum(value: number | null) {
+    this.decay = decayOf(this.#config.convention, value);
+  }
+
+  /**
+   * The statistics of the last training batch: copies of its mean and biased variance per channel, and the number of values per channel.
+   * undefined before the first.
+   */
+  get lastMoments(): BatchStats | undefined {
+    return this.#core.moments();
   }
 
   /** Training batches whose statistics were offered to the running ones; 2^53 − 1 at most. */
@@ -323,6 +360,46 @@ export class BatchNorm<D extends DType = 'float32'> {
     // Literals: what is pushed can be caught by a setter on Array.prototype.
     if (weight && bias) return [weight, bias];
     return weight ? [weight] : bias ? [bias] : [];
+  }
+
+  /**
+   * Sets the gradients of {@link parameters} to 0: before backwards that `accumulate`.
+   *
+   * @returns the layer itself.
+   * @throws Error (`ERR_BATCHNORM_BUFFER_CHANGED`) where an array of the layer has lost its buffer.
+   * @example
+   * import { BatchNorm } from 'batchnorm';
+   *
+   * const bn = new BatchNorm(1);
+   * const x = { data: Float32Array.of(1, 2, 3, 6), shape: [4, 1] };
+   * bn.zeroGrad();
+   * for (let i = 0; i < 2; i++) {
+   *   bn.forward(x);
+   *   bn.backward(x, { accumulate: true });
+   * }
+   * console.log(bn.parameters()[1].grad); // Float32Array(1) [ 24 ]
+   */
+  zeroGrad(): this {
+    this.#core.zeroGrad();
+    return this;
+  }
+
+  /**
+   * Running statistics as those of a new layer: mean 0, variance 1, no batches tracked, none rejected.
+   *
+   * @returns the layer itself.
+   * @throws Error (`ERR_BATCHNORM_BUFFER_CHANGED`) where an array of the layer has lost its buffer.
+   * @example
+   * import { BatchNorm } from 'batchnorm';
+   *
+   * const bn = new BatchNorm(1);
+   * bn.forward({ data: Float32Array.of(1, 3), shape: [2, 1] });
+   * console.log(bn.resetRunningStats().runningMean, bn.batchesTracked); // Float64Array(1) [ 0 ] 0
+   */
+  resetRunningStats(): this {
+    this.#core.checkOwn();
+    this.#running?.reset();
+    return this;
   }
 
   /**
@@ -553,4 +630,27 @@ export class BatchNorm<D extends DType = 'float32'> {
       activation,
     });
   }
+}
+
+/** What cannot be replaced, and what to do instead. */
+const cures = {
+  weight: 'be written into, not replaced: bn.weight.set(values)',
+  bias: 'be written into, not replaced: bn.bias.set(values)',
+  runningMean: 'be written into, not replaced: bn.runningMean.set(values)',
+  runningVar: 'be written into, not replaced: bn.runningVar.set(values)',
+  training: 'be set by train() or eval()',
+  batchesTracked: 'be set by loadStateDict() or resetRunningStats()',
+  rejectedUpdates: 'be set by resetRunningStats()',
+  lastMoments: 'be set by forward()',
+  channels: 'be given to the constructor',
+  config: 'be given to the constructor; decay can be set by itself',
+} as const;
+for (const [name, cure] of Object.entries(cures)) {
+  const accessor = Object.getOwnPropertyDescriptor(BatchNorm.prototype, name);
+  Object.defineProperty(BatchNorm.prototype, name, {
+    ...accessor,
+    set(value: unknown) {
+      throw typeError(name, cure, value);
+    },
+  });
 }
