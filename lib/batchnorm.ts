@@ -222,8 +222,8 @@ export class BatchNorm<D extends DType = 'float32'> {
 
   /**
    * Normalizes x, adds the residual, and applies the activation. In training, with the statistics of the batch, which
-   * update the running ones; in evaluation, with the running ones. The layer keeps a reference to x for {@link backward},
-   * and of a residual behind which there is an activation one bit per value.
+   * update the running ones; in evaluation, with the running ones. For {@link backward} the layer and the tensor that is returned
+   * keep a reference to x, and of a residual with an activation one bit per value.
    *
    * An empty x gives an empty y and changes no state. A channel whose batch mean or variance is not finite shows it in
    * y, leaves its running statistics alone and counts in {@link rejectedUpdates}.
@@ -251,9 +251,8 @@ export class BatchNorm<D extends DType = 'float32'> {
 
   /**
    * {@link forward} off the event loop, on the library's own threads. The asynchronous calls of a layer take effect one
-   * after the other, in the order of the calls: a `backwardAsync` goes back through the forward before it. A call that is
-   * rejected has never been: a `backwardAsync` behind it goes back through the forward before that. Mode and
-   * parameters are those of the moment of the call. The synchronous methods wait for nothing: they see the layer as the
+   * after the other, in the order of the calls: a `backwardAsync` goes back through the forward that was called last in the mode of
+   * that moment, and where that is rejected through none. Mode and parameters are those of the moment of the call. The synchronous methods wait for nothing: they see the layer as the
    * calls that are done have left it.
    *
    * SharedArrayBuffers are read and written where they are; with `transfer` the layer takes over x; all other memory is
@@ -284,14 +283,20 @@ export class BatchNorm<D extends DType = 'float32'> {
   }
 
   /**
-   * The gradients of the last forward, with the weight and the statistics it used.
+   * The gradients of a forward, with the weight and the statistics it used: of the last one in the present mode (training or
+   * evaluation), or of the one that returned `of`. Any number of forwards may wait for their backward, which goes through each once;
+   * `only: 'input'` and `only: 'parameters'` are two halves.
+   *
+   * x must still be what it was: a look at eight of its values tells a buffer that has been refilled, mostly.
+   *
    *
    * @param dy the gradient of y, in its dtype and shape.
-   * @param options `out` for dx, and `only` for half of the work.
+   * @param options `of` for another forward, `out` for dx, `only` for half of the work, `accumulate` to add to the gradients of
+   *   {@link parameters}, `retain` to go through the forward again.
    * @returns dx in the dtype and shape of dy; dWeight and dBias, one value per channel, whose values are also in
    *   {@link parameters}. With `reuse` all of them are the layer's own arrays.
-   * @throws Error (`ERR_BATCHNORM_NO_FORWARD`) where there is no forward to go back through, Error
-   *   (`ERR_BATCHNORM_INPUT_OVERWRITTEN`) where it wrote y over x; TypeError (`ERR_BATCHNORM_INVALID_TYPE`,
+   * @throws Error (`ERR_BATCHNORM_NO_FORWARD`) where there is no forward to go back through, or it has been gone through; Error
+   *   (`ERR_BATCHNORM_INPUT_OVERWRITTEN`) where x is no longer what it was; TypeError (`ERR_BATCHNORM_INVALID_TYPE`,
    *   `ERR_BATCHNORM_UNKNOWN_OPTION`), RangeError (`ERR_BATCHNORM_INVALID_VALUE`, `ERR_BATCHNORM_OVERLAP`,
    *   `ERR_BATCHNORM_OUT_OF_MEMORY`) for what does not fit; Error (`ERR_BATCHNORM_BUFFER_CHANGED`) where an array of the
    *   layer has lost its buffer; then nothing is written.
@@ -575,7 +580,7 @@ export class BatchNorm<D extends DType = 'float32'> {
   }
 
   /**
-   * Forgets the last x, to which the layer holds a reference; of {@link forwardAsync} it has a copy of its own.
+   * Forgets all forwards: no backward goes through them any more, and the layer holds no reference to the last x.
    *
    * @returns the layer itself.
    * @example
