@@ -9,6 +9,7 @@ import {
   LayerCore,
   type LayerGradients,
   type Parameter,
+  type SingleValue,
 } from './core.js';
 import { stateError, typeError } from './errors.js';
 import { constructorKey, FrozenBatchNorm } from './frozen.js';
@@ -41,7 +42,7 @@ import { copyInto } from './typed-array.js';
 import type { ArrayOf, DType, FloatArray, Tensor, TensorLike } from './types.js';
 import { checkBoolean, checkInteger, checkVariance, copyOf, maxChannels, readOptions } from './validate.js';
 
-export type { AsyncOptions, ForwardOptions, LayerBackwardOptions, LayerGradients, Parameter };
+export type { AsyncOptions, ForwardOptions, LayerBackwardOptions, LayerGradients, Parameter, SingleValue };
 
 const { freeze } = Object;
 const freezeNames = namesOf(['activation']);
@@ -153,6 +154,13 @@ export class BatchNorm<D extends DType = 'float32'> {
     return this.#config.decay;
   }
 
+  /**
+   * From the next batch on.
+   *
+   * @param value a number from 0 to 1, or 'cumulative'.
+   * @throws TypeError (`ERR_BATCHNORM_INVALID_TYPE`), RangeError (`ERR_BATCHNORM_INVALID_VALUE`, `ERR_BATCHNORM_OUT_OF_MEMORY`); the
+   *   decay is then as before.
+   */
   set decay(value: Decay) {
     const decay = checkDecay(value);
     this.#running?.setDecay(decay);
@@ -168,6 +176,13 @@ export class BatchNorm<D extends DType = 'float32'> {
     return convention && momentumOf(convention, decay);
   }
 
+  /**
+   * From the next batch on.
+   *
+   * @param value in the meaning of the convention.
+   * @throws TypeError (`ERR_BATCHNORM_INVALID_TYPE`), also without a convention; RangeError (`ERR_BATCHNORM_INVALID_VALUE`,
+   *   `ERR_BATCHNORM_OUT_OF_MEMORY`); the decay is then as before.
+   */
   set momentum(value: number | null) {
     this.decay = decayOf(this.#config.convention, value);
   }

@@ -463,8 +463,9 @@ class BackwardCommand extends Always {
           const kept = name === 'dWeight' ? 'weight' : 'bias';
           const before = model.grads[kept] as FloatArray;
           const sums = actual.map((value, c) => (accumulate ? before[c] : 0) + value) as FloatArray;
-          expectSame(parameter?.grad as FloatArray, accumulate ? sums : actual, `the gradient of ${kept}`);
-          model.grads[kept] = (parameter?.grad as FloatArray).slice() as FloatArray;
+          const grad = parameter?.grad as FloatArray;
+          expectSame(grad, accumulate ? sums : actual, `the gradient of ${kept}`);
+          model.grads[kept] = grad.slice() as FloatArray;
         }
       },
     );
