@@ -5,8 +5,10 @@
  */
 import type * as tfc from '@tensorflow/tfjs-core';
 import { typeError } from '../errors.js';
+import { namesOf } from '../properties.js';
+import { checkOneOf, readOptions } from '../validate.js';
 import { fusedBatchNorm, fusedBatchNormGradient, kernelName } from './kernel.js';
-import { type BatchNormalization, type Call, fusedCall } from './layer.js';
+import { type BatchNormalization, type Call, fusedCall, type Trainable } from './layer.js';
 
 /**
  * The module of TensorFlow.js, as `import * as tf from '@tensorflow/tfjs'` gives it (version 4). `@tensorflow/tfjs-core` is
@@ -44,17 +46,34 @@ export interface Installation {
   readonly layers: boolean;
 }
 
+/** How {@link install} lets layers behave. */
+export interface InstallOptions {
+  /**
+   * What a batch norm layer does in training that is not to be trained (`trainable = false`, its own or that of the model
+   * around it). `'keras'`, the default: it infers with its moving statistics, which stay as they are. `'tfjs'`: it normalizes
+   * with the statistics of the batch and updates the moving ones, as TensorFlow.js does; only gamma and beta stay.
+   */
+  trainable?: 'keras' | 'tfjs' | undefined;
+}
+
+const optionNames = namesOf(['trainable']);
+
 const knownBackends: readonly TensorFlowBackend[] = ['cpu', 'wasm'];
 
-/** On what was put in place, so that a second copy of this module knows it. */
+interface Settings {
+  trainable: Trainable;
+}
+
+/** On what was put in place, so that a second copy of this module knows it, and its settings. */
 const mark = Symbol.for('batchnorm.tfjs');
 
-type Marked = { [mark]?: boolean };
+type Marked = { [mark]?: Settings };
 
-const isOurs = (value: unknown) => (value as Marked | undefined)?.[mark] === true;
+const settingsOf = (value: unknown) => (value as Marked | undefined)?.[mark];
+const isOurs = (value: unknown) => settingsOf(value) !== undefined;
 
-function marked<T extends object>(value: T): T {
-  return Object.defineProperty(value, mark, { value: true });
+function marked<T extends object>(value: T, settings: Settings): T {
+  return Object.defineProperty(value, mark, { value: settings });
 }
 
 let undo: (() => void)[] = [];
@@ -65,23 +84,30 @@ let undo: (() => void)[] = [];
  * and written where the backend keeps them. Models are saved and loaded as before.
  *
  * A backend that is imported later (`@tensorflow/tfjs-backend-wasm`) is not replaced: install again then. What is in place
- * already stays as it is. Other backends, dtypes and gradients of gradients are left to TensorFlow.js.
+ * already stays as it is; an option that is given counts from then on. Other backends, dtypes and gradients of gradients are left
+ * to TensorFlow.js.
  *
  * @param tf the module that the models are made with.
+ * @param options how layers behave that are not to be trained.
  * @returns what is in place now.
- * @throws TypeError (`ERR_BATCHNORM_INVALID_TYPE`) where `tf` is not the module of TensorFlow.js; then nothing is changed.
+ * @throws TypeError (`ERR_BATCHNORM_INVALID_TYPE`) where `tf` is not the module of TensorFlow.js or `trainable` no string,
+ * (`ERR_BATCHNORM_UNKNOWN_OPTION`) for an unknown option, RangeError (`ERR_BATCHNORM_INVALID_VALUE`) for another `trainable`;
+ * then nothing is changed.
  * @example
  * import * as tf from '@tensorflow/tfjs';
  * import { install } from 'batchnorm/tfjs';
  *
  * console.log(install(tf).layers); // true
  */
-export function install(tf: TensorFlow): Installation {
+export function install(tf: TensorFlow, options?: InstallOptions): Installation {
   const core = checkModule(tf);
+  const { trainable: given } = readOptions(options, optionNames);
+  const trainable = given === undefined ? undefined : checkOneOf('trainable', given, ['keras', 'tfjs']);
+  const settings: Settings = { trainable: trainable ?? 'keras' };
   for (const backendName of knownBackends) {
     const stock = core.getKernel(kernelName, backendName);
     if (!stock || isOurs(stock)) continue;
-    const kernel = marked(fusedBatchNorm(core, stock));
+    const kernel = marked(fusedBatchNorm(core, stock), settings);
     // A second registration over the first would warn.
     core.unregisterKernel(kernelName, backendName);
     core.registerKernel(kernel);
@@ -93,7 +119,7 @@ export function install(tf: TensorFlow): Installation {
   }
   const stockGradient = core.getGradient(kernelName);
   if (stockGradient && !isOurs(stockGradient)) {
-    const gradient = marked(fusedBatchNormGradient(core, stockGradient));
+    const gradient = marked(fusedBatchNormGradient(core, stockGradient), settings);
     core.unregisterGradient(kernelName);
     core.registerGradient(gradient);
     undo.push(() => {
@@ -103,9 +129,12 @@ export function install(tf: TensorFlow): Installation {
     });
   }
   const prototype = layerPrototype(tf);
-  if (prototype !== undefined && !isOurs(prototype.call)) {
+  const present = settingsOf(prototype?.call);
+  if (present !== undefined && trainable !== undefined) present.trainable = trainable;
+  if (prototype !== undefined && present === undefined) {
     const stock = prototype.call;
-    const call = marked(fusedCall(core, stock, (backend) => isOurs(core.getKernel(kernelName, backend))));
+    const isReplaced = (backend: string) => isOurs(core.getKernel(kernelName, backend));
+    const call = marked(fusedCall(core, stock, isReplaced, settings), settings);
     prototype.call = call;
     undo.push(() => {
       if (prototype.call === call) prototype.call = stock;

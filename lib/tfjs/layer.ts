@@ -12,6 +12,7 @@ const { apply } = Reflect;
 
 /** What is used of `LayerVariable`. */
 interface LayerVariable {
+  readonly trainable: boolean;
   read(): tfc.Tensor;
   write(value: tfc.Tensor): unknown;
 }
@@ -22,6 +23,7 @@ export interface BatchNormalization {
   axis: number | readonly number[];
   momentum: number;
   epsilon: number;
+  trainable: boolean;
   gamma?: LayerVariable | null;
   beta?: LayerVariable | null;
   movingMean: LayerVariable;
@@ -34,13 +36,26 @@ export type Call = (
   kwargs: { training?: boolean | null },
 ) => tfc.Tensor | tfc.Tensor[];
 
+/** What a layer does in training that is not to be trained: `keras` infers, `tfjs` trains on. */
+export type Trainable = 'keras' | 'tfjs';
+
 /**
  * The `call` in place of `stock`, which stays in charge of other backends, other dtypes and gradients of gradients.
  *
  * @param isReplaced whether the kernel of a backend is ours, so that it broadcasts.
+ * @param settings read at each call.
  */
-export function fusedCall(tf: typeof tfc, stock: Call, isReplaced: (backend: string) => boolean): Call {
-  return function call(inputs, kwargs) {
+export function fusedCall(
+  tf: typeof tfc,
+  stock: Call,
+  isReplaced: (backend: string) => boolean,
+  settings: Readonly<{ trainable: Trainable }>,
+): Call {
+  return function call(inputs, given) {
+    const kwargs =
+      settings.trainable === 'keras' && given?.training && isFrozen(this)
+        ? { ...given, training: false }
+        : given;
     const x = Array.isArray(inputs) && inputs.length === 1 ? inputs[0] : inputs;
     const memory = memoryOf(tf.backend());
     if (
@@ -55,6 +70,13 @@ export function fusedCall(tf: typeof tfc, stock: Call, isReplaced: (backend: str
       kwargs?.training ? train(tf, this, memory, x) : infer(tf, this, x),
     );
   };
+}
+
+/** A container that is frozen marks the weights of its layers, not the layers. */
+function isFrozen({ trainable, gamma, beta }: BatchNormalization): boolean {
+  if (trainable === false) return true;
+  const parameters = [gamma, beta].filter((variable) => variable != null);
+  return parameters.length > 0 && parameters.every((variable) => !variable.trainable);
 }
 
 function axisOf({ axis }: BatchNormalization): number {

@@ -112,6 +112,18 @@ describe('install', () => {
     );
   });
 
+  it.each([
+    [null, TypeError, 'options must be an object, got null'],
+    [{ trainable: 1 }, TypeError, "trainable must be 'keras' or 'tfjs', got 1"],
+    [{ trainable: 'torch' }, RangeError, "trainable must be 'keras' or 'tfjs', got \"torch\""],
+    [{ frozen: true }, TypeError, 'options must only have trainable, got "frozen"'],
+  ])('refuses options that it does not know, and changes nothing: %j', (options, Class, message) => {
+    const stock = inPlace();
+    expectError(() => install(tf, options as never), Class);
+    expect(() => install(tf, options as never)).toThrow(message);
+    expect(inPlace()).toEqual(stock);
+  });
+
   it('leaves a backend alone whose insides it does not know', () => {
     for (const backend of [{}, { data: new Map() }, { dataIdMap: new Map() }])
       expect(memoryOf(backend)).toBeUndefined();
