@@ -82,14 +82,16 @@ struct Quad {
     const bool skips = line + ahead.distance >= ahead.end;
     prefetch(from, skips ? ahead.distance + static_cast<size_t>(ahead.skip) : ahead.distance);
   }
-  template <typename T>
-  ALWAYS_INLINE Vec<T> load(const T* from, size_t index, Vec<T> fill) const {
-    const T* p = from + place(index);
-    return index + 1 == size() ? Vec<T>::load(p, last_lanes, fill) : Vec<T>::load(p, lanes, fill);
+  /// With store(), where what lies in memory becomes what is computed with, and back.
+  template <typename S>
+  ALWAYS_INLINE Vec<Compute<S>> load(const S* from, size_t index, Vec<Compute<S>> fill) const {
+    using V = Vec<Compute<S>>;
+    const S* p = from + place(index);
+    return index + 1 == size() ? V::load(p, last_lanes, fill) : V::load(p, lanes, fill);
   }
-  template <typename T>
-  ALWAYS_INLINE void store(T* to, size_t index, Vec<T> values) const {
-    T* p = to + place(index);
+  template <typename S>
+  ALWAYS_INLINE void store(S* to, size_t index, Vec<Compute<S>> values) const {
+    S* p = to + place(index);
     if (index + 1 == size())
       values.store(p, last_lanes);
     else
@@ -116,12 +118,12 @@ struct Quad<0, size_t, size_t> {
   /// A tail asks memory for nothing.
   template <typename T, typename Distance>
   ALWAYS_INLINE void prefetch(const T*, Distance) const {}
-  template <typename T>
-  ALWAYS_INLINE Vec<T> load(const T* from, size_t index, Vec<T> fill) const {
-    return Vec<T>::load(from + place(index), index + 1 == size() ? last_lanes : lanes, fill);
+  template <typename S>
+  ALWAYS_INLINE Vec<Compute<S>> load(const S* from, size_t index, Vec<Compute<S>> fill) const {
+    return Vec<Compute<S>>::load(from + place(index), index + 1 == size() ? last_lanes : lanes, fill);
   }
-  template <typename T>
-  ALWAYS_INLINE void store(T* to, size_t index, Vec<T> values) const {
+  template <typename S>
+  ALWAYS_INLINE void store(S* to, size_t index, Vec<Compute<S>> values) const {
     values.store(to + place(index), index + 1 == size() ? last_lanes : lanes);
   }
 };

@@ -14,6 +14,14 @@ using batchnorm::kLanes;
 /// twice.
 struct AllLanes {};
 
+/// What values that lie in memory as S are computed in: float and double in themselves.
+template <typename S>
+struct ComputeOf {
+  using Type = S;
+};
+template <typename S>
+using Compute = typename ComputeOf<S>::Type;
+
 template <typename T>
 struct Vec {
   static constexpr size_t kRegisters = kLanes<T> / Register<T>::kLanes;
