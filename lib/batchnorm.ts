@@ -1,16 +1,16 @@
 // The layer: batch normalization with parameters that learn and running statistics.
 import { type Activation, checkActivation } from './activation.js';
+import type {
+  AsyncOptions,
+  ForwardOptions,
+  LayerBackwardOptions,
+  LayerGradients,
+  Parameter,
+  SingleValue,
+} from './calls.js';
 import { type BatchNormConfig, type BatchNormOptions, checkDecay, readConfig } from './config.js';
 import { type Decay, decayOf, momentumOf, type StateName } from './conventions.js';
-import {
-  type AsyncOptions,
-  type ForwardOptions,
-  type LayerBackwardOptions,
-  LayerCore,
-  type LayerGradients,
-  type Parameter,
-  type SingleValue,
-} from './core.js';
+import { LayerCore } from './core.js';
 import { stateError, typeError } from './errors.js';
 import { constructorKey, FrozenBatchNorm } from './frozen.js';
 import type { BatchStats } from './functional.js';

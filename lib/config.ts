@@ -1,7 +1,7 @@
 // The options of a layer.
 import { type Activation, checkActivation } from './activation.js';
+import type { SingleValue } from './calls.js';
 import { type Convention, type Decay, defaultsOf } from './conventions.js';
-import type { SingleValue } from './core.js';
 import { rangeError, typeError } from './errors.js';
 import { namesOf } from './properties.js';
 import type { DType } from './types.js';

@@ -1,18 +1,25 @@
 // What layers that normalize by the statistics of channels share: parameters with their gradients, and forward and backward,
 // at once or off the event loop, with what a forward leaves to its backward. A layer adds where its statistics come from.
-import type { Activation } from './activation.js';
 import { type BackwardPass, type ForwardPass, maskBytes, type Passes } from './backend/backend.js';
 import { passesFor } from './backend/index.js';
+import type {
+  AsyncOptions,
+  CoreConfig,
+  ForwardOptions,
+  LayerBackwardOptions,
+  LayerGradients,
+} from './calls.js';
 import { isObject, oneValuePerChannelError, rangeError, stateError, typeError } from './errors.js';
 import { checkKept, deliver, isShared, move } from './handover.js';
 import { after, operate, readAsync, settled } from './operations.js';
 import {
+  checkForward,
+  checkPending,
   type Forward,
   fingerprintOf,
   type Held,
   HeldSets,
   marked,
-  matches,
   noteReuse,
   type Pending,
   pendingOf,
@@ -20,10 +27,10 @@ import {
   resultOf,
 } from './pending.js';
 import { areCallsUntouched, type Names, namesOf } from './properties.js';
-import { newResult } from './result.js';
+import { gradientsOf, newResult, ResultBuffer } from './result.js';
 import type { RunningStatistics } from './running.js';
 import { isStaged, stage, unstage } from './staging.js';
-import { copyInto, filled, lengthOf, partOf, shareBuffer } from './typed-array.js';
+import { copyInto, filled, lengthOf, shareBuffer } from './typed-array.js';
 import type { ArrayOf, DType, FloatArray, Tensor, TensorLike } from './types.js';
 import {
   checkApart,
@@ -32,7 +39,6 @@ import {
   checkLength,
   checkOneOf,
   checkOut,
-  checkSameShape,
   checkVariance,
   copyOf,
   type Geometry,
@@ -46,78 +52,6 @@ import {
   readResidual,
   readShape,
 } from './validate.js';
-
-/** What {@link BatchNorm.forward} may be given besides x. */
-export interface ForwardOptions<T extends FloatArray> {
-  /** Where y goes: as long as x and of its dtype; x.data itself (backward is then impossible), or elsewhere. */
-  out?: T;
-  /** false: leave the running statistics alone in training. Default true. */
-  updateStats?: boolean;
-  /** Added before the activation: in the dtype and shape of x. It may not overlap `out`. Default: nothing. */
-  residual?: TensorLike<T>;
-}
-
-/** What {@link BatchNorm.forwardAsync} and {@link BatchNorm.backwardAsync} take besides. */
-export interface AsyncOptions {
-  /** Cancels the operation while it waits: the promise rejects with the signal's reason. Later it has no effect. */
-  signal?: AbortSignal;
-  /**
-   * true: the buffer of the data is moved in and all the caller's views of it are detached, as by postMessage. It must be an
-   * ArrayBuffer of its own, not resizable. What a signal then cancels is gone. Default false.
-   */
-  transfer?: boolean;
-}
-
-/** What {@link BatchNorm.backward} may be given besides dy. */
-export interface LayerBackwardOptions<T extends FloatArray> {
-  /** The tensor that the forward returned which is to be gone back through. Default: the last one of the present mode. */
-  of?: Tensor<T>;
-  /** true: add to the gradients of {@link BatchNorm.parameters} instead of rewriting them. Default false. */
-  accumulate?: boolean;
-  /** true: leave the forward to be gone back through again, as PyTorch's retain_graph. Default false. */
-  retain?: boolean;
-  /** Where dx goes: as long as dy and of its dtype; dy.data itself, or memory that overlaps neither dy nor x. */
-  out?: T;
-  /** Compute one part only. Default: both. */
-  only?: 'input' | 'parameters';
-}
-
-/** What {@link BatchNorm.backward} returns. A gradient that does not exist, or was not asked for, is absent. */
-export interface LayerGradients<T extends FloatArray> {
-  /** In the dtype and shape of x. */
-  dx?: Tensor<T>;
-  /** One value per channel. */
-  dWeight?: T;
-  /** One value per channel. */
-  dBias?: T;
-  /** Of the last forward's residual: dy as the activation lets it through, never in the memory of dy. */
-  dResidual?: Tensor<T>;
-}
-
-/** What an optimizer loops over. */
-export interface Parameter<T extends FloatArray> {
-  /** As the layer and its state call it. */
-  name: 'weight' | 'bias';
-  /** The layer's own array: write to it to learn. */
-  value: T;
-  /** The layer's own array, rewritten by each backward, or added to with `accumulate`. */
-  grad: T;
-}
-
-/** Of a layer's options, what its passes need. */
-export interface CoreConfig<D extends DType> {
-  readonly axis: number;
-  readonly eps: number;
-  readonly dtype: D;
-  readonly weight: boolean;
-  readonly bias: boolean;
-  readonly activation: Activation | undefined;
-  readonly reuse: boolean;
-  readonly singleValue: SingleValue;
-}
-
-/** What a training batch with one value per channel is: an error, or normalized with the running statistics. */
-export type SingleValue = 'throw' | 'running';
 
 /** A forward whose arguments have been checked. */
 interface ForwardCall<T extends FloatArray> {
@@ -144,9 +78,6 @@ interface BackwardCall<T extends FloatArray> {
   readonly accumulate: boolean;
   readonly retain: boolean;
 }
-
-/** A forward that can be gone back through. */
-type Known<T extends FloatArray> = Forward<T> & { x: T };
 
 const { hasOwn } = Object;
 
@@ -175,55 +106,6 @@ async function settledAfter(
 ): Promise<void> {
   await before;
   await settled(call, then);
-}
-
-/** Those that exist and were asked for. */
-function gradientsOf<T extends FloatArray>(
-  shape: readonly number[],
-  dx: T | undefined,
-  dWeight: T | undefined,
-  dBias: T | undefined,
-  dResidual: T | undefined,
-): LayerGradients<T> {
-  // What nearly everybody asks for, as a literal: spreads cost as much as a small batch norm, and an assignment would be the
-  // business of a setter that somebody has put on Object.prototype.
-  if (dx && dWeight && dBias && !dResidual) return { dx: { data: dx, shape }, dWeight, dBias };
-  return {
-    ...(dx && { dx: { data: dx, shape } }),
-    ...(dWeight && { dWeight }),
-    ...(dBias && { dBias }),
-    ...(dResidual && { dResidual: { data: dResidual, shape } }),
-  };
-}
-
-/** Where results go that were given no place: to new memory, or with `reuse` to a buffer that is kept for the next. */
-class ResultBuffer<T extends FloatArray> {
-  /** How many results have been in the memory. */
-  turn = 0;
-  readonly #reuse: boolean;
-  #buffer: T | undefined;
-
-  constructor(reuse: boolean) {
-    this.#reuse = reuse;
-  }
-
-  /** Never memory of the inputs: a result of this layer may come back as its input. */
-  take(dtype: DType, length: number, input: T, second?: T, third?: T): T {
-    if (!this.#reuse) return newResult(dtype, length);
-    this.turn++;
-    let buffer = this.#buffer;
-    if (
-      buffer === undefined ||
-      lengthOf(buffer) < length ||
-      shareBuffer(buffer, input) ||
-      (second !== undefined && shareBuffer(buffer, second)) ||
-      (third !== undefined && shareBuffer(buffer, third))
-    ) {
-      buffer = newResult<T>(dtype, length);
-      this.#buffer = buffer;
-    }
-    return lengthOf(buffer) === length ? buffer : partOf(buffer, dtype, 0, length);
-  }
 }
 
 /** A copy of what there is. */
@@ -392,8 +274,8 @@ export class LayerCore<D extends DType> {
   ): LayerGradients<ArrayOf<D>> {
     const call = this.#readBackward(dy, options, backwardNames);
     const last = this.training ? this.#lastTraining : this.#lastEvaluation;
-    const pending = this.#checkPending(call.pending ?? last, call);
-    const forward = this.#checkForward(pending, call);
+    const pending = checkPending(call.pending ?? last, this.#clears, this.training, call);
+    const forward = checkForward(pending.forward, call.gradient, call.out, this.#arrays);
     const { gradient, out, wantsInput, wantsParameters, accumulate } = call;
     const { data, size, shape } = gradient;
     const { dtype, reuse } = this.#config;
@@ -439,8 +321,8 @@ export class LayerCore<D extends DType> {
     return this.#inTurn(signal, async () => {
       checkKept('dy.data', kept, size);
       if (out !== undefined) checkKept('out', out, size);
-      const pending = this.#checkPending(call.pending ?? called, call);
-      const forward = this.#checkForward(pending, call);
+      const pending = checkPending(call.pending ?? called, this.#clears, this.training, call);
+      const forward = checkForward(pending.forward, call.gradient, call.out, this.#arrays);
       this.checkOwn();
       // x is copied, but the next backward needs it again.
       if (out !== undefined) checkApart('out', out, { 'x.data': forward.x });
@@ -714,62 +596,6 @@ export class LayerCore<D extends DType> {
       );
     const wantsInput = only !== 'parameters';
     return { gradient, out, wantsInput, wantsParameters: only !== 'input', pending, accumulate, retain };
-  }
-
-  /** A forward that has not been gone back through. */
-  #checkPending(
-    pending: Pending<ArrayOf<D>> | undefined,
-    { wantsInput, wantsParameters }: BackwardCall<ArrayOf<D>>,
-  ): Pending<ArrayOf<D>> & { forward: Forward<ArrayOf<D>> } {
-    if (pending?.state === 'failed')
-      throw stateError(
-        'NO_FORWARD',
-        'backward() must follow a forward(), got one that was rejected',
-        pending.cause,
-      );
-    if (pending === undefined || pending.state === 'waiting')
-      throw stateError(
-        'NO_FORWARD',
-        `backward() must follow a forward() in ${this.training ? 'training' : 'evaluation'}, got none since the layer was made or cleared`,
-      );
-    if (pending.state === 'cleared' || pending.clears !== this.#clears)
-      throw stateError('NO_FORWARD', 'backward() must follow a forward(), got one from before clear()');
-    if ((wantsInput && !pending.leavesInput) || (wantsParameters && !pending.leavesParameters))
-      throw stateError(
-        'NO_FORWARD',
-        'backward() must go through each forward() once, got a second time; call forward() again, or give the first backward() retain: true',
-      );
-    return pending as Pending<ArrayOf<D>> & { forward: Forward<ArrayOf<D>> };
-  }
-
-  /** The forward, of which all that hangs on it has been checked. */
-  #checkForward(
-    { forward }: { forward: Forward<ArrayOf<D>> },
-    { gradient, out }: BackwardCall<ArrayOf<D>>,
-  ): Known<ArrayOf<D>> {
-    const { x, fingerprint, source } = forward;
-    if (x === undefined)
-      throw stateError(
-        'INPUT_OVERWRITTEN',
-        'backward() must find the x of the last forward(), got one that wrote its result over x; give forward() another out',
-      );
-    checkSameShape(gradient, 'the last x', forward.shape);
-    checkLength({ ...gradient, name: 'x', data: x });
-    if (source !== undefined && source.of.turn !== source.turn)
-      throw stateError(
-        'INPUT_OVERWRITTEN',
-        'backward() must find the x of its forward() as it was, got one that a layer with reuse: true has written its next result over',
-      );
-    if (fingerprint !== undefined && !matches(x, gradient.size, fingerprint))
-      throw stateError(
-        'INPUT_OVERWRITTEN',
-        'backward() must find the x of its forward() as it was, got other values in it; give forward() memory that stays until backward()',
-      );
-    if (out !== undefined) {
-      checkOut(out, gradient);
-      checkApart('out', out, this.#arrays);
-    }
-    return forward as Known<ArrayOf<D>>;
   }
 
   /** What has been gone back through, unless it is to be gone through again. */

@@ -1,8 +1,18 @@
 // What a forward leaves to the backward that goes back through it, and how the tensor that it returned leads there.
 import { dtypes } from './dtype.js';
+import { stateError } from './errors.js';
 import { viewOf } from './typed-array.js';
 import type { DType, FloatArray, Tensor } from './types.js';
-import { type Geometry, newMemory } from './validate.js';
+import {
+  checkApart,
+  checkLength,
+  checkOut,
+  checkSameShape,
+  type Geometry,
+  type NamedArrays,
+  newMemory,
+  type ReadTensor,
+} from './validate.js';
 
 /** Statistics and parameters that a forward computes with: never arrays that anybody else may write to. */
 export interface Held<T extends FloatArray> {
@@ -121,6 +131,88 @@ export function noteReuse(): void {
 /** Which result in reused memory a tensor is; undefined where it is none. */
 export function resultOf(tensor: object): Result | undefined {
   return isAnyReused ? Marked.originOf(tensor)?.result : undefined;
+}
+
+/** The halves of a backward that are wanted. */
+interface Halves {
+  readonly wantsInput: boolean;
+  readonly wantsParameters: boolean;
+}
+
+/**
+ * A forward that has not been gone back through.
+ *
+ * @param clears how often the layer has been cleared.
+ * @param training whether it is in training now, for the message.
+ * @throws Error where there is none, or it is spent, cleared or failed.
+ */
+export function checkPending<T extends FloatArray>(
+  pending: Pending<T> | undefined,
+  clears: number,
+  training: boolean,
+  { wantsInput, wantsParameters }: Halves,
+): Pending<T> & { forward: Forward<T> } {
+  if (pending?.state === 'failed')
+    throw stateError(
+      'NO_FORWARD',
+      'backward() must follow a forward(), got one that was rejected',
+      pending.cause,
+    );
+  if (pending === undefined || pending.state === 'waiting')
+    throw stateError(
+      'NO_FORWARD',
+      `backward() must follow a forward() in ${training ? 'training' : 'evaluation'}, got none since the layer was made or cleared`,
+    );
+  if (pending.state === 'cleared' || pending.clears !== clears)
+    throw stateError('NO_FORWARD', 'backward() must follow a forward(), got one from before clear()');
+  if ((wantsInput && !pending.leavesInput) || (wantsParameters && !pending.leavesParameters))
+    throw stateError(
+      'NO_FORWARD',
+      'backward() must go through each forward() once, got a second time; call forward() again, or give the first backward() retain: true',
+    );
+  return pending as Pending<T> & { forward: Forward<T> };
+}
+
+/** A forward that can be gone back through. */
+export type Known<T extends FloatArray> = Forward<T> & { x: T };
+
+/**
+ * The forward, of which all that hangs on it has been checked.
+ *
+ * @param gradient dy.
+ * @param out where dx is to go.
+ * @param arrays those of the layer, which it must not overlap.
+ * @throws Error where x is no longer what it was, RangeError and TypeError where dy or out do not fit.
+ */
+export function checkForward<T extends FloatArray>(
+  forward: Forward<T>,
+  gradient: ReadTensor<T>,
+  out: T | undefined,
+  arrays: NamedArrays,
+): Known<T> {
+  const { x, fingerprint, source } = forward;
+  if (x === undefined)
+    throw stateError(
+      'INPUT_OVERWRITTEN',
+      'backward() must find the x of the last forward(), got one that wrote its result over x; give forward() another out',
+    );
+  checkSameShape(gradient, 'the last x', forward.shape);
+  checkLength({ ...gradient, name: 'x', data: x });
+  if (source !== undefined && source.of.turn !== source.turn)
+    throw stateError(
+      'INPUT_OVERWRITTEN',
+      'backward() must find the x of its forward() as it was, got one that a layer with reuse: true has written its next result over',
+    );
+  if (fingerprint !== undefined && !matches(x, gradient.size, fingerprint))
+    throw stateError(
+      'INPUT_OVERWRITTEN',
+      'backward() must find the x of its forward() as it was, got other values in it; give forward() memory that stays until backward()',
+    );
+  if (out !== undefined) {
+    checkOut(out, gradient);
+    checkApart('out', out, arrays);
+  }
+  return forward as Known<T>;
 }
 
 const { create, is } = Object;

@@ -1,5 +1,6 @@
 import { backend } from './backend/index.js';
-import { byteLengthOf } from './typed-array.js';
+import type { LayerGradients } from './calls.js';
+import { byteLengthOf, lengthOf, partOf, shareBuffer } from './typed-array.js';
 import type { DType, FloatArray } from './types.js';
 import { newArray } from './validate.js';
 
@@ -14,4 +15,53 @@ export function newResult<T extends FloatArray>(dtype: DType, size: number): T {
   const result = newArray<T>(dtype, size);
   if (byteLengthOf(result) >= largeBytes) backend.adviseHugePages(result);
   return result;
+}
+
+/** The gradients that exist and were asked for. */
+export function gradientsOf<T extends FloatArray>(
+  shape: readonly number[],
+  dx: T | undefined,
+  dWeight: T | undefined,
+  dBias: T | undefined,
+  dResidual: T | undefined,
+): LayerGradients<T> {
+  // What nearly everybody asks for, as a literal: spreads cost as much as a small batch norm, and an assignment would be the
+  // business of a setter that somebody has put on Object.prototype.
+  if (dx && dWeight && dBias && !dResidual) return { dx: { data: dx, shape }, dWeight, dBias };
+  return {
+    ...(dx && { dx: { data: dx, shape } }),
+    ...(dWeight && { dWeight }),
+    ...(dBias && { dBias }),
+    ...(dResidual && { dResidual: { data: dResidual, shape } }),
+  };
+}
+
+/** Where results go that were given no place: to new memory, or with `reuse` to a buffer that is kept for the next. */
+export class ResultBuffer<T extends FloatArray> {
+  /** How many results have been in the memory. */
+  turn = 0;
+  readonly #reuse: boolean;
+  #buffer: T | undefined;
+
+  constructor(reuse: boolean) {
+    this.#reuse = reuse;
+  }
+
+  /** Never memory of the inputs: a result of this layer may come back as its input. */
+  take(dtype: DType, length: number, input: T, second?: T, third?: T): T {
+    if (!this.#reuse) return newResult(dtype, length);
+    this.turn++;
+    let buffer = this.#buffer;
+    if (
+      buffer === undefined ||
+      lengthOf(buffer) < length ||
+      shareBuffer(buffer, input) ||
+      (second !== undefined && shareBuffer(buffer, second)) ||
+      (third !== undefined && shareBuffer(buffer, third))
+    ) {
+      buffer = newResult<T>(dtype, length);
+      this.#buffer = buffer;
+    }
+    return lengthOf(buffer) === length ? buffer : partOf(buffer, dtype, 0, length);
+  }
 }
