@@ -219,8 +219,8 @@ struct Kernels {
   /// The same of totals, in channels-first.
   void (*collect_totals)(const double* totals, size_t channels, double* to);
   /// The first channel whose sums are not finite, or in float32 owe more than kMostDistant of the squares to
-  /// the distance between shift and mean, so that rounding the squares has cost digits of the variance; or
-  /// `channels`.
+  /// the distance between shift and mean, or have squares below kLeastSquare, so that rounding the squares
+  /// has cost digits of the variance; or `channels`.
   size_t (*find_bad)(size_t channels, double values, const double* sum, const double* sum_squares);
   /// Adds deviations of `count` consecutive values of a channel from shift, and their squares, to kLanes sums
   /// in double.

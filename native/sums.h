@@ -299,8 +299,9 @@ class MomentSums {
     variance = (squares - rest * rest) * kUp * kUp;
   }
 
-  /// In double, where float32 sums overflow (deviations from 1e19 on), where the shift is far from the mean,
-  /// and where the data is not finite, for then the result must not depend on the order of the additions.
+  /// In double, where float32 sums overflow (deviations from 1e19 on), where the shift is far from the mean
+  /// or the squares are tiny, and where the data is not finite, for then the result must not depend on the
+  /// order of the additions.
   void sum_in_double(const Span& span, size_t channel, T& shift, double& first, double& second) const {
     if (!std::isfinite(shift)) shift = 0;
     double sums[kLanes<T>] = {};

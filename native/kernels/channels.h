@@ -80,14 +80,20 @@ void merge(size_t channels, double values, const double* chunk_sum, const double
 /// once in 300 chunks.
 constexpr double kMostDistant = 0.53;
 
-/// Whether sums are not finite, or in float32 the shift too far from the mean.
+/// Squares in float32 below 2^-126 have lost digits, each up to 2^-150. From this mean square on that is
+/// 2^-30 of it at most.
+constexpr double kLeastSquare = 0x1p-120;
+
+/// Whether sums are not finite, or in float32 the shift too far from the mean, or the squares too small.
 template <typename T>
 inline bool is_bad(double values, double first, double second) {
   constexpr bool is_float32 = sizeof(T) == sizeof(float);
   // Infinite and NaN differ from themselves by NaN.
   const bool finite = (first - first) + (second - second) == 0;
   const bool far = is_float32 && first * first > kMostDistant * (second * values);
-  return !finite || far;
+  // Of a constant there are none.
+  const bool tiny = is_float32 && second < kLeastSquare * values && (first != 0 || second != 0);
+  return !finite || far || tiny;
 }
 
 template <typename T>
