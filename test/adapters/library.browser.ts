@@ -37,8 +37,8 @@ const isBuilt = wasmBytes !== undefined;
 /** The program of the pages, with the library from there. */
 const programWith = (library: string) => `
   import * as library from '${library}';
-  import { everyPass } from '${resolve('test/every-pass.js')}';
-  import { goldenDifference } from '${resolve('test/golden.js')}';
+  import { everyPass } from '${resolve('test/support/every-pass.js')}';
+  import { goldenDifference } from '${resolve('test/support/golden.js')}';
   Object.assign(globalThis, { library, goldenDifference, results: everyPass(library) });`;
 
 /** What the server has, by path. */
@@ -57,7 +57,7 @@ function addPage(path: string, policy?: string): void {
 /** A program that loads the library as it is. */
 async function addProgram(path: string, contents: string): Promise<void> {
   const { outputFiles } = await build({
-    stdin: { contents, resolveDir: 'test', loader: 'ts' },
+    stdin: { contents, resolveDir: 'test/adapters', loader: 'ts' },
     bundle: true,
     format: 'esm',
     external: [libraryPath],
