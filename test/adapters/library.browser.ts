@@ -74,7 +74,7 @@ async function addProgram(path: string, contents: string): Promise<void> {
 function addBuildOfVite(name: string, sources: Readonly<Record<string, string>>): string {
   const root = join(folder, name);
   mkdirSync(join(root, 'node_modules'), { recursive: true });
-  symlinkSync(resolve('..'), join(root, 'node_modules/batchnorm'));
+  symlinkSync(resolve('.'), join(root, 'node_modules/batchnorm'));
   writeFileSync(join(root, 'index.html'), pageOf(Object.keys(sources)[0]));
   for (const [file, source] of Object.entries(sources)) writeFileSync(join(root, file), source);
   const vite = resolve('node_modules/vite/bin/vite.js');
@@ -297,7 +297,7 @@ describe.runIf(isBuilt).each([
     expect(error).toEqual({
       name: 'TypeError',
       code: 'ERR_BATCHNORM_INVALID_TYPE',
-      message: 'x must be an object, got a revoked proxy',
+      message: 'x must be a tensor { data, shape }, got a revoked proxy',
     });
   });
 });
