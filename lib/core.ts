@@ -51,6 +51,7 @@ import {
   readOptions,
   readResidual,
   readShape,
+  shapeOf,
 } from './validate.js';
 
 /** A forward whose arguments have been checked. */
@@ -150,9 +151,8 @@ export class LayerCore<D extends DType> {
   /** The statistics of the last training batch, and how many values per channel it had. */
   #moments: Held<ArrayOf<D>> | undefined;
   #momentsCount = 0;
+  #momentsOrder = 0;
   #mask: Uint8Array | undefined;
-  /** Where the gradients of one backward go that are added to others, with `reuse`. */
-  #own: { weight: ArrayOf<D> | undefined; bias: ArrayOf<D> | undefined } | undefined;
   /** Settled when all asynchronous calls are; undefined where there are none. */
   #calls: Promise<void> | undefined;
 
@@ -186,18 +186,25 @@ export class LayerCore<D extends DType> {
   }
 
   forward(x: TensorLike<ArrayOf<D>>, options?: ForwardOptions<ArrayOf<D>>): Tensor<ArrayOf<D>> {
-    const call = this.#readForward(x, options, forwardNames);
-    const { input, residual, out } = call;
-    const y = out ?? this.#y.take(this.#config.dtype, input.size, input.data, residual);
-    const result = out === undefined ? this.#resultNow() : undefined;
-    const held = this.#hold(call);
-    const forward = this.#forwardOf(call, input.data, false, held);
-    const pass = this.#forwardPass(forward, y, residual);
-    const { forwardTraining, forwardInference } = this.#passes;
-    const inPlace = call.batchStats ? forwardTraining(pass) : forwardInference(pass);
+    // Before any getter of the arguments: the mode of this moment.
     const pending = this.#newPending();
-    this.#complete(call, pending, forward, inPlace);
-    return marked({ data: y, shape: input.shape }, pending, result);
+    const call = this.#readForward(x, options, forwardNames, pending.mode);
+    const { input, residual, out } = call;
+    const { forwardTraining, forwardInference } = this.#passes;
+    const held = this.#sets.take();
+    try {
+      this.#holdParameters(held);
+      this.#holdStatistics(held, call);
+      const y = out ?? this.#y.take(this.#config.dtype, input.size, input.data, residual);
+      const forward = this.#forwardOf(call, input.data, false, held);
+      const pass = this.#forwardPass(forward, y, residual);
+      const inPlace = call.batchStats ? forwardTraining(pass) : forwardInference(pass);
+      this.#complete(call, pending, forward, inPlace);
+      return marked({ data: y, shape: input.shape }, pending, out === undefined ? this.#y.next() : undefined);
+    } catch (error) {
+      this.#release(held);
+      throw error;
+    }
   }
 
   async forwardAsync(
@@ -222,7 +229,7 @@ export class LayerCore<D extends DType> {
     pending: Pending<ArrayOf<D>>,
   ): Promise<Tensor<ArrayOf<D>>> {
     const { signal, transfer } = readAsync(options);
-    const call = this.#readForward(x, options, forwardAsyncNames);
+    const call = this.#readForward(x, options, forwardAsyncNames, pending.mode);
     const { input, out } = call;
     const { dtype } = this.#config;
     if (out !== undefined) {
@@ -272,9 +279,11 @@ export class LayerCore<D extends DType> {
     dy: TensorLike<ArrayOf<D>>,
     options?: LayerBackwardOptions<ArrayOf<D>>,
   ): LayerGradients<ArrayOf<D>> {
+    // Before any getter of the arguments: the mode and the forward of this moment.
+    const { training } = this;
+    const last = training ? this.#lastTraining : this.#lastEvaluation;
     const call = this.#readBackward(dy, options, backwardNames);
-    const last = this.training ? this.#lastTraining : this.#lastEvaluation;
-    const pending = checkPending(call.pending ?? last, this.#clears, this.training, call);
+    const pending = checkPending(call.pending ?? last, this.#clears, training, call);
     const forward = checkForward(pending.forward, call.gradient, call.out, this.#arrays);
     const { gradient, out, wantsInput, wantsParameters, accumulate } = call;
     const { data, size, shape } = gradient;
@@ -285,9 +294,8 @@ export class LayerCore<D extends DType> {
     checkApart('x.data', forward.x, this.#grads);
     if (accumulate) this.checkOwn();
     const dx = wantsInput ? (out ?? this.#dx.take(dtype, size, data, forward.x)) : undefined;
-    const own = accumulate ? this.#ownGradients() : { weight: this.weightGrad, bias: this.biasGrad };
-    const dWeight = wantsParameters ? own.weight : undefined;
-    const dBias = wantsParameters ? own.bias : undefined;
+    const dWeight = wantsParameters ? this.#gradientFor(this.weightGrad, accumulate) : undefined;
+    const dBias = wantsParameters ? this.#gradientFor(this.biasGrad, accumulate) : undefined;
     const dResidual =
       wantsInput && forward.residual ? this.#dResidual.take(dtype, size, data, forward.x, out) : undefined;
     this.#passes.backward(this.#backwardPass(forward, data, forward.x, dx, dWeight, dBias, dResidual));
@@ -303,8 +311,8 @@ export class LayerCore<D extends DType> {
     dy: TensorLike<ArrayOf<D>>,
     options?: LayerBackwardOptions<ArrayOf<D>> & AsyncOptions,
   ): Promise<LayerGradients<ArrayOf<D>>> {
-    // Before any getter of the options: the mode and the forward of this moment.
-    const called = this.training ? this.#calledTraining : this.#calledEvaluation;
+    const { training } = this;
+    const called = training ? this.#calledTraining : this.#calledEvaluation;
     const { signal, transfer } = readAsync(options);
     const { dtype } = this.#config;
     const call = this.#readBackward(dy, options, backwardAsyncNames);
@@ -321,7 +329,7 @@ export class LayerCore<D extends DType> {
     return this.#inTurn(signal, async () => {
       checkKept('dy.data', kept, size);
       if (out !== undefined) checkKept('out', out, size);
-      const pending = checkPending(call.pending ?? called, this.#clears, this.training, call);
+      const pending = checkPending(call.pending ?? called, this.#clears, training, call);
       const forward = checkForward(pending.forward, call.gradient, call.out, this.#arrays);
       this.checkOwn();
       // x is copied, but the next backward needs it again.
@@ -370,8 +378,9 @@ export class LayerCore<D extends DType> {
           },
         );
       } catch (error) {
-        pending.leavesInput ||= leavesInput;
-        pending.leavesParameters ||= leavesParameters;
+        // What another backward has gone through meanwhile stays gone.
+        if (!call.retain && wantsInput) pending.leavesInput ||= leavesInput;
+        if (!call.retain && wantsParameters) pending.leavesParameters ||= leavesParameters;
         throw error;
       } finally {
         pending.busy--;
@@ -414,11 +423,11 @@ export class LayerCore<D extends DType> {
     x: TensorLike<ArrayOf<D>>,
     options: ForwardOptions<ArrayOf<D>> | undefined,
     names: Names,
+    training: boolean,
   ): ForwardCall<ArrayOf<D>> {
     const { out, updateStats = true, residual: givenResidual } = readOptions(options, names);
     const { axis, dtype, singleValue } = this.#config;
     const running = this.#running;
-    const { training } = this;
     checkBoolean('updateStats', updateStats);
     const input = readShape<ArrayOf<D>>('x', x, dtype);
     const geometry = geometryOf(input, axis, this.#channels);
@@ -443,28 +452,10 @@ export class LayerCore<D extends DType> {
     return { input, geometry, batchStats, updates, residual: residual?.data, out, source: resultOf(x) };
   }
 
-  /** A set for a forward that computes at once. */
-  #hold(call: ForwardCall<ArrayOf<D>>): Held<ArrayOf<D>> {
-    const held = this.#sets.take();
-    try {
-      this.#holdParameters(held);
-      this.#holdStatistics(held, call);
-    } catch (error) {
-      this.#release(held);
-      throw error;
-    }
-    return held;
-  }
-
   /** No forward needs it any more. */
   #release(held: Held<ArrayOf<D>>): void {
     held.isNeeded = false;
     if (held !== this.#moments) this.#sets.giveBack(held);
-  }
-
-  /** Which result is in the memory that is used again now. */
-  #resultNow(): Result | undefined {
-    return this.#config.reuse ? { of: this.#y, turn: this.#y.turn } : undefined;
   }
 
   #newPending(): Pending<ArrayOf<D>> {
@@ -521,7 +512,8 @@ export class LayerCore<D extends DType> {
       isOwn,
       fingerprint: isOwn && !isShared(x) ? undefined : fingerprintOf(x, input.size),
       source: isOwn ? undefined : source,
-      shape: input.shape,
+      // The caller has the other.
+      shape: shapeOf(input.shape),
       geometry,
       training: batchStats,
       held,
@@ -559,10 +551,11 @@ export class LayerCore<D extends DType> {
     }
     const { mean, variance } = forward.held;
     const count = geometry.outer * geometry.inner;
-    if (pending.mode && batchStats && count > 0) {
+    if (pending.mode && batchStats && count > 0 && pending.order >= this.#momentsOrder) {
       const before = this.#moments;
       this.#moments = forward.held;
       this.#momentsCount = count;
+      this.#momentsOrder = pending.order;
       if (before !== undefined && !before.isNeeded) this.#release(before);
     }
     if (updates) this.#running?.update(count, mean, variance);
@@ -621,13 +614,9 @@ export class LayerCore<D extends DType> {
     pending.forward = undefined;
   }
 
-  /** Zeros for the gradients of one backward; with `reuse` the same arrays again. */
-  #ownGradients(): { weight: ArrayOf<D> | undefined; bias: ArrayOf<D> | undefined } {
-    const { dtype, reuse } = this.#config;
-    const make = (array: ArrayOf<D> | undefined) => array && newArray<ArrayOf<D>>(dtype, this.#channels);
-    if (!reuse) return { weight: make(this.weightGrad), bias: make(this.biasGrad) };
-    this.#own ??= { weight: make(this.weightGrad), bias: make(this.biasGrad) };
-    return this.#own;
+  /** Where one backward writes a gradient: beside the layer's where it is to be added. */
+  #gradientFor(array: ArrayOf<D> | undefined, accumulate: boolean): ArrayOf<D> | undefined {
+    return array && accumulate ? newArray(this.#config.dtype, this.#channels) : array;
   }
 
   #accumulate(dWeight: ArrayOf<D> | undefined, dBias: ArrayOf<D> | undefined): void {

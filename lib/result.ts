@@ -1,8 +1,9 @@
 import { backend } from './backend/index.js';
 import type { LayerGradients } from './calls.js';
+import type { Result } from './pending.js';
 import { byteLengthOf, lengthOf, partOf, shareBuffer } from './typed-array.js';
 import type { DType, FloatArray } from './types.js';
-import { newArray } from './validate.js';
+import { newArray, shapeOf } from './validate.js';
 
 /**
  * Beyond what an allocator keeps and hands out again, memory is always new: touching it first, 4 KiB at a time, takes
@@ -32,16 +33,16 @@ export function gradientsOf<T extends FloatArray>(
     ...(dx && { dx: { data: dx, shape } }),
     ...(dWeight && { dWeight }),
     ...(dBias && { dBias }),
-    ...(dResidual && { dResidual: { data: dResidual, shape } }),
+    ...(dResidual && { dResidual: { data: dResidual, shape: shapeOf(shape) } }),
   };
 }
 
 /** Where results go that were given no place: to new memory, or with `reuse` to a buffer that is kept for the next. */
 export class ResultBuffer<T extends FloatArray> {
-  /** How many results have been in the memory. */
-  turn = 0;
   readonly #reuse: boolean;
   #buffer: T | undefined;
+  /** How many results have been in it. */
+  #turns = { turn: 0 };
 
   constructor(reuse: boolean) {
     this.#reuse = reuse;
@@ -50,7 +51,6 @@ export class ResultBuffer<T extends FloatArray> {
   /** Never memory of the inputs: a result of this layer may come back as its input. */
   take(dtype: DType, length: number, input: T, second?: T, third?: T): T {
     if (!this.#reuse) return newResult(dtype, length);
-    this.turn++;
     let buffer = this.#buffer;
     if (
       buffer === undefined ||
@@ -61,7 +61,13 @@ export class ResultBuffer<T extends FloatArray> {
     ) {
       buffer = newResult<T>(dtype, length);
       this.#buffer = buffer;
+      this.#turns = { turn: 0 };
     }
     return lengthOf(buffer) === length ? buffer : partOf(buffer, dtype, 0, length);
+  }
+
+  /** Which result is in the memory that {@link take} gave last, once it is written; undefined where it is not used again. */
+  next(): Result | undefined {
+    return this.#reuse ? { of: this.#turns, turn: ++this.#turns.turn } : undefined;
   }
 }

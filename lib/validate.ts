@@ -76,6 +76,13 @@ export function newShape(rank: number): number[] {
   }
 }
 
+/** A copy. */
+export function shapeOf(shape: readonly number[]): number[] {
+  const copy = newShape(shape.length);
+  for (let i = 0; i < shape.length; i++) copy[i] = shape[i];
+  return copy;
+}
+
 const noOptions = Object.freeze(Object.create(null));
 
 export function checkObject(name: string, value: unknown): asserts value is object {

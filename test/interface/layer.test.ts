@@ -337,6 +337,91 @@ describe(`backward of the layer (${seedNote})`, () => {
     );
   });
 
+  it('takes an x of reused memory that has moved, or whose layer has failed since, for what it is', () => {
+    const random = new Random();
+    const [reusing, plain] = [new BatchNorm(channels, { reuse: true }), new BatchNorm(channels)];
+    const y = reusing.forward(activations(random));
+    const copy = { data: y.data.slice(), shape: y.shape };
+    const dy = gradients(random);
+    plain.forward(copy);
+    const expected = plain.backward(dy).dx?.data ?? [];
+    plain.forward(y);
+    // Its result goes elsewhere: y is its input.
+    reusing.forward(y);
+    expectSame(plain.backward(dy).dx?.data ?? [], expected, 'dx');
+    const { bias } = arraysOf(reusing);
+    const z = reusing.forward(copy);
+    plain.forward(z);
+    structuredClone(bias, { transfer: [bias.buffer as ArrayBuffer] });
+    expect(() => reusing.forward(copy)).toThrow('bias must keep its length');
+    expect(plain.backward(dy).dx?.data).toHaveLength(length);
+  });
+
+  it('with reuse and accumulate, returns arrays that stay', () => {
+    const random = new Random();
+    const bn = new BatchNorm(channels, { reuse: true });
+    const step = () => {
+      bn.forward(activations(random));
+      const { dWeight } = bn.backward(gradients(random), { accumulate: true });
+      assertPresent(dWeight, 'dWeight');
+      return dWeight;
+    };
+    const first = step();
+    const values = first.slice();
+    expect(step()).not.toBe(first);
+    expectSame(first, values, 'dWeight of the first');
+    // It belongs to the caller, who may give it away or take it for an input.
+    structuredClone(first, { transfer: [first.buffer as ArrayBuffer] });
+    expect(step()).toHaveLength(channels);
+    const one = new BatchNorm(1, { reuse: true });
+    const column = (data: Float32Array) => ({ data, shape: [data.length, 1] });
+    one.forward(column(Float32Array.of(1, 2)));
+    const { dWeight } = one.backward(column(Float32Array.of(1, 3)), { accumulate: true });
+    assertPresent(dWeight, 'dWeight');
+    const kept = dWeight.slice();
+    one.eval().forward(column(dWeight));
+    one.backward(column(dWeight), { accumulate: true });
+    expectSame(dWeight, kept, 'dWeight that is dy and x');
+  });
+
+  it('knows the shape of its forward, whatever becomes of the one it returned', () => {
+    const random = new Random();
+    const bn = new BatchNorm(channels);
+    const y = bn.forward(activations(random));
+    (y.shape as number[]).length = 1;
+    expect(bn.backward(gradients(random)).dx?.shape).toEqual(shape);
+    const residual = { ...activations(random) };
+    bn.forward(activations(random), { residual });
+    const { dx, dResidual } = bn.backward(gradients(random));
+    expect(dResidual?.shape).toEqual(shape);
+    expect(dResidual?.shape).not.toBe(dx?.shape);
+  });
+
+  it('and forward go by the mode and the forward of the moment of their call', () => {
+    const random = new Random();
+    const [x, dy] = [activations(random), gradients(random)];
+    const turning = <T extends { data: FloatArray }>(bn: BatchNorm, of: T, then: () => void): T =>
+      Object.defineProperty({ ...of }, 'data', {
+        get: () => {
+          bn.train(!bn.training);
+          then();
+          return of.data;
+        },
+      });
+    const [bn, twin] = [new BatchNorm(channels), new BatchNorm(channels)];
+    expectSame(bn.forward(turning(bn, x, () => {})).data, twin.forward(x).data, 'y');
+    expect(bn.training).toBe(false);
+    expect(bn.batchesTracked).toBe(1);
+    expect(() => bn.backward(dy)).toThrow(
+      'backward() must follow a forward() in evaluation, got none since the layer was made or cleared',
+    );
+    bn.train();
+    const expected = twin.backward(dy).dx?.data ?? [];
+    const other = activations(random);
+    const dx = bn.backward(turning(bn, dy, () => bn.forward(other))).dx?.data ?? [];
+    expectSame(dx, expected, 'dx');
+  });
+
   it('leaves the moments of the last training batch to be looked at', () => {
     const random = new Random();
     const bn = new BatchNorm(channels);
