@@ -374,7 +374,8 @@ void freeze(const Execution& execution, const Fixed<T>& fixed, unsigned char* me
   const auto* const frozen = new (align(memory)) Frozen(Frozen::of<T>(channels, fixed.activation));
   const Normalization<T> coefficients = frozen->coefficients<T>();
   std::fill_n(coefficients.mean, 3 * frozen->array_bytes / sizeof(T), T{0});
-  const Tiling<T> tiling(Shape{1, channels, 1});
+  // Of whole rows: what is read of the arrays depends on how many samples come.
+  const Tiling<T> tiling(Shape{frozen->fold, channels, 1}, kChannelsLast, frozen->fold);
   SettleNormalization<T>{kernels_of<T>(*execution.kernels),
                          tiling,
                          fixed.eps,
@@ -391,17 +392,21 @@ void run_frozen(const Execution& execution, Shape shape, const unsigned char* me
   if (shape.size() == 0) return;
   const Frozen& frozen = frozen_at(memory);
   const Normalization<const T> coefficients = frozen.coefficients<const T>();
-  const Tiling<T> tiling(shape, shape.inner == 1 ? frozen.fold : 1);
+  const Tiling<T> tiling = shape.inner == 1 ? Tiling<T>(shape, kChannelsLast, frozen.fold) : Tiling<T>(shape);
   const WritePlan plan = plan_of_write(execution, tiling, x == y);
   const auto infer = [&](const Normalization<const T>& c) {
     write_all(plan, tiling,
               normalizer<T>(execution, tiling, plan.stores, x, y, c, {frozen.activation, residual}, nullptr));
   };
-  if (plan.stores == kCached) return infer(coefficients);
+  const bool has_columns = tiling.columns_of_channel() > 1;
+  if (plan.stores == kCached && !has_columns) return infer(coefficients);
   Scratch scratch;
   const auto copy = [&](const T* array) {
     T* copied = take_coefficients(scratch, tiling, plan.stores, y);
-    std::copy_n(array, padded_width(tiling), copied);
+    if (has_columns)
+      spread(tiling, {0, shape.channels}, array, copied);
+    else
+      std::copy_n(array, padded_width(tiling), copied);
     return static_cast<const T*>(copied);
   };
   infer({copy(coefficients.mean), copy(coefficients.scale), copy(coefficients.offset)});

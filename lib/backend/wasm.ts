@@ -256,6 +256,11 @@ interface Cut {
   abreast: number;
 }
 
+/** Whether channels lie side by side for a pass that sums; as layout_of_sums of native/partition.h. */
+function sumsColumns(outer: number, inner: number): boolean {
+  return inner === 1 || (inner <= 32 && inner <= outer);
+}
+
 /**
  * Cuts a tensor into parts that stay near while they are copied in, computed and copied out. No bit depends on it: what
  * a channel's sums are made of follows from the other sizes alone (native/partition.h), unless channels lie side by side.
@@ -268,7 +273,8 @@ function cutOf(along: Along, outer: number, channels: number, inner: number, val
   const samples =
     along === 'channels' ? outer : Math.min(outer, Math.max(fewest, Math.floor(near / (channels * inner))));
   let block = channels;
-  if (along !== 'samples' && inner > 1) {
+  const liesApart = along === 'both' ? inner > 1 : along === 'channels' && !sumsColumns(outer, inner);
+  if (liesApart) {
     const fitting = Math.min(channels, Math.max(1, Math.floor(near / (samples * inner))));
     if (fitting * inner * valueBytes >= runBytes) block = fitting;
   }
