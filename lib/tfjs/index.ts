@@ -56,7 +56,7 @@ export interface Installation {
 /** How {@link install} lets layers behave. */
 export interface InstallOptions {
   /**
-   * What a batch norm layer does in training that is not to be trained (`trainable = false`, its own or that of the model
+   * What a batch norm layer does in training that is not to be trained (`trainable = false`, its own or that of a model
    * around it). `'keras'`, the default: it infers with its moving statistics, which stay as they are. `'tfjs'`: it normalizes
    * with the statistics of the batch and updates the moving ones, as TensorFlow.js does; only gamma and beta stay.
    */

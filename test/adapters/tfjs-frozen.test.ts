@@ -353,15 +353,20 @@ describe('what cannot be told, as docs/tfjs.md lists it:', () => {
     await expectMoving(loaded, norm, random);
   });
 
-  it('gamma and beta of a container at the start of a Sequential that is compiled after it is frozen', async () => {
+  it.each([
+    ['of a model at the start of a Sequential that is compiled after it is frozen', false],
+    ['two models deep in one that is frozen after it is compiled', true],
+  ])('gamma and beta %s: TensorFlow.js trains them', async (_, deep) => {
     await tf.setBackend('cpu');
     const learned = async () => {
       const random = new Random();
       const norm = makeNorm();
       const inner = containers['a Sequential'](norm);
-      inner.trainable = false;
-      const all = models['first in a Sequential'](inner);
+      const frozen = deep ? containers['a Sequential'](inner) : inner;
+      if (!deep) frozen.trainable = false;
+      const all = models['first in a Sequential'](frozen);
       compile(all);
+      if (deep) frozen.trainable = false;
       const [gamma] = statesOf(norm);
       await train(all, random);
       return String(statesOf(norm)[0]) !== String(gamma);
