@@ -46,6 +46,16 @@ function infers(copy: Tfjs): boolean {
   });
 }
 
+/** Whether a model of a copy freezes its layers. */
+function freezes(copy: Tfjs): boolean {
+  return copy.tidy(() => {
+    const layer = batchNorm(copy, { inputShape: [1], scale: false, center: false });
+    copy.sequential({ layers: [layer] }).trainable = false;
+    layer.apply(copy.tensor2d([[1], [3]]), { training: true });
+    return layer.getWeights()[0].dataSync()[0] === 0;
+  });
+}
+
 const works = (copy: Tfjs) => [trains(copy), infers(copy)];
 
 vi.spyOn(console, 'warn').mockImplementation(() => {});
@@ -75,6 +85,7 @@ describe('two copies in one realm', () => {
       [true, true],
       [true, true],
     ]);
+    expect([freezes(tf), freezes(other)]).toEqual([true, true]);
   });
 
   it.each([true, false])('are uninstalled each for itself: the first first %s', (firstFirst) => {

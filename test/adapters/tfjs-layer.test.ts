@@ -347,12 +347,10 @@ eachBackend('models', () => {
 });
 
 eachBackend('graph models', () => {
-  it('use it', async () => {
-    const random = new Random();
-    const parameters = ['scale', 'offset', 'mean', 'variance'];
-    const values = parameters.map((_, i) =>
-      Float32Array.from({ length: 3 }, () => random.uniform(0.5, 1) + i),
-    );
+  const parameters = ['scale', 'offset', 'mean', 'variance'];
+
+  /** One batch norm, with the attributes that its exporter gave it. */
+  function graphModel(values: Float32Array[], attributes: object = {}): Promise<tf.GraphModel> {
     const node = (name: string, op: string, input: string[] = [], attr: object = {}) => ({
       name,
       op,
@@ -360,7 +358,7 @@ eachBackend('graph models', () => {
       attr,
     });
     const floats = { dtype: { type: 'DT_FLOAT' } };
-    const model = await tf.loadGraphModel(
+    return tf.loadGraphModel(
       tf.io.fromMemory({
         modelTopology: {
           node: [
@@ -369,14 +367,28 @@ eachBackend('graph models', () => {
             node('y', 'FusedBatchNormV3', ['x', ...parameters], {
               T: { type: 'DT_FLOAT' },
               epsilon: { f: eps },
+              ...attributes,
             }),
           ],
           versions: { producer: 1 },
         },
-        weightSpecs: parameters.map((name) => ({ name, shape: [3], dtype: 'float32' as const })),
+        weightSpecs: parameters.map((name, i) => ({
+          name,
+          shape: [values[i].length],
+          dtype: 'float32' as const,
+        })),
         weightData: Float32Array.from(values.flatMap((list) => [...list])).buffer,
       }),
     );
+  }
+
+  const randomValues = (random: Random) =>
+    parameters.map((_, i) => Float32Array.from({ length: 3 }, () => random.uniform(0.5, 1) + i));
+
+  it('use it', async () => {
+    const random = new Random();
+    const values = randomValues(random);
+    const model = await graphModel(values);
     const x = randomTensor(random, [2, 2, 2, 3]);
     const [weight, bias, mean, variance] = values;
     const right = textbook.forwardInference(valuesOf(x), extentsOf([2, 2, 2, 3], 3), {
@@ -389,5 +401,25 @@ eachBackend('graph models', () => {
     const profile = await tf.profile(() => model.predict(x) as tf.Tensor);
     expectClose(valuesOf(profile.result as unknown as tf.Tensor), right, 1e-6 * largest(right), 'y');
     expect(profile.kernelNames).toContain('FusedBatchNorm');
+  });
+
+  it('have their channels last, whatever data_format says, as docs/tfjs.md lists', async () => {
+    const random = new Random();
+    const values = randomValues(random);
+    const attributes = { data_format: { s: Buffer.from('NCHW').toString('base64') } };
+    const [plain, first] = [await graphModel(values), await graphModel(values, attributes)];
+    const x = randomTensor(random, [2, 3, 3, 3]);
+    const compute = () => [first, plain].map((model) => valuesOf(model.predict(x) as tf.Tensor));
+    for (const [y, last] of [compute(), withStock(compute)]) expect(y).toEqual(last);
+  });
+
+  it('that were exported in training mode are an error, where TensorFlow.js gives NaN', async () => {
+    const [weight, bias] = randomValues(new Random());
+    const values = [weight, bias, new Float32Array(0), new Float32Array(0)];
+    const model = await graphModel(values, { is_training: { b: true } });
+    const x = randomTensor(new Random(), [2, 2, 2, 3]);
+    const compute = () => valuesOf(model.predict(x) as tf.Tensor);
+    expect(compute).toThrow('mean.shape must broadcast to [2, 2, 2, 3] (the shape of x), got [0]');
+    if (tf.getBackend() === 'cpu') expect(withStock(compute).every(Number.isNaN)).toBe(true);
   });
 });
