@@ -263,6 +263,14 @@ eachBackend('masks', () => {
     expectWarnings();
   });
 
+  it('change nothing in inference after a step that had none', () => {
+    const norm = tf.layers.batchNormalization({});
+    const model = tf.sequential({ layers: [masking(), norm] });
+    norm.apply(tf.ones([2, ...steps]), { training: true });
+    model.predict(tf.ones([2, ...steps]));
+    expectWarnings();
+  });
+
   it('that a layer between them has ended are none', async () => {
     const norm = tf.layers.batchNormalization({});
     const model = tf.sequential({

@@ -63,6 +63,19 @@ describe('install', () => {
     expect(inPlace()).toEqual(first);
   });
 
+  it('from a second copy of the library that finds nothing in place any more is undone by that copy', async () => {
+    const stock = inPlace();
+    install(tf);
+    vi.resetModules();
+    const copy = await import('../../lib/tfjs/index.js');
+    copy.install(tf);
+    uninstall();
+    expect(installed(tf)).toEqual(nowhere);
+    expect(copy.install(tf)).toEqual(everywhere);
+    copy.uninstall();
+    expect(inPlace()).toEqual(stock);
+  });
+
   it('is undone by uninstall, which is harmless a second time', () => {
     const stock = inPlace();
     install(tf);
