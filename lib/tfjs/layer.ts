@@ -82,6 +82,7 @@ export function fusedCall(
 }
 
 const numbers = ['float32', 'int32', 'bool'];
+const variableNames = ['gamma', 'beta', 'movingMean', 'movingVariance'] as const;
 
 /**
  * What apply() leaves to call(), and call() by itself does not look at.
@@ -89,18 +90,20 @@ const numbers = ['float32', 'int32', 'bool'];
  * @returns the axis, counted from the first.
  */
 function check(layer: BatchNormalization, x: tfc.Tensor): number {
-  const { name, gamma, beta, movingMean, movingVariance } = layer;
+  const { name } = layer;
   checkAlive('x', x, 'dispose of it after the call, or take it out of tf.tidy() by tf.keep()');
-  for (const [key, variable] of Object.entries({ gamma, beta, movingMean, movingVariance }))
-    if (variable)
+  for (const key of variableNames) {
+    const variable = layer[key];
+    if (variable?.val.isDisposed)
       checkAlive(
         `${key} of layer "${name}"`,
         variable.val,
         "getWeights() gives the layer's own tensors: dispose of clones of them",
       );
+  }
   const given = Number(layer.axis);
   const axis = given < 0 ? given + x.rank : given;
-  const [channels] = movingMean.read().shape;
+  const [channels] = layer.movingMean.read().shape;
   if (x.shape[axis] !== channels)
     throw rangeError(
       `x.shape[${axis}]`,
