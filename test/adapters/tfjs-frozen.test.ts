@@ -376,6 +376,28 @@ describe('what cannot be told, as docs/tfjs.md lists it:', () => {
     expect(await learned()).toBe(true);
   });
 
+  it('a layer of the caller that is frozen, with a batch norm as a property', async () => {
+    await tf.setBackend('cpu');
+    install(tf);
+    const random = new Random();
+    const norm = makeNorm();
+    class Block extends tf.layers.Layer {
+      static className = 'Block';
+      readonly norm = norm;
+      override call(inputs: tf.Tensor[], kwargs: object): tf.Tensor {
+        return this.norm.apply(inputs[0], kwargs) as tf.Tensor;
+      }
+    }
+    const block = new Block({ inputShape });
+    const all = tf.sequential({ layers: [block, dense(1)] });
+    compile(all);
+    tf.dispose(all.predict(tf.ones([1, 3])));
+    block.trainable = false;
+    await expectMoving(all, norm, random);
+    norm.trainable = false;
+    await expectFrozen(all, norm, random);
+  });
+
   it('training: false, given where a model is made', async () => {
     await tf.setBackend('cpu');
     install(tf);
