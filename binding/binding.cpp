@@ -347,7 +347,8 @@ struct BackwardArguments {
   }
   /// As batchnorm.h has it: dresidual is where a mask is computed, and where what it lets through is kept.
   void check_room(bool writes) const {
-    const bool gated = activation != batchnorm::kIdentity && (residual.at || mask.at);
+    // An empty array may have no address, and needs none.
+    const bool gated = activation != batchnorm::kIdentity && (residual.at || mask.at) && shape.size() > 0;
     if (gated && !dresidual.at && (writes || !mask.at))
       throw InvalidCall{"be given room for the gradient of a residual"};
   }
@@ -418,7 +419,7 @@ napi_value grad_input(napi_env env, napi_callback_info info) {
   const auto dy_xc = arguments.template array<double>(kBegin + 1, given.shape.channels, "sumDyXmu");
   const double count = arguments.number(kBegin + 2);
   const auto dx = arguments.template array<T>(kBegin + 3, given.shape.size(), kOut);
-  given.check_room(true);
+  given.check_room(dx.at);
   given.check_result(dx);
   When::run(arguments, [=, execution = When::execution(env)] {
     batchnorm::grad_input<T>(execution, given.pass(), {dy.at, dy_xc.at}, count, dx.at, given.dresidual.at);

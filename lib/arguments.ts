@@ -1,7 +1,9 @@
 // What forward and backward of a layer are called with: read, and checked as far as can be before they begin.
 import type { CoreConfig, ForwardOptions, LayerBackwardOptions } from './calls.js';
 import { isObject, oneValuePerChannelError, stateError, typeError } from './errors.js';
+import { checkSums, type GradientSums } from './gradient-sums.js';
 import { checkKept } from './handover.js';
+import { checkWhole, type Moments } from './moments.js';
 import { type Pending, pendingOf, type Result, resultOf } from './pending.js';
 import { areCallsUntouched, type Names, namesOf } from './properties.js';
 import type { RunningStatistics } from './running.js';
@@ -41,6 +43,8 @@ export interface ForwardCall<T extends FloatArray> {
   readonly batchStats: boolean;
   /** Whether they go into the running ones. */
   readonly updates: boolean;
+  /** Those that were given instead of those of x. */
+  readonly moments: Moments | undefined;
   readonly residual: T | undefined;
   readonly out: T | undefined;
   /** Of an x that a layer with `reuse` has returned. */
@@ -57,16 +61,21 @@ export interface BackwardCall<T extends FloatArray> {
   readonly pending: Pending<T> | undefined;
   readonly accumulate: boolean;
   readonly retain: boolean;
+  /** Of all parts. */
+  readonly sums: GradientSums | undefined;
 }
 
-export const forwardNames = namesOf(['out', 'updateStats', 'residual'], areCallsUntouched);
+export const forwardNames = namesOf(['out', 'updateStats', 'residual', 'moments'], areCallsUntouched);
 export const forwardAsyncNames = namesOf(
-  ['out', 'updateStats', 'residual', 'signal', 'transfer'],
+  ['out', 'updateStats', 'residual', 'moments', 'signal', 'transfer'],
   areCallsUntouched,
 );
-export const backwardNames = namesOf(['out', 'only', 'of', 'accumulate', 'retain'], areCallsUntouched);
+export const backwardNames = namesOf(
+  ['out', 'only', 'of', 'accumulate', 'retain', 'sums'],
+  areCallsUntouched,
+);
 export const backwardAsyncNames = namesOf(
-  ['out', 'only', 'of', 'accumulate', 'retain', 'signal', 'transfer'],
+  ['out', 'only', 'of', 'accumulate', 'retain', 'sums', 'signal', 'transfer'],
   areCallsUntouched,
 );
 
@@ -84,17 +93,26 @@ export function readForward<D extends DType>(
   names: Names,
   training: boolean,
 ): ForwardCall<ArrayOf<D>> {
-  const { out, updateStats = true, residual: givenResidual } = readOptions(options, names);
+  const {
+    out,
+    updateStats = true,
+    residual: givenResidual,
+    moments: givenMoments,
+  } = readOptions(options, names);
   checkBoolean('updateStats', updateStats);
+  if (givenMoments !== undefined && !training)
+    throw typeError('moments', 'be left out in evaluation', givenMoments);
   const input = readShape<ArrayOf<D>>('x', x, dtype);
   const geometry = geometryOf(input, axis, channels);
   const { outer, inner } = geometry;
   const count = outer * inner;
-  const isSingle = count === 1 && singleValue === 'running';
+  const hasOne = count === 1 && givenMoments === undefined;
+  const isSingle = hasOne && singleValue === 'running';
   const batchStats = (training && !isSingle) || running === undefined;
-  if (batchStats && count === 1) throw oneValuePerChannelError(input.shape, training);
+  if (batchStats && hasOne) throw oneValuePerChannelError(input.shape, training);
   const residual = givenResidual === undefined ? undefined : readResidual(givenResidual, input);
   // No code of the caller's runs after this.
+  const moments = givenMoments === undefined ? undefined : checkWhole(givenMoments, channels, eps);
   if (running !== undefined) {
     checkRunning(running, channels);
     if (!batchStats) {
@@ -108,19 +126,28 @@ export function readForward<D extends DType>(
     checkOut(out, input);
     checkApart('out', out, arrays);
   }
-  const updates = training && batchStats && updateStats && count > 0;
-  return { input, geometry, batchStats, updates, residual: residual?.data, out, source: resultOf(x) };
+  const updates = training && batchStats && updateStats && (count > 0 || moments !== undefined);
+  return {
+    input,
+    geometry,
+    batchStats,
+    updates,
+    moments,
+    residual: residual?.data,
+    out,
+    source: resultOf(x),
+  };
 }
 
 /** All of it is checked but what hangs on the forward, and the length of dy. */
 export function readBackward<D extends DType>(
   owner: object,
-  dtype: D,
+  { channels, config: { dtype } }: LayerFacts<D>,
   dy: TensorLike<ArrayOf<D>>,
   options: LayerBackwardOptions<ArrayOf<D>> | undefined,
   names: Names,
 ): BackwardCall<ArrayOf<D>> {
-  const { out, only, of, accumulate = false, retain = false } = readOptions(options, names);
+  const { out, only, of, accumulate = false, retain = false, sums } = readOptions(options, names);
   if (only !== undefined) checkOneOf('only', only, ['input', 'parameters']);
   if (only === 'parameters' && out !== undefined)
     throw typeError('out', "be left out with only: 'parameters'", out);
@@ -136,6 +163,8 @@ export function readBackward<D extends DType>(
       'NO_FORWARD',
       'of must be the tensor that forward() of this layer returned, got another; a copy of it is another too',
     );
+  if (sums !== undefined) checkSums('sums', sums, channels);
   const wantsInput = only !== 'parameters';
-  return { gradient, out, wantsInput, wantsParameters: only !== 'input', pending, accumulate, retain };
+  const wantsParameters = only !== 'input';
+  return { gradient, out, wantsInput, wantsParameters, pending, accumulate, retain, sums };
 }

@@ -13,7 +13,6 @@ import { type Decay, decayOf, momentumOf, type StateName } from './conventions.j
 import { LayerCore } from './core.js';
 import { stateError, typeError } from './errors.js';
 import { constructorKey, FrozenBatchNorm } from './frozen.js';
-import type { BatchStats } from './functional.js';
 import { inspect, inspected } from './inspect.js';
 import {
   type BatchNormJSON,
@@ -27,6 +26,7 @@ import {
   readHead,
   toNumbers,
 } from './json.js';
+import { checkMoments, finiteMoments, type Moments } from './moments.js';
 import { platform } from './platform/node.js';
 import { namesOf } from './properties.js';
 import { RunningStatistics } from './running.js';
@@ -196,10 +196,9 @@ export class BatchNorm<D extends DType = 'float32'> {
   }
 
   /**
-   * The statistics of the last training batch: copies of its mean and biased variance per channel, and the number of values per channel.
-   * undefined before the first.
+   * The statistics of the last training batch, or those that it was given: copies. undefined before the first.
    */
-  get lastMoments(): BatchStats | undefined {
+  get lastMoments(): Moments | undefined {
     return this.#core.moments();
   }
 
@@ -427,6 +426,36 @@ export class BatchNorm<D extends DType = 'float32'> {
   resetRunningStats(): this {
     this.#core.checkOwn();
     this.#running?.reset();
+    return this;
+  }
+
+  /**
+   * Makes the running statistics those of other data: of a whole data set (precise batch norm), of another domain (AdaBN). What
+   * has been counted stays.
+   *
+   * @param moments of as many channels; they are copied. With `unbiasedRunningVar` it is their unbiased variance that counts.
+   * @returns the layer itself.
+   * @throws TypeError (`ERR_BATCHNORM_INVALID_TYPE`), RangeError (`ERR_BATCHNORM_INVALID_VALUE`, `ERR_BATCHNORM_OUT_OF_MEMORY`) where a
+   *   channel has no values, or too few, or statistics that are not finite; Error (`ERR_BATCHNORM_NO_RUNNING_STATS`,
+   *   `ERR_BATCHNORM_BUFFER_CHANGED`); then nothing has changed.
+   * @example
+   * import { BatchNorm, Moments } from 'batchnorm';
+   *
+   * const bn = new BatchNorm(1);
+   * bn.setRunningStats(Moments.of({ data: Float32Array.of(1, 2, 3), shape: [3, 1] }));
+   * console.log(bn.runningMean, bn.runningVar); // Float64Array(1) [ 2 ] Float64Array(1) [ 1 ]
+   */
+  setRunningStats(moments: Moments): this {
+    const running = this.#running;
+    if (running === undefined)
+      throw stateError(
+        'NO_RUNNING_STATS',
+        'setRunningStats() must have running statistics, got trackRunningStats: false',
+      );
+    checkMoments('moments', moments, this.#channels);
+    this.#core.checkOwn();
+    const { mean, variance } = finiteMoments(moments, this.#config.unbiasedRunningVar);
+    running.set(mean, variance);
     return this;
   }
 

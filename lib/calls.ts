@@ -1,5 +1,7 @@
 // What the calls of a layer take and give.
 import type { Activation } from './activation.js';
+import type { GradientSums } from './gradient-sums.js';
+import type { Moments } from './moments.js';
 import type { DType, FloatArray, Tensor, TensorLike } from './types.js';
 
 /** What {@link BatchNorm.forward} may be given besides x. */
@@ -8,6 +10,11 @@ export interface ForwardOptions<T extends FloatArray> {
   out?: T;
   /** false: leave the running statistics alone in training. Default true. */
   updateStats?: boolean;
+  /**
+   * In training: the statistics to normalize with instead of those of x, which is a part of all that they describe. They go
+   * into the running statistics once, however many parts are given them. Default: those of x.
+   */
+  moments?: Moments;
   /** Added before the activation: in the dtype and shape of x. It may not overlap `out`. Default: nothing. */
   residual?: TensorLike<T>;
 }
@@ -29,6 +36,11 @@ export interface LayerBackwardOptions<T extends FloatArray> {
   of?: Tensor<T>;
   /** true: add to the gradients of {@link BatchNorm.parameters} instead of rewriting them. Default false. */
   accumulate?: boolean;
+  /**
+   * Behind a forward with `moments`: the sums of all parts, which dx follows from. dWeight and dBias are those of this part alone:
+   * with `accumulate` those of all parts come together.
+   */
+  sums?: GradientSums;
   /** true: leave the forward to be gone back through again, as PyTorch's retain_graph. Default false. */
   retain?: boolean;
   /** Where dx goes: as long as dy and of its dtype; dy.data itself, or memory that overlaps neither dy nor x. */

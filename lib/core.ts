@@ -12,7 +12,7 @@ import {
   readBackward,
   readForward,
 } from './arguments.js';
-import { type BackwardPass, type ForwardPass, maskBytes, type Passes } from './backend/backend.js';
+import { type BackwardPass, type ForwardPass, maskBytes, type Passes, type Slot } from './backend/backend.js';
 import { passesFor } from './backend/index.js';
 import type {
   AsyncOptions,
@@ -22,7 +22,9 @@ import type {
   LayerGradients,
 } from './calls.js';
 import { rangeError, typeError } from './errors.js';
+import { GradientSums, gradInputOf, parametersOf, throughForward } from './gradient-sums.js';
 import { checkKept, deliver, isShared, move } from './handover.js';
+import { evenCountOf, type Moments, momentsOf } from './moments.js';
 import { after, operate, readAsync, settled } from './operations.js';
 import {
   checkForward,
@@ -55,6 +57,9 @@ import {
 } from './validate.js';
 
 const { hasOwn } = Object;
+const { apply } = Reflect;
+const WeakSetClass = WeakSet;
+const { has: hasSeen, add: addSeen } = WeakSet.prototype;
 
 /** Not by `then`, which somebody may have replaced: what follows each other here must. */
 async function startAfter<R>(before: Promise<void>, start: () => Promise<R>): Promise<R> {
@@ -80,6 +85,18 @@ function copied<T extends FloatArray>(array: T | undefined): T | undefined {
 /** What is missing in one is missing in the other. */
 function copyThere(target: FloatArray | undefined, source: FloatArray | undefined): void {
   if (target && source) copyInto(target, source);
+}
+
+/** What has been seen: by a set whose methods nobody can have replaced. */
+class Seen {
+  readonly #objects = new WeakSetClass<object>();
+
+  /** Whether it is there for the first time. */
+  add(object: object): boolean {
+    if (apply(hasSeen, this.#objects, [object])) return false;
+    apply(addSeen, this.#objects, [object]);
+    return true;
+  }
 }
 
 /** See the top of the file. Its methods are those of the layer, which documents them. */
@@ -111,6 +128,10 @@ export class LayerCore<D extends DType> {
   #moments: Held<ArrayOf<D>> | undefined;
   #momentsCount = 0;
   #momentsOrder = 0;
+  /** Those that the last training forward was given. */
+  #whole: Moments | undefined;
+  /** All that have gone into the running statistics. */
+  readonly #taken = new Seen();
   #mask: Uint8Array | undefined;
   /** Settled when all asynchronous calls are; undefined where there are none. */
   #calls: Promise<void> | undefined;
@@ -152,18 +173,19 @@ export class LayerCore<D extends DType> {
     const held = this.#sets.take();
     try {
       this.#holdParameters(held);
-      this.#holdStatistics(held, call);
+      const whole = call.moments && momentsOf(call.moments);
+      this.#holdStatistics(held, call, whole);
       const y = out ?? this.#y.take(this.#layer.config.dtype, input.size, input.data, residual);
-      const forward = this.#forwardOf(call, input.data, false, held);
+      const forward = this.#forwardOf(call, input.data, false, held, whole);
       const pass = this.#forwardPass(forward, y, residual);
+      const isFused = call.batchStats && call.moments === undefined && eps > 0;
       // With eps 0 the statistics decide whether anything may be written.
-      const isFused = call.batchStats && eps > 0;
-      if (call.batchStats && !isFused) {
+      if (call.batchStats && call.moments === undefined && !isFused) {
         moments(pass);
         checkVaries(held.variance);
       }
       const inPlace = isFused ? forwardTraining(pass) : forwardInference(pass);
-      this.#complete(call, pending, forward, inPlace);
+      this.#complete(call, pending, forward, inPlace, whole);
       return marked({ data: y, shape: input.shape }, pending, out === undefined ? this.#y.next() : undefined);
     } catch (error) {
       this.#release(held);
@@ -213,15 +235,17 @@ export class LayerCore<D extends DType> {
     const given = transfer ? input.data : stage(input.data, dtype);
     const held = this.#sets.make();
     this.#holdParameters(held);
+    // As they are now, like all else that is given.
+    const moments = call.moments && momentsOf(call.moments);
     return this.#inTurn(signal, async () => {
       checkKept('x.data', given, input.size);
       const y = out !== undefined && isShared(out) ? out : newResult<ArrayOf<D>>(dtype, input.size);
-      this.#holdStatistics(held, call);
-      const forward = this.#forwardOf(call, given, true, held);
+      this.#holdStatistics(held, call, moments);
+      const forward = this.#forwardOf(call, given, true, held, moments);
       const { forwardTrainingLater, forwardInferenceLater, momentsLater } = this.#passes;
-      const isFused = call.batchStats && eps > 0;
+      const isFused = call.batchStats && moments === undefined && eps > 0;
       const compute = isFused ? forwardTrainingLater : forwardInferenceLater;
-      if (call.batchStats && !isFused)
+      if (call.batchStats && moments === undefined && !isFused)
         await operate(
           signal,
           (slot) => {
@@ -243,7 +267,7 @@ export class LayerCore<D extends DType> {
           this.checkOwn();
           const data = out === undefined ? y : deliver(y, out);
           unstage(residual);
-          this.#complete(call, pending, forward, inPlace);
+          this.#complete(call, pending, forward, inPlace, moments);
           return marked({ data, shape: input.shape }, pending, undefined);
         },
       );
@@ -257,10 +281,10 @@ export class LayerCore<D extends DType> {
     // Before any getter of the arguments: the mode and the forward of this moment.
     const { training } = this;
     const last = training ? this.#lastTraining : this.#lastEvaluation;
-    const call = readBackward(this, this.#layer.config.dtype, dy, options, backwardNames);
+    const call = readBackward(this, this.#layer, dy, options, backwardNames);
     const pending = checkPending(call.pending ?? last, this.#clears, training, call);
-    const forward = checkForward(pending.forward, call.gradient, call.out, this.#layer.arrays);
-    const { gradient, out, wantsInput, wantsParameters, accumulate } = call;
+    const forward = checkForward(pending.forward, call, this.#layer.arrays);
+    const { gradient, out, wantsInput, wantsParameters, accumulate, sums } = call;
     const { data, size, shape } = gradient;
     const { dtype, reuse } = this.#layer.config;
     checkLength(gradient);
@@ -273,7 +297,8 @@ export class LayerCore<D extends DType> {
     const dBias = wantsParameters ? this.#gradientFor(this.biasGrad, accumulate) : undefined;
     const dResidual =
       wantsInput && forward.residual ? this.#dResidual.take(dtype, size, data, forward.x, out) : undefined;
-    this.#passes.backward(this.#backwardPass(forward, data, forward.x, dx, dWeight, dBias, dResidual));
+    const pass = this.#backwardPass(forward, data, forward.x, dx, dWeight, dBias, dResidual);
+    throughForward(this.#passes, pass, sums, forward.count);
     if (accumulate) this.#accumulate(dWeight, dBias);
     this.#mark(pending, call);
     this.#letGo(pending);
@@ -290,7 +315,7 @@ export class LayerCore<D extends DType> {
     const called = training ? this.#calledTraining : this.#calledEvaluation;
     const { signal, transfer } = readAsync(options);
     const { dtype } = this.#layer.config;
-    const call = readBackward(this, dtype, dy, options, backwardAsyncNames);
+    const call = readBackward(this, this.#layer, dy, options, backwardAsyncNames);
     const { out, wantsInput, wantsParameters, accumulate } = call;
     const { data, size, shape } = call.gradient;
     checkLength(call.gradient);
@@ -301,11 +326,12 @@ export class LayerCore<D extends DType> {
     }
     if (transfer) checkElsewhere('dy.data', data, this.#layer.arrays);
     const kept = transfer ? data : stage(data, dtype);
+    const sums = call.sums && GradientSums.merge(call.sums);
     return this.#inTurn(signal, async () => {
       checkKept('dy.data', kept, size);
       if (out !== undefined) checkKept('out', out, size);
       const pending = checkPending(call.pending ?? called, this.#clears, training, call);
-      const forward = checkForward(pending.forward, call.gradient, call.out, this.#layer.arrays);
+      const forward = checkForward(pending.forward, call, this.#layer.arrays);
       this.checkOwn();
       // x is copied, but the next backward needs it again.
       if (out !== undefined) checkApart('out', out, { 'x.data': forward.x });
@@ -326,19 +352,26 @@ export class LayerCore<D extends DType> {
       const { leavesInput, leavesParameters } = pending;
       this.#mark(pending, call);
       pending.busy++;
+      const begin = (slot: Slot, isLast: boolean) => {
+        // x may have lain in its buffer, until it was copied.
+        if (transfer && gradient === kept) gradient = move('dy.data', kept, dtype);
+        if (transfer && wantsInput) target = gradient;
+        const pass = this.#backwardPass(forward, gradient, x, target, dWeight, dBias, dResidual);
+        if (!isLast) this.#passes.backwardLater(parametersOf(pass), slot);
+        else if (sums === undefined || target === undefined) this.#passes.backwardLater(pass, slot);
+        else this.#passes.gradInputLater(gradInputOf(pass, target, sums, forward.count), slot);
+        return [gradient, x, target, dWeight, dBias, dResidual, forward, sums];
+      };
       try {
+        if (sums !== undefined && wantsInput && wantsParameters)
+          await operate(
+            signal,
+            (slot) => begin(slot, false),
+            () => undefined,
+          );
         return await operate(
           signal,
-          (slot) => {
-            // x may have lain in its buffer, until it was copied.
-            if (transfer) gradient = move('dy.data', kept, dtype);
-            if (transfer && wantsInput) target = gradient;
-            this.#passes.backwardLater(
-              this.#backwardPass(forward, gradient, x, target, dWeight, dBias, dResidual),
-              slot,
-            );
-            return [gradient, x, target, dWeight, dBias, dResidual, forward];
-          },
+          (slot) => begin(slot, true),
           () => {
             this.checkOwn();
             const dx = target && out !== undefined ? deliver(target, out) : target;
@@ -378,11 +411,12 @@ export class LayerCore<D extends DType> {
     if (this.biasGrad) filled(this.biasGrad, 0);
   }
 
-  /** Copies of the statistics of the last training batch. */
-  moments(): { count: number; mean: Float64Array; variance: Float64Array } | undefined {
+  /** A copy of the statistics of the last training batch. */
+  moments(): Moments | undefined {
+    if (this.#whole !== undefined) return momentsOf(this.#whole);
     if (this.#moments === undefined) return undefined;
     const { mean, variance } = this.#moments;
-    return { count: this.#momentsCount, mean: copyOf(mean), variance: copyOf(variance) };
+    return momentsOf({ count: this.#momentsCount, squares: this.#momentsCount, mean, variance });
   }
 
   /** The caller may have detached them. */
@@ -429,7 +463,15 @@ export class LayerCore<D extends DType> {
   }
 
   /** Those of the batch are written by the pass. */
-  #holdStatistics({ mean, variance }: Held<ArrayOf<D>>, { batchStats }: ForwardCall<ArrayOf<D>>): void {
+  #holdStatistics(
+    { mean, variance }: Held<ArrayOf<D>>,
+    { batchStats }: ForwardCall<ArrayOf<D>>,
+    whole: Moments | undefined,
+  ): void {
+    if (whole !== undefined) {
+      copyInto(mean, whole.mean);
+      copyInto(variance, whole.variance);
+    }
     const running = this.#layer.running;
     if (batchStats || running === undefined) return;
     checkRunning(running, this.#layer.channels);
@@ -442,6 +484,7 @@ export class LayerCore<D extends DType> {
     x: ArrayOf<D>,
     isOwn: boolean,
     held: Held<ArrayOf<D>>,
+    whole: Moments | undefined,
   ): Forward<ArrayOf<D>> {
     const mask = residual && this.#layer.config.activation ? this.#maskFor(input.size, isOwn) : undefined;
     return {
@@ -454,6 +497,8 @@ export class LayerCore<D extends DType> {
       geometry,
       training: batchStats,
       held,
+      count: whole ? (evenCountOf(whole) ?? whole.count) : geometry.outer * geometry.inner,
+      isPart: whole !== undefined,
       residual: residual !== undefined,
       mask,
     };
@@ -470,10 +515,11 @@ export class LayerCore<D extends DType> {
 
   /** A forward has been computed: what it leaves to backward. */
   #complete(
-    { updates, geometry, batchStats }: ForwardCall<ArrayOf<D>>,
+    { updates, geometry, batchStats, moments }: ForwardCall<ArrayOf<D>>,
     pending: Pending<ArrayOf<D>>,
     forward: Forward<ArrayOf<D>>,
     inPlace: boolean,
+    whole: Moments | undefined,
   ): void {
     if (inPlace) forward.x = undefined;
     pending.forward = forward;
@@ -488,14 +534,18 @@ export class LayerCore<D extends DType> {
     }
     const { mean, variance } = forward.held;
     const count = geometry.outer * geometry.inner;
-    if (pending.mode && batchStats && count > 0 && pending.order >= this.#momentsOrder) {
+    const isSeen = pending.mode && batchStats && (count > 0 || whole !== undefined);
+    if (isSeen && pending.order >= this.#momentsOrder) {
       const before = this.#moments;
       this.#moments = forward.held;
       this.#momentsCount = count;
+      this.#whole = whole;
       this.#momentsOrder = pending.order;
       if (before !== undefined && !before.isNeeded) this.#release(before);
     }
-    if (updates) this.#layer.running?.update(count, mean, variance);
+    if (!updates) return;
+    if (whole === undefined || moments === undefined) this.#layer.running?.update(count, mean, variance);
+    else if (this.#taken.add(moments)) this.#layer.running?.updateFrom(whole);
   }
 
   /** What has been gone back through, unless it is to be gone through again. */

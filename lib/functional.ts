@@ -2,9 +2,13 @@
 
 import { type Activation, checkActivation } from './activation.js';
 import { passesFor } from './backend/index.js';
+import { typeError } from './errors.js';
+import { checkSums, type GradientSums, sumsError, throughForward } from './gradient-sums.js';
+import { checkWhole, evenCountOf, type Moments, momentsOf } from './moments.js';
 import { namesOf, propertiesOf } from './properties.js';
 import { newResult } from './result.js';
 import { updateRunningArrays } from './running.js';
+import { lengthOf } from './typed-array.js';
 import type { DType, FloatArray, Tensor, TensorLike } from './types.js';
 import {
   channelsOf,
@@ -22,6 +26,7 @@ import {
   checkSameShape,
   checkVariance,
   checkVaries,
+  copyOf,
   type Geometry,
   geometryOf,
   type NamedArrays,
@@ -54,6 +59,12 @@ export interface PassOptions<T extends FloatArray> {
   out?: T;
 }
 
+/** What {@link forwardTraining} takes. */
+export interface ForwardTrainingOptions<T extends FloatArray> extends PassOptions<T> {
+  /** The statistics to normalize with, of a batch that x is a part of. Default: those of x. */
+  moments?: Moments;
+}
+
 /** What {@link forwardInference} takes. */
 export interface ForwardInferenceOptions<T extends FloatArray> extends PassOptions<T> {
   /** One value per channel. */
@@ -63,7 +74,15 @@ export interface ForwardInferenceOptions<T extends FloatArray> extends PassOptio
 }
 
 /** What {@link backward} takes: what its forward pass was given, and the statistics. */
-export interface BackwardOptions<T extends FloatArray> extends ForwardInferenceOptions<T> {
+export interface BackwardOptions<T extends FloatArray> extends PassOptions<T> {
+  /** One value per channel; or `moments`. */
+  mean?: FloatArray;
+  /** One value per channel, none negative: biased, as in a forward pass; or `moments`. */
+  variance?: FloatArray;
+  /** In the place of mean and variance: those of the forward pass, which also say how many values they are of. */
+  moments?: Moments;
+  /** Where x is a part of a batch: the sums of all parts, which dx follows from; dWeight and dBias are this part's own. */
+  sums?: GradientSums;
   /**
    * true: `mean` and `variance` are those of x, and carry gradient. false: they are constants (running statistics).
    * Default true.
@@ -79,8 +98,10 @@ export interface TrainingResult<T extends FloatArray> {
   mean: Float64Array;
   /** Per channel, biased: divided by `count`. */
   variance: Float64Array;
-  /** Values per channel. */
+  /** Values per channel that those are of; where that differs, as with weights, the most. */
   count: number;
+  /** All of that, as a value. */
+  moments: Moments;
 }
 
 /** What {@link backward} returns. */
@@ -123,9 +144,9 @@ export interface RunningStatsOptions {
 
 const defaultEps = 1e-5;
 const passNames = ['axis', 'eps', 'weight', 'bias', 'activation', 'residual', 'out'];
-const trainingNames = namesOf([...passNames]);
+const trainingNames = namesOf([...passNames, 'moments']);
 const inferenceNames = namesOf([...passNames, 'mean', 'variance']);
-const backwardNames = namesOf([...passNames, 'mean', 'variance', 'training']);
+const backwardNames = namesOf([...passNames, 'mean', 'variance', 'training', 'moments', 'sums']);
 const runningNames = namesOf(['runningMean', 'runningVar']);
 const batchNames = namesOf(['mean', 'variance', 'count']);
 const updateNames = namesOf(['decay', 'unbiasedRunningVar']);
@@ -207,14 +228,16 @@ function resultFor<T extends FloatArray>(
  */
 export function forwardTraining<T extends FloatArray>(
   x: TensorLike<T>,
-  options: PassOptions<T> = {},
+  options: ForwardTrainingOptions<T> = {},
 ): TrainingResult<T> {
   const read = readOptions(options, trainingNames);
-  const { out } = read;
+  const { out, moments } = read;
   const { input, dtype, geometry, eps, weight, bias, relu, residual, given } = readPass(x, read);
+  const { channels } = geometry;
+  const whole = moments === undefined ? undefined : momentsOf(checkWhole(moments, channels, eps));
   const y = resultFor(out, input, residual, given);
-  const mean = newArray<Float64Array>('float64', geometry.channels);
-  const variance = newArray<Float64Array>('float64', geometry.channels);
+  const mean = whole ? copyOf(whole.mean) : newArray<Float64Array>('float64', channels);
+  const variance = whole ? copyOf(whole.variance) : newArray<Float64Array>('float64', channels);
   const passes = passesFor<T>(dtype);
   const pass = {
     geometry,
@@ -229,13 +252,22 @@ export function forwardTraining<T extends FloatArray>(
     residual: residual?.data,
     mask: undefined,
   };
-  if (eps > 0) passes.forwardTraining(pass);
+  if (whole !== undefined) passes.forwardInference(pass);
+  else if (eps > 0) passes.forwardTraining(pass);
   else {
     passes.moments(pass);
     checkVaries(variance);
     passes.forwardInference(pass);
   }
-  return { y: { data: y, shape: input.shape }, mean, variance, count: geometry.outer * geometry.inner };
+  const size = geometry.outer * geometry.inner;
+  const count = whole ? largestOf(whole.count) : size;
+  return {
+    y: { data: y, shape: input.shape },
+    mean,
+    variance,
+    count,
+    moments: whole ?? momentsOf({ count, squares: count, mean, variance }),
+  };
 }
 
 /**
@@ -315,19 +347,25 @@ export function backward<T extends FloatArray>(
 ): Gradients<T> {
   checkObject('options', options);
   const read = readOptions(options, backwardNames);
-  const { mean, variance, training = true, out } = read;
+  const { mean, variance, training = true, out, moments, sums } = read;
   const { input, dtype, geometry, eps, weight, bias, relu, residual, given } = readPass(x, read);
   const { channels } = geometry;
   const gradient = readShape<T>('dy', dy, dtype);
   checkSameShape(gradient, 'x', input.shape);
   checkBoolean('training', training);
-  const stats = statsOf(mean, variance, channels, eps);
+  if (moments !== undefined && (mean !== undefined || variance !== undefined))
+    throw typeError('mean and variance', 'be left out with moments', mean ?? variance);
+  if (sums !== undefined && !training) throw typeError('sums', 'be left out with training: false', sums);
+  const whole = moments === undefined ? undefined : momentsOf(checkWhole(moments, channels, eps));
+  const stats = whole ?? statsOf(mean, variance, channels, eps);
+  if (sums !== undefined) checkSums('sums', sums, channels);
+  else if (training && whole !== undefined && evenCountOf(whole) !== input.size / channels) throw sumsError();
   checkLength(input);
   const dx = resultFor(out, gradient, residual, { ...given, mean, variance });
   const dWeight = newArray<T>(dtype, channels);
   const dBias = newArray<T>(dtype, channels);
   const dResidual = residual && newResult<T>(dtype, input.size);
-  passesFor<T>(dtype).backward({
+  const pass = {
     geometry,
     eps,
     training,
@@ -344,7 +382,9 @@ export function backward<T extends FloatArray>(
     dWeight,
     dBias,
     dResidual,
-  });
+  };
+  const count = whole ? (evenCountOf(whole) ?? whole.count) : input.size / channels;
+  throughForward(passesFor<T>(dtype), pass, sums, count);
   return {
     dx: { data: dx, shape: input.shape },
     dWeight,
@@ -414,4 +454,10 @@ function statsOf(mean: unknown, variance: unknown, channels: number, eps: number
   };
   checkDivisors('variance', checked.variance, eps);
   return checked;
+}
+
+function largestOf(values: Float64Array): number {
+  let largest = 0;
+  for (let i = 0; i < lengthOf(values); i++) if (values[i] > largest) largest = values[i];
+  return largest;
 }

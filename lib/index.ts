@@ -33,6 +33,7 @@ export {
   type BatchStats,
   backward,
   type ForwardInferenceOptions,
+  type ForwardTrainingOptions,
   forwardInference,
   forwardTraining,
   type Gradients,
@@ -42,7 +43,14 @@ export {
   type TrainingResult,
   updateRunningStats,
 } from './functional.js';
+export {
+  GradientSums,
+  type GradientSumsJSON,
+  type GradientSumsOptions,
+  type GradientSumsParts,
+} from './gradient-sums.js';
 export type { BatchNormJSON, FrozenBatchNormJSON, FrozenConfigJSON, NumberJSON, StateJSON } from './json.js';
+export { Moments, type MomentsJSON, type MomentsOptions, type MomentsParts } from './moments.js';
 export { type Capabilities, capabilities, setThreads, threads } from './runtime.js';
 export type { AnyState, StateDict, StateOptions } from './state.js';
 export { tensor } from './tensor.js';

@@ -1,6 +1,7 @@
 // What a forward leaves to the backward that goes back through it, and how the tensor that it returned leads there.
 import { dtypes } from './dtype.js';
-import { stateError } from './errors.js';
+import { stateError, typeError } from './errors.js';
+import { type GradientSums, sumsError } from './gradient-sums.js';
 import { viewOf } from './typed-array.js';
 import type { DType, FloatArray, Tensor } from './types.js';
 import {
@@ -64,6 +65,10 @@ export interface Forward<T extends FloatArray> {
   /** Whether the statistics are those of x. */
   readonly training: boolean;
   readonly held: Held<T>;
+  /** Values per channel that the statistics are of. */
+  readonly count: number | Float64Array;
+  /** Whether those of other parts are among them. */
+  readonly isPart: boolean;
   /** Whether there was one. */
   readonly residual: boolean;
   /** What a ReLU after it lets through. */
@@ -176,21 +181,31 @@ export function checkPending<T extends FloatArray>(
 /** A forward that can be gone back through. */
 export type Known<T extends FloatArray> = Forward<T> & { x: T };
 
+/** What goes back through a forward. */
+interface Through<T extends FloatArray> {
+  /** dy. */
+  readonly gradient: ReadTensor<T>;
+  /** Where dx is to go. */
+  readonly out: T | undefined;
+  readonly sums: GradientSums | undefined;
+  readonly wantsInput: boolean;
+}
+
 /**
  * The forward, of which all that hangs on it has been checked.
  *
- * @param gradient dy.
- * @param out where dx is to go.
+ * @param call what goes back through it.
  * @param arrays those of the layer, which it must not overlap.
  * @throws Error where x is no longer what it was, RangeError and TypeError where dy or out do not fit.
  */
 export function checkForward<T extends FloatArray>(
   forward: Forward<T>,
-  gradient: ReadTensor<T>,
-  out: T | undefined,
+  { gradient, out, sums, wantsInput }: Through<T>,
   arrays: NamedArrays,
 ): Known<T> {
   const { x, fingerprint, source } = forward;
+  if (sums !== undefined && !forward.training) throw typeError('sums', 'be left out in evaluation', sums);
+  if (forward.isPart && wantsInput && sums === undefined) throw sumsError();
   if (x === undefined)
     throw stateError(
       'INPUT_OVERWRITTEN',

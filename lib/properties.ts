@@ -39,6 +39,8 @@ export function areCallsUntouched(): boolean {
   return !(
     'out' in objectPrototype ||
     'residual' in objectPrototype ||
+    'moments' in objectPrototype ||
+    'sums' in objectPrototype ||
     'updateStats' in objectPrototype ||
     'only' in objectPrototype ||
     'of' in objectPrototype ||
@@ -74,6 +76,9 @@ function areAllUntouched(): boolean {
       'momentum' in objectPrototype ||
       // statistics and states
       'count' in objectPrototype ||
+      'squares' in objectPrototype ||
+      'sumDy' in objectPrototype ||
+      'sumDyXmu' in objectPrototype ||
       'runningMean' in objectPrototype ||
       'runningVar' in objectPrototype ||
       'prefix' in objectPrototype ||

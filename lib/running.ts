@@ -1,6 +1,7 @@
 import { backend } from './backend/index.js';
 import type { Decay } from './conventions.js';
 import { dtypeNamed } from './dtype.js';
+import { evenCountOf, type Moments } from './moments.js';
 import { copyInto, filled, typedArrayType } from './typed-array.js';
 import type { FloatArray } from './types.js';
 import { copyAs, newArray } from './validate.js';
@@ -48,18 +49,46 @@ export class RunningStatistics {
 
   /** Takes the statistics of a batch in: its mean and biased variance, and the number of values per channel. */
   update(count: number, mean: Float64Array, variance: Float64Array): void {
+    this.#take(count, mean, variance, this.#unbiased);
+  }
+
+  /** The same of statistics whose values may have weights, or differ in number from channel to channel. */
+  updateFrom(moments: Moments): void {
+    const { mean, variance } = moments;
+    const count = evenCountOf(moments);
+    if (count !== undefined || !this.#unbiased) {
+      this.update(count ?? 1, mean, variance);
+      return;
+    }
+    const unbiased = moments.unbiasedVariance();
+    const before = copyAs<Float64Array>('float64', this.variance);
+    // A channel that has no unbiased variance keeps what it had.
+    const isKept = (c: number) => Number.isNaN(unbiased[c]) && !Number.isNaN(variance[c]);
+    const taken = copyAs<Float64Array>('float64', unbiased);
+    for (let c = 0; c < this.#channels; c++) if (isKept(c)) taken[c] = before[c];
+    this.#take(1, mean, taken, false);
+    for (let c = 0; c < this.#channels; c++) if (isKept(c)) this.variance[c] = before[c];
+  }
+
+  #take(count: number, mean: Float64Array, variance: Float64Array, unbiased: boolean): void {
     this.rejectedUpdates += backend.updateRunningStats(
       mean,
       variance,
       this.#channels,
       count,
       this.#decay,
-      this.#unbiased,
+      unbiased,
       this.mean,
       this.variance,
       this.accepted,
     );
     this.batchesTracked = Math.min(this.batchesTracked + 1, Number.MAX_SAFE_INTEGER);
+  }
+
+  /** What those statistics say, in the place of all that came before. */
+  set(mean: Float64Array, variance: Float64Array): void {
+    copyInto(this.mean, mean);
+    copyInto(this.variance, variance);
   }
 
   /**

@@ -18,6 +18,7 @@ import { thrownCodes } from './thrown.js';
 const unreachable: Record<string, Record<string, string>> = {
   'BatchNorm.eval': { ERR_BATCHNORM_INVALID_TYPE: 'it calls train() with a boolean' },
   'FrozenBatchNorm.run': { ERR_BATCHNORM_BUFFER_CHANGED: 'no code of the caller runs after the checks' },
+  'GradientSums.of': { ERR_BATCHNORM_OVERLAP: 'it writes no dx' },
   install: Object.fromEntries(
     ['DISPOSED', 'NOT_DIFFERENTIABLE', 'OUT_OF_MEMORY', 'BUFFER_CHANGED', 'OVERLAP'].map((reason) => [
       `ERR_BATCHNORM_${reason}`,
