@@ -40,7 +40,15 @@ import {
 } from './state.js';
 import { copyInto } from './typed-array.js';
 import type { ArrayOf, DType, FloatArray, Tensor, TensorLike } from './types.js';
-import { checkBoolean, checkInteger, checkVariance, copyOf, maxChannels, readOptions } from './validate.js';
+import {
+  checkBoolean,
+  checkDivisors,
+  checkInteger,
+  checkVariance,
+  copyOf,
+  maxChannels,
+  readOptions,
+} from './validate.js';
 
 export type { AsyncOptions, ForwardOptions, LayerBackwardOptions, LayerGradients, Parameter, SingleValue };
 
@@ -637,6 +645,7 @@ export class BatchNorm<D extends DType = 'float32'> {
     this.#core.checkOwn();
     checkVariance('runningVar', running.variance, this.#channels);
     const { axis, eps, dtype } = this.#config;
+    checkDivisors('runningVar', running.variance, eps);
     const { mean, variance } = running;
     return new FrozenBatchNorm(constructorKey, {
       channels: this.#channels,

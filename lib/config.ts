@@ -11,7 +11,10 @@ import { checkAxis, checkBoolean, checkEps, checkFraction, checkOneOf, readOptio
 export interface BatchNormConfig<D extends DType = DType> {
   /** The channel axis; −1 is the last. Default 1. */
   axis: number;
-  /** Added to the variance under the root. Positive and finite. Default 1e-5. */
+  /**
+   * Added to the variance under the root, from 0 on. Default 1e-5. With 0 a channel that does not vary is an error, for which
+   * training finds all statistics before it writes: slower.
+   */
   eps: number;
   /** Of x, y, weight, bias and their gradients. Statistics are always in double. Default 'float32'. */
   dtype: D;

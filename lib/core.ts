@@ -1,5 +1,17 @@
 // What layers that normalize by the statistics of channels share: parameters with their gradients, and forward and backward,
 // at once or off the event loop, with what a forward leaves to its backward. A layer adds where its statistics come from.
+import {
+  type BackwardCall,
+  backwardAsyncNames,
+  backwardNames,
+  checkRunning,
+  type ForwardCall,
+  forwardAsyncNames,
+  forwardNames,
+  type LayerFacts,
+  readBackward,
+  readForward,
+} from './arguments.js';
 import { type BackwardPass, type ForwardPass, maskBytes, type Passes } from './backend/backend.js';
 import { passesFor } from './backend/index.js';
 import type {
@@ -9,7 +21,7 @@ import type {
   LayerBackwardOptions,
   LayerGradients,
 } from './calls.js';
-import { isObject, oneValuePerChannelError, rangeError, stateError, typeError } from './errors.js';
+import { rangeError, typeError } from './errors.js';
 import { checkKept, deliver, isShared, move } from './handover.js';
 import { after, operate, readAsync, settled } from './operations.js';
 import {
@@ -22,11 +34,7 @@ import {
   marked,
   noteReuse,
   type Pending,
-  pendingOf,
-  type Result,
-  resultOf,
 } from './pending.js';
-import { areCallsUntouched, type Names, namesOf } from './properties.js';
 import { gradientsOf, newResult, ResultBuffer } from './result.js';
 import type { RunningStatistics } from './running.js';
 import { isStaged, stage, unstage } from './staging.js';
@@ -34,64 +42,19 @@ import { copyInto, filled, lengthOf, shareBuffer } from './typed-array.js';
 import type { ArrayOf, DType, FloatArray, Tensor, TensorLike } from './types.js';
 import {
   checkApart,
-  checkBoolean,
   checkElsewhere,
   checkLength,
-  checkOneOf,
   checkOut,
-  checkVariance,
+  checkVaries,
   copyOf,
-  type Geometry,
-  geometryOf,
   isInPlace,
   type NamedArrays,
   newArray,
   newBytes,
-  type ReadTensor,
-  readOptions,
-  readResidual,
-  readShape,
   shapeOf,
 } from './validate.js';
 
-/** A forward whose arguments have been checked. */
-interface ForwardCall<T extends FloatArray> {
-  readonly input: ReadTensor<T>;
-  readonly geometry: Geometry;
-  /** Whether the statistics are those of x. */
-  readonly batchStats: boolean;
-  /** Whether they go into the running ones. */
-  readonly updates: boolean;
-  readonly residual: T | undefined;
-  readonly out: T | undefined;
-  /** Of an x that a layer with `reuse` has returned. */
-  readonly source: Result | undefined;
-}
-
-/** A backward whose arguments have been checked as far as they can be without the forward. */
-interface BackwardCall<T extends FloatArray> {
-  readonly gradient: ReadTensor<T>;
-  readonly out: T | undefined;
-  readonly wantsInput: boolean;
-  readonly wantsParameters: boolean;
-  /** Of `of`. */
-  readonly pending: Pending<T> | undefined;
-  readonly accumulate: boolean;
-  readonly retain: boolean;
-}
-
 const { hasOwn } = Object;
-
-const forwardNames = namesOf(['out', 'updateStats', 'residual'], areCallsUntouched);
-const forwardAsyncNames = namesOf(
-  ['out', 'updateStats', 'residual', 'signal', 'transfer'],
-  areCallsUntouched,
-);
-const backwardNames = namesOf(['out', 'only', 'of', 'accumulate', 'retain'], areCallsUntouched);
-const backwardAsyncNames = namesOf(
-  ['out', 'only', 'of', 'accumulate', 'retain', 'signal', 'transfer'],
-  areCallsUntouched,
-);
 
 /** Not by `then`, which somebody may have replaced: what follows each other here must. */
 async function startAfter<R>(before: Promise<void>, start: () => Promise<R>): Promise<R> {
@@ -127,17 +90,13 @@ export class LayerCore<D extends DType> {
   readonly biasGrad: ArrayOf<D> | undefined;
   /** Whether forward uses the statistics of the batch, and updates the running ones. */
   training = true;
-  readonly #channels: number;
-  readonly #config: CoreConfig<D>;
-  readonly #running: RunningStatistics | undefined;
+  readonly #layer: LayerFacts<D>;
   readonly #passes: Passes<ArrayOf<D>>;
   readonly #y: ResultBuffer<ArrayOf<D>>;
   readonly #dx: ResultBuffer<ArrayOf<D>>;
   readonly #dResidual: ResultBuffer<ArrayOf<D>>;
   /** The layer's gradients by the names that messages give them. */
   readonly #grads: NamedArrays;
-  /** All its arrays, which a result must not overlap. */
-  readonly #arrays: NamedArrays;
   /** The last forwards that are done, in training and in evaluation. */
   #lastTraining: Pending<ArrayOf<D>> | undefined;
   #lastEvaluation: Pending<ArrayOf<D>> | undefined;
@@ -159,9 +118,6 @@ export class LayerCore<D extends DType> {
   /** @param running of evaluation; undefined where the statistics are always those of the batch. */
   constructor(channels: number, config: CoreConfig<D>, running: RunningStatistics | undefined) {
     const { dtype, weight, bias, reuse } = config;
-    this.#channels = channels;
-    this.#config = config;
-    this.#running = running;
     this.#passes = passesFor(dtype);
     this.#y = new ResultBuffer(reuse);
     if (reuse) noteReuse();
@@ -176,29 +132,37 @@ export class LayerCore<D extends DType> {
     this.#release(this.#sets.make());
     this.#release(this.#sets.make());
     this.#grads = { 'the gradient of weight': this.weightGrad, 'the gradient of bias': this.biasGrad };
-    this.#arrays = {
+    const arrays = {
       weight: this.weight,
       bias: this.bias,
       runningMean: running?.mean,
       runningVar: running?.variance,
       ...this.#grads,
     };
+    this.#layer = { channels, config, running, arrays };
   }
 
   forward(x: TensorLike<ArrayOf<D>>, options?: ForwardOptions<ArrayOf<D>>): Tensor<ArrayOf<D>> {
     // Before any getter of the arguments: the mode of this moment.
     const pending = this.#newPending();
-    const call = this.#readForward(x, options, forwardNames, pending.mode);
+    const call = readForward(this.#layer, x, options, forwardNames, pending.mode);
     const { input, residual, out } = call;
-    const { forwardTraining, forwardInference } = this.#passes;
+    const { forwardTraining, forwardInference, moments } = this.#passes;
+    const { eps } = this.#layer.config;
     const held = this.#sets.take();
     try {
       this.#holdParameters(held);
       this.#holdStatistics(held, call);
-      const y = out ?? this.#y.take(this.#config.dtype, input.size, input.data, residual);
+      const y = out ?? this.#y.take(this.#layer.config.dtype, input.size, input.data, residual);
       const forward = this.#forwardOf(call, input.data, false, held);
       const pass = this.#forwardPass(forward, y, residual);
-      const inPlace = call.batchStats ? forwardTraining(pass) : forwardInference(pass);
+      // With eps 0 the statistics decide whether anything may be written.
+      const isFused = call.batchStats && eps > 0;
+      if (call.batchStats && !isFused) {
+        moments(pass);
+        checkVaries(held.variance);
+      }
+      const inPlace = isFused ? forwardTraining(pass) : forwardInference(pass);
       this.#complete(call, pending, forward, inPlace);
       return marked({ data: y, shape: input.shape }, pending, out === undefined ? this.#y.next() : undefined);
     } catch (error) {
@@ -229,9 +193,9 @@ export class LayerCore<D extends DType> {
     pending: Pending<ArrayOf<D>>,
   ): Promise<Tensor<ArrayOf<D>>> {
     const { signal, transfer } = readAsync(options);
-    const call = this.#readForward(x, options, forwardAsyncNames, pending.mode);
+    const call = readForward(this.#layer, x, options, forwardAsyncNames, pending.mode);
     const { input, out } = call;
-    const { dtype } = this.#config;
+    const { dtype, eps } = this.#layer.config;
     if (out !== undefined) {
       isInPlace(out, 'x.data', input.data);
       if (call.residual) checkApart('out', out, { 'residual.data': call.residual });
@@ -243,7 +207,7 @@ export class LayerCore<D extends DType> {
           'OVERLAP',
         );
     }
-    if (transfer) checkElsewhere('x.data', input.data, this.#arrays);
+    if (transfer) checkElsewhere('x.data', input.data, this.#layer.arrays);
     this.checkOwn();
     const residual = call.residual && stage(call.residual, dtype);
     const given = transfer ? input.data : stage(input.data, dtype);
@@ -254,13 +218,24 @@ export class LayerCore<D extends DType> {
       const y = out !== undefined && isShared(out) ? out : newResult<ArrayOf<D>>(dtype, input.size);
       this.#holdStatistics(held, call);
       const forward = this.#forwardOf(call, given, true, held);
-      const { forwardTrainingLater, forwardInferenceLater } = this.#passes;
-      const compute = call.batchStats ? forwardTrainingLater : forwardInferenceLater;
+      const { forwardTrainingLater, forwardInferenceLater, momentsLater } = this.#passes;
+      const isFused = call.batchStats && eps > 0;
+      const compute = isFused ? forwardTrainingLater : forwardInferenceLater;
+      if (call.batchStats && !isFused)
+        await operate(
+          signal,
+          (slot) => {
+            if (transfer) forward.x = move('x.data', given, dtype);
+            momentsLater(this.#forwardPass(forward, y, residual), slot);
+            return forward;
+          },
+          () => checkVaries(held.variance),
+        );
       let inPlace = false;
       return operate(
         signal,
         (slot) => {
-          if (transfer) forward.x = move('x.data', given, dtype);
+          if (transfer && forward.x === given) forward.x = move('x.data', given, dtype);
           inPlace = compute(this.#forwardPass(forward, y, residual), slot);
           return [forward, y, residual];
         },
@@ -282,12 +257,12 @@ export class LayerCore<D extends DType> {
     // Before any getter of the arguments: the mode and the forward of this moment.
     const { training } = this;
     const last = training ? this.#lastTraining : this.#lastEvaluation;
-    const call = this.#readBackward(dy, options, backwardNames);
+    const call = readBackward(this, this.#layer.config.dtype, dy, options, backwardNames);
     const pending = checkPending(call.pending ?? last, this.#clears, training, call);
-    const forward = checkForward(pending.forward, call.gradient, call.out, this.#arrays);
+    const forward = checkForward(pending.forward, call.gradient, call.out, this.#layer.arrays);
     const { gradient, out, wantsInput, wantsParameters, accumulate } = call;
     const { data, size, shape } = gradient;
-    const { dtype, reuse } = this.#config;
+    const { dtype, reuse } = this.#layer.config;
     checkLength(gradient);
     // The gradients of the parameters are written before dx is.
     checkApart('dy.data', data, this.#grads);
@@ -314,8 +289,8 @@ export class LayerCore<D extends DType> {
     const { training } = this;
     const called = training ? this.#calledTraining : this.#calledEvaluation;
     const { signal, transfer } = readAsync(options);
-    const { dtype } = this.#config;
-    const call = this.#readBackward(dy, options, backwardAsyncNames);
+    const { dtype } = this.#layer.config;
+    const call = readBackward(this, dtype, dy, options, backwardAsyncNames);
     const { out, wantsInput, wantsParameters, accumulate } = call;
     const { data, size, shape } = call.gradient;
     checkLength(call.gradient);
@@ -324,13 +299,13 @@ export class LayerCore<D extends DType> {
       checkOut(out, call.gradient);
       isInPlace(out, 'dy.data', data);
     }
-    if (transfer) checkElsewhere('dy.data', data, this.#arrays);
+    if (transfer) checkElsewhere('dy.data', data, this.#layer.arrays);
     const kept = transfer ? data : stage(data, dtype);
     return this.#inTurn(signal, async () => {
       checkKept('dy.data', kept, size);
       if (out !== undefined) checkKept('out', out, size);
       const pending = checkPending(call.pending ?? called, this.#clears, training, call);
-      const forward = checkForward(pending.forward, call.gradient, call.out, this.#arrays);
+      const forward = checkForward(pending.forward, call.gradient, call.out, this.#layer.arrays);
       this.checkOwn();
       // x is copied, but the next backward needs it again.
       if (out !== undefined) checkApart('out', out, { 'x.data': forward.x });
@@ -412,44 +387,11 @@ export class LayerCore<D extends DType> {
 
   /** The caller may have detached them. */
   checkOwn(): void {
-    for (const name in this.#arrays) {
+    for (const name in this.#layer.arrays) {
       // What somebody has added to Object.prototype is no array.
-      const array = hasOwn(this.#arrays, name) ? this.#arrays[name] : undefined;
-      if (array) checkKept(name, array, this.#channels);
+      const array = hasOwn(this.#layer.arrays, name) ? this.#layer.arrays[name] : undefined;
+      if (array) checkKept(name, array, this.#layer.channels);
     }
-  }
-
-  #readForward(
-    x: TensorLike<ArrayOf<D>>,
-    options: ForwardOptions<ArrayOf<D>> | undefined,
-    names: Names,
-    training: boolean,
-  ): ForwardCall<ArrayOf<D>> {
-    const { out, updateStats = true, residual: givenResidual } = readOptions(options, names);
-    const { axis, dtype, singleValue } = this.#config;
-    const running = this.#running;
-    checkBoolean('updateStats', updateStats);
-    const input = readShape<ArrayOf<D>>('x', x, dtype);
-    const geometry = geometryOf(input, axis, this.#channels);
-    const { outer, channels, inner } = geometry;
-    const count = outer * inner;
-    const isSingle = count === 1 && singleValue === 'running';
-    const batchStats = (training && !isSingle) || running === undefined;
-    if (batchStats && count === 1) throw oneValuePerChannelError(input.shape, training);
-    const residual = givenResidual === undefined ? undefined : readResidual(givenResidual, input);
-    // No code of the caller's runs after this.
-    if (running !== undefined) {
-      this.#checkRunning(running);
-      if (!batchStats) checkVariance('runningVar', running.variance, channels);
-    }
-    checkLength(input);
-    if (residual !== undefined) checkLength(residual);
-    if (out !== undefined) {
-      checkOut(out, input);
-      checkApart('out', out, this.#arrays);
-    }
-    const updates = training && batchStats && updateStats && count > 0;
-    return { input, geometry, batchStats, updates, residual: residual?.data, out, source: resultOf(x) };
   }
 
   /** No forward needs it any more. */
@@ -480,22 +422,17 @@ export class LayerCore<D extends DType> {
 
   /** The caller may have taken the memory of the layer's own away. */
   #holdParameters({ weight, bias }: Held<ArrayOf<D>>): void {
-    if (this.weight) checkKept('weight', this.weight, this.#channels);
-    if (this.bias) checkKept('bias', this.bias, this.#channels);
+    if (this.weight) checkKept('weight', this.weight, this.#layer.channels);
+    if (this.bias) checkKept('bias', this.bias, this.#layer.channels);
     copyThere(weight, this.weight);
     copyThere(bias, this.bias);
   }
 
-  #checkRunning({ mean, variance }: RunningStatistics): void {
-    checkKept('runningMean', mean, this.#channels);
-    checkKept('runningVar', variance, this.#channels);
-  }
-
   /** Those of the batch are written by the pass. */
   #holdStatistics({ mean, variance }: Held<ArrayOf<D>>, { batchStats }: ForwardCall<ArrayOf<D>>): void {
-    const running = this.#running;
+    const running = this.#layer.running;
     if (batchStats || running === undefined) return;
-    this.#checkRunning(running);
+    checkRunning(running, this.#layer.channels);
     copyInto(mean, running.mean);
     copyInto(variance, running.variance);
   }
@@ -506,7 +443,7 @@ export class LayerCore<D extends DType> {
     isOwn: boolean,
     held: Held<ArrayOf<D>>,
   ): Forward<ArrayOf<D>> {
-    const mask = residual && this.#config.activation ? this.#maskFor(input.size, isOwn) : undefined;
+    const mask = residual && this.#layer.config.activation ? this.#maskFor(input.size, isOwn) : undefined;
     return {
       x,
       isOwn,
@@ -558,37 +495,7 @@ export class LayerCore<D extends DType> {
       this.#momentsOrder = pending.order;
       if (before !== undefined && !before.isNeeded) this.#release(before);
     }
-    if (updates) this.#running?.update(count, mean, variance);
-  }
-
-  /** All of it is checked but what hangs on the forward, and the length of dy. */
-  #readBackward(
-    dy: TensorLike<ArrayOf<D>>,
-    options: LayerBackwardOptions<ArrayOf<D>> | undefined,
-    names: Names,
-  ): BackwardCall<ArrayOf<D>> {
-    const { out, only, of, accumulate = false, retain = false } = readOptions(options, names);
-    if (only !== undefined) checkOneOf('only', only, ['input', 'parameters']);
-    if (only === 'parameters' && out !== undefined)
-      throw typeError('out', "be left out with only: 'parameters'", out);
-    checkBoolean('accumulate', accumulate);
-    checkBoolean('retain', retain);
-    if (accumulate && only === 'input')
-      throw typeError(
-        'accumulate',
-        "be left out with only: 'input', which has no gradient to add",
-        accumulate,
-      );
-    if (of !== undefined && !isObject(of)) throw typeError('of', 'be a tensor that forward() returned', of);
-    const gradient = readShape<ArrayOf<D>>('dy', dy, this.#config.dtype);
-    const pending = of === undefined ? undefined : pendingOf<ArrayOf<D>>(of);
-    if (of !== undefined && pending?.owner !== this)
-      throw stateError(
-        'NO_FORWARD',
-        'of must be the tensor that forward() of this layer returned, got another; a copy of it is another too',
-      );
-    const wantsInput = only !== 'parameters';
-    return { gradient, out, wantsInput, wantsParameters: only !== 'input', pending, accumulate, retain };
+    if (updates) this.#layer.running?.update(count, mean, variance);
   }
 
   /** What has been gone back through, unless it is to be gone through again. */
@@ -605,7 +512,7 @@ export class LayerCore<D extends DType> {
     pending.forward = undefined;
     this.#release(forward.held);
     if (forward.isOwn) unstage(forward.x);
-    if (forward.mask !== undefined && this.#config.reuse) this.#mask = forward.mask;
+    if (forward.mask !== undefined && this.#layer.config.reuse) this.#mask = forward.mask;
   }
 
   #forget(pending: Pending<ArrayOf<D>> | undefined): void {
@@ -616,11 +523,11 @@ export class LayerCore<D extends DType> {
 
   /** Where one backward writes a gradient: beside the layer's where it is to be added. */
   #gradientFor(array: ArrayOf<D> | undefined, accumulate: boolean): ArrayOf<D> | undefined {
-    return array && accumulate ? newArray(this.#config.dtype, this.#channels) : array;
+    return array && accumulate ? newArray(this.#layer.config.dtype, this.#layer.channels) : array;
   }
 
   #accumulate(dWeight: ArrayOf<D> | undefined, dBias: ArrayOf<D> | undefined): void {
-    const channels = this.#channels;
+    const channels = this.#layer.channels;
     const { weightGrad, biasGrad } = this;
     if (weightGrad && dWeight) for (let i = 0; i < channels; i++) weightGrad[i] += dWeight[i];
     if (biasGrad && dBias) for (let i = 0; i < channels; i++) biasGrad[i] += dBias[i];
@@ -633,14 +540,14 @@ export class LayerCore<D extends DType> {
   ): ForwardPass<ArrayOf<D>> {
     return {
       geometry,
-      eps: this.#config.eps,
+      eps: this.#layer.config.eps,
       x: x as ArrayOf<D>,
       y,
       weight: held.weight,
       bias: held.bias,
       mean: held.mean,
       variance: held.variance,
-      relu: this.#config.activation !== undefined,
+      relu: this.#layer.config.activation !== undefined,
       residual,
       mask,
     };
@@ -657,7 +564,7 @@ export class LayerCore<D extends DType> {
   ): BackwardPass<ArrayOf<D>> {
     return {
       geometry,
-      eps: this.#config.eps,
+      eps: this.#layer.config.eps,
       training,
       dy,
       x,
@@ -665,7 +572,7 @@ export class LayerCore<D extends DType> {
       variance: held.variance,
       weight: held.weight,
       bias: held.bias,
-      relu: this.#config.activation !== undefined,
+      relu: this.#layer.config.activation !== undefined,
       // A mask is kept where there is one.
       residual: undefined,
       mask,

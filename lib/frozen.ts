@@ -25,6 +25,7 @@ import type { ArrayOf, DType, FloatArray, Tensor, TensorLike } from './types.js'
 import {
   checkApart,
   checkAxis,
+  checkDivisors,
   checkEps,
   checkLength,
   checkOneOf,
@@ -43,7 +44,7 @@ import {
 export interface FrozenOptions<D extends DType = DType> extends StateOptions {
   /** The channel axis; −1 is the last. Default 1. */
   axis?: number;
-  /** Added to the variance under the root. Default: that of the convention. */
+  /** Added to the variance under the root, from 0 on. Default: that of the convention. With 0 no variance may be 0. */
   eps?: number;
   /** Of the data that will come in. Default: either. */
   dtype?: D;
@@ -235,6 +236,7 @@ export class FrozenBatchNorm<D extends DType = DType> {
       bias: 'optional',
       stats: true,
       needsStats: true,
+      eps,
     });
     return new FrozenBatchNorm(constructorKey, {
       channels,
@@ -297,10 +299,13 @@ export class FrozenBatchNorm<D extends DType = DType> {
     const state = fieldsOf('json.state', fields.state, jsonStateNames);
     const values = (name: string, isThere: boolean) =>
       partFrom<Float64Array>(`json.state.${name}`, state[name], isThere, channels, 'float64');
+    const checkedEps = checkEps(eps, 'json.config.eps');
+    const variance = values('running_var', true) as Float64Array;
+    checkDivisors('json.state.running_var', variance, checkedEps);
     return new FrozenBatchNorm(constructorKey, {
       channels,
       axis: checkAxis(axis, 'json.config.axis'),
-      eps: checkEps(eps, 'json.config.eps'),
+      eps: checkedEps,
       dtype:
         dtype === undefined
           ? undefined
@@ -308,7 +313,7 @@ export class FrozenBatchNorm<D extends DType = DType> {
       weight: values('weight', state.weight !== undefined),
       bias: values('bias', state.bias !== undefined),
       mean: values('running_mean', true) as Float64Array,
-      variance: values('running_var', true) as Float64Array,
+      variance,
       activation: checkActivation(activation, 'json.config.activation'),
     });
   }

@@ -11,6 +11,7 @@ import {
   checkApart,
   checkAxis,
   checkBoolean,
+  checkDivisors,
   checkEps,
   checkFraction,
   checkInteger,
@@ -20,6 +21,7 @@ import {
   checkPerChannel,
   checkSameShape,
   checkVariance,
+  checkVaries,
   type Geometry,
   geometryOf,
   type NamedArrays,
@@ -35,7 +37,7 @@ import {
 export interface PassOptions<T extends FloatArray> {
   /** The channel axis; −1 is the last. Default 1. */
   axis?: number;
-  /** Added to the variance under the root. Positive and finite. Default 1e-5. */
+  /** Added to the variance under the root, from 0 on. Default 1e-5. With 0 a channel of variance 0 is an error. */
   eps?: number;
   /** One value per channel. Default, and for null: 1 for each. */
   weight?: FloatArray | null;
@@ -213,7 +215,8 @@ export function forwardTraining<T extends FloatArray>(
   const y = resultFor(out, input, residual, given);
   const mean = newArray<Float64Array>('float64', geometry.channels);
   const variance = newArray<Float64Array>('float64', geometry.channels);
-  passesFor<T>(dtype).forwardTraining({
+  const passes = passesFor<T>(dtype);
+  const pass = {
     geometry,
     eps,
     x: input.data,
@@ -225,7 +228,13 @@ export function forwardTraining<T extends FloatArray>(
     relu,
     residual: residual?.data,
     mask: undefined,
-  });
+  };
+  if (eps > 0) passes.forwardTraining(pass);
+  else {
+    passes.moments(pass);
+    checkVaries(variance);
+    passes.forwardInference(pass);
+  }
   return { y: { data: y, shape: input.shape }, mean, variance, count: geometry.outer * geometry.inner };
 }
 
@@ -256,7 +265,7 @@ export function forwardInference<T extends FloatArray>(
   const read = readOptions(options, inferenceNames);
   const { mean, variance, out } = read;
   const { input, dtype, geometry, eps, weight, bias, relu, residual, given } = readPass(x, read);
-  const stats = statsOf(mean, variance, geometry.channels);
+  const stats = statsOf(mean, variance, geometry.channels, eps);
   const y = resultFor(out, input, residual, { ...given, mean, variance });
   passesFor<T>(dtype).forwardInference({
     geometry,
@@ -312,7 +321,7 @@ export function backward<T extends FloatArray>(
   const gradient = readShape<T>('dy', dy, dtype);
   checkSameShape(gradient, 'x', input.shape);
   checkBoolean('training', training);
-  const stats = statsOf(mean, variance, channels);
+  const stats = statsOf(mean, variance, channels, eps);
   checkLength(input);
   const dx = resultFor(out, gradient, residual, { ...given, mean, variance });
   const dWeight = newArray<T>(dtype, channels);
@@ -379,7 +388,7 @@ export function updateRunningStats(
   const { decay = 0.9, unbiasedRunningVar = true } = readOptions(options, updateNames);
   const channels = channelsOf('runningMean', runningMean);
   checkVariance('runningVar', runningVar, channels);
-  const stats = statsOf(mean, variance, channels);
+  const stats = statsOf(mean, variance, channels, defaultEps);
   checkInteger('count', count, 0, Number.MAX_SAFE_INTEGER);
   checkApart('runningMean', runningMean, { runningVar, mean, variance });
   checkApart('runningVar', runningVar, { mean, variance });
@@ -398,9 +407,11 @@ export function updateRunningStats(
   );
 }
 
-function statsOf(mean: unknown, variance: unknown, channels: number) {
-  return {
+function statsOf(mean: unknown, variance: unknown, channels: number, eps: number) {
+  const checked = {
     mean: toDtype<Float64Array>(checkPerChannel('mean', mean, channels), 'float64'),
     variance: toDtype<Float64Array>(checkVariance('variance', variance, channels), 'float64'),
   };
+  checkDivisors('variance', checked.variance, eps);
+  return checked;
 }

@@ -311,8 +311,9 @@ export function checkAxis(axis: unknown, name = 'axis'): number {
 }
 
 export function checkEps(eps: unknown, name = 'eps'): number {
-  if (typeof eps !== 'number') throw typeError(name, 'be a positive finite number', eps);
-  if (!(eps > 0 && eps < Infinity)) throw rangeError(name, 'be a positive finite number', String(eps));
+  const rule = 'be a finite number from 0 on';
+  if (typeof eps !== 'number') throw typeError(name, rule, eps);
+  if (!(eps >= 0 && eps < Infinity)) throw rangeError(name, rule, String(eps));
   return eps;
 }
 
@@ -377,6 +378,31 @@ export function checkVariance(name: string, value: unknown, channels: number): F
     if (array[channel] < 0)
       throw rangeError(name, 'not be negative', `${array[channel]} in channel ${channel}`);
   return array;
+}
+
+/** A channel whose variance and eps are both 0 cannot be divided by its deviation. */
+export function checkDivisors(name: string, variance: FloatArray, eps: number): void {
+  if (eps > 0) return;
+  const channel = channelOfZero(variance);
+  if (channel >= 0)
+    throw rangeError(name, 'be positive with eps: 0', `0 in channel ${channel}; give a positive eps`);
+}
+
+/** The same of the variance that a batch has turned out to have. */
+export function checkVaries(variance: FloatArray): void {
+  const channel = channelOfZero(variance);
+  if (channel >= 0)
+    throw rangeError(
+      'x',
+      'vary in every channel with eps: 0',
+      `a variance of 0 in channel ${channel}; give a positive eps`,
+    );
+}
+
+function channelOfZero(variance: FloatArray): number {
+  const channels = lengthOf(variance);
+  for (let channel = 0; channel < channels; channel++) if (variance[channel] === 0) return channel;
+  return -1;
 }
 
 /** A per-channel array in a dtype: itself where it has that dtype, else a copy. */

@@ -186,14 +186,20 @@ class GradientPass {
 
 }  // namespace
 
+namespace {
+
+/// Those of no values.
+void clear_statistics(size_t channels, double* mean, double* variance) {
+  std::fill_n(mean, channels, std::numeric_limits<double>::quiet_NaN());
+  std::fill_n(variance, channels, std::numeric_limits<double>::quiet_NaN());
+}
+
+}  // namespace
+
 template <typename T>
 void forward_training(const Execution& execution, const Forward<T>& pass, double* mean, double* variance) {
   const Shape& shape = pass.shape;
-  if (shape.size() == 0) {
-    std::fill_n(mean, shape.channels, std::numeric_limits<double>::quiet_NaN());
-    std::fill_n(variance, shape.channels, std::numeric_limits<double>::quiet_NaN());
-    return;
-  }
+  if (shape.size() == 0) return clear_statistics(shape.channels, mean, variance);
   Scratch scratch;
   const Kernels<T>& kernels = kernels_of<T>(*execution.kernels);
   const Partition<T> partition(shape);
@@ -212,6 +218,21 @@ void forward_training(const Execution& execution, const Forward<T>& pass, double
                                     pass.epilogue, pass.mask);
   clear_mask(pass.mask, pass.y, shape.size());
   sum_settle_write(scratch, kernels, plan, partition, sums, merge_and_settle, &writer);
+}
+
+template <typename T>
+void moments(const Execution& execution, Shape shape, const T* x, double* mean, double* variance) {
+  if (shape.size() == 0) return clear_statistics(shape.channels, mean, variance);
+  Scratch scratch;
+  const Partition<T> partition(shape);
+  const Plan plan = plan_of(execution, partition, {1, false, false, false});
+  const MomentSums<T> sums(scratch, execution, partition, x);
+  const auto merge = [&](Range channels, const Partials<T>& partials) {
+    sums.merge(channels, partials, mean, variance);
+  };
+  using Nothing = Writer<NormalizeWork<T>, MomentsWork<T>>;
+  sum_settle_write(scratch, kernels_of<T>(*execution.kernels), plan, partition, sums, merge,
+                   static_cast<const Nothing*>(nullptr));
 }
 
 template <typename T>
@@ -272,6 +293,19 @@ void grad_input(const Execution& execution, const Backward<T>& pass, GradientSum
   GradientPass<T> parts(execution, pass, dx, residual, count);
   if (residual && parts.gate() != kMasked) parts.write_residual();
   parts.write(sums);
+}
+
+template <typename T>
+void grad_parameters(const Execution& execution, size_t channels, double eps, const double* mean,
+                     const double* variance, GradientSums sums, T* dweight, T* dbias) {
+  Scratch scratch;
+  const auto take = [&] { return scratch.template take<T>(channels); };
+  const Kernels<T>& kernels = kernels_of<T>(*execution.kernels);
+  const Normalization<T> c = {take(), take(), take()};
+  kernels.normalization({channels, eps, mean, variance, nullptr, nullptr, c.mean, c.scale, c.offset});
+  // Only slope and constant, which are not wanted here, depend on how many values there are.
+  kernels.gradients(
+      {channels, eps, 1, mean, variance, c.mean, sums.dy, sums.dy_xc, c.scale, c.offset, dweight, dbias});
 }
 
 size_t update_running_stats(const KernelTable& kernels, size_t channels, const double* mean,
@@ -340,7 +374,8 @@ void freeze(const Execution& execution, const Fixed<T>& fixed, unsigned char* me
   const auto* const frozen = new (align(memory)) Frozen(Frozen::of<T>(channels, fixed.activation));
   const Normalization<T> coefficients = frozen->coefficients<T>();
   std::fill_n(coefficients.mean, 3 * frozen->array_bytes / sizeof(T), T{0});
-  const Tiling<T> tiling(Shape{1, channels, 1});
+  // Of whole rows: what is read of the arrays depends on how many samples come.
+  const Tiling<T> tiling(Shape{frozen->fold, channels, 1}, kChannelsLast, frozen->fold);
   SettleNormalization<T>{kernels_of<T>(*execution.kernels),
                          tiling,
                          fixed.eps,
@@ -357,17 +392,21 @@ void run_frozen(const Execution& execution, Shape shape, const unsigned char* me
   if (shape.size() == 0) return;
   const Frozen& frozen = frozen_at(memory);
   const Normalization<const T> coefficients = frozen.coefficients<const T>();
-  const Tiling<T> tiling(shape, shape.inner == 1 ? frozen.fold : 1);
+  const Tiling<T> tiling = shape.inner == 1 ? Tiling<T>(shape, kChannelsLast, frozen.fold) : Tiling<T>(shape);
   const WritePlan plan = plan_of_write(execution, tiling, x == y);
   const auto infer = [&](const Normalization<const T>& c) {
     write_all(plan, tiling,
               normalizer<T>(execution, tiling, plan.stores, x, y, c, {frozen.activation, residual}, nullptr));
   };
-  if (plan.stores == kCached) return infer(coefficients);
+  const bool has_columns = tiling.columns_of_channel() > 1;
+  if (plan.stores == kCached && !has_columns) return infer(coefficients);
   Scratch scratch;
   const auto copy = [&](const T* array) {
     T* copied = take_coefficients(scratch, tiling, plan.stores, y);
-    std::copy_n(array, padded_width(tiling), copied);
+    if (has_columns)
+      spread(tiling, {0, shape.channels}, array, copied);
+    else
+      std::copy_n(array, padded_width(tiling), copied);
     return static_cast<const T*>(copied);
   };
   infer({copy(coefficients.mean), copy(coefficients.scale), copy(coefficients.offset)});
@@ -375,10 +414,13 @@ void run_frozen(const Execution& execution, Shape shape, const unsigned char* me
 
 #define BATCHNORM_INSTANTIATE(T)                                                                         \
   template void forward_training<T>(const Execution&, const Forward<T>&, double*, double*);              \
+  template void moments<T>(const Execution&, Shape, const T*, double*, double*);                         \
   template void forward_inference<T>(const Execution&, const Forward<T>&, const double*, const double*); \
   template void backward<T>(const Execution&, const Backward<T>&, bool, Gradients<T>);                   \
   template void grad_sums<T>(const Execution&, const Backward<T>&, T*, GradientSums);                    \
   template void grad_input<T>(const Execution&, const Backward<T>&, GradientSums, double, T*, T*);       \
+  template void grad_parameters<T>(const Execution&, size_t, double, const double*, const double*,       \
+                                   GradientSums, T*, T*);                                                \
   template size_t frozen_bytes<T>(size_t);                                                               \
   template void freeze<T>(const Execution&, const Fixed<T>&, unsigned char*);                            \
   template size_t frozen_channels<T>(const unsigned char*, size_t);                                      \

@@ -26,8 +26,8 @@ namespace batchnorm {
 
 /// Which side of a tile the channels lie on.
 enum Layout {
-  kChannelsFirst,  ///< one channel per row: x[outer][channels][inner] with inner > 1
-  kChannelsLast,   ///< one channel per column: inner == 1
+  kChannelsFirst,  ///< one channel per row
+  kChannelsLast,   ///< one channel per column
 };
 
 /// What follows the normalization. Its gradient passes where the result is above zero (or NaN).

@@ -16,15 +16,54 @@ size_t padded_width(const Tiling<T>& tiling) {
   return tiling.layout() == kChannelsFirst ? tiling.width() : tiling.width() + kLanes<T>;
 }
 
+/// How much of it is read: not of whole rows where there are none.
+template <typename T>
+size_t filled_width(const Tiling<T>& tiling) {
+  const size_t width = padded_width(tiling);
+  if (tiling.layout() == kChannelsFirst || tiling.rows() > 0) return width;
+  return std::min(width, round_up(tiling.rest(), kLanes<T>));
+}
+
 /// Copies the values of channels [begin, end) to all their other places in such arrays.
 template <typename T, typename... Arrays>
 void repeat(const Tiling<T>& tiling, Range channels, Arrays*... arrays) {
   const size_t width = tiling.shape().channels;
-  const size_t end = padded_width(tiling);
+  const size_t end = filled_width(tiling);
   for (size_t copy = width; copy + channels.begin < end; copy += width) {
     const size_t count = std::min(channels.end, end - copy) - channels.begin;
     (std::copy_n(arrays + channels.begin, count, arrays + copy + channels.begin), ...);
   }
+}
+
+/// Channels of which coefficients are found together where each has several columns.
+constexpr size_t kSpread = 64;
+
+/// The same from an array that has one value for each of these channels, to all their places.
+template <typename T>
+void spread(const Tiling<T>& tiling, Range channels, const T* from, T* to) {
+  // Stores of a fixed size, of which each covers what the one before has written too much.
+  constexpr size_t kStored = 16 / sizeof(T);
+  const size_t columns = tiling.columns_of_channel();
+  const size_t begin = channels.begin * columns;
+  const size_t width = tiling.shape().channels * columns;
+  const size_t end = filled_width(tiling);
+  const size_t count = (channels.end - channels.begin) * columns;
+  T* at = to + begin;
+  T* const last = at + count;
+  const T* value = from;
+  for (; at + columns + kStored <= last; at += columns, value++)
+    for (size_t column = 0; column < columns; column += kStored)
+      for (size_t i = 0; i < kStored; i++) at[column + i] = *value;
+  for (; at < last; at += columns, value++) std::fill_n(at, columns, *value);
+  for (size_t copy = begin + width; copy < end; copy += width)
+    std::copy_n(to + begin, std::min(count, end - copy), to + copy);
+}
+
+/// Calls find(channels) for some channels after the other.
+template <typename Find>
+void for_each_spread(Range channels, Find find) {
+  for (size_t begin = channels.begin; begin < channels.end; begin += kSpread)
+    find(Range{begin, std::min(channels.end, begin + kSpread)});
 }
 
 /// The per-channel arrays of the normalize kernel.
@@ -51,10 +90,24 @@ struct SettleNormalization {
   Normalization<T> to;
 
   void operator()(Range channels) const {
+    if (tiling.columns_of_channel() == 1) {
+      find(channels, to.from(channels.begin));
+      return repeat(tiling, channels, to.mean, to.scale, to.offset);
+    }
+    for_each_spread(channels, [&](Range some) {
+      T coefficients[3][kSpread];
+      find(some, {coefficients[0], coefficients[1], coefficients[2]});
+      spread(tiling, some, coefficients[0], to.mean);
+      spread(tiling, some, coefficients[1], to.scale);
+      spread(tiling, some, coefficients[2], to.offset);
+    });
+  }
+
+ private:
+  void find(Range channels, const Normalization<T>& found) const {
     const size_t at = channels.begin;
     kernels.normalization({channels.end - at, eps, mean + at, variance + at, weight ? weight + at : nullptr,
-                           bias ? bias + at : nullptr, to.mean + at, to.scale + at, to.offset + at});
-    repeat(tiling, channels, to.mean, to.scale, to.offset);
+                           bias ? bias + at : nullptr, found.mean, found.scale, found.offset});
   }
 };
 
@@ -78,11 +131,27 @@ struct SettleGradients {
   T* dbias;
 
   void operator()(Range channels) const {
+    const size_t columns = tiling.columns_of_channel();
+    if (columns == 1) {
+      find(channels, high + channels.begin, slope + channels.begin, constant + channels.begin);
+      return repeat(tiling, channels, slope, constant);
+    }
+    for_each_spread(channels, [&](Range some) {
+      T coefficients[3][kSpread];
+      for (size_t channel = some.begin; channel < some.end; channel++)
+        coefficients[0][channel - some.begin] = high[channel * columns];
+      find(some, coefficients[0], coefficients[1], coefficients[2]);
+      spread(tiling, some, coefficients[1], slope);
+      spread(tiling, some, coefficients[2], constant);
+    });
+  }
+
+ private:
+  void find(Range channels, const T* means, T* slopes, T* constants) const {
     const size_t at = channels.begin;
-    kernels.gradients({channels.end - at, eps, count, mean + at, variance + at, high + at, sums.dy + at,
-                       sums.dy_xc + at, slope + at, constant + at, dweight ? dweight + at : nullptr,
+    kernels.gradients({channels.end - at, eps, count, mean + at, variance + at, means, sums.dy + at,
+                       sums.dy_xc + at, slopes, constants, dweight ? dweight + at : nullptr,
                        dbias ? dbias + at : nullptr});
-    repeat(tiling, channels, slope, constant);
   }
 };
 

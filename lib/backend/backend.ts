@@ -40,12 +40,19 @@ export interface ForwardPass<T extends FloatArray> {
   readonly mask: Uint8Array | undefined;
 }
 
-/** What a backward pass reads and writes; as `Backward` and `Gradients` of native/batchnorm.h. */
-export interface BackwardPass<T extends FloatArray> {
+/** A pass over x[outer][channels][inner] that finds its statistics: those that training finds. */
+export interface MomentsPass<T extends FloatArray> {
+  readonly geometry: Geometry;
+  readonly x: T;
+  readonly mean: Float64Array;
+  /** Biased. */
+  readonly variance: Float64Array;
+}
+
+/** What all passes back through a forward read; as `Backward` of native/batchnorm.h. */
+export interface ThroughForward<T extends FloatArray> {
   readonly geometry: Geometry;
   readonly eps: number;
-  /** Whether mean and variance are those of x, and carry gradient. */
-  readonly training: boolean;
   readonly dy: T;
   readonly x: T;
   readonly mean: Float64Array;
@@ -56,12 +63,37 @@ export interface BackwardPass<T extends FloatArray> {
   readonly residual: T | undefined;
   /** Of a residual and a ReLU, what the forward pass has filled; or undefined to compute it from the residual. */
   readonly mask: Uint8Array | undefined;
+  /** Must be there where a mask is computed. */
+  readonly dResidual: T | undefined;
+}
+
+/** A backward pass; what it writes as `Gradients` of native/batchnorm.h. */
+export interface BackwardPass<T extends FloatArray> extends ThroughForward<T> {
+  /** Whether mean and variance are those of x, and carry gradient. */
+  readonly training: boolean;
   /** The gradients that are asked for. dx may be dy. */
   readonly dx: T | undefined;
   readonly dWeight: T | undefined;
   readonly dBias: T | undefined;
-  /** Must be there where a mask is computed. */
-  readonly dResidual: T | undefined;
+}
+
+/** The sums that gradients follow from, one value per channel: Σdy and Σdy·(x − mean), of the dy that an activation lets through. */
+export interface Sums {
+  readonly sumDy: Float64Array;
+  readonly sumDyXmu: Float64Array;
+}
+
+/** One half of a backward pass in training: the sums, which it writes. */
+export interface GradSumsPass<T extends FloatArray> extends ThroughForward<T> {
+  readonly sums: Sums;
+}
+
+/** The other: dx of sums over `count` values per channel, of this pass or of a larger batch. */
+export interface GradInputPass<T extends FloatArray> extends ThroughForward<T> {
+  readonly sums: Sums;
+  readonly count: number;
+  /** May be dy. */
+  readonly dx: T;
 }
 
 /**
@@ -74,11 +106,30 @@ export interface Passes<T extends FloatArray> {
   forwardTraining(pass: ForwardPass<T>): boolean;
   /** The same with given statistics. */
   forwardInference(pass: ForwardPass<T>): boolean;
+  /** Writes mean and variance. */
+  moments(pass: MomentsPass<T>): void;
   /** Writes the gradients that are given. */
   backward(pass: BackwardPass<T>): void;
+  /** Writes the sums. */
+  gradSums(pass: GradSumsPass<T>): void;
+  /** Writes dx, and dResidual where it is given. */
+  gradInput(pass: GradInputPass<T>): void;
+  /** The gradients of weight and bias that follow from sums, those that are given. */
+  gradParameters(
+    channels: number,
+    eps: number,
+    mean: Float64Array,
+    variance: Float64Array,
+    sums: Sums,
+    dWeight: T | undefined,
+    dBias: T | undefined,
+  ): void;
   forwardTrainingLater(pass: ForwardPass<T>, slot: Slot): boolean;
   forwardInferenceLater(pass: ForwardPass<T>, slot: Slot): boolean;
+  momentsLater(pass: MomentsPass<T>, slot: Slot): void;
   backwardLater(pass: BackwardPass<T>, slot: Slot): void;
+  gradSumsLater(pass: GradSumsPass<T>, slot: Slot): void;
+  gradInputLater(pass: GradInputPass<T>, slot: Slot): void;
   /** The size of the memory that freeze fills. */
   frozenBytes(channels: number): number;
   /**

@@ -7,6 +7,9 @@ import {
   type Backend,
   type BackwardPass,
   type ForwardPass,
+  type GradInputPass,
+  type GradSumsPass,
+  type MomentsPass,
   nothingOnTheWay,
   type OnTheWay,
   type Passes,
@@ -17,15 +20,22 @@ import { cpus } from './threads.js';
 
 /** The passes as binding.cpp has them: by position, and the slot last where they compute later. */
 type BoundForward = (...operands: unknown[]) => boolean;
-type BoundBackward = (...operands: unknown[]) => void;
+type Bound = (...operands: unknown[]) => void;
 interface BoundPasses<T extends FloatArray>
   extends Pick<Passes<T>, 'frozenBytes' | 'freeze' | 'runFrozen' | 'runFrozenLater'> {
   forwardTraining: BoundForward;
   forwardInference: BoundForward;
-  backward: BoundBackward;
+  moments: Bound;
+  backward: Bound;
+  gradSums: Bound;
+  gradInput: Bound;
+  gradParameters: Bound;
   forwardTrainingLater: BoundForward;
   forwardInferenceLater: BoundForward;
-  backwardLater: BoundBackward;
+  momentsLater: Bound;
+  backwardLater: Bound;
+  gradSumsLater: Bound;
+  gradInputLater: Bound;
 }
 
 interface Binding
@@ -109,16 +119,18 @@ function spreadForward<T extends FloatArray>(
     );
 }
 
-function spreadBackward<T extends FloatArray>(
-  bound: BoundBackward,
-): (pass: BackwardPass<T>, slot?: Slot) => void {
+function spreadMoments<T extends FloatArray>(bound: Bound): (pass: MomentsPass<T>, slot?: Slot) => void {
+  return ({ geometry, x, mean, variance }, slot) =>
+    bound(geometry.outer, geometry.channels, geometry.inner, x, mean, variance, slot);
+}
+
+function spreadBackward<T extends FloatArray>(bound: Bound): (pass: BackwardPass<T>, slot?: Slot) => void {
   return (pass, slot) =>
     bound(
       pass.geometry.outer,
       pass.geometry.channels,
       pass.geometry.inner,
       pass.eps,
-      pass.training,
       pass.dy,
       pass.x,
       pass.mean,
@@ -128,10 +140,59 @@ function spreadBackward<T extends FloatArray>(
       pass.relu,
       pass.residual,
       pass.mask,
+      pass.dResidual,
+      pass.training,
       pass.dx,
       pass.dWeight,
       pass.dBias,
+      slot,
+    );
+}
+
+function spreadGradSums<T extends FloatArray>(bound: Bound): (pass: GradSumsPass<T>, slot?: Slot) => void {
+  return (pass, slot) =>
+    bound(
+      pass.geometry.outer,
+      pass.geometry.channels,
+      pass.geometry.inner,
+      pass.eps,
+      pass.dy,
+      pass.x,
+      pass.mean,
+      pass.variance,
+      pass.weight,
+      pass.bias,
+      pass.relu,
+      pass.residual,
+      pass.mask,
       pass.dResidual,
+      pass.sums.sumDy,
+      pass.sums.sumDyXmu,
+      slot,
+    );
+}
+
+function spreadGradInput<T extends FloatArray>(bound: Bound): (pass: GradInputPass<T>, slot?: Slot) => void {
+  return (pass, slot) =>
+    bound(
+      pass.geometry.outer,
+      pass.geometry.channels,
+      pass.geometry.inner,
+      pass.eps,
+      pass.dy,
+      pass.x,
+      pass.mean,
+      pass.variance,
+      pass.weight,
+      pass.bias,
+      pass.relu,
+      pass.residual,
+      pass.mask,
+      pass.dResidual,
+      pass.sums.sumDy,
+      pass.sums.sumDyXmu,
+      pass.count,
+      pass.dx,
       slot,
     );
 }
@@ -140,10 +201,18 @@ function passesOf<T extends FloatArray>(bound: BoundPasses<T>): Passes<T> {
   return {
     forwardTraining: spreadForward(bound.forwardTraining),
     forwardInference: spreadForward(bound.forwardInference),
+    moments: spreadMoments(bound.moments),
     backward: spreadBackward(bound.backward),
+    gradSums: spreadGradSums(bound.gradSums),
+    gradInput: spreadGradInput(bound.gradInput),
+    gradParameters: (channels, eps, mean, variance, { sumDy, sumDyXmu }, dWeight, dBias) =>
+      bound.gradParameters(channels, eps, mean, variance, sumDy, sumDyXmu, dWeight, dBias),
     forwardTrainingLater: spreadForward(bound.forwardTrainingLater),
     forwardInferenceLater: spreadForward(bound.forwardInferenceLater),
+    momentsLater: spreadMoments(bound.momentsLater),
     backwardLater: spreadBackward(bound.backwardLater),
+    gradSumsLater: spreadGradSums(bound.gradSumsLater),
+    gradInputLater: spreadGradInput(bound.gradInputLater),
     frozenBytes: bound.frozenBytes,
     freeze: bound.freeze,
     runFrozen: bound.runFrozen,

@@ -19,9 +19,14 @@ import {
   type Backend,
   type BackwardPass,
   type ForwardPass,
+  type GradInputPass,
+  type GradSumsPass,
+  type MomentsPass,
   maskBytes,
   nothingOnTheWay,
   type Passes,
+  type Sums,
+  type ThroughForward,
 } from './backend.js';
 import { type Prepared, Turns } from './turns.js';
 import { wasmBytes } from './wasm-bytes.js';
@@ -40,7 +45,17 @@ interface Exports {
   updateRunningStats(...args: number[]): number;
 }
 
-type PassName = 'forwardTraining' | 'forwardInference' | 'backward' | 'frozenBytes' | 'freeze' | 'runFrozen';
+type PassName =
+  | 'forwardTraining'
+  | 'forwardInference'
+  | 'moments'
+  | 'backward'
+  | 'gradSums'
+  | 'gradInput'
+  | 'gradParameters'
+  | 'frozenBytes'
+  | 'freeze'
+  | 'runFrozen';
 type NumericFunction = (...args: (number | boolean)[]) => number;
 
 type AnyArray = FloatArray | Uint8Array;
@@ -241,6 +256,11 @@ interface Cut {
   abreast: number;
 }
 
+/** Whether channels lie side by side for a pass that sums; as layout_of_sums of native/partition.h. */
+function sumsColumns(outer: number, inner: number): boolean {
+  return inner === 1 || (inner <= 32 && inner <= outer);
+}
+
 /**
  * Cuts a tensor into parts that stay near while they are copied in, computed and copied out. No bit depends on it: what
  * a channel's sums are made of follows from the other sizes alone (native/partition.h), unless channels lie side by side.
@@ -253,7 +273,8 @@ function cutOf(along: Along, outer: number, channels: number, inner: number, val
   const samples =
     along === 'channels' ? outer : Math.min(outer, Math.max(fewest, Math.floor(near / (channels * inner))));
   let block = channels;
-  if (along !== 'samples' && inner > 1) {
+  const liesApart = along === 'both' ? inner > 1 : along === 'channels' && !sumsColumns(outer, inner);
+  if (liesApart) {
     const fitting = Math.min(channels, Math.max(1, Math.floor(near / (samples * inner))));
     if (fitting * inner * valueBytes >= runBytes) block = fitting;
   }
@@ -371,28 +392,74 @@ function passesOf<T extends FloatArray>(dtype: DType, machine: Machine, turns: T
     return { result, compute };
   };
 
-  const backwardPass = machine.pass('backward', dtype);
-  const backward = ({
+  const momentsPass = machine.pass('moments', dtype);
+  const moments = ({
     geometry: { outer, channels, inner },
-    eps,
-    training,
-    dy,
     x,
     mean,
     variance,
-    weight,
-    bias,
-    relu,
-    residual,
-    mask,
-    dx,
-    dWeight,
-    dBias,
-    dResidual,
-  }: BackwardPass<T>): Prepared<void> => {
+  }: MomentsPass<T>): Prepared<void> => {
+    checkLengths(outer * channels * inner, x);
+    checkLengths(channels, mean, variance);
+    const cut = cutOf('channels', outer, channels, inner, valueBytes);
+    const compute = () =>
+      machine.within(bytesFor(cut.bytes, x) + bytesFor(undefined, mean, variance), () => {
+        const px = machine.reserve(x, cut.bytes);
+        const pMean = machine.reserve(mean);
+        const pVariance = machine.reserve(variance);
+        for (let i = 0; i < cut.count; i++) {
+          const part = partAt(i, cut, outer, channels, inner);
+          machine.copyIn(x, px, part);
+          const at = part.channel * dtypes.float64.bytes;
+          momentsPass(part.outer, part.channels, inner, px, pMean + at, pVariance + at);
+        }
+        machine.get(mean, pMean);
+        machine.get(variance, pVariance);
+      });
+    return { result: undefined, compute };
+  };
+
+  /** What passes back through a forward write or read beside it. */
+  interface Beside {
+    readonly training?: boolean;
+    readonly dx?: T | undefined;
+    readonly dWeight?: T | undefined;
+    readonly dBias?: T | undefined;
+    readonly sums?: Sums;
+    readonly count?: number;
+  }
+  const through = {
+    backward: machine.pass('backward', dtype),
+    gradSums: machine.pass('gradSums', dtype),
+    gradInput: machine.pass('gradInput', dtype),
+  };
+  const backThrough = (
+    name: keyof typeof through,
+    {
+      geometry: { outer, channels, inner },
+      eps,
+      dy,
+      x,
+      mean,
+      variance,
+      weight,
+      bias,
+      relu,
+      residual,
+      mask,
+      dResidual,
+      training = true,
+      dx,
+      dWeight,
+      dBias,
+      sums,
+      count = 0,
+    }: ThroughForward<T> & Beside,
+  ): Prepared<void> => {
     const size = outer * channels * inner;
+    const { sumDy, sumDyXmu } = sums ?? {};
     checkLengths(size, dy, x, residual, dx, dResidual);
-    checkLengths(channels, mean, variance, weight, bias, dWeight, dBias);
+    checkLengths(channels, mean, variance, weight, bias, dWeight, dBias, sumDy, sumDyXmu);
     checkLengths(maskBytes(size), mask);
     if (dx) {
       isInPlace(dx, 'dy.data', dy);
@@ -401,7 +468,7 @@ function passesOf<T extends FloatArray>(dtype: DType, machine: Machine, turns: T
     const cut = cutOf(mask ? 'nothing' : 'channels', outer, channels, inner, valueBytes);
     const bytes =
       bytesFor(cut.bytes, dy, x, residual, dResidual) +
-      bytesFor(undefined, mean, variance, weight, bias, mask, dWeight, dBias);
+      bytesFor(undefined, mean, variance, weight, bias, mask, dWeight, dBias, sumDy, sumDyXmu);
     const compute = () =>
       machine.within(bytes, () => {
         const pDy = machine.reserve(dy, cut.bytes);
@@ -415,40 +482,57 @@ function passesOf<T extends FloatArray>(dtype: DType, machine: Machine, turns: T
         const pMask = machine.put(mask);
         const pDWeight = machine.reserve(dWeight);
         const pDBias = machine.reserve(dBias);
+        const pSumDy = machine.put(sumDy);
+        const pSumDyXmu = machine.put(sumDyXmu);
         for (let i = 0; i < cut.count; i++) {
           const part = partAt(i, cut, outer, channels, inner);
           const { channel } = part;
+          const doubles = channel * dtypes.float64.bytes;
           machine.copyIn(dy, pDy, part);
           machine.copyIn(x, px, part);
           machine.copyIn(residual, pResidual, part);
-          backwardPass(
+          // What gradSums has no parameter for is passed over.
+          const beside =
+            name === 'backward'
+              ? [training, dx ? pDy : 0, from(pDWeight, channel), from(pDBias, channel)]
+              : name === 'gradSums'
+                ? [pSumDy + doubles, pSumDyXmu + doubles, 0, 0]
+                : [pSumDy + doubles, pSumDyXmu + doubles, count, pDy];
+          through[name](
             part.outer,
             part.channels,
             inner,
             eps,
-            training,
             pDy,
             px,
-            pMean + channel * dtypes.float64.bytes,
-            pVariance + channel * dtypes.float64.bytes,
+            pMean + doubles,
+            pVariance + doubles,
             from(pWeight, channel),
             from(pBias, channel),
             relu,
             pResidual,
             pMask,
-            dx ? pDy : 0,
-            from(pDWeight, channel),
-            from(pDBias, channel),
             pDResidual,
+            beside[0],
+            beside[1],
+            beside[2],
+            beside[3],
           );
           machine.get(dx, pDy, part);
           machine.get(dResidual, pDResidual, part);
         }
         machine.get(dWeight, pDWeight);
         machine.get(dBias, pDBias);
+        if (name !== 'gradSums') return;
+        machine.get(sumDy, pSumDy);
+        machine.get(sumDyXmu, pSumDyXmu);
       });
     return { result: undefined, compute };
   };
+  const backward = (pass: BackwardPass<T>) => backThrough('backward', pass);
+  const gradSums = (pass: GradSumsPass<T>) => backThrough('gradSums', pass);
+  const gradInput = (pass: GradInputPass<T>) => backThrough('gradInput', pass);
+  const gradParameters = machine.pass('gradParameters', dtype);
 
   const frozenBytes = machine.pass('frozenBytes', dtype);
   const freezePass = machine.pass('freeze', dtype);
@@ -488,10 +572,30 @@ function passesOf<T extends FloatArray>(dtype: DType, machine: Machine, turns: T
   return {
     forwardTraining: (pass) => now(forward(false, pass)),
     forwardInference: (pass) => now(forward(true, pass)),
+    moments: (pass) => now(moments(pass)),
     backward: (pass) => now(backward(pass)),
+    gradSums: (pass) => now(gradSums(pass)),
+    gradInput: (pass) => now(gradInput(pass)),
+    gradParameters(channels, eps, mean, variance, { sumDy, sumDyXmu }, dWeight, dBias) {
+      checkLengths(channels, mean, variance, sumDy, sumDyXmu, dWeight, dBias);
+      machine.within(bytesFor(undefined, mean, variance, sumDy, sumDyXmu, dWeight, dBias), () => {
+        const pMean = machine.put(mean);
+        const pVariance = machine.put(variance);
+        const pSumDy = machine.put(sumDy);
+        const pSumDyXmu = machine.put(sumDyXmu);
+        const pDWeight = machine.reserve(dWeight);
+        const pDBias = machine.reserve(dBias);
+        gradParameters(channels, eps, pMean, pVariance, pSumDy, pSumDyXmu, pDWeight, pDBias);
+        machine.get(dWeight, pDWeight);
+        machine.get(dBias, pDBias);
+      });
+    },
     forwardTrainingLater: (pass, slot) => turns.later(forward(false, pass), slot),
     forwardInferenceLater: (pass, slot) => turns.later(forward(true, pass), slot),
+    momentsLater: (pass, slot) => turns.later(moments(pass), slot),
     backwardLater: (pass, slot) => turns.later(backward(pass), slot),
+    gradSumsLater: (pass, slot) => turns.later(gradSums(pass), slot),
+    gradInputLater: (pass, slot) => turns.later(gradInput(pass), slot),
     frozenBytes(channels) {
       if (channels > mostFrozen) throw outOfMemory('a frozen layer', `${channels} channels`);
       return frozenBytes(channels);

@@ -162,11 +162,7 @@ inline size_t average(size_t channels, double decay, double correction, const do
   return run(channels, decay, correction, mean, variance, running_mean, running_var, accepted);
 }
 
-inline double inverse_deviation(double variance, double eps) {
-  return 1 / __builtin_sqrt(variance + eps);
-}
-
-/// What is far for a mean of T.
+/// The range of T, and what is far for a mean of it.
 template <typename T>
 struct Far;
 template <>
@@ -175,12 +171,26 @@ struct Far<float> {
   static constexpr double kReach = 0x1p103;
   /// From here on T holds infinity instead.
   static constexpr double kBeyond = 0x1.ffffffp127;
+  static constexpr double kLargest = 0x1.fffffep127;
 };
 template <>
 struct Far<double> {
   static constexpr double kReach = 0x1p970;
   static constexpr double kBeyond = __builtin_inf();
+  static constexpr double kLargest = __DBL_MAX__;
 };
+
+inline double inverse_deviation(double variance, double eps) {
+  return 1 / __builtin_sqrt(variance + eps);
+}
+
+/// A coefficient that T holds where it does not hold 1 / deviation: of deviations so small all that T can
+/// tell is where they are 0, and there y must not be 0 * infinity.
+template <typename T>
+inline double bounded(double coefficient, double inverse) {
+  const double most = inverse > Far<T>::kLargest ? Far<T>::kLargest : __builtin_inf();
+  return coefficient > most ? most : coefficient < -most ? -most : coefficient;
+}
 
 /// How many deviations a far mean may have to be left to the offset altogether. Scale, x * scale and offset
 /// each round by u * |mean| / deviation more than with x - high, u being half an ulp of 1: by 3 * 8 * u =
@@ -208,7 +218,7 @@ void normalization(const batchnorm::NormalizationWork<T>& work) {
   T* const __restrict offset = to_offset;
   for (size_t channel = 0; channel < channels; channel++) {
     const double inverse = inverse_deviation(variance[channel], eps);
-    const double factor = (weight ? static_cast<double>(weight[channel]) : 1) * inverse;
+    const double factor = bounded<T>((weight ? static_cast<double>(weight[channel]) : 1) * inverse, inverse);
     high[channel] = static_cast<T>(is_left_to_offset<T>(mean[channel], inverse) ? 0 : mean[channel]);
     const double low = mean[channel] - static_cast<double>(high[channel]);
     scale[channel] = static_cast<T>(factor);
@@ -226,7 +236,7 @@ void gradients(const batchnorm::GradientsWork<T>& work) {
     const double low = mean[channel] - static_cast<double>(high[channel]);
     const double inverse = inverse_deviation(variance[channel], eps);
     const double sum_dy_normalized = (sum_dy_xc[channel] - low * sum_dy[channel]) * inverse;
-    const double channel_slope = inverse * (sum_dy_normalized / count);
+    const double channel_slope = bounded<T>(inverse * (sum_dy_normalized / count), inverse);
     slope[channel] = static_cast<T>(channel_slope);
     constant[channel] = static_cast<T>(sum_dy[channel] / count - low * channel_slope);
     if (dweight) dweight[channel] = static_cast<T>(sum_dy_normalized);

@@ -302,7 +302,7 @@ describe('JSON that is no layer', () => {
       'UNKNOWN_OPTION',
       'json.config must only have axis, eps, dtype, decay, unbiasedRunningVar, weight, bias, trackRunningStats, activation, reuse, singleValue, convention, got "momentum"',
     ],
-    ['config.eps', -1, 'RangeError', 'INVALID_VALUE', 'eps must be a positive finite number, got -1'],
+    ['config.eps', -1, 'RangeError', 'INVALID_VALUE', 'eps must be a finite number from 0 on, got -1'],
     [
       'config.weight',
       false,
@@ -420,7 +420,7 @@ describe('JSON that is no layer', () => {
     ['version', 0, 'json.version must be 1, got 0'],
     ['channels', 0, 'json.channels must be an integer from 1 to 2147483647, got 0'],
     ['config.axis', 'x', 'json.config.axis must be an integer, got "x"'],
-    ['config.eps', Number.NaN, 'json.config.eps must be a positive finite number, got NaN'],
+    ['config.eps', Number.NaN, 'json.config.eps must be a finite number from 0 on, got NaN'],
     ['config.dtype', 'float16', `json.config.dtype must be 'float32' or 'float64', got "float16"`],
     ['config.activation', 'gelu', `json.config.activation must be 'relu', got "gelu"`],
     ['config.decay', 0.9, 'json.config must only have axis, eps, dtype, activation, got "decay"'],

@@ -1,13 +1,16 @@
 import { describe, expect, it } from 'vitest';
 import {
   BatchNorm,
+  type BatchNormOptions,
   backward,
   type DType,
   type FloatArray,
   FrozenBatchNorm,
+  foldBeforeLinear,
   forwardInference,
   forwardTraining,
 } from '../../lib/index.js';
+import { expectListed } from '../support/messages.js';
 import { Random, seedNote } from '../support/random.js';
 import * as reference from '../support/reference.js';
 import {
@@ -969,6 +972,104 @@ describe(`results of the layer (${seedNote})`, () => {
         expect((error as { code?: unknown }).code).toMatch(/^ERR_BATCHNORM_/);
       }
       if (dx) expectSame(dx, expected, 'dx');
+    }
+  });
+});
+
+describe(`eps: 0 (${seedNote})`, () => {
+  /** What no variance is so small as to notice. */
+  const least = 1e-300;
+  const kindsOfLayers: BatchNormOptions<DType>[] = [
+    {},
+    { dtype: 'float64', weight: false },
+    { activation: 'relu', trackRunningStats: false },
+    { reuse: true, axis: -1 },
+  ];
+
+  it.each(kindsOfLayers)('is nothing that is added, with %j', async (options) => {
+    const random = new Random();
+    const layers = [0, least].map((eps) => new BatchNorm<DType>(channels, { ...options, eps }));
+    const dims = options.axis === -1 ? [4, 5, channels] : shape;
+    const dtype = options.dtype ?? 'float32';
+    const draw = () => randomNormals(random, dtype, length);
+    const [data, residual, dy] = [draw(), draw(), draw()];
+    for (const name of ['training', 'evaluation']) {
+      const [ours, expected] = layers.map((layer) => {
+        const y = layer.forward({ data, shape: dims }, { residual: { data: residual, shape: dims } });
+        return { y: y.data.slice(), ...layer.backward({ data: dy, shape: dims }) };
+      });
+      expect(ours, name).toEqual(expected);
+      const results = layers.map(async (layer) => ({
+        y: await layer.forwardAsync({ data, shape: dims }),
+        moved: await layer.forwardAsync({ data: data.slice(), shape: dims }, { transfer: true }),
+        dx: await layer.backwardAsync({ data: dy, shape: dims }),
+      }));
+      const [later, expectedLater] = await Promise.all(results);
+      expect(later).toEqual(expectedLater);
+      expect(layers[0].stateDict()).toEqual(layers[1].stateDict());
+      for (const layer of layers) layer.eval();
+    }
+  });
+
+  it('is refused where a channel does not vary, before anything changes', async () => {
+    const random = new Random();
+    const bn = new BatchNorm(channels, { eps: 0 });
+    const { runningVar, runningMean } = arraysOf(bn);
+    bn.forward(activations(random));
+    const constant = activations(random);
+    for (let n = 0; n < 4; n++) constant.data.fill(7, (n * channels + 1) * 5, (n * channels + 2) * 5);
+    const refuse = (call: () => unknown, message: string) => {
+      expectError(call, RangeError);
+      expect(call).toThrow(message);
+      expectListed(message);
+    };
+    const before = snapshot(bn);
+    const moments = bn.lastMoments;
+    const out = new Float32Array(length).fill(3);
+    const message =
+      'x must vary in every channel with eps: 0, got a variance of 0 in channel 1; give a positive eps';
+    refuse(() => bn.forward(constant, { out }), message);
+    await expect(bn.forwardAsync(constant, { out })).rejects.toThrow(message);
+    refuse(() => forwardTraining(constant, { eps: 0, out }), message);
+    expect(out.every((value) => value === 3)).toBe(true);
+    expect(snapshot(bn)).toEqual(before);
+    expect(bn.lastMoments).toEqual(moments);
+    runningVar[2] = 0;
+    const stateMessage = (name: string) =>
+      `${name} must be positive with eps: 0, got 0 in channel 2; give a positive eps`;
+    refuse(() => bn.freeze(), stateMessage('runningVar'));
+    refuse(() => bn.eval().forward(constant, { out }), stateMessage('runningVar'));
+    refuse(
+      () => foldBeforeLinear(bn, { weight: new Float32Array(channels), shape: [1, channels] }),
+      stateMessage('bn.runningVar'),
+    );
+    const state = bn.stateDict();
+    refuse(() => FrozenBatchNorm.from(state, { eps: 0 }), stateMessage('state.running_var'));
+    const json = FrozenBatchNorm.from(state).toJSON();
+    const wrong = { ...json, config: { ...json.config, eps: 0 } };
+    refuse(() => FrozenBatchNorm.fromJSON(wrong), stateMessage('json.state.running_var'));
+    const statistics = { mean: runningMean, variance: runningVar, eps: 0, out };
+    refuse(() => forwardInference(constant, statistics), stateMessage('variance'));
+    refuse(() => backward(constant, constant, statistics), stateMessage('variance'));
+    expect(out.every((value) => value === 3)).toBe(true);
+  });
+
+  it('or nearly 0 never makes a NaN of a constant', () => {
+    for (const eps of [1e-78, 1e-100, 1e-320]) {
+      const bn = new BatchNorm(channels, { eps });
+      const { weight, bias, runningVar } = arraysOf(bn);
+      weight.fill(-3);
+      bias.set([1, 2, 3]);
+      const x = { data: new Float32Array(length).fill(0.1), shape };
+      const y = bn.forward(x);
+      const { dx } = bn.backward({ data: new Float32Array(length).fill(0.5), shape });
+      expect([...y.data.slice(0, 15)]).toEqual([1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 3, 3, 3, 3, 3]);
+      expect(dx?.data.every((value) => value === 0)).toBe(true);
+      runningVar.fill(0);
+      const frozen = bn.freeze();
+      arraysOf(bn).runningMean.fill(Math.fround(0.1));
+      expect([...bn.freeze().run(x).data.slice(4, 6)]).toEqual([1, 2]);
+      expect(frozen.run(x).data.every(Number.isFinite)).toBe(true);
     }
   });
 });

@@ -285,9 +285,22 @@ std::unique_ptr<Results<T>> run(const Case& c, const Inputs<T>& inputs, const Ma
     grad_input<T>(execution, pass, sums, static_cast<double>(shape.count()), dx.data(), to_residual);
     require(same(dx, r.dx), "the same to the bit by halves", "dx");
     require(!wants_dresidual || same(dresidual, r.dresidual), "the same to the bit by halves", "dresidual");
-    require(dx.intact() && dresidual.intact() && sum_dy.intact() && sum_dy_xc.intact(),
+    Guarded<T> dweight(shape.channels, m.place), dbias(shape.channels, m.place);
+    grad_parameters<T>(execution, shape.channels, c.eps, pass.mean, pass.variance, sums, dweight.data(),
+                       dbias.data());
+    // Of no values there are no statistics, but sums.
+    require(!c.parameter_gradients || shape.size() == 0 || same(dweight, r.dweight),
+            "the same to the bit by halves", "dweight");
+    require(!c.parameter_gradients || shape.size() == 0 || same(dbias, r.dbias),
+            "the same to the bit by halves", "dbias");
+    require(dx.intact() && dresidual.intact() && sum_dy.intact() && sum_dy_xc.intact() && dweight.intact() &&
+                dbias.intact(),
             "alone in what is written", "gradients by halves");
   }
+  Guarded<double> mean(shape.channels, m.place), variance(shape.channels, m.place);
+  moments<T>(execution, shape, x.data(), mean.data(), variance.data());
+  require(same(mean, r.mean) && same(variance, r.variance), "the same to the bit alone", "moments");
+  require(mean.intact() && variance.intact(), "alone in what is written", "moments");
 
   const char* const overrun = r.find(r, [](const auto& array, const auto&) { return array.intact(); });
   require(overrun == nullptr, "alone in what is written", overrun);

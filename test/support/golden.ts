@@ -4,7 +4,7 @@ import type * as Library from '../../lib/index.js';
 import type { FloatArray } from '../../lib/index.js';
 import expected from './golden.json' with { type: 'json' };
 
-/** Shapes [outer, channels, inner] that meet every path: both layouts, folds, runs, pieces, tails. */
+/** Shapes [outer, channels, inner] that meet every path: both layouts, folds, short planes, runs, pieces, tails. */
 const shapes: [number, number, number][] = [
   [1, 1, 2],
   [2, 3, 1],
@@ -20,6 +20,11 @@ const shapes: [number, number, number][] = [
   [2, 3, 4100],
   [2, 2, 20001],
   [400, 2, 64],
+  [7, 200, 2],
+  [40, 3, 5],
+  [33, 16, 4],
+  [300, 9, 32],
+  [2000, 5, 3],
 ];
 
 /** The arrays of a data type and a shape, by the pass they come from. */
