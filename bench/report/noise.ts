@@ -17,6 +17,6 @@ export function noiseNote(measurements: readonly Measurement[]): string | undefi
   return (
     `Noisy: in ${disturbed.length} of ${measurements.length} measurements the median round took over ` +
     `${100 * mostAboveBest} % longer than the best (${worst.contender}, ${worst.case}, ${worst.pass}: ` +
-    `${(1 + above(worst.rounds)).toPrecision(2)} times as long). Others used the machine; measure again when it is quiet.`
+    `${Number((1 + above(worst.rounds)).toPrecision(2))} times as long). Others used the machine; measure again when it is quiet.`
   );
 }

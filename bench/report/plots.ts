@@ -76,7 +76,7 @@ export function fractionPlots(lookup: Lookup): string | undefined {
     const dot = { y: 'shape', fill: 'contender', r: 4, stroke: 'var(--page)', strokeWidth: 0.6 } as const;
     return figure(pass, {
       height: 60 + 19 * subjects.length,
-      marginLeft: 14 + 5.9 * Math.max(...subjects.map(({ name }) => name.length)),
+      marginLeft: 18 + 6.1 * Math.max(...subjects.map(({ name }) => name.length)),
       marginTop: 8,
       marginBottom: 44,
       marginRight: 48,
