@@ -399,7 +399,8 @@ void run_frozen(const Execution& execution, Shape shape, const unsigned char* me
               normalizer<T>(execution, tiling, plan.stores, x, y, c, {frozen.activation, residual}, nullptr));
   };
   const bool has_columns = tiling.columns_of_channel() > 1;
-  if (plan.stores == kCached && !has_columns) return infer(coefficients);
+  const bool lies_right = plan.stores == kCached && shift_of_coefficients(tiling, plan.stores, y) == 0;
+  if (lies_right && !has_columns) return infer(coefficients);
   Scratch scratch;
   const auto copy = [&](const T* array) {
     T* copied = take_coefficients(scratch, tiling, plan.stores, y);

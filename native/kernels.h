@@ -65,6 +65,9 @@ enum Stores {
 template <typename T>
 constexpr size_t kLanes = 64 / sizeof(T);
 
+/// From so many channels-last rows on they are written from line to line of the result.
+constexpr size_t kRowsOfLines = 16;
+
 /// Additions, of up to eight vectors each, that a lane makes in T before it becomes a double: kMostDistant
 /// says why so few.
 constexpr size_t kStretch = 4;
@@ -191,9 +194,9 @@ struct GradientsWork {
 
 /// A pass that writes, for each kind of Stores and Layout.
 ///
-/// kStreamed wants rows without gaps (stride == columns), of at least kLanes<T> values in kChannelsFirst, and
-/// per-channel arrays that go on for another kLanes<T> values in kChannelsLast, as if the next row followed.
-/// Each thread must call fence() after its last streamed work.
+/// kStreamed wants rows without gaps (stride == columns), of at least kLanes<T> values in kChannelsFirst. In
+/// kChannelsLast per-channel arrays go on for another kLanes<T> values, as if the next row followed. Each
+/// thread must call fence() after its last streamed work.
 ///
 /// stream_beside is the streamed form in kChannelsFirst that does work of the pass that sums as well, line by
 /// line in turns: what memory sends for the one comes in while the other works in the caches. nullptr where

@@ -9,8 +9,8 @@
 namespace batchnorm {
 namespace {
 
-/// The length of a per-channel array that kernels read: a partition's width, and in channels-last what the
-/// streaming ones read of the next row.
+/// The length of a per-channel array that kernels read: a partition's width, and in channels-last what those
+/// that go from line to line read of the next row.
 template <typename T>
 size_t padded_width(const Tiling<T>& tiling) {
   return tiling.layout() == kChannelsFirst ? tiling.width() : tiling.width() + kLanes<T>;
@@ -155,14 +155,20 @@ struct SettleGradients {
   }
 };
 
-/// Takes a per-channel array that kernels read while they write `to`. Where they stream channels-last rows
-/// they load it where lines of `to` begin: it begins as far from a line as `to`, for a load that straddles
-/// two lines costs two.
+/// How far from a line per-channel arrays begin that kernels read while they write `to`: where they go from
+/// line to line of channels-last rows as far as `to`, for a load that straddles two lines costs two.
+template <typename T>
+size_t shift_of_coefficients(const Tiling<T>& tiling, Stores stores, const T* to) {
+  const bool lines =
+      stores == kStreamed || (tiling.rows() >= kRowsOfLines && tiling.width() % kLanes<T> == 0);
+  return lines && tiling.layout() == kChannelsLast ? reinterpret_cast<uintptr_t>(to) % kAlignment / sizeof(T)
+                                                   : 0;
+}
+
+/// Takes a per-channel array that kernels read while they write `to`.
 template <typename T>
 T* take_coefficients(Scratch& scratch, const Tiling<T>& tiling, Stores stores, const T* to) {
-  const size_t shift = stores == kStreamed && tiling.layout() == kChannelsLast
-                           ? reinterpret_cast<uintptr_t>(to) % kAlignment / sizeof(T)
-                           : 0;
+  const size_t shift = shift_of_coefficients(tiling, stores, to);
   return scratch.take<T>(padded_width(tiling) + shift) + shift;
 }
 

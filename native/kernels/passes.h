@@ -301,15 +301,6 @@ struct Writer {
   ALWAYS_INLINE void close(bool) const {}
 };
 
-/// Runs open(channel) over a tile in the given layout.
-template <batchnorm::Layout Layout, typename T, typename Open>
-ALWAYS_INLINE void for_each_channel(Tile tile, bool ends_stretch, Open open) {
-  if constexpr (Layout == batchnorm::kChannelsFirst)
-    for_each_row<T>(tile, ends_stretch, open);
-  else
-    for_each_column<T>(tile, ends_stretch, open);
-}
-
 /// What opens a channel of a pass that sums.
 template <typename Fused, typename T>
 ALWAYS_INLINE auto opener(const batchnorm::MomentsWork<T>& work) {
@@ -409,9 +400,13 @@ template <batchnorm::Layout Layout, typename Fused, typename T, template <typena
 void sum(const Work<T>& work) {
   NoLines none;
   const auto open = opener<Fused>(work);
-  for_each_channel<Layout, T>(work.tile, work.ends_stretch, [&](auto channel) INLINED {
+  const auto channel_of = [&](auto channel) INLINED {
     return Sum<decltype(open(channel)), NoLines>{open(channel), none};
-  });
+  };
+  if constexpr (Layout == batchnorm::kChannelsFirst)
+    for_each_row<T>(work.tile, work.ends_stretch, channel_of);
+  else
+    for_each_column_summed<T>(work.tile, work.ends_stretch, channel_of);
 }
 
 /// Line by line wherever lines go on from row to row: stores that straddle lines cost two.
@@ -435,9 +430,13 @@ ALWAYS_INLINE void write_tile(const Work<T>& work) {
   } else if (stream) {
     return stream_columns(tile, to, map);
   }
-  for_each_channel<Layout, T>(tile, false, [&](auto channel) INLINED {
+  const auto channel_of = [&](auto channel) INLINED {
     return Writer<T, Map>{map, to, tile.ahead.distance, map.coefficients(channel)};
-  });
+  };
+  if constexpr (Layout == batchnorm::kChannelsFirst)
+    for_each_row<T>(tile, false, channel_of);
+  else
+    for_each_column_written<T>(tile, columns_before_line(tile, to), channel_of);
 }
 
 template <batchnorm::Stores Stores, batchnorm::Layout Layout, typename Fused, typename T,

@@ -1,4 +1,4 @@
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { afterEach, beforeEach, expect, it } from 'vitest';
 import { install, uninstall } from '../../lib/tfjs/index.js';
 import { Random } from '../support/random.js';
 import * as textbook from '../support/reference.js';
@@ -202,13 +202,6 @@ eachBackend('tf.layers.batchNormalization', () => {
     expect(ours).toEqual(right);
   });
 
-  it('names its input where the number of channels is wrong', () => {
-    const layer = randomLayer(new Random(), [2, 3], { axis: 1 });
-    expect(() => layer.call(tf.zeros([2, 4]), { training: true })).toThrow(
-      'x.shape[1] must be 3 (channels), got 4',
-    );
-  });
-
   it('may be on another backend than is current when its gradient is computed', async () => {
     const other = tf.getBackend() === 'cpu' ? 'wasm' : 'cpu';
     const own = tf.getBackend();
@@ -353,107 +346,11 @@ eachBackend('models', () => {
   });
 });
 
-eachBackend('a batch norm that is not to be trained', () => {
-  const inputShape = [3];
-  const batch = [8, 3];
-
-  function made(random: Random) {
-    const norm = tf.layers.batchNormalization({ inputShape });
-    const inner = tf.sequential({ layers: [norm] });
-    const whole = tf.sequential({ layers: [inner, tf.layers.dense({ units: 1 })] });
-    norm.setWeights(norm.weights.map(({ name }) => randomWeights(random, name, inputShape)));
-    return { norm, inner, whole };
-  }
-
-  const compile = (model: tf.LayersModel) =>
-    model.compile({ optimizer: tf.train.sgd(0.1), loss: 'meanSquaredError' });
-
-  afterEach(() => {
-    install(tf, { trainable: 'keras' });
-    tf.disposeVariables();
-  });
-
-  it.each(['itself', 'in a container'])('infers in trainOnBatch and fit: frozen %s', async (how) => {
-    const random = new Random();
-    const { norm, inner, whole } = made(random);
-    compile(whole);
-    // Building a model around a container makes its weights trainable again.
-    (how === 'itself' ? norm : inner).trainable = false;
-    const x = randomTensor(random, batch, 10, 3);
-    const y = whole.predict(x) as tf.Tensor;
-    const target = randomTensor(random, [8, 1]);
-    const before = norm.getWeights().map(valuesOf);
-    expect(await whole.trainOnBatch(x, y)).toBeCloseTo(0, 10);
-    await whole.trainOnBatch(x, target);
-    await whole.fit(x, target, { epochs: 2, batchSize: 4, verbose: 0 });
-    expect(norm.getWeights().map(valuesOf)).toEqual(before);
-  });
-
-  it('trains again once it may: what counts is the moment of the call', async () => {
-    const random = new Random();
-    const { norm, whole } = made(random);
-    norm.trainable = false;
-    compile(whole);
-    const [x, y] = [randomTensor(random, batch, 10, 3), randomTensor(random, [8, 1])];
-    const before = norm.getWeights().map(valuesOf);
-    norm.trainable = true;
-    await whole.trainOnBatch(x, y);
-    expect(valuesOf(norm.getWeights()[2])).not.toEqual(before[2]);
-  });
-
-  it('is still in the step of a generator, and learns in that of the discriminator', async () => {
-    const random = new Random();
-    const { norm, whole: discriminator } = made(random);
-    const generator = tf.sequential({ layers: [tf.layers.dense({ inputShape: [2], units: 3 })] });
-    const gan = tf.sequential({ layers: [generator, discriminator] });
-    compile(discriminator);
-    // Nested two deep a container does not reach the weights.
-    norm.trainable = false;
-    compile(gan);
-    const moving = () => valuesOf(norm.getWeights()[2]);
-    const first = moving();
-    const drawn = () => valuesOf(generator.getWeights()[0]);
-    const kernel = drawn();
-    await gan.trainOnBatch(randomTensor(random, [8, 2]), randomTensor(random, [8, 1]));
-    expect(moving()).toEqual(first);
-    expect(drawn()).not.toEqual(kernel);
-    norm.trainable = true;
-    await discriminator.trainOnBatch(randomTensor(random, batch), randomTensor(random, [8, 1]));
-    expect(moving()).not.toEqual(first);
-  });
-
-  it("does as TensorFlow.js has it with trainable: 'tfjs'", async () => {
-    const moved = async () => {
-      const random = new Random();
-      const { norm, whole } = made(random);
-      norm.trainable = false;
-      compile(whole);
-      const [x, y] = [randomTensor(random, batch, 10, 3), randomTensor(random, [8, 1])];
-      await whole.trainOnBatch(x, y);
-      return norm.getWeights().map(valuesOf);
-    };
-    install(tf, { trainable: 'tfjs' });
-    const ours = await moved();
-    // Without the option what was chosen stays.
-    install(tf);
-    expect(await moved()).toEqual(ours);
-    uninstall();
-    const stock = await moved();
-    install(tf);
-    stock.forEach((weights, i) => {
-      expectClose(ours[i], weights, 1e-5 * Math.max(1, largest(weights)), `weights ${i}`);
-    });
-    expect(await moved()).not.toEqual(ours);
-  });
-});
-
 eachBackend('graph models', () => {
-  it('use it', async () => {
-    const random = new Random();
-    const parameters = ['scale', 'offset', 'mean', 'variance'];
-    const values = parameters.map((_, i) =>
-      Float32Array.from({ length: 3 }, () => random.uniform(0.5, 1) + i),
-    );
+  const parameters = ['scale', 'offset', 'mean', 'variance'];
+
+  /** One batch norm, with the attributes that its exporter gave it. */
+  function graphModel(values: Float32Array[], attributes: object = {}): Promise<tf.GraphModel> {
     const node = (name: string, op: string, input: string[] = [], attr: object = {}) => ({
       name,
       op,
@@ -461,7 +358,7 @@ eachBackend('graph models', () => {
       attr,
     });
     const floats = { dtype: { type: 'DT_FLOAT' } };
-    const model = await tf.loadGraphModel(
+    return tf.loadGraphModel(
       tf.io.fromMemory({
         modelTopology: {
           node: [
@@ -470,14 +367,28 @@ eachBackend('graph models', () => {
             node('y', 'FusedBatchNormV3', ['x', ...parameters], {
               T: { type: 'DT_FLOAT' },
               epsilon: { f: eps },
+              ...attributes,
             }),
           ],
           versions: { producer: 1 },
         },
-        weightSpecs: parameters.map((name) => ({ name, shape: [3], dtype: 'float32' as const })),
+        weightSpecs: parameters.map((name, i) => ({
+          name,
+          shape: [values[i].length],
+          dtype: 'float32' as const,
+        })),
         weightData: Float32Array.from(values.flatMap((list) => [...list])).buffer,
       }),
     );
+  }
+
+  const randomValues = (random: Random) =>
+    parameters.map((_, i) => Float32Array.from({ length: 3 }, () => random.uniform(0.5, 1) + i));
+
+  it('use it', async () => {
+    const random = new Random();
+    const values = randomValues(random);
+    const model = await graphModel(values);
     const x = randomTensor(random, [2, 2, 2, 3]);
     const [weight, bias, mean, variance] = values;
     const right = textbook.forwardInference(valuesOf(x), extentsOf([2, 2, 2, 3], 3), {
@@ -491,16 +402,24 @@ eachBackend('graph models', () => {
     expectClose(valuesOf(profile.result as unknown as tf.Tensor), right, 1e-6 * largest(right), 'y');
     expect(profile.kernelNames).toContain('FusedBatchNorm');
   });
-});
 
-describe('a layer', () => {
-  it('of another dtype is left to TensorFlow.js', async () => {
-    await tf.setBackend('cpu');
-    const compute = () =>
-      valuesOf(apply(tf.layers.batchNormalization({}), tf.tensor([1, 2, 3, 4], [2, 2], 'int32'), false));
-    const stock = compute();
-    install(tf);
-    expect(compute()).toEqual(stock);
-    uninstall();
+  it('have their channels last, whatever data_format says, as docs/tfjs.md lists', async () => {
+    const random = new Random();
+    const values = randomValues(random);
+    const attributes = { data_format: { s: Buffer.from('NCHW').toString('base64') } };
+    const [plain, first] = [await graphModel(values), await graphModel(values, attributes)];
+    const x = randomTensor(random, [2, 3, 3, 3]);
+    const compute = () => [first, plain].map((model) => valuesOf(model.predict(x) as tf.Tensor));
+    for (const [y, last] of [compute(), withStock(compute)]) expect(y).toEqual(last);
+  });
+
+  it('that were exported in training mode are an error, where TensorFlow.js gives NaN', async () => {
+    const [weight, bias] = randomValues(new Random());
+    const values = [weight, bias, new Float32Array(0), new Float32Array(0)];
+    const model = await graphModel(values, { is_training: { b: true } });
+    const x = randomTensor(new Random(), [2, 2, 2, 3]);
+    const compute = () => valuesOf(model.predict(x) as tf.Tensor);
+    expect(compute).toThrow('mean.shape must broadcast to [2, 2, 2, 3] (the shape of x), got [0]');
+    if (tf.getBackend() === 'cpu') expect(withStock(compute).every(Number.isNaN)).toBe(true);
   });
 });
