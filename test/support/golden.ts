@@ -64,8 +64,10 @@ export function* goldenRows(library: typeof Library): Generator<GoldenRow> {
       const arrays: Record<string, FloatArray> = {};
 
       const add = (pass: string, results: object) => {
-        for (const [name, result] of Object.entries(results))
-          if (typeof result === 'object') arrays[`${pass} ${name}`] = 'data' in result ? result.data : result;
+        for (const [name, result] of Object.entries(results)) {
+          const array: unknown = result?.data ?? result;
+          if (ArrayBuffer.isView(array)) arrays[`${pass} ${name}`] = array as FloatArray;
+        }
       };
       const { mean, variance } = forwardTraining(x, { weight, bias });
       for (const [fused, options] of [
