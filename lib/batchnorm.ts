@@ -455,7 +455,7 @@ export class BatchNorm<D extends DType = 'float32'> {
     checkMoments('moments', moments, this.#channels);
     this.#core.checkOwn();
     const { mean, variance } = finiteMoments(moments, this.#config.unbiasedRunningVar);
-    running.set(mean, variance);
+    running.load(mean, variance, undefined);
     return this;
   }
 

@@ -22,10 +22,11 @@ import type {
   LayerGradients,
 } from './calls.js';
 import { rangeError, typeError } from './errors.js';
-import { GradientSums, gradInputOf, parametersOf, throughForward } from './gradient-sums.js';
+import { GradientSums, gradInputOf, newSums, throughForward } from './gradient-sums.js';
 import { checkKept, deliver, isShared, move } from './handover.js';
 import { evenCountOf, type Moments, momentsOf } from './moments.js';
 import { after, operate, readAsync, settled } from './operations.js';
+import { normalizeByOwn } from './pass.js';
 import {
   checkForward,
   checkPending,
@@ -131,7 +132,7 @@ export class LayerCore<D extends DType> {
   /** Those that the last training forward was given. */
   #whole: Moments | undefined;
   /** All that have gone into the running statistics. */
-  readonly #taken = new Seen();
+  #taken: Seen | undefined;
   #mask: Uint8Array | undefined;
   /** Settled when all asynchronous calls are; undefined where there are none. */
   #calls: Promise<void> | undefined;
@@ -168,8 +169,6 @@ export class LayerCore<D extends DType> {
     const pending = this.#newPending();
     const call = readForward(this.#layer, x, options, forwardNames, pending.mode);
     const { input, residual, out } = call;
-    const { forwardTraining, forwardInference, moments } = this.#passes;
-    const { eps } = this.#layer.config;
     const held = this.#sets.take();
     try {
       this.#holdParameters(held);
@@ -178,13 +177,8 @@ export class LayerCore<D extends DType> {
       const y = out ?? this.#y.take(this.#layer.config.dtype, input.size, input.data, residual);
       const forward = this.#forwardOf(call, input.data, false, held, whole);
       const pass = this.#forwardPass(forward, y, residual);
-      const isFused = call.batchStats && call.moments === undefined && eps > 0;
-      // With eps 0 the statistics decide whether anything may be written.
-      if (call.batchStats && call.moments === undefined && !isFused) {
-        moments(pass);
-        checkVaries(held.variance);
-      }
-      const inPlace = isFused ? forwardTraining(pass) : forwardInference(pass);
+      const findsOwn = call.batchStats && whole === undefined;
+      const inPlace = findsOwn ? normalizeByOwn(this.#passes, pass) : this.#passes.forwardInference(pass);
       this.#complete(call, pending, forward, inPlace, whole);
       return marked({ data: y, shape: input.shape }, pending, out === undefined ? this.#y.next() : undefined);
     } catch (error) {
@@ -243,9 +237,10 @@ export class LayerCore<D extends DType> {
       this.#holdStatistics(held, call, moments);
       const forward = this.#forwardOf(call, given, true, held, moments);
       const { forwardTrainingLater, forwardInferenceLater, momentsLater } = this.#passes;
-      const isFused = call.batchStats && moments === undefined && eps > 0;
-      const compute = isFused ? forwardTrainingLater : forwardInferenceLater;
-      if (call.batchStats && moments === undefined && !isFused)
+      const findsOwn = call.batchStats && moments === undefined;
+      const compute = findsOwn && eps > 0 ? forwardTrainingLater : forwardInferenceLater;
+      // As normalizeByOwn() has it.
+      if (findsOwn && eps === 0)
         await operate(
           signal,
           (slot) => {
@@ -314,7 +309,7 @@ export class LayerCore<D extends DType> {
     const { training } = this;
     const called = training ? this.#calledTraining : this.#calledEvaluation;
     const { signal, transfer } = readAsync(options);
-    const { dtype } = this.#layer.config;
+    const { dtype, eps } = this.#layer.config;
     const call = readBackward(this, this.#layer, dy, options, backwardAsyncNames);
     const { out, wantsInput, wantsParameters, accumulate } = call;
     const { data, size, shape } = call.gradient;
@@ -352,22 +347,26 @@ export class LayerCore<D extends DType> {
       const { leavesInput, leavesParameters } = pending;
       this.#mark(pending, call);
       pending.busy++;
+      // As throughForward() has it.
+      const { channels } = forward.geometry;
+      const { mean, variance } = forward.held;
+      const own = sums && wantsInput && wantsParameters ? newSums(channels) : undefined;
       const begin = (slot: Slot, isLast: boolean) => {
         // x may have lain in its buffer, until it was copied.
         if (transfer && gradient === kept) gradient = move('dy.data', kept, dtype);
         if (transfer && wantsInput) target = gradient;
         const pass = this.#backwardPass(forward, gradient, x, target, dWeight, dBias, dResidual);
-        if (!isLast) this.#passes.backwardLater(parametersOf(pass), slot);
+        if (!isLast && own !== undefined) this.#passes.gradSumsLater({ ...pass, sums: own }, slot);
         else if (sums === undefined || target === undefined) this.#passes.backwardLater(pass, slot);
         else this.#passes.gradInputLater(gradInputOf(pass, target, sums, forward.count), slot);
-        return [gradient, x, target, dWeight, dBias, dResidual, forward, sums];
+        return [gradient, x, target, dWeight, dBias, dResidual, forward, sums, own];
       };
       try {
-        if (sums !== undefined && wantsInput && wantsParameters)
+        if (own !== undefined)
           await operate(
             signal,
             (slot) => begin(slot, false),
-            () => undefined,
+            () => this.#passes.gradParameters(channels, eps, mean, variance, own, dWeight, dBias),
           );
         return await operate(
           signal,
@@ -545,7 +544,10 @@ export class LayerCore<D extends DType> {
     }
     if (!updates) return;
     if (whole === undefined || moments === undefined) this.#layer.running?.update(count, mean, variance);
-    else if (this.#taken.add(moments)) this.#layer.running?.updateFrom(whole);
+    else {
+      this.#taken ??= new Seen();
+      if (this.#taken.add(moments)) this.#layer.running?.updateFrom(whole);
+    }
   }
 
   /** What has been gone back through, unless it is to be gone through again. */
