@@ -164,6 +164,117 @@ struct MaskWork {
   T* to;
 };
 
+/// Which values of a tile count, and how much. Weights are those of positions: one per row in channels-last,
+/// where all columns share it, and one per column in channels-first, where all rows do. None is below 0.
+///
+/// `shares` are the same in T, as parts of the largest of them; above 0 where the weight is.
+template <typename T>
+struct PresentWork {
+  const double* weights;
+  const T* shares;
+  bool missing;  ///< whether a NaN in x is a value that is missing
+  bool impute;   ///< whether such a value is taken for the mean of its channel
+  bool zero;     ///< whether what has weight 0 is 0 in y, and lets no gradient through
+};
+
+/// Per channel, as PresentMoments holds them: kLanes<T> in channels-first, one in channels-last.
+struct PresentSums {
+  double* weight;   ///< only with `missing`, as the next one
+  double* squares;  ///< of weights
+  double* first;
+  double* second;
+};
+
+/// weight * (x - shift) and its product with x - shift are added up, of what is present.
+template <typename T>
+struct PresentMomentsWork {
+  Tile tile;
+  const T* x;
+  const double* shift;
+  PresentWork<T> present;
+  PresentSums sums;
+};
+
+/// The sums of what is there as one: see merge_present.
+struct PresentStatistics {
+  double* weight;
+  double* squares;
+  double* reference;  ///< what mean is the distance from
+  double* mean;
+  double* deviations;  ///< weighted squares of the distances from the mean
+};
+
+/// normalize, for what takes missing values for the mean or writes zeros.
+template <typename T>
+struct PresentNormalizeWork {
+  Tile tile;
+  const T* x;
+  const T* residual;  ///< nullptr for none
+  Mask mask;
+  T* y;
+  const T* mean;
+  const T* scale;
+  const T* offset;
+  const T* bias;  ///< what the mean becomes
+  Activation activation;
+  PresentWork<T> present;
+  bool streams;  ///< whether whole lines are written past the caches
+};
+
+/// grad_sums: of the dy that the activation lets through, and whose x is present or outside. `all` are the
+/// sums with imputed values, which count in the gradient of the bias alone; nullptr where there are none.
+template <typename T>
+struct PresentGradSumsWork {
+  Tile tile;
+  const T* dy;
+  const T* x;
+  Mask mask;
+  Gate gate;
+  const T* mean;
+  const T* scale;
+  const T* offset;
+  const T* bias;
+  const double* centre;  ///< all of the mean
+  PresentWork<T> present;
+  double* dy_sum;
+  double* dy_xc;
+  double* all;
+};
+
+/// grad_input, of which share * (deviation * slope + constant) is taken away.
+template <typename T>
+struct PresentGradInputWork {
+  Tile tile;
+  const T* dy;
+  const T* x;
+  Mask mask;
+  Gate gate;
+  T* dx;         ///< nullptr for none
+  T* dresidual;  ///< nullptr for none
+  const T* mean;
+  const T* slope;
+  const T* constant;
+  const T* scale;
+  const T* offset;
+  const T* bias;
+  PresentWork<T> present;
+  bool streams;
+};
+
+/// dweights += linear * n + square * (n * n - least), where n = (x - mean) * inverse, over the channels of a
+/// position.
+template <typename T>
+struct GradWeightsWork {
+  Tile tile;
+  const T* x;
+  const double* mean;
+  const double* inverse;
+  const double* linear;
+  const double* square;
+  const double* least;
+  double* dweights;
+};
+
 /// What normalize takes, of the statistics of channels. An absent (nullptr) weight is 1, an absent bias 0.
 template <typename T>
 struct NormalizationWork {
@@ -254,6 +365,12 @@ struct Kernels {
   WritingPass<GradInputWork<T>, GradSumsWork<T>> frozen_grad_input;
   /// [Stores]; kStreamed needs the fence as well.
   void (*apply_mask[2])(const MaskWork<T>& work);
+  /// The passes over values of which not all count alike, all [Layout]. Their sums are in double.
+  void (*present_moments[2])(const PresentMomentsWork<T>& work);
+  void (*present_normalize[2])(const PresentNormalizeWork<T>& work);
+  void (*present_grad_sums[2])(const PresentGradSumsWork<T>& work);
+  void (*present_grad_input[2])(const PresentGradInputWork<T>& work);
+  void (*grad_weights[2])(const GradWeightsWork<T>& work);
 };
 
 /// All kernels of one instruction set.
@@ -265,6 +382,8 @@ struct KernelTable {
   /// `accepted` is not nullptr it takes the place of decay and is counted up, see update_running_stats.
   size_t (*average)(size_t channels, double decay, double correction, const double* mean,
                     const double* variance, double* running_mean, double* running_var, double* accepted);
+  /// Adds sums of chunks, which refer to shift, to statistics. What has no weight adds nothing.
+  void (*merge_present)(size_t channels, const double* shift, PresentSums chunk, PresentStatistics to);
   Kernels<float> f32;
   Kernels<double> f64;
 };

@@ -162,7 +162,9 @@ class Tiling {
 template <typename T>
 class Partition : public Tiling<T> {
  public:
-  explicit Partition(Shape shape) : Tiling<T>(shape, layout_of_sums(shape)) {
+  explicit Partition(Shape shape) : Partition(Tiling<T>(shape, layout_of_sums(shape))) {}
+  explicit Partition(const Tiling<T>& tiling) : Tiling<T>(tiling) {
+    const Shape& shape = tiling.shape();
     if (this->layout() == kChannelsFirst) {
       constexpr size_t quad = 4 * kLanes<T>;
       const size_t quads = divide_up(shape.inner, quad);

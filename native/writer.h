@@ -1,8 +1,11 @@
 // One tile of a result, with the stores that suit its size. Changes no bit.
 #pragma once
 
+#include <algorithm>
+
 #include "batchnorm.h"
 #include "kernels.h"
+#include "settle.h"
 
 namespace batchnorm {
 namespace {
@@ -58,6 +61,27 @@ class Writer {
   void (*fence_)();
   Work all_;
 };
+
+/// Begins a mask for what will be written to y.
+template <typename T>
+void clear_mask(unsigned char* mask, const T* y, size_t size) {
+  if (!mask) return;
+  std::fill_n(mask, mask_bytes(size), static_cast<unsigned char>(0));
+  mask[0] = static_cast<unsigned char>(reinterpret_cast<uintptr_t>(y) % kAlignment / sizeof(T));
+}
+
+template <typename T>
+const auto& normalize_of(const Kernels<T>& kernels, const Epilogue<T>& epilogue) {
+  return kernels.normalize[epilogue.residual != nullptr][epilogue.activation];
+}
+
+/// What normalizes x with coefficients and an epilogue.
+template <typename T>
+auto normalizer(const Execution& execution, const Tiling<T>& tiling, Stores stores, const T* x, T* y,
+                const Normalization<const T>& c, Epilogue<T> epilogue, unsigned char* mask) {
+  return Writer(execution, normalize_of(kernels_of<T>(*execution.kernels), epilogue), tiling.layout(), stores,
+                NormalizeWork<T>{{}, x, epilogue.residual, {mask, 0}, y, c.mean, c.scale, c.offset});
+}
 
 }  // namespace
 }  // namespace batchnorm

@@ -124,6 +124,36 @@ void statistics(size_t channels, double count, const T* reference, const double*
   }
 }
 
+/// Two lots of weighted values are as one: weights W and n, means a distance delta apart; their deviations
+/// add up, and delta * delta * W * n / (W + n) (Chan, Golub and LeVeque, 1979).
+inline void merge_present(size_t channels, const double* shift, batchnorm::PresentSums chunk,
+                          batchnorm::PresentStatistics to) {
+  double* const __restrict weight = to.weight;
+  double* const __restrict squares = to.squares;
+  double* const __restrict reference = to.reference;
+  double* const __restrict mean = to.mean;
+  double* const __restrict deviations = to.deviations;
+  for (size_t channel = 0; channel < channels; channel++) {
+    const double added = chunk.weight[channel];
+    const bool adds = added > 0;
+    const double before = weight[channel];
+    // All means are distances from the first shift, so that equal ones differ by 0.
+    const double from = before > 0 ? reference[channel] : shift[channel];
+    const double first = chunk.first[channel];
+    const double offset = adds ? first / added : 0;
+    const double least = chunk.second[channel] - first * offset;
+    const double own = least < 0 ? 0 : least;
+    const double after = before + added;
+    const double share = adds ? added / after : 0;
+    const double delta = (shift[channel] - from) + offset - mean[channel];
+    reference[channel] = adds ? from : reference[channel];
+    mean[channel] += adds ? delta * share : 0;
+    deviations[channel] += adds ? own + delta * delta * (before * share) : 0;
+    weight[channel] = after;
+    squares[channel] += chunk.squares[channel];
+  }
+}
+
 /// Out of its loops, and each case a loop of its own: only so, and with restrict, the compiler selects per
 /// vector (256 channels with AVX-512: 440 ns, so 90).
 template <bool Cumulative, bool HasVariance>

@@ -8,6 +8,7 @@
 #include "channels.h"
 #include "loops.h"
 #include "mask.h"
+#include "presence.h"
 
 namespace {
 
@@ -133,12 +134,6 @@ struct Gated {
   static constexpr bool kRecomputes = Gate == batchnorm::kRecomputed;
   static constexpr bool kReads = Gate == batchnorm::kMasked;
 };
-
-/// (x - mean) * scale + offset, the same to the bit wherever it is computed.
-template <typename T>
-ALWAYS_INLINE Vec<T> normalized(Vec<T> deviation, Vec<T> scale, Vec<T> offset) {
-  return deviation * scale + offset;
-}
 
 /// How far ahead of x a residual is asked for: no pass before has had it in a cache.
 template <typename T>
@@ -540,14 +535,19 @@ constexpr batchnorm::Kernels<T> all_kernels() {
        writing_pass<Recomputed, T, GradInputWork, GradSumsWork>(),
        writing_pass<Masked, T, GradInputWork, GradSumsWork>()},
       writing_pass<Frozen, T, GradInputWork, GradSumsWork>(),
-      {apply_mask<kCached, T>, apply_mask<kPast, T>}};
+      {apply_mask<kCached, T>, apply_mask<kPast, T>},
+      {present_moments<kChannelsFirst, T>, present_moments<kChannelsLast, T>},
+      {present_normalize<kChannelsFirst, T>, present_normalize<kChannelsLast, T>},
+      {present_grad_sums<kChannelsFirst, T>, present_grad_sums<kChannelsLast, T>},
+      {present_grad_input<kChannelsFirst, T>, present_grad_input<kChannelsLast, T>},
+      {grad_weights<kChannelsFirst, T>, grad_weights<kChannelsLast, T>}};
 }
 
 }  // namespace
 
 // The only symbol of a per-ISA object. A template or ALWAYS_INLINE function of the standard library must
 // never come in here: the linker could keep this ISA's copy for the portable code.
-#define BATCHNORM_KERNEL_TABLE(isa)                                                         \
-  extern "C" const batchnorm::KernelTable batchnorm_kernels_##isa;                          \
-  constexpr batchnorm::KernelTable batchnorm_kernels_##isa = {#isa, fence_streams, average, \
-                                                              all_kernels<float>(), all_kernels<double>()};
+#define BATCHNORM_KERNEL_TABLE(isa)                                \
+  extern "C" const batchnorm::KernelTable batchnorm_kernels_##isa; \
+  constexpr batchnorm::KernelTable batchnorm_kernels_##isa = {     \
+      #isa, fence_streams, average, merge_present, all_kernels<float>(), all_kernels<double>()};
