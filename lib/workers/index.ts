@@ -1,0 +1,243 @@
+/**
+ * Groups of the workers of one process, over shared memory.
+ *
+ * @module batchnorm/workers
+ */
+import { isArray, isObject, rangeError, stateError, typeError } from '../errors.js';
+import type { ProcessGroup } from '../group.js';
+import { namesOf } from '../properties.js';
+import { copyInto, lengthOf, partOf, typedArrayType, zeros } from '../typed-array.js';
+import { readOptions } from '../validate.js';
+import { type Broken, GroupMemory, isGroupMemory, maxSize, newGroupMemory, type Round } from './memory.js';
+
+export type { ProcessGroup } from '../group.js';
+
+/** What {@link WorkerGroup} may be given besides its size. */
+export interface WorkerGroupOptions {
+  /** How many milliseconds a member waits for the others, until the group is broken. Default 30,000. */
+  timeout?: number;
+}
+
+/** What a group is known by in other workers: for `workerData` and `postMessage`. */
+export interface WorkerGroupHandle {
+  /** What the members share. */
+  readonly memory: SharedArrayBuffer;
+}
+
+const optionNames = namesOf(['timeout']);
+const { isInteger } = Number;
+const { freeze } = Object;
+
+/**
+ * So many workers that compute on one batch together. Whoever makes it hands {@link WorkerGroup.handle} to the workers and takes no
+ * part; every member, be it on the main thread, calls {@link WorkerGroup.join} with a rank of its own.
+ *
+ * A member that does not come within the timeout, because it has ended, thrown or forgotten, breaks the group: every other
+ * member's exchange then throws, and names it, and so does every later one. A member that ends after its last exchange breaks nothing.
+ *
+ * @example
+ * ```ts
+ * import { Worker } from 'node:worker_threads';
+ * import { WorkerGroup } from 'batchnorm/workers';
+ *
+ * const group = new WorkerGroup(2);
+ * const code = `
+ *   const { parentPort, workerData } = require('node:worker_threads');
+ *   import('batchnorm/workers').then(({ WorkerGroup }) => {
+ *     const values = Float64Array.of(workerData.rank, 1);
+ *     WorkerGroup.join(workerData.handle, workerData.rank).allReduce(values);
+ *     parentPort.postMessage(values.join(' '));
+ *   });`;
+ * const sums = [0, 1].map((rank) => {
+ *   const worker = new Worker(code, { eval: true, workerData: { handle: group.handle, rank } });
+ *   return new Promise((resolve) => worker.once('message', resolve));
+ * });
+ * console.log(await Promise.all(sums)); // [ '1 2', '1 2' ]
+ * ```
+ */
+export class WorkerGroup {
+  /** For the workers: `workerData: { handle: group.handle, … }`. */
+  readonly handle: WorkerGroupHandle;
+  /** How many members it has. */
+  readonly size: number;
+
+  /**
+   * @param size how many members: an integer from 1 to 1,024.
+   * @throws `ERR_BATCHNORM_INVALID_TYPE`, `ERR_BATCHNORM_INVALID_VALUE`, `ERR_BATCHNORM_UNKNOWN_OPTION`.
+   */
+  constructor(size: number, options?: WorkerGroupOptions) {
+    const { timeout = 30_000 } = readOptions(options, optionNames);
+    if (typeof size !== 'number') throw typeError('size', 'be an integer', size);
+    if (!isInteger(size) || size < 1 || size > maxSize)
+      throw rangeError('size', `be an integer from 1 to ${maxSize}`, String(size));
+    if (typeof timeout !== 'number') throw typeError('timeout', 'be a number of milliseconds', timeout);
+    if (!(timeout >= 1 && timeout <= 2 ** 31 - 1))
+      throw rangeError('timeout', 'be a number of milliseconds from 1 to 2147483647', String(timeout));
+    this.size = size;
+    this.handle = freeze({ memory: newGroupMemory(size, timeout) });
+  }
+
+  /**
+   * Takes part, in this thread.
+   *
+   * @param handle of {@link WorkerGroup.handle}, as it came to this worker.
+   * @param rank which member this is: an integer from 0 to size − 1 that no other member has.
+   * @throws `ERR_BATCHNORM_INVALID_TYPE`, `ERR_BATCHNORM_INVALID_VALUE`; the group's exchanges `ERR_BATCHNORM_GROUP_BROKEN`,
+   *   `ERR_BATCHNORM_GROUP_BUSY`, `ERR_BATCHNORM_BUFFER_CHANGED` besides.
+   */
+  static join(handle: WorkerGroupHandle, rank: number): Required<ProcessGroup> {
+    const memory = isObject(handle) ? handle.memory : undefined;
+    if (!isGroupMemory(memory)) throw typeError('handle', 'be the handle of a WorkerGroup', handle);
+    const shared = new GroupMemory(memory);
+    if (typeof rank !== 'number') throw typeError('rank', 'be an integer', rank);
+    if (!isInteger(rank) || rank < 0 || rank >= shared.size)
+      throw rangeError('rank', `be an integer from 0 to ${shared.size - 1}`, String(rank));
+    if (!shared.enter(rank)) throw rangeError('rank', 'be of one member only', `${rank}, which has joined`);
+    return new Member(shared, rank);
+  }
+}
+
+/** What an exchange does with the values of all. */
+type Kind = 'allGather' | 'allReduce';
+
+class Member implements Required<ProcessGroup> {
+  readonly rank: number;
+  readonly size: number;
+  readonly #memory: GroupMemory;
+  /** The exchanges that are on their way, one after another. */
+  #last: Promise<unknown> | undefined;
+  /** The sums, or the values of all, of an exchange in several rounds: what fails leaves the caller's arrays as they were. */
+  #gathered = zeros<Float64Array>('float64', 0);
+
+  constructor(memory: GroupMemory, rank: number) {
+    this.#memory = memory;
+    this.rank = rank;
+    this.size = memory.size;
+  }
+
+  allGather(mine: Float64Array, all: Float64Array): void {
+    this.#exchangeNow('allGather', mine, all, this.#checkGather(mine, all));
+  }
+
+  allReduce(values: Float64Array): void {
+    this.#exchangeNow('allReduce', values, values, checkValues('values', values));
+  }
+
+  async allGatherAsync(mine: Float64Array, all: Float64Array): Promise<void> {
+    return this.#exchangeLater('allGather', mine, all, this.#checkGather(mine, all));
+  }
+
+  async allReduceAsync(values: Float64Array): Promise<void> {
+    return this.#exchangeLater('allReduce', values, values, checkValues('values', values));
+  }
+
+  #checkGather(mine: Float64Array, all: Float64Array): number {
+    const length = checkValues('mine', mine);
+    const found = checkValues('all', all);
+    if (found !== this.size * length)
+      throw rangeError('all', `have ${this.size * length} values (${this.size} times ${length})`, `${found}`);
+    return length;
+  }
+
+  #exchangeNow(kind: Kind, mine: Float64Array, to: Float64Array, length: number): void {
+    if (this.#last !== undefined)
+      throw stateError('GROUP_BUSY', `${kind} must wait until the asynchronous exchanges of its member have ended`);
+    const memory = this.#memory;
+    const result = this.#resultOf(kind, length);
+    let first = 0;
+    do {
+      const round = memory.begin(this.rank, codes[kind], length);
+      const part = partLength(length, first, round);
+      memory.put(round, mine, first, part);
+      memory.wait(round, whatBroke);
+      this.#take(kind, round, result, length, first, part);
+      first += part;
+    } while (first < length);
+    this.#give(kind, result, to, length);
+  }
+
+  async #exchangeLater(kind: Kind, mine: Float64Array, to: Float64Array, length: number): Promise<void> {
+    const own = zeros<Float64Array>('float64', length);
+    copyInto(own, mine);
+    const before = this.#last;
+    const exchange = this.#exchangeAfter(before, kind, own, length);
+    this.#last = exchange;
+    try {
+      const result = await exchange;
+      if (lengthOf(to) !== lengthOf(result))
+        throw rangeError(
+          kind === 'allGather' ? 'all' : 'values',
+          `have ${lengthOf(result)} values until the exchange has ended`,
+          `${lengthOf(to)}`,
+          'BUFFER_CHANGED',
+        );
+      copyInto(to, result);
+    } finally {
+      if (this.#last === exchange) this.#last = undefined;
+    }
+  }
+
+  async #exchangeAfter(before: Promise<unknown> | undefined, kind: Kind, mine: Float64Array, length: number) {
+    try {
+      await before;
+    } catch {} // it has its own promise, and the group knows that it is broken
+    const memory = this.#memory;
+    const result = zeros<Float64Array>('float64', kind === 'allGather' ? this.size * length : length);
+    let first = 0;
+    do {
+      const round = memory.begin(this.rank, codes[kind], length);
+      const part = partLength(length, first, round);
+      memory.put(round, mine, first, part);
+      await memory.waitAsync(round, whatBroke);
+      this.#take(kind, round, result, length, first, part);
+      first += part;
+    } while (first < length);
+    return result;
+  }
+
+  /** Room for what an exchange gives. */
+  #resultOf(kind: Kind, length: number): Float64Array {
+    const values = kind === 'allGather' ? this.size * length : length;
+    if (lengthOf(this.#gathered) < values) this.#gathered = zeros('float64', values);
+    return this.#gathered;
+  }
+
+  /** The values of a round, of all members. */
+  #take(kind: Kind, round: Round, result: Float64Array, length: number, first: number, part: number): void {
+    for (let rank = 0; rank < this.size; rank++)
+      if (kind === 'allGather') this.#memory.copy(round, rank, result, rank * length + first, part);
+      else this.#memory.add(round, rank, result, first, part, rank === 0);
+  }
+
+  #give(kind: Kind, result: Float64Array, to: Float64Array, length: number): void {
+    copyInto(to, partOf(result, 'float64', 0, kind === 'allGather' ? this.size * length : length));
+  }
+}
+
+const codes = { allGather: 1, allReduce: 2 } as const;
+const kinds: readonly Kind[] = ['allGather', 'allGather', 'allReduce'];
+
+function partLength(length: number, first: number, { capacity }: Round): number {
+  return length - first < capacity ? length - first : capacity;
+}
+
+function checkValues(name: string, values: unknown): number {
+  if (isArray(values) || typedArrayType(values) !== 'Float64Array')
+    throw typeError(name, 'be a Float64Array', values);
+  return lengthOf(values as Float64Array);
+}
+
+function whatBroke(broken: Broken): Error {
+  const cure = 'make a new WorkerGroup';
+  if (broken.why === 'late')
+    return stateError(
+      'GROUP_BROKEN',
+      `rank ${broken.rank} must come to the exchange within ${broken.timeout} ms, got none; the group is broken: ${cure}`,
+    );
+  const told = (rank: number, { code, length }: { code: number; length: number }) =>
+    `${kinds[code]} of ${length} values from rank ${rank}`;
+  return stateError(
+    'GROUP_BROKEN',
+    `all members must make the same exchange, got ${told(0, broken.first)} and ${told(broken.rank, broken.other)}; the group is broken: ${cure}`,
+  );
+}
