@@ -18,14 +18,13 @@
 #include "batchnorm.h"
 #include "dispatch.h"
 #include "mailbox.h"
+#include "plan.h"
 #include "platform.h"
 
 namespace {
 
 using batchnorm::Activation;
-using batchnorm::Epilogue;
 using batchnorm::Execution;
-using batchnorm::Gradients;
 using batchnorm::Shape;
 
 /// Process-wide, like the threads themselves. 0 until the first setThreads.
@@ -279,7 +278,7 @@ struct Later {
 
 /// forwardTraining and forwardInference (outer, channels, inner, eps, x, y, weight?, bias?, mean, variance,
 /// relu, residual?, mask?): whether y is x
-template <typename T, auto Forward, typename When>
+template <typename T, auto Compute, typename When>
 napi_value forward(napi_env env, napi_callback_info info) {
   const Arguments<13 + When::kArguments> arguments(env, info);
   const Shape shape = arguments.shape(0, arguments.size(1), 2);
@@ -300,40 +299,61 @@ napi_value forward(napi_env env, napi_callback_info info) {
   check_apart(y, bias, kOffBias);
   check_apart(y, mean, kOffMean);
   check_apart(y, variance, kOffVariance);
-  When::run(arguments, [=, execution = When::execution(env)] {
-    Forward(execution, shape, eps, x.at, y.at, weight.at, bias.at, mean.at, variance.at,
-            Epilogue<T>{activation, residual.at}, mask.at);
-  });
+  const batchnorm::Forward<T> pass = {shape,  eps, x.at, y.at, weight.at, bias.at, {activation, residual.at},
+                                      mask.at};
+  When::run(arguments,
+            [=, execution = When::execution(env)] { Compute(execution, pass, mean.at, variance.at); });
   return Napi::Boolean::New(env, in_place);
 }
 
-/// backward(outer, channels, inner, eps, training, dy, x, mean, variance, weight?, bias?, relu, residual?,
-/// mask?, dx?, dWeight?, dBias?, dResidual?)
+/// moments(outer, channels, inner, x, mean, variance)
 template <typename T, typename When>
-napi_value backward(napi_env env, napi_callback_info info) {
-  const Arguments<18 + When::kArguments> arguments(env, info);
+napi_value moments(napi_env env, napi_callback_info info) {
+  const Arguments<6 + When::kArguments> arguments(env, info);
   const Shape shape = arguments.shape(0, arguments.size(1), 2);
-  const double eps = arguments.number(3);
-  const bool training = arguments.boolean(4);
-  const auto dy = arguments.template array<const T>(5, shape.size(), "dy.data");
-  const auto x = arguments.template array<const T>(6, shape.size(), "x.data");
-  const auto mean = arguments.template array<const double>(7, shape.channels, "mean");
-  const auto variance = arguments.template array<const double>(8, shape.channels, "variance");
-  const auto weight = arguments.template optional_array<const T>(9, shape.channels, "weight");
-  const auto bias = arguments.template optional_array<const T>(10, shape.channels, "bias");
-  const Activation activation = arguments.activation(11);
-  const auto residual = arguments.template optional_array<const T>(12, shape.size(), "residual.data");
-  const auto mask = arguments.template optional_array<const unsigned char>(
-      13, batchnorm::mask_bytes(shape.size()), "the mask of the activation");
-  const auto dx = arguments.template optional_array<T>(14, shape.size(), kOut);
-  const auto dweight = arguments.template optional_array<T>(15, shape.channels, "the gradient of weight");
-  const auto dbias = arguments.template optional_array<T>(16, shape.channels, "the gradient of bias");
-  const auto dresidual = arguments.template optional_array<T>(17, shape.size(), "the gradient of residual");
-  // As batchnorm.h has it: dresidual is where these find room.
-  const bool gated = activation != batchnorm::kIdentity && (residual.at || mask.at);
-  if (gated && !dresidual.at && (dx.at || !mask.at))
-    throw InvalidCall{"be given room for the gradient of a residual"};
-  if (dx.at) {
+  const auto x = arguments.template array<const T>(3, shape.size(), "x.data");
+  const auto mean = arguments.template array<double>(4, shape.channels, "mean");
+  const auto variance = arguments.template array<double>(5, shape.channels, "variance");
+  When::run(arguments, [=, execution = When::execution(env)] {
+    batchnorm::moments<T>(execution, shape, x.at, mean.at, variance.at);
+  });
+  return nullptr;
+}
+
+/// What all that goes back through a forward pass begins with: (outer, channels, inner, eps, dy, x, mean,
+/// variance, weight?, bias?, relu, residual?, mask?, dResidual?)
+template <typename T>
+struct BackwardArguments {
+  static constexpr size_t kCount = 14;
+  template <typename Arguments>
+  explicit BackwardArguments(const Arguments& arguments)
+      : shape(arguments.shape(0, arguments.size(1), 2)),
+        eps(arguments.number(3)),
+        dy(arguments.template array<const T>(4, shape.size(), "dy.data")),
+        x(arguments.template array<const T>(5, shape.size(), "x.data")),
+        mean(arguments.template array<const double>(6, shape.channels, "mean")),
+        variance(arguments.template array<const double>(7, shape.channels, "variance")),
+        weight(arguments.template optional_array<const T>(8, shape.channels, "weight")),
+        bias(arguments.template optional_array<const T>(9, shape.channels, "bias")),
+        activation(arguments.activation(10)),
+        residual(arguments.template optional_array<const T>(11, shape.size(), "residual.data")),
+        mask(arguments.template optional_array<const unsigned char>(12, batchnorm::mask_bytes(shape.size()),
+                                                                    "the mask of the activation")),
+        dresidual(arguments.template optional_array<T>(13, shape.size(), "the gradient of residual")) {}
+
+  batchnorm::Backward<T> pass() const {
+    return {shape,  eps, dy.at, x.at, mean.at, variance.at, weight.at, bias.at, {activation, residual.at},
+            mask.at};
+  }
+  /// As batchnorm.h has it: dresidual is where a mask is computed, and where what it lets through is kept.
+  void check_room(bool writes) const {
+    // An empty array may have no address, and needs none.
+    const bool gated = activation != batchnorm::kIdentity && (residual.at || mask.at) && shape.size() > 0;
+    if (gated && !dresidual.at && (writes || !mask.at))
+      throw InvalidCall{"be given room for the gradient of a residual"};
+  }
+  void check_result(Values<T> dx) const {
+    if (!dx.at) return;
     is_in_place<T>(dx, dy, "be dy.data itself or not overlap it");
     check_apart(dx, x, kOffX);
     check_apart(dx, residual, kOffResidual);
@@ -342,11 +362,86 @@ napi_value backward(napi_env env, napi_callback_info info) {
     check_apart(dx, mean, kOffMean);
     check_apart(dx, variance, kOffVariance);
   }
+
+  Shape shape;
+  double eps;
+  Values<const T> dy, x;
+  Values<const double> mean, variance;
+  Values<const T> weight, bias;
+  Activation activation;
+  Values<const T> residual;
+  Values<const unsigned char> mask;
+  Values<T> dresidual;
+};
+
+/// backward(..., training, dx?, dWeight?, dBias?)
+template <typename T, typename When>
+napi_value backward(napi_env env, napi_callback_info info) {
+  constexpr size_t kBegin = BackwardArguments<T>::kCount;
+  const Arguments<kBegin + 4 + When::kArguments> arguments(env, info);
+  const BackwardArguments<T> given(arguments);
+  const size_t channels = given.shape.channels;
+  const bool training = arguments.boolean(kBegin);
+  const auto dx = arguments.template optional_array<T>(kBegin + 1, given.shape.size(), kOut);
+  const auto dweight = arguments.template optional_array<T>(kBegin + 2, channels, "the gradient of weight");
+  const auto dbias = arguments.template optional_array<T>(kBegin + 3, channels, "the gradient of bias");
+  given.check_room(dx.at);
+  given.check_result(dx);
+  const batchnorm::Gradients<T> gradients = {dx.at, dweight.at, dbias.at, given.dresidual.at};
   When::run(arguments, [=, execution = When::execution(env)] {
-    batchnorm::backward<T>(execution, shape, eps, training, dy.at, x.at, mean.at, variance.at, weight.at,
-                           bias.at, Epilogue<T>{activation, residual.at}, mask.at,
-                           Gradients<T>{dx.at, dweight.at, dbias.at, dresidual.at});
+    batchnorm::backward<T>(execution, given.pass(), training, gradients);
   });
+  return nullptr;
+}
+
+/// gradSums(..., sumDy, sumDyXmu)
+template <typename T, typename When>
+napi_value grad_sums(napi_env env, napi_callback_info info) {
+  constexpr size_t kBegin = BackwardArguments<T>::kCount;
+  const Arguments<kBegin + 2 + When::kArguments> arguments(env, info);
+  const BackwardArguments<T> given(arguments);
+  const auto dy = arguments.template array<double>(kBegin, given.shape.channels, "sumDy");
+  const auto dy_xc = arguments.template array<double>(kBegin + 1, given.shape.channels, "sumDyXmu");
+  given.check_room(false);
+  When::run(arguments, [=, execution = When::execution(env)] {
+    batchnorm::grad_sums<T>(execution, given.pass(), given.dresidual.at, {dy.at, dy_xc.at});
+  });
+  return nullptr;
+}
+
+/// gradInput(..., sumDy, sumDyXmu, count, dx)
+template <typename T, typename When>
+napi_value grad_input(napi_env env, napi_callback_info info) {
+  constexpr size_t kBegin = BackwardArguments<T>::kCount;
+  const Arguments<kBegin + 4 + When::kArguments> arguments(env, info);
+  const BackwardArguments<T> given(arguments);
+  const auto dy = arguments.template array<double>(kBegin, given.shape.channels, "sumDy");
+  const auto dy_xc = arguments.template array<double>(kBegin + 1, given.shape.channels, "sumDyXmu");
+  const double count = arguments.number(kBegin + 2);
+  const auto dx = arguments.template array<T>(kBegin + 3, given.shape.size(), kOut);
+  given.check_room(dx.at);
+  given.check_result(dx);
+  When::run(arguments, [=, execution = When::execution(env)] {
+    batchnorm::grad_input<T>(execution, given.pass(), {dy.at, dy_xc.at}, count, dx.at, given.dresidual.at);
+  });
+  return nullptr;
+}
+
+/// gradParameters(channels, eps, mean, variance, sumDy, sumDyXmu, dWeight?, dBias?)
+template <typename T>
+napi_value grad_parameters(napi_env env, napi_callback_info info) {
+  const Arguments<8> arguments(env, info);
+  const size_t channels = arguments.channels(0);
+  const auto array = [&](size_t index, const char* name) {
+    return arguments.template array<double>(index, channels, name).at;
+  };
+  const double eps = arguments.number(1);
+  const double* const mean = array(2, "mean");
+  const double* const variance = array(3, "variance");
+  const batchnorm::GradientSums sums = {array(4, "sumDy"), array(5, "sumDyXmu")};
+  const auto dweight = arguments.template optional_array<T>(6, channels, "the gradient of weight");
+  const auto dbias = arguments.template optional_array<T>(7, channels, "the gradient of bias");
+  batchnorm::grad_parameters<T>(execution_of(env), channels, eps, mean, variance, sums, dweight.at, dbias.at);
   return nullptr;
 }
 
@@ -362,12 +457,16 @@ template <typename T>
 napi_value freeze(napi_env env, napi_callback_info info) {
   const Arguments<8> arguments(env, info);
   const size_t channels = arguments.channels(0);
-  batchnorm::freeze<T>(execution_of(env), channels, arguments.number(1),
-                       arguments.template array<const double>(4, channels, "mean").at,
-                       arguments.template array<const double>(5, channels, "variance").at,
-                       arguments.template optional_array<const T>(2, channels, "weight").at,
-                       arguments.template optional_array<const T>(3, channels, "bias").at,
-                       arguments.activation(6), arguments.memory(7, batchnorm::frozen_bytes<T>(channels)));
+  const batchnorm::Fixed<T> fixed = {
+      channels,
+      arguments.number(1),
+      arguments.template array<const double>(4, channels, "mean").at,
+      arguments.template array<const double>(5, channels, "variance").at,
+      arguments.template optional_array<const T>(2, channels, "weight").at,
+      arguments.template optional_array<const T>(3, channels, "bias").at,
+      arguments.activation(6),
+  };
+  batchnorm::freeze<T>(execution_of(env), fixed, arguments.memory(7, batchnorm::frozen_bytes<T>(channels)));
   return nullptr;
 }
 
@@ -464,6 +563,30 @@ napi_value use_isa(napi_env env, napi_callback_info info) {
   return Napi::Boolean::New(env, table != nullptr);
 }
 
+/// plan(outer, channels, inner, bytesPerValue, summed): what is decided about a pass whose sums read so many
+/// tensors, in words. For the benchmark.
+template <typename T>
+std::string plan_in_words(const Execution& execution, const Shape& shape, size_t summed) {
+  const batchnorm::Kernels<T>& kernels = batchnorm::kernels_of<T>(*execution.kernels);
+  const batchnorm::Partition<T> partition(shape);
+  if (summed == 0) return describe(plan_of_write(execution, partition, false));
+  const bool has_beside = summed == 1
+                              ? kernels.normalize[false][batchnorm::kIdentity].stream_beside != nullptr
+                              : kernels.grad_input[batchnorm::kOpen].stream_beside != nullptr;
+  return describe(plan_of(execution, partition, {summed, true, false, has_beside}));
+}
+napi_value plan(napi_env env, napi_callback_info info) {
+  const Arguments<5> arguments(env, info);
+  const Shape shape = arguments.shape(0, arguments.size(1), 2);
+  const size_t summed = arguments.size(4);
+  if (summed > 2 || shape.size() == 0) throw InvalidCall{"be asked for a pass over values"};
+  const Execution execution = execution_of(env);
+  const std::string words = arguments.size(3) == sizeof(double)
+                                ? plan_in_words<double>(execution, shape, summed)
+                                : plan_in_words<float>(execution, shape, summed);
+  return Napi::String::New(env, words);
+}
+
 /// onFinished(handler): see Mailbox::open. Once.
 napi_value on_finished(napi_env env, napi_callback_info info) {
   if (!instance_of(env).mailbox.open(env, Arguments<1>(env, info)[0])) throw Napi::Error::New(env);
@@ -501,10 +624,17 @@ Napi::Object passes_of(Napi::Env env) {
   Napi::Object passes = Napi::Object::New(env);
   export_function<forward<T, batchnorm::forward_training<T>, Now>>(passes, "forwardTraining");
   export_function<forward<T, batchnorm::forward_inference<T>, Now>>(passes, "forwardInference");
+  export_function<moments<T, Now>>(passes, "moments");
   export_function<backward<T, Now>>(passes, "backward");
+  export_function<grad_sums<T, Now>>(passes, "gradSums");
+  export_function<grad_input<T, Now>>(passes, "gradInput");
+  export_function<grad_parameters<T>>(passes, "gradParameters");
   export_function<forward<T, batchnorm::forward_training<T>, Later>>(passes, "forwardTrainingLater");
   export_function<forward<T, batchnorm::forward_inference<T>, Later>>(passes, "forwardInferenceLater");
+  export_function<moments<T, Later>>(passes, "momentsLater");
   export_function<backward<T, Later>>(passes, "backwardLater");
+  export_function<grad_sums<T, Later>>(passes, "gradSumsLater");
+  export_function<grad_input<T, Later>>(passes, "gradInputLater");
   export_function<frozen_bytes<T>>(passes, "frozenBytes");
   export_function<freeze<T>>(passes, "freeze");
   export_function<run_frozen<T, Now>>(passes, "runFrozen");
@@ -529,6 +659,7 @@ Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   export_function<threads>(exports, "threads");
   export_function<set_machine>(exports, "setMachine");
   export_function<use_isa>(exports, "useIsa");
+  export_function<plan>(exports, "plan");
   export_function<on_finished>(exports, "onFinished");
   export_function<take_finished>(exports, "takeFinished");
   export_function<cancel>(exports, "cancel");

@@ -1,26 +1,70 @@
 // The layer: batch normalization with parameters that learn and running statistics.
 import { type Activation, checkActivation } from './activation.js';
-import { type BatchNormConfig, type BatchNormOptions, readConfig } from './config.js';
-import {
-  type AsyncOptions,
-  type ForwardOptions,
-  type LayerBackwardOptions,
-  LayerCore,
-  type LayerGradients,
-  type Parameter,
-} from './core.js';
-import { stateError } from './errors.js';
+import type {
+  AsyncOptions,
+  ForwardOptions,
+  LayerBackwardOptions,
+  LayerGradients,
+  Parameter,
+  SingleValue,
+} from './calls.js';
+import { type BatchNormConfig, type BatchNormOptions, checkDecay, readConfig } from './config.js';
+import { type Decay, decayOf, momentumOf, type StateName } from './conventions.js';
+import { LayerCore } from './core.js';
+import { stateError, typeError } from './errors.js';
 import { constructorKey, FrozenBatchNorm } from './frozen.js';
+import { inspect, inspected } from './inspect.js';
+import {
+  type BatchNormJSON,
+  checkAbsent,
+  checkGiven,
+  defined,
+  fieldsOf,
+  fromCounts,
+  jsonVersion,
+  partFrom,
+  readHead,
+  toNumbers,
+} from './json.js';
+import { checkMoments, finiteMoments, type Moments } from './moments.js';
+import { platform } from './platform/node.js';
 import { namesOf } from './properties.js';
 import { RunningStatistics } from './running.js';
-import { readState, type StateDict } from './state.js';
+import {
+  type AnyState,
+  readState,
+  readStateOptions,
+  type StateDict,
+  type StateOptions,
+  stateNames,
+} from './state.js';
 import { copyInto } from './typed-array.js';
 import type { ArrayOf, DType, FloatArray, Tensor, TensorLike } from './types.js';
-import { checkBoolean, checkInteger, checkVariance, copyOf, maxChannels, readOptions } from './validate.js';
+import {
+  checkBoolean,
+  checkDivisors,
+  checkInteger,
+  checkVariance,
+  copyOf,
+  maxChannels,
+  readOptions,
+} from './validate.js';
 
-export type { AsyncOptions, ForwardOptions, LayerBackwardOptions, LayerGradients, Parameter };
+export type { AsyncOptions, ForwardOptions, LayerBackwardOptions, LayerGradients, Parameter, SingleValue };
 
+const { freeze } = Object;
 const freezeNames = namesOf(['activation']);
+const jsonNames = [
+  'type',
+  'version',
+  'channels',
+  'config',
+  'state',
+  'training',
+  'rejectedUpdates',
+  'acceptedBatches',
+];
+const configNames = Object.keys(readConfig({}));
 
 function parameter<T extends FloatArray>(
   name: Parameter<T>['name'],
@@ -34,7 +78,8 @@ function parameter<T extends FloatArray>(
  * A batch normalization layer: y = (x − mean) / √(variance + eps) · weight + bias per channel, with the statistics of
  * the batch in training and the running statistics in evaluation (Ioffe and Szegedy, "Batch Normalization", 2015).
  *
- * A new layer is in training mode.
+ * A new layer is in training mode. What can be saved, or sent to a worker, is {@link BatchNorm.toJSON}: structuredClone and
+ * postMessage refuse a layer where the runtime can be told so (Node.js from 22.10 on, Deno), and make an empty object of it elsewhere.
  *
  * @typeParam D the dtype of x, y, weight, bias and their gradients; statistics are always in double.
  * @example
@@ -47,7 +92,7 @@ function parameter<T extends FloatArray>(
  */
 export class BatchNorm<D extends DType = 'float32'> {
   readonly #channels: number;
-  readonly #config: BatchNormConfig<D>;
+  #config: BatchNormConfig<D>;
   readonly #running: RunningStatistics | undefined;
   readonly #core: LayerCore<D>;
 
@@ -71,6 +116,7 @@ export class BatchNorm<D extends DType = 'float32'> {
       ? new RunningStatistics(channels, decay, unbiasedRunningVar)
       : undefined;
     this.#core = new LayerCore(channels, this.#config, this.#running);
+    platform.markAsUncloneable(this);
   }
 
   /** Values per channel array. */
@@ -106,6 +152,54 @@ export class BatchNorm<D extends DType = 'float32'> {
   /** Whether forward uses the statistics of the batch and updates the running ones. */
   get training(): boolean {
     return this.#core.training;
+  }
+
+  /**
+   * Weight of the old running value, or 'cumulative': may be written at any time, and {@link config} follows. From 'cumulative' on
+   * the running statistics count as the mean of the batches tracked so far.
+   */
+  get decay(): Decay {
+    return this.#config.decay;
+  }
+
+  /**
+   * From the next batch on.
+   *
+   * @param value a number from 0 to 1, or 'cumulative'.
+   * @throws TypeError (`ERR_BATCHNORM_INVALID_TYPE`), RangeError (`ERR_BATCHNORM_INVALID_VALUE`, `ERR_BATCHNORM_OUT_OF_MEMORY`); the
+   *   decay is then as before.
+   */
+  set decay(value: Decay) {
+    const decay = checkDecay(value);
+    this.#running?.setDecay(decay);
+    this.#config = freeze({ ...this.#config, decay });
+  }
+
+  /**
+   * {@link decay} in the meaning of the layer's `convention`: null is PyTorch's None (cumulative), undefined what the framework has no
+   * number for, or that there is no convention. Without one it cannot be written.
+   */
+  get momentum(): number | null | undefined {
+    const { convention, decay } = this.#config;
+    return convention && momentumOf(convention, decay);
+  }
+
+  /**
+   * From the next batch on.
+   *
+   * @param value in the meaning of the convention.
+   * @throws TypeError (`ERR_BATCHNORM_INVALID_TYPE`), also without a convention; RangeError (`ERR_BATCHNORM_INVALID_VALUE`,
+   *   `ERR_BATCHNORM_OUT_OF_MEMORY`); the decay is then as before.
+   */
+  set momentum(value: number | null) {
+    this.decay = decayOf(this.#config.convention, value);
+  }
+
+  /**
+   * The statistics of the last training batch, or those that it was given: copies. undefined before the first.
+   */
+  get lastMoments(): Moments | undefined {
+    return this.#core.moments();
   }
 
   /** Training batches whose statistics were offered to the running ones; 2^53 − 1 at most. */
@@ -150,8 +244,8 @@ export class BatchNorm<D extends DType = 'float32'> {
 
   /**
    * Normalizes x, adds the residual, and applies the activation. In training, with the statistics of the batch, which
-   * update the running ones; in evaluation, with the running ones. The layer keeps a reference to x for {@link backward},
-   * and of a residual behind which there is an activation one bit per value.
+   * update the running ones; in evaluation, with the running ones. For {@link backward} the layer and the tensor that is returned
+   * keep a reference to x, and of a residual with an activation one bit per value.
    *
    * An empty x gives an empty y and changes no state. A channel whose batch mean or variance is not finite shows it in
    * y, leaves its running statistics alone and counts in {@link rejectedUpdates}.
@@ -179,9 +273,8 @@ export class BatchNorm<D extends DType = 'float32'> {
 
   /**
    * {@link forward} off the event loop, on the library's own threads. The asynchronous calls of a layer take effect one
-   * after the other, in the order of the calls: a `backwardAsync` goes back through the forward before it. A call that is
-   * rejected has never been: a `backwardAsync` behind it goes back through the forward before that. Mode and
-   * parameters are those of the moment of the call. The synchronous methods wait for nothing: they see the layer as the
+   * after the other, in the order of the calls: a `backwardAsync` goes back through the forward that was called last in the mode of
+   * that moment, and where that is rejected through none. Mode and parameters are those of the moment of the call. The synchronous methods wait for nothing: they see the layer as the
    * calls that are done have left it.
    *
    * SharedArrayBuffers are read and written where they are; with `transfer` the layer takes over x; all other memory is
@@ -212,14 +305,20 @@ export class BatchNorm<D extends DType = 'float32'> {
   }
 
   /**
-   * The gradients of the last forward, with the weight and the statistics it used.
+   * The gradients of a forward, with the weight and the statistics it used: of the last one in the present mode (training or
+   * evaluation), or of the one that returned `of`. Any number of forwards may wait for their backward, which goes through each once;
+   * `only: 'input'` and `only: 'parameters'` are two halves.
+   *
+   * x must still be what it was: a look at eight of its values tells a buffer that has been refilled, mostly.
+   *
    *
    * @param dy the gradient of y, in its dtype and shape.
-   * @param options `out` for dx, and `only` for half of the work.
+   * @param options `of` for another forward, `out` for dx, `only` for half of the work, `accumulate` to add to the gradients of
+   *   {@link parameters}, `retain` to go through the forward again.
    * @returns dx in the dtype and shape of dy; dWeight and dBias, one value per channel, whose values are also in
    *   {@link parameters}. With `reuse` all of them are the layer's own arrays.
-   * @throws Error (`ERR_BATCHNORM_NO_FORWARD`) where there is no forward to go back through, Error
-   *   (`ERR_BATCHNORM_INPUT_OVERWRITTEN`) where it wrote y over x; TypeError (`ERR_BATCHNORM_INVALID_TYPE`,
+   * @throws Error (`ERR_BATCHNORM_NO_FORWARD`) where there is no forward to go back through, or it has been gone through; Error
+   *   (`ERR_BATCHNORM_INPUT_OVERWRITTEN`) where x is no longer what it was; TypeError (`ERR_BATCHNORM_INVALID_TYPE`,
    *   `ERR_BATCHNORM_UNKNOWN_OPTION`), RangeError (`ERR_BATCHNORM_INVALID_VALUE`, `ERR_BATCHNORM_OVERLAP`,
    *   `ERR_BATCHNORM_OUT_OF_MEMORY`) for what does not fit; Error (`ERR_BATCHNORM_BUFFER_CHANGED`) where an array of the
    *   layer has lost its buffer; then nothing is written.
@@ -291,6 +390,76 @@ export class BatchNorm<D extends DType = 'float32'> {
   }
 
   /**
+   * Sets the gradients of {@link parameters} to 0: before backwards that `accumulate`.
+   *
+   * @returns the layer itself.
+   * @throws Error (`ERR_BATCHNORM_BUFFER_CHANGED`) where an array of the layer has lost its buffer.
+   * @example
+   * import { BatchNorm } from 'batchnorm';
+   *
+   * const bn = new BatchNorm(1);
+   * const x = { data: Float32Array.of(1, 2, 3, 6), shape: [4, 1] };
+   * bn.zeroGrad();
+   * for (let i = 0; i < 2; i++) {
+   *   bn.forward(x);
+   *   bn.backward(x, { accumulate: true });
+   * }
+   * console.log(bn.parameters()[1].grad); // Float32Array(1) [ 24 ]
+   */
+  zeroGrad(): this {
+    this.#core.zeroGrad();
+    return this;
+  }
+
+  /**
+   * Running statistics as those of a new layer: mean 0, variance 1, no batches tracked, none rejected.
+   *
+   * @returns the layer itself.
+   * @throws Error (`ERR_BATCHNORM_BUFFER_CHANGED`) where an array of the layer has lost its buffer.
+   * @example
+   * import { BatchNorm } from 'batchnorm';
+   *
+   * const bn = new BatchNorm(1);
+   * bn.forward({ data: Float32Array.of(1, 3), shape: [2, 1] });
+   * console.log(bn.resetRunningStats().runningMean, bn.batchesTracked); // Float64Array(1) [ 0 ] 0
+   */
+  resetRunningStats(): this {
+    this.#core.checkOwn();
+    this.#running?.reset();
+    return this;
+  }
+
+  /**
+   * Makes the running statistics those of other data: of a whole data set (precise batch norm), of another domain (AdaBN). What
+   * has been counted stays.
+   *
+   * @param moments of as many channels; they are copied. With `unbiasedRunningVar` it is their unbiased variance that counts.
+   * @returns the layer itself.
+   * @throws TypeError (`ERR_BATCHNORM_INVALID_TYPE`), RangeError (`ERR_BATCHNORM_INVALID_VALUE`, `ERR_BATCHNORM_OUT_OF_MEMORY`) where a
+   *   channel has no values, or too few, or statistics that are not finite; Error (`ERR_BATCHNORM_NO_RUNNING_STATS`,
+   *   `ERR_BATCHNORM_BUFFER_CHANGED`); then nothing has changed.
+   * @example
+   * import { BatchNorm, Moments } from 'batchnorm';
+   *
+   * const bn = new BatchNorm(1);
+   * bn.setRunningStats(Moments.of({ data: Float32Array.of(1, 2, 3), shape: [3, 1] }));
+   * console.log(bn.runningMean, bn.runningVar); // Float64Array(1) [ 2 ] Float64Array(1) [ 1 ]
+   */
+  setRunningStats(moments: Moments): this {
+    const running = this.#running;
+    if (running === undefined)
+      throw stateError(
+        'NO_RUNNING_STATS',
+        'setRunningStats() must have running statistics, got trackRunningStats: false',
+      );
+    checkMoments('moments', moments, this.#channels);
+    this.#core.checkOwn();
+    const { mean, variance } = finiteMoments(moments, this.#config.unbiasedRunningVar);
+    running.set(mean, variance);
+    return this;
+  }
+
+  /**
    * Copies of what the layer has learned and seen.
    *
    * @returns what {@link loadStateDict} takes: parameters in the layer's dtype, statistics in double.
@@ -319,35 +488,151 @@ export class BatchNorm<D extends DType = 'float32'> {
 
   /**
    * Copies a state into the layer's arrays. It must have what {@link stateDict} gives, and nothing else; only
-   * num_batches_tracked may be absent (0). With decay 'cumulative' that is then the number of batches of every channel: a state
-   * does not say which of them have rejected some.
+   * num_batches_tracked may be absent (0), as in old files. With decay 'cumulative' that is then the number of batches of every
+   * channel: a state does not say which of them have rejected some.
    *
-   * @param state is copied; its arrays may be of either dtype.
+   * @param state is copied: what {@link stateDict} gave, or a dictionary as a file has it, of a whole model too, also under the
+   *   names of the layer's `convention`. Every value must be finite. What JSON makes of a layer is for {@link fromJSON}.
+   * @param options `prefix` for a part of a whole model, `strict` for a state that has more or less than the layer.
    * @returns the layer itself.
    * @throws TypeError (`ERR_BATCHNORM_INVALID_TYPE`, `ERR_BATCHNORM_UNKNOWN_OPTION`), RangeError
-   *   (`ERR_BATCHNORM_INVALID_VALUE`) naming the entry that does not fit, Error (`ERR_BATCHNORM_BUFFER_CHANGED`) where an
-   *   array of the layer has lost its buffer; then nothing has changed.
+   *   (`ERR_BATCHNORM_INVALID_VALUE`) naming the entry that does not fit, RangeError (`ERR_BATCHNORM_OUT_OF_MEMORY`), Error
+   *   (`ERR_BATCHNORM_BUFFER_CHANGED`) where an array of the layer has lost its buffer; then nothing has changed.
    * @example
    * import { BatchNorm } from 'batchnorm';
    *
    * const trained = new BatchNorm(3);
    * const copy = new BatchNorm(3).loadStateDict(trained.stateDict());
    * console.log(copy.weight); // Float32Array(3) [ 1, 1, 1 ]
+   *
+   * const model = { 'bn1/gamma:0': [2], 'bn1/beta:0': [0], 'bn1/moving_mean:0': [5], 'bn1/moving_variance:0': [4] };
+   * const bn = new BatchNorm(1, { convention: 'keras' }).loadStateDict(model, { prefix: 'bn1' });
+   * console.log(bn.runningMean); // Float64Array(1) [ 5 ]
    */
-  loadStateDict(state: StateDict): this {
-    const { weight, bias, trackRunningStats } = this.#config;
-    const read = readState(state, this.#channels, { weight, bias, stats: trackRunningStats });
+  loadStateDict(state: AnyState, options?: StateOptions): this {
+    const { weight, bias, trackRunningStats, convention, dtype } = this.#config;
+    const { prefix, strict = true } = readStateOptions(options);
+    const read = readState(state, {
+      channels: this.#channels,
+      convention,
+      dtype,
+      prefix,
+      strict,
+      weight,
+      bias,
+      stats: trackRunningStats,
+      needsStats: false,
+    });
     const core = this.#core;
     core.checkOwn();
     if (core.weight && read.weight) copyInto(core.weight, read.weight);
     if (core.bias && read.bias) copyInto(core.bias, read.bias);
-    if (read.running_mean && read.running_var)
-      this.#running?.load(read.running_mean, read.running_var, read.num_batches_tracked ?? 0);
+    const batches = read.num_batches_tracked ?? (strict ? 0 : undefined);
+    this.#running?.load(read.running_mean, read.running_var, batches);
     return this;
   }
 
   /**
-   * Forgets the last x, to which the layer holds a reference; of {@link forwardAsync} it has a copy of its own.
+   * Everything that the layer is, as plain objects and arrays of numbers: JSON.stringify() calls it. NaN, Infinity, -Infinity
+   * and -0, which JSON does not know, are strings. Gradients, and forwards to go back through, are not in it.
+   *
+   * @returns what {@link fromJSON} takes.
+   * @throws Error (`ERR_BATCHNORM_BUFFER_CHANGED`) where an array of the layer has lost its buffer.
+   * @example
+   * import { BatchNorm } from 'batchnorm';
+   *
+   * const bn = new BatchNorm(3, { decay: 'cumulative' });
+   * bn.forward({ data: Float32Array.of(1, 2, 3, 4, 5, 6), shape: [2, 3] });
+   * const text = JSON.stringify(bn);
+   * const again = BatchNorm.fromJSON(JSON.parse(text));
+   * console.log(again.runningMean, again.batchesTracked); // Float64Array(3) [ 2.5, 3.5, 4.5 ] 1
+   */
+  toJSON(): BatchNormJSON<D> {
+    const running = this.#running;
+    const { weight, bias, training } = this.#core;
+    this.#core.checkOwn();
+    return {
+      type: 'BatchNorm',
+      version: jsonVersion,
+      channels: this.#channels,
+      config: defined(this.config),
+      state: {
+        ...(weight && { weight: toNumbers(weight) }),
+        ...(bias && { bias: toNumbers(bias) }),
+        ...(running && {
+          running_mean: toNumbers(running.mean),
+          running_var: toNumbers(running.variance),
+          num_batches_tracked: running.batchesTracked,
+        }),
+      },
+      training,
+      rejectedUpdates: this.rejectedUpdates,
+      ...(running?.accepted && { acceptedBatches: toNumbers(running.accepted) as number[] }),
+    };
+  }
+
+  /**
+   * The layer that {@link toJSON} was called on, bit for bit: it goes on as that one would. Other than a state its values may be
+   * NaN or infinite.
+   *
+   * @param json what toJSON gave, or what JSON.parse made of its text: all of it, and nothing else.
+   * @throws TypeError (`ERR_BATCHNORM_INVALID_TYPE`, `ERR_BATCHNORM_UNKNOWN_OPTION`), RangeError
+   *   (`ERR_BATCHNORM_INVALID_VALUE`, `ERR_BATCHNORM_OUT_OF_MEMORY`) naming the field that does not fit.
+   * @example
+   * import { BatchNorm } from 'batchnorm';
+   *
+   * const bn = new BatchNorm(3, { axis: -1 }).eval();
+   * const again = BatchNorm.fromJSON(JSON.parse(JSON.stringify(bn)));
+   * console.log(again.config.axis, again.training); // -1 false
+   */
+  static fromJSON<D extends DType = 'float32'>(json: BatchNormJSON<D>): BatchNorm<D> {
+    const fields = fieldsOf('json', json, jsonNames);
+    const channels = readHead('BatchNorm', fields);
+    const given = fieldsOf('json.config', fields.config, configNames);
+    const config = readConfig(given as BatchNormOptions<D>);
+    checkGiven(config, given);
+    const training = checkBoolean('json.training', fields.training);
+    const most = Number.MAX_SAFE_INTEGER;
+    const rejectedUpdates = checkInteger('json.rejectedUpdates', fields.rejectedUpdates, 0, most);
+    const { dtype, trackRunningStats } = config;
+    const state = fieldsOf('json.state', fields.state, stateNames);
+    const values = <T extends FloatArray>(name: StateName, isThere: boolean, type: DType) =>
+      partFrom<T>(`json.state.${name}`, state[name], isThere, channels, type);
+    const weight = values<ArrayOf<D>>('weight', config.weight, dtype);
+    const bias = values<ArrayOf<D>>('bias', config.bias, dtype);
+    const mean = values<Float64Array>('running_mean', trackRunningStats, 'float64');
+    const variance = values<Float64Array>('running_var', trackRunningStats, 'float64');
+    const batches = state.num_batches_tracked;
+    const counted = 'json.state.num_batches_tracked';
+    if (trackRunningStats) checkInteger(counted, batches, 0, most);
+    else checkAbsent(counted, batches);
+    // Now that there are arrays of that length: it is soon written that there are 2^31 channels.
+    const bn = new BatchNorm<D>(channels, config);
+    const { weight: ownWeight, bias: ownBias } = bn.#core;
+    if (ownWeight && weight) copyInto(ownWeight, weight);
+    if (ownBias && bias) copyInto(ownBias, bias);
+    bn.#core.training = training;
+    const running = bn.#running;
+    running?.load(mean, variance, batches as number | undefined);
+    if (running) running.rejectedUpdates = rejectedUpdates;
+    if (running?.accepted)
+      copyInto(running.accepted, fromCounts('json.acceptedBatches', fields.acceptedBatches, channels));
+    else checkAbsent('json.acceptedBatches', fields.acceptedBatches);
+    return bn;
+  }
+
+  /** What `util.inspect` and `console.log` print. @internal */
+  [inspect](): string {
+    // The prototype has it too, and a proxy of a layer is none.
+    if (!BatchNorm.isLayer(this)) return 'BatchNorm {}';
+    const batches = this.batchesTracked;
+    const mode = this.training ? 'training' : 'evaluation';
+    const seen = `${batches} ${batches === 1 ? 'batch' : 'batches'} seen`;
+    return inspected('BatchNorm', this.#channels, this.config, `${mode}, ${seen}`);
+  }
+
+  /**
+   * Forgets all forwards: no backward goes through them any more, and the layer holds no reference to the last x.
    *
    * @returns the layer itself.
    * @example
@@ -389,6 +674,7 @@ export class BatchNorm<D extends DType = 'float32'> {
     this.#core.checkOwn();
     checkVariance('runningVar', running.variance, this.#channels);
     const { axis, eps, dtype } = this.#config;
+    checkDivisors('runningVar', running.variance, eps);
     const { mean, variance } = running;
     return new FrozenBatchNorm(constructorKey, {
       channels: this.#channels,
@@ -402,4 +688,27 @@ export class BatchNorm<D extends DType = 'float32'> {
       activation,
     });
   }
+}
+
+/** What cannot be replaced, and what to do instead. */
+const cures = {
+  weight: 'be written into, not replaced: bn.weight.set(values)',
+  bias: 'be written into, not replaced: bn.bias.set(values)',
+  runningMean: 'be written into, not replaced: bn.runningMean.set(values)',
+  runningVar: 'be written into, not replaced: bn.runningVar.set(values)',
+  training: 'be set by train() or eval()',
+  batchesTracked: 'be set by loadStateDict() or resetRunningStats()',
+  rejectedUpdates: 'be set by resetRunningStats()',
+  lastMoments: 'be set by forward()',
+  channels: 'be given to the constructor',
+  config: 'be given to the constructor; decay can be set by itself',
+} as const;
+for (const [name, cure] of Object.entries(cures)) {
+  const accessor = Object.getOwnPropertyDescriptor(BatchNorm.prototype, name);
+  Object.defineProperty(BatchNorm.prototype, name, {
+    ...accessor,
+    set(value: unknown) {
+      throw typeError(name, cure, value);
+    },
+  });
 }

@@ -1,7 +1,8 @@
 // The options of a layer.
 import { type Activation, checkActivation } from './activation.js';
+import type { SingleValue } from './calls.js';
 import { type Convention, type Decay, defaultsOf } from './conventions.js';
-import { typeError } from './errors.js';
+import { rangeError, typeError } from './errors.js';
 import { namesOf } from './properties.js';
 import type { DType } from './types.js';
 import { checkAxis, checkBoolean, checkEps, checkFraction, checkOneOf, readOptions } from './validate.js';
@@ -10,7 +11,10 @@ import { checkAxis, checkBoolean, checkEps, checkFraction, checkOneOf, readOptio
 export interface BatchNormConfig<D extends DType = DType> {
   /** The channel axis; −1 is the last. Default 1. */
   axis: number;
-  /** Added to the variance under the root. Positive and finite. Default 1e-5. */
+  /**
+   * Added to the variance under the root, from 0 on. Default 1e-5. With 0 a channel that does not vary is an error, for which
+   * training finds all statistics before it writes: slower.
+   */
   eps: number;
   /** Of x, y, weight, bias and their gradients. Statistics are always in double. Default 'float32'. */
   dtype: D;
@@ -31,12 +35,17 @@ export interface BatchNormConfig<D extends DType = DType> {
   activation: Activation | undefined;
   /** The layer owns its results: each is valid until the next call of the same method. Default false. */
   reuse: boolean;
+  /**
+   * A training batch with one value per channel is an error ('throw'), or normalized with the running statistics, which stay as they
+   * are ('running', only with trackRunningStats). Default 'throw'.
+   */
+  singleValue: SingleValue;
+  /** Whose defaults were taken for eps, decay and unbiasedRunningVar, and whose names states may have too. Default: PyTorch's. */
+  convention: Convention | undefined;
 }
 
 /** The options of a layer; all of them may be left out. */
 export interface BatchNormOptions<D extends DType = DType> extends Partial<BatchNormConfig<D>> {
-  /** Whose defaults to take for eps, decay and unbiasedRunningVar. Default: PyTorch's values. */
-  convention?: Convention;
   /**
    * Only with `convention`, without `decay`, and in that framework's meaning: from 0 to 1, the weight of the new batch for
    * 'pytorch', of the old running value for 'keras' and 'onnx'. null is PyTorch's None: cumulative.
@@ -55,9 +64,17 @@ const optionNames = namesOf([
   'trackRunningStats',
   'activation',
   'reuse',
+  'singleValue',
   'convention',
   'momentum',
 ]);
+
+/** A number from 0 to 1, or 'cumulative'. */
+export function checkDecay(decay: unknown): Decay {
+  return decay === 'cumulative'
+    ? decay
+    : checkFraction('decay', decay, "be a number from 0 to 1 or 'cumulative'");
+}
 
 /** @throws TypeError for an unknown option or an option of the wrong type, RangeError for a wrong value. */
 export function readConfig<D extends DType>(options: BatchNormOptions<D>): BatchNormConfig<D> {
@@ -74,23 +91,25 @@ export function readConfig<D extends DType>(options: BatchNormOptions<D>): Batch
     trackRunningStats = true,
     activation,
     reuse = false,
+    singleValue = 'throw',
   } = read;
   if (givenDecay !== undefined && momentum !== undefined)
     throw typeError('decay', 'be left out beside momentum', givenDecay);
+  if (singleValue === 'running' && trackRunningStats === false)
+    throw rangeError('singleValue', "be 'throw' with trackRunningStats: false", "'running'");
   const decay = givenDecay === undefined ? defaults.decay : givenDecay;
   return Object.freeze({
     axis: checkAxis(axis),
     eps: checkEps(eps),
     dtype: checkOneOf('dtype', dtype, ['float32', 'float64']) as D,
-    decay:
-      decay === 'cumulative'
-        ? decay
-        : checkFraction('decay', decay, "be a number from 0 to 1 or 'cumulative'"),
+    decay: checkDecay(decay),
     unbiasedRunningVar: checkBoolean('unbiasedRunningVar', unbiasedRunningVar),
     weight: checkBoolean('weight', weight),
     bias: checkBoolean('bias', bias),
     trackRunningStats: checkBoolean('trackRunningStats', trackRunningStats),
     activation: checkActivation(activation),
     reuse: checkBoolean('reuse', reuse),
+    singleValue: checkOneOf('singleValue', singleValue, ['throw', 'running']),
+    convention,
   });
 }

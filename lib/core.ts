@@ -1,158 +1,65 @@
 // What layers that normalize by the statistics of channels share: parameters with their gradients, and forward and backward,
 // at once or off the event loop, with what a forward leaves to its backward. A layer adds where its statistics come from.
-import type { Activation } from './activation.js';
-import { type Later, maskBytes, type Passes, type Slot } from './backend/backend.js';
+import {
+  type BackwardCall,
+  backwardAsyncNames,
+  backwardNames,
+  checkRunning,
+  type ForwardCall,
+  forwardAsyncNames,
+  forwardNames,
+  type LayerFacts,
+  readBackward,
+  readForward,
+} from './arguments.js';
+import { type BackwardPass, type ForwardPass, maskBytes, type Passes, type Slot } from './backend/backend.js';
 import { passesFor } from './backend/index.js';
-import { oneValuePerChannelError, rangeError, stateError, typeError } from './errors.js';
+import type {
+  AsyncOptions,
+  CoreConfig,
+  ForwardOptions,
+  LayerBackwardOptions,
+  LayerGradients,
+} from './calls.js';
+import { rangeError, typeError } from './errors.js';
+import { GradientSums, gradInputOf, parametersOf, throughForward } from './gradient-sums.js';
 import { checkKept, deliver, isShared, move } from './handover.js';
+import { evenCountOf, type Moments, momentsOf } from './moments.js';
 import { after, operate, readAsync, settled } from './operations.js';
-import { areCallsUntouched, type Names, namesOf } from './properties.js';
-import { newResult } from './result.js';
+import {
+  checkForward,
+  checkPending,
+  type Forward,
+  fingerprintOf,
+  type Held,
+  HeldSets,
+  marked,
+  noteReuse,
+  type Pending,
+} from './pending.js';
+import { gradientsOf, newResult, ResultBuffer } from './result.js';
 import type { RunningStatistics } from './running.js';
 import { isStaged, stage, unstage } from './staging.js';
-import { copyInto, filled, lengthOf, partOf, shareBuffer } from './typed-array.js';
+import { copyInto, filled, lengthOf, shareBuffer } from './typed-array.js';
 import type { ArrayOf, DType, FloatArray, Tensor, TensorLike } from './types.js';
 import {
   checkApart,
-  checkBoolean,
   checkElsewhere,
   checkLength,
-  checkOneOf,
   checkOut,
-  checkSameShape,
-  checkVariance,
+  checkVaries,
   copyOf,
-  type Geometry,
-  geometryOf,
   isInPlace,
   type NamedArrays,
   newArray,
   newBytes,
-  type ReadTensor,
-  readOptions,
-  readResidual,
-  readShape,
+  shapeOf,
 } from './validate.js';
 
-/** What {@link BatchNorm.forward} may be given besides x. */
-export interface ForwardOptions<T extends FloatArray> {
-  /** Where y goes: as long as x and of its dtype; x.data itself (backward is then impossible), or elsewhere. */
-  out?: T;
-  /** false: leave the running statistics alone in training. Default true. */
-  updateStats?: boolean;
-  /** Added before the activation: in the dtype and shape of x. It may not overlap `out`. Default: nothing. */
-  residual?: TensorLike<T>;
-}
-
-/** What {@link BatchNorm.forwardAsync} and {@link BatchNorm.backwardAsync} take besides. */
-export interface AsyncOptions {
-  /** Cancels the operation while it waits: the promise rejects with the signal's reason. Later it has no effect. */
-  signal?: AbortSignal;
-  /**
-   * true: the buffer of the data is moved in and all the caller's views of it are detached, as by postMessage. It must be an
-   * ArrayBuffer of its own, not resizable. What a signal then cancels is gone. Default false.
-   */
-  transfer?: boolean;
-}
-
-/** What {@link BatchNorm.backward} may be given besides dy. */
-export interface LayerBackwardOptions<T extends FloatArray> {
-  /** Where dx goes: as long as dy and of its dtype; dy.data itself, or memory that overlaps neither dy nor x. */
-  out?: T;
-  /** Compute one part only. Default: both. */
-  only?: 'input' | 'parameters';
-}
-
-/** What {@link BatchNorm.backward} returns. A gradient that does not exist, or was not asked for, is absent. */
-export interface LayerGradients<T extends FloatArray> {
-  /** In the dtype and shape of x. */
-  dx?: Tensor<T>;
-  /** One value per channel. */
-  dWeight?: T;
-  /** One value per channel. */
-  dBias?: T;
-  /** Of the last forward's residual: dy as the activation lets it through, never in the memory of dy. */
-  dResidual?: Tensor<T>;
-}
-
-/** What an optimizer loops over. */
-export interface Parameter<T extends FloatArray> {
-  /** As the layer and its state call it. */
-  name: 'weight' | 'bias';
-  /** The layer's own array: write to it to learn. */
-  value: T;
-  /** The layer's own array, rewritten by each backward. */
-  grad: T;
-}
-
-/** Of a layer's options, what its passes need. */
-export interface CoreConfig<D extends DType> {
-  readonly axis: number;
-  readonly eps: number;
-  readonly dtype: D;
-  readonly weight: boolean;
-  readonly bias: boolean;
-  readonly activation: Activation | undefined;
-  readonly reuse: boolean;
-}
-
-/** Statistics and parameters that a forward computes with: never arrays that anybody else may write to. */
-interface Held<T extends FloatArray> {
-  readonly mean: Float64Array;
-  readonly variance: Float64Array;
-  readonly weight: T | undefined;
-  readonly bias: T | undefined;
-}
-
-/** A forward as it is computed, and as backward goes back through it. */
-interface Forward<T extends FloatArray> {
-  /** undefined where y was written over it. */
-  x: T | undefined;
-  /** Whether nobody else can take the memory of x away. */
-  readonly isOwn: boolean;
-  readonly shape: readonly number[];
-  readonly geometry: Geometry;
-  /** Whether the statistics are those of x. */
-  readonly training: boolean;
-  readonly held: Held<T>;
-  /** Whether there was one. */
-  readonly residual: boolean;
-  /** What a ReLU behind it lets through. */
-  readonly mask: Uint8Array | undefined;
-}
-
-/** A forward whose arguments have been checked. */
-interface ForwardCall<T extends FloatArray> {
-  readonly input: ReadTensor<T>;
-  readonly geometry: Geometry;
-  /** Whether the statistics are those of x. */
-  readonly batchStats: boolean;
-  /** Whether they go into the running ones. */
-  readonly updates: boolean;
-  readonly residual: T | undefined;
-  readonly out: T | undefined;
-}
-
-/** A backward whose arguments have been checked as far as they can be without the forward. */
-interface BackwardCall<T extends FloatArray> {
-  readonly gradient: ReadTensor<T>;
-  readonly out: T | undefined;
-  readonly wantsInput: boolean;
-  readonly wantsParameters: boolean;
-}
-
 const { hasOwn } = Object;
-
-/** For passes that compute at once, which need no slot. */
-const atOnce: Slot = -1;
-
-const forwardNames = namesOf(['out', 'updateStats', 'residual'], areCallsUntouched);
-const forwardAsyncNames = namesOf(
-  ['out', 'updateStats', 'residual', 'signal', 'transfer'],
-  areCallsUntouched,
-);
-const backwardNames = namesOf(['out', 'only'], areCallsUntouched);
-const backwardAsyncNames = namesOf(['out', 'only', 'signal', 'transfer'], areCallsUntouched);
+const { apply } = Reflect;
+const WeakSetClass = WeakSet;
+const { has: hasSeen, add: addSeen } = WeakSet.prototype;
 
 /** Not by `then`, which somebody may have replaced: what follows each other here must. */
 async function startAfter<R>(before: Promise<void>, start: () => Promise<R>): Promise<R> {
@@ -170,67 +77,26 @@ async function settledAfter(
   await settled(call, then);
 }
 
-/** Those that exist and were asked for. */
-function gradientsOf<T extends FloatArray>(
-  shape: readonly number[],
-  dx: T | undefined,
-  dWeight: T | undefined,
-  dBias: T | undefined,
-  dResidual: T | undefined,
-): LayerGradients<T> {
-  // What nearly everybody asks for, as a literal: spreads cost as much as a small batch norm, and an assignment would be the
-  // business of a setter that somebody has put on Object.prototype.
-  if (dx && dWeight && dBias && !dResidual) return { dx: { data: dx, shape }, dWeight, dBias };
-  return {
-    ...(dx && { dx: { data: dx, shape } }),
-    ...(dWeight && { dWeight }),
-    ...(dBias && { dBias }),
-    ...(dResidual && { dResidual: { data: dResidual, shape } }),
-  };
-}
-
-/** Where results go that were given no place: to new memory, or with `reuse` to a buffer that is kept for the next. */
-class ResultBuffer<T extends FloatArray> {
-  readonly #reuse: boolean;
-  #buffer: T | undefined;
-
-  constructor(reuse: boolean) {
-    this.#reuse = reuse;
-  }
-
-  /** Never memory of the inputs: a result of this layer may come back as its input. */
-  take(dtype: DType, length: number, input: T, second?: T, third?: T): T {
-    if (!this.#reuse) return newResult(dtype, length);
-    let buffer = this.#buffer;
-    if (
-      buffer === undefined ||
-      lengthOf(buffer) < length ||
-      shareBuffer(buffer, input) ||
-      (second !== undefined && shareBuffer(buffer, second)) ||
-      (third !== undefined && shareBuffer(buffer, third))
-    ) {
-      buffer = newResult<T>(dtype, length);
-      this.#buffer = buffer;
-    }
-    return lengthOf(buffer) === length ? buffer : partOf(buffer, dtype, 0, length);
-  }
-}
-
 /** A copy of what there is. */
 function copied<T extends FloatArray>(array: T | undefined): T | undefined {
   return array && copyOf(array);
 }
 
-function copiedMask(mask: Uint8Array | undefined): Uint8Array | undefined {
-  if (mask === undefined) return undefined;
-  const copy = newBytes(lengthOf(mask));
-  copyInto(copy, mask);
-  return copy;
-}
-
 /** What is missing in one is missing in the other. */
 function copyThere(target: FloatArray | undefined, source: FloatArray | undefined): void {
   if (target && source) copyInto(target, source);
+}
+
+/** What has been seen: by a set whose methods nobody can have replaced. */
+class Seen {
+  readonly #objects = new WeakSetClass<object>();
+
+  /** Whether it is there for the first time. */
+  add(object: object): boolean {
+    if (apply(hasSeen, this.#objects, [object])) return false;
+    apply(addSeen, this.#objects, [object]);
+    return true;
+  }
 }
 
 /** See the top of the file. Its methods are those of the layer, which documents them. */
@@ -241,21 +107,31 @@ export class LayerCore<D extends DType> {
   readonly biasGrad: ArrayOf<D> | undefined;
   /** Whether forward uses the statistics of the batch, and updates the running ones. */
   training = true;
-  readonly #channels: number;
-  readonly #config: CoreConfig<D>;
-  readonly #running: RunningStatistics | undefined;
+  readonly #layer: LayerFacts<D>;
   readonly #passes: Passes<ArrayOf<D>>;
   readonly #y: ResultBuffer<ArrayOf<D>>;
   readonly #dx: ResultBuffer<ArrayOf<D>>;
   readonly #dResidual: ResultBuffer<ArrayOf<D>>;
   /** The layer's gradients by the names that messages give them. */
   readonly #grads: NamedArrays;
-  /** All its arrays, which a result must not overlap. */
-  readonly #arrays: NamedArrays;
-  #last: Forward<ArrayOf<D>> | undefined;
-  /** Those of the last synchronous forward, and those of the next, so that one that fails has changed nothing. */
-  #held: Held<ArrayOf<D>>;
-  #spare: Held<ArrayOf<D>>;
+  /** The last forwards that are done, in training and in evaluation. */
+  #lastTraining: Pending<ArrayOf<D>> | undefined;
+  #lastEvaluation: Pending<ArrayOf<D>> | undefined;
+  /** Those that were called last, done or not. */
+  #calledTraining: Pending<ArrayOf<D>> | undefined;
+  #calledEvaluation: Pending<ArrayOf<D>> | undefined;
+  #order = 0;
+  /** Forwards from before the last one are gone. */
+  #clears = 0;
+  readonly #sets: HeldSets<ArrayOf<D>>;
+  /** The statistics of the last training batch, and how many values per channel it had. */
+  #moments: Held<ArrayOf<D>> | undefined;
+  #momentsCount = 0;
+  #momentsOrder = 0;
+  /** Those that the last training forward was given. */
+  #whole: Moments | undefined;
+  /** All that have gone into the running statistics. */
+  readonly #taken = new Seen();
   #mask: Uint8Array | undefined;
   /** Settled when all asynchronous calls are; undefined where there are none. */
   #calls: Promise<void> | undefined;
@@ -263,53 +139,85 @@ export class LayerCore<D extends DType> {
   /** @param running of evaluation; undefined where the statistics are always those of the batch. */
   constructor(channels: number, config: CoreConfig<D>, running: RunningStatistics | undefined) {
     const { dtype, weight, bias, reuse } = config;
-    this.#channels = channels;
-    this.#config = config;
-    this.#running = running;
     this.#passes = passesFor(dtype);
     this.#y = new ResultBuffer(reuse);
+    if (reuse) noteReuse();
     this.#dx = new ResultBuffer(reuse);
     this.#dResidual = new ResultBuffer(reuse);
     this.weight = weight ? filled(newArray<ArrayOf<D>>(dtype, channels), 1) : undefined;
     this.bias = bias ? newArray(dtype, channels) : undefined;
     this.weightGrad = weight ? newArray(dtype, channels) : undefined;
     this.biasGrad = bias ? newArray(dtype, channels) : undefined;
-    this.#held = this.#newHeld();
-    this.#spare = this.#newHeld();
+    this.#sets = new HeldSets(dtype, channels, weight, bias);
+    // Before anything is computed, where memory may be lacking.
+    this.#release(this.#sets.make());
+    this.#release(this.#sets.make());
     this.#grads = { 'the gradient of weight': this.weightGrad, 'the gradient of bias': this.biasGrad };
-    this.#arrays = {
+    const arrays = {
       weight: this.weight,
       bias: this.bias,
       runningMean: running?.mean,
       runningVar: running?.variance,
       ...this.#grads,
     };
+    this.#layer = { channels, config, running, arrays };
   }
 
   forward(x: TensorLike<ArrayOf<D>>, options?: ForwardOptions<ArrayOf<D>>): Tensor<ArrayOf<D>> {
-    const call = this.#readForward(x, options, forwardNames);
+    // Before any getter of the arguments: the mode of this moment.
+    const pending = this.#newPending();
+    const call = readForward(this.#layer, x, options, forwardNames, pending.mode);
     const { input, residual, out } = call;
-    const y = out ?? this.#y.take(this.#config.dtype, input.size, input.data, residual);
-    const held = this.#spare;
-    this.#holdParameters(held);
-    this.#holdStatistics(held, call);
-    const forward = this.#forwardOf(call, input.data, false, held);
-    const { forwardTraining, forwardInference } = this.#passes;
-    const pass = call.batchStats ? forwardTraining : forwardInference;
-    this.#complete(call, forward, this.#runForward(pass, forward, y, residual, atOnce));
-    this.#spare = this.#held;
-    this.#held = held;
-    return { data: y, shape: input.shape };
+    const { forwardTraining, forwardInference, moments } = this.#passes;
+    const { eps } = this.#layer.config;
+    const held = this.#sets.take();
+    try {
+      this.#holdParameters(held);
+      const whole = call.moments && momentsOf(call.moments);
+      this.#holdStatistics(held, call, whole);
+      const y = out ?? this.#y.take(this.#layer.config.dtype, input.size, input.data, residual);
+      const forward = this.#forwardOf(call, input.data, false, held, whole);
+      const pass = this.#forwardPass(forward, y, residual);
+      const isFused = call.batchStats && call.moments === undefined && eps > 0;
+      // With eps 0 the statistics decide whether anything may be written.
+      if (call.batchStats && call.moments === undefined && !isFused) {
+        moments(pass);
+        checkVaries(held.variance);
+      }
+      const inPlace = isFused ? forwardTraining(pass) : forwardInference(pass);
+      this.#complete(call, pending, forward, inPlace, whole);
+      return marked({ data: y, shape: input.shape }, pending, out === undefined ? this.#y.next() : undefined);
+    } catch (error) {
+      this.#release(held);
+      throw error;
+    }
   }
 
   async forwardAsync(
     x: TensorLike<ArrayOf<D>>,
     options?: ForwardOptions<ArrayOf<D>> & AsyncOptions,
   ): Promise<Tensor<ArrayOf<D>>> {
+    // From its call on, so that a backward that is called next goes through this one or through none.
+    const pending = this.#newPending();
+    this.#called(pending);
+    try {
+      return await this.#forwardLater(x, options, pending);
+    } catch (error) {
+      pending.state = 'failed';
+      pending.cause = error;
+      throw error;
+    }
+  }
+
+  async #forwardLater(
+    x: TensorLike<ArrayOf<D>>,
+    options: (ForwardOptions<ArrayOf<D>> & AsyncOptions) | undefined,
+    pending: Pending<ArrayOf<D>>,
+  ): Promise<Tensor<ArrayOf<D>>> {
     const { signal, transfer } = readAsync(options);
-    const call = this.#readForward(x, options, forwardAsyncNames);
+    const call = readForward(this.#layer, x, options, forwardAsyncNames, pending.mode);
     const { input, out } = call;
-    const { dtype } = this.#config;
+    const { dtype, eps } = this.#layer.config;
     if (out !== undefined) {
       isInPlace(out, 'x.data', input.data);
       if (call.residual) checkApart('out', out, { 'residual.data': call.residual });
@@ -321,35 +229,46 @@ export class LayerCore<D extends DType> {
           'OVERLAP',
         );
     }
-    if (transfer) checkElsewhere('x.data', input.data, this.#arrays);
+    if (transfer) checkElsewhere('x.data', input.data, this.#layer.arrays);
     this.checkOwn();
     const residual = call.residual && stage(call.residual, dtype);
     const given = transfer ? input.data : stage(input.data, dtype);
-    const held = this.#newHeld();
+    const held = this.#sets.make();
     this.#holdParameters(held);
+    // As they are now, like all else that is given.
+    const moments = call.moments && momentsOf(call.moments);
     return this.#inTurn(signal, async () => {
       checkKept('x.data', given, input.size);
       const y = out !== undefined && isShared(out) ? out : newResult<ArrayOf<D>>(dtype, input.size);
-      this.#holdStatistics(held, call);
-      const forward = this.#forwardOf(call, given, true, held);
-      const { forwardTrainingLater, forwardInferenceLater } = this.#passes;
-      const pass = call.batchStats ? forwardTrainingLater : forwardInferenceLater;
+      this.#holdStatistics(held, call, moments);
+      const forward = this.#forwardOf(call, given, true, held, moments);
+      const { forwardTrainingLater, forwardInferenceLater, momentsLater } = this.#passes;
+      const isFused = call.batchStats && moments === undefined && eps > 0;
+      const compute = isFused ? forwardTrainingLater : forwardInferenceLater;
+      if (call.batchStats && moments === undefined && !isFused)
+        await operate(
+          signal,
+          (slot) => {
+            if (transfer) forward.x = move('x.data', given, dtype);
+            momentsLater(this.#forwardPass(forward, y, residual), slot);
+            return forward;
+          },
+          () => checkVaries(held.variance),
+        );
       let inPlace = false;
       return operate(
         signal,
         (slot) => {
-          if (transfer) forward.x = move('x.data', given, dtype);
-          inPlace = this.#runForward(pass, forward, y, residual, slot);
+          if (transfer && forward.x === given) forward.x = move('x.data', given, dtype);
+          inPlace = compute(this.#forwardPass(forward, y, residual), slot);
           return [forward, y, residual];
         },
         () => {
           this.checkOwn();
           const data = out === undefined ? y : deliver(y, out);
           unstage(residual);
-          // The x before was a copy of ours that nobody else has seen, and nothing is on its way that reads it.
-          if (this.#last?.isOwn) unstage(this.#last.x);
-          this.#complete(call, forward, inPlace);
-          return { data, shape: input.shape };
+          this.#complete(call, pending, forward, inPlace, moments);
+          return marked({ data, shape: input.shape }, pending, undefined);
         },
       );
     });
@@ -359,22 +278,31 @@ export class LayerCore<D extends DType> {
     dy: TensorLike<ArrayOf<D>>,
     options?: LayerBackwardOptions<ArrayOf<D>>,
   ): LayerGradients<ArrayOf<D>> {
-    const call = this.#readBackward(dy, options, backwardNames);
-    const last = this.#lastFor(call);
-    const { gradient, out, wantsInput, wantsParameters } = call;
+    // Before any getter of the arguments: the mode and the forward of this moment.
+    const { training } = this;
+    const last = training ? this.#lastTraining : this.#lastEvaluation;
+    const call = readBackward(this, this.#layer, dy, options, backwardNames);
+    const pending = checkPending(call.pending ?? last, this.#clears, training, call);
+    const forward = checkForward(pending.forward, call, this.#layer.arrays);
+    const { gradient, out, wantsInput, wantsParameters, accumulate, sums } = call;
     const { data, size, shape } = gradient;
-    const { dtype, reuse } = this.#config;
+    const { dtype, reuse } = this.#layer.config;
     checkLength(gradient);
     // The gradients of the parameters are written before dx is.
     checkApart('dy.data', data, this.#grads);
-    checkApart('x.data', last.x, this.#grads);
-    const dx = wantsInput ? (out ?? this.#dx.take(dtype, size, data, last.x)) : undefined;
-    const dWeight = wantsParameters ? this.weightGrad : undefined;
-    const dBias = wantsParameters ? this.biasGrad : undefined;
+    checkApart('x.data', forward.x, this.#grads);
+    if (accumulate) this.checkOwn();
+    const dx = wantsInput ? (out ?? this.#dx.take(dtype, size, data, forward.x)) : undefined;
+    const dWeight = wantsParameters ? this.#gradientFor(this.weightGrad, accumulate) : undefined;
+    const dBias = wantsParameters ? this.#gradientFor(this.biasGrad, accumulate) : undefined;
     const dResidual =
-      wantsInput && last.residual ? this.#dResidual.take(dtype, size, data, last.x, out) : undefined;
-    this.#runBackward(this.#passes.backward, last, data, last.x, dx, dWeight, dBias, dResidual, atOnce);
-    return reuse
+      wantsInput && forward.residual ? this.#dResidual.take(dtype, size, data, forward.x, out) : undefined;
+    const pass = this.#backwardPass(forward, data, forward.x, dx, dWeight, dBias, dResidual);
+    throughForward(this.#passes, pass, sums, forward.count);
+    if (accumulate) this.#accumulate(dWeight, dBias);
+    this.#mark(pending, call);
+    this.#letGo(pending);
+    return reuse || accumulate
       ? gradientsOf(shape, dx, dWeight, dBias, dResidual)
       : gradientsOf(shape, dx, copied(dWeight), copied(dBias), dResidual);
   }
@@ -383,10 +311,12 @@ export class LayerCore<D extends DType> {
     dy: TensorLike<ArrayOf<D>>,
     options?: LayerBackwardOptions<ArrayOf<D>> & AsyncOptions,
   ): Promise<LayerGradients<ArrayOf<D>>> {
+    const { training } = this;
+    const called = training ? this.#calledTraining : this.#calledEvaluation;
     const { signal, transfer } = readAsync(options);
-    const { dtype, reuse } = this.#config;
-    const call = this.#readBackward(dy, options, backwardAsyncNames);
-    const { out, wantsInput, wantsParameters } = call;
+    const { dtype } = this.#layer.config;
+    const call = readBackward(this, this.#layer, dy, options, backwardAsyncNames);
+    const { out, wantsInput, wantsParameters, accumulate } = call;
     const { data, size, shape } = call.gradient;
     checkLength(call.gradient);
     if (transfer && out !== undefined) throw typeError('out', 'be left out with transfer: true', out);
@@ -394,16 +324,18 @@ export class LayerCore<D extends DType> {
       checkOut(out, call.gradient);
       isInPlace(out, 'dy.data', data);
     }
-    if (transfer) checkElsewhere('dy.data', data, this.#arrays);
+    if (transfer) checkElsewhere('dy.data', data, this.#layer.arrays);
     const kept = transfer ? data : stage(data, dtype);
+    const sums = call.sums && GradientSums.merge(call.sums);
     return this.#inTurn(signal, async () => {
       checkKept('dy.data', kept, size);
       if (out !== undefined) checkKept('out', out, size);
-      const last = this.#lastFor(call);
+      const pending = checkPending(call.pending ?? called, this.#clears, training, call);
+      const forward = checkForward(pending.forward, call, this.#layer.arrays);
       this.checkOwn();
       // x is copied, but the next backward needs it again.
-      if (out !== undefined) checkApart('out', out, { 'x.data': last.x });
-      const x = last.isOwn ? last.x : stage(last.x, dtype);
+      if (out !== undefined) checkApart('out', out, { 'x.data': forward.x });
+      const x = forward.isOwn ? forward.x : stage(forward.x, dtype);
       let gradient = kept;
       const inPlace = transfer || (kept !== data && !isStaged(dtype, size));
       let target = !wantsInput
@@ -415,134 +347,158 @@ export class LayerCore<D extends DType> {
             : newResult<ArrayOf<D>>(dtype, size);
       const dWeight = wantsParameters ? copied(this.weightGrad) : undefined;
       const dBias = wantsParameters ? copied(this.biasGrad) : undefined;
-      const dResidual = wantsInput && last.residual ? newResult<ArrayOf<D>>(dtype, size) : undefined;
-      // A synchronous forward may write to these while the operation is on its way.
-      const { mean, variance, weight, bias } = last.held;
-      const snapshot = {
-        ...last,
-        held: {
-          mean: copyOf(mean),
-          variance: copyOf(variance),
-          weight: copied(weight),
-          bias: copied(bias),
-        },
-        mask: reuse ? copiedMask(last.mask) : last.mask,
+      const dResidual = wantsInput && forward.residual ? newResult<ArrayOf<D>>(dtype, size) : undefined;
+      // At once: a synchronous backward may come meanwhile. What the forward holds stays until this is done.
+      const { leavesInput, leavesParameters } = pending;
+      this.#mark(pending, call);
+      pending.busy++;
+      const begin = (slot: Slot, isLast: boolean) => {
+        // x may have lain in its buffer, until it was copied.
+        if (transfer && gradient === kept) gradient = move('dy.data', kept, dtype);
+        if (transfer && wantsInput) target = gradient;
+        const pass = this.#backwardPass(forward, gradient, x, target, dWeight, dBias, dResidual);
+        if (!isLast) this.#passes.backwardLater(parametersOf(pass), slot);
+        else if (sums === undefined || target === undefined) this.#passes.backwardLater(pass, slot);
+        else this.#passes.gradInputLater(gradInputOf(pass, target, sums, forward.count), slot);
+        return [gradient, x, target, dWeight, dBias, dResidual, forward, sums];
       };
-      return operate(
-        signal,
-        (slot) => {
-          // x may have lain in its buffer, until it was copied.
-          if (transfer) gradient = move('dy.data', kept, dtype);
-          if (transfer && wantsInput) target = gradient;
-          const { backwardLater } = this.#passes;
-          this.#runBackward(backwardLater, snapshot, gradient, x, target, dWeight, dBias, dResidual, slot);
-          return [gradient, x, target, dWeight, dBias, dResidual, snapshot];
-        },
-        () => {
-          this.checkOwn();
-          const dx = target && out !== undefined ? deliver(target, out) : target;
-          if (gradient !== dx) unstage(gradient);
-          if (!last.isOwn) unstage(x);
-          copyThere(this.weightGrad, dWeight);
-          copyThere(this.biasGrad, dBias);
-          return gradientsOf(shape, dx, dWeight, dBias, dResidual);
-        },
-      );
+      try {
+        if (sums !== undefined && wantsInput && wantsParameters)
+          await operate(
+            signal,
+            (slot) => begin(slot, false),
+            () => undefined,
+          );
+        return await operate(
+          signal,
+          (slot) => begin(slot, true),
+          () => {
+            this.checkOwn();
+            const dx = target && out !== undefined ? deliver(target, out) : target;
+            if (gradient !== dx) unstage(gradient);
+            if (!forward.isOwn) unstage(x);
+            if (accumulate) this.#accumulate(dWeight, dBias);
+            else {
+              copyThere(this.weightGrad, dWeight);
+              copyThere(this.biasGrad, dBias);
+            }
+            return gradientsOf(shape, dx, dWeight, dBias, dResidual);
+          },
+        );
+      } catch (error) {
+        // What another backward has gone through meanwhile stays gone.
+        if (!call.retain && wantsInput) pending.leavesInput ||= leavesInput;
+        if (!call.retain && wantsParameters) pending.leavesParameters ||= leavesParameters;
+        throw error;
+      } finally {
+        pending.busy--;
+        this.#letGo(pending);
+      }
     });
   }
 
   clear(): void {
-    this.#last = undefined;
+    this.#clears++;
+    this.#forget(this.#lastTraining);
+    this.#forget(this.#lastEvaluation);
+    this.#forget(this.#calledTraining);
+    this.#forget(this.#calledEvaluation);
+  }
+
+  zeroGrad(): void {
+    this.checkOwn();
+    if (this.weightGrad) filled(this.weightGrad, 0);
+    if (this.biasGrad) filled(this.biasGrad, 0);
+  }
+
+  /** A copy of the statistics of the last training batch. */
+  moments(): Moments | undefined {
+    if (this.#whole !== undefined) return momentsOf(this.#whole);
+    if (this.#moments === undefined) return undefined;
+    const { mean, variance } = this.#moments;
+    return momentsOf({ count: this.#momentsCount, squares: this.#momentsCount, mean, variance });
   }
 
   /** The caller may have detached them. */
   checkOwn(): void {
-    for (const name in this.#arrays) {
+    for (const name in this.#layer.arrays) {
       // What somebody has added to Object.prototype is no array.
-      const array = hasOwn(this.#arrays, name) ? this.#arrays[name] : undefined;
-      if (array) checkKept(name, array, this.#channels);
+      const array = hasOwn(this.#layer.arrays, name) ? this.#layer.arrays[name] : undefined;
+      if (array) checkKept(name, array, this.#layer.channels);
     }
   }
 
-  #readForward(
-    x: TensorLike<ArrayOf<D>>,
-    options: ForwardOptions<ArrayOf<D>> | undefined,
-    names: Names,
-  ): ForwardCall<ArrayOf<D>> {
-    const { out, updateStats = true, residual: givenResidual } = readOptions(options, names);
-    const { axis, dtype } = this.#config;
-    const running = this.#running;
-    const { training } = this;
-    checkBoolean('updateStats', updateStats);
-    const input = readShape<ArrayOf<D>>('x', x, dtype);
-    const geometry = geometryOf(input, axis, this.#channels);
-    const { outer, channels, inner } = geometry;
-    const count = outer * inner;
-    const batchStats = training || running === undefined;
-    if (batchStats && count === 1) throw oneValuePerChannelError(input.shape, training);
-    const residual = givenResidual === undefined ? undefined : readResidual(givenResidual, input);
-    // No code of the caller's runs behind this.
-    if (running !== undefined) {
-      this.#checkRunning(running);
-      if (!batchStats) checkVariance('runningVar', running.variance, channels);
-    }
-    checkLength(input);
-    if (residual !== undefined) checkLength(residual);
-    if (out !== undefined) {
-      checkOut(out, input);
-      checkApart('out', out, this.#arrays);
-    }
-    const updates = training && updateStats && count > 0;
-    return { input, geometry, batchStats, updates, residual: residual?.data, out };
+  /** No forward needs it any more. */
+  #release(held: Held<ArrayOf<D>>): void {
+    held.isNeeded = false;
+    if (held !== this.#moments) this.#sets.giveBack(held);
   }
 
-  #newHeld(): Held<ArrayOf<D>> {
-    const { dtype, weight, bias } = this.#config;
-    const channels = this.#channels;
+  #newPending(): Pending<ArrayOf<D>> {
     return {
-      mean: newArray('float64', channels),
-      variance: newArray('float64', channels),
-      weight: weight ? newArray(dtype, channels) : undefined,
-      bias: bias ? newArray(dtype, channels) : undefined,
+      owner: this,
+      order: ++this.#order,
+      mode: this.training,
+      state: 'waiting',
+      cause: undefined,
+      busy: 0,
+      clears: this.#clears,
+      leavesInput: true,
+      leavesParameters: true,
+      forward: undefined,
     };
+  }
+
+  #called(pending: Pending<ArrayOf<D>>): void {
+    if (pending.mode) this.#calledTraining = pending;
+    else this.#calledEvaluation = pending;
   }
 
   /** The caller may have taken the memory of the layer's own away. */
   #holdParameters({ weight, bias }: Held<ArrayOf<D>>): void {
-    if (this.weight) checkKept('weight', this.weight, this.#channels);
-    if (this.bias) checkKept('bias', this.bias, this.#channels);
+    if (this.weight) checkKept('weight', this.weight, this.#layer.channels);
+    if (this.bias) checkKept('bias', this.bias, this.#layer.channels);
     copyThere(weight, this.weight);
     copyThere(bias, this.bias);
   }
 
-  #checkRunning({ mean, variance }: RunningStatistics): void {
-    checkKept('runningMean', mean, this.#channels);
-    checkKept('runningVar', variance, this.#channels);
-  }
-
   /** Those of the batch are written by the pass. */
-  #holdStatistics({ mean, variance }: Held<ArrayOf<D>>, { batchStats }: ForwardCall<ArrayOf<D>>): void {
-    const running = this.#running;
+  #holdStatistics(
+    { mean, variance }: Held<ArrayOf<D>>,
+    { batchStats }: ForwardCall<ArrayOf<D>>,
+    whole: Moments | undefined,
+  ): void {
+    if (whole !== undefined) {
+      copyInto(mean, whole.mean);
+      copyInto(variance, whole.variance);
+    }
+    const running = this.#layer.running;
     if (batchStats || running === undefined) return;
-    this.#checkRunning(running);
+    checkRunning(running, this.#layer.channels);
     copyInto(mean, running.mean);
     copyInto(variance, running.variance);
   }
 
   #forwardOf(
-    { input, geometry, batchStats, residual }: ForwardCall<ArrayOf<D>>,
+    { input, geometry, batchStats, residual, source }: ForwardCall<ArrayOf<D>>,
     x: ArrayOf<D>,
     isOwn: boolean,
     held: Held<ArrayOf<D>>,
+    whole: Moments | undefined,
   ): Forward<ArrayOf<D>> {
-    const mask = residual && this.#config.activation ? this.#maskFor(input.size, isOwn) : undefined;
+    const mask = residual && this.#layer.config.activation ? this.#maskFor(input.size, isOwn) : undefined;
     return {
       x,
       isOwn,
-      shape: input.shape,
+      fingerprint: isOwn && !isShared(x) ? undefined : fingerprintOf(x, input.size),
+      source: isOwn ? undefined : source,
+      // The caller has the other.
+      shape: shapeOf(input.shape),
       geometry,
       training: batchStats,
       held,
+      count: whole ? (evenCountOf(whole) ?? whole.count) : geometry.outer * geometry.inner,
+      isPart: whole !== undefined,
       residual: residual !== undefined,
       mask,
     };
@@ -551,90 +507,103 @@ export class LayerCore<D extends DType> {
   /** Of a residual alone everything passes, and without one backward sees x: only both together need it. */
   #maskFor(size: number, isOwn: boolean): Uint8Array {
     const bytes = maskBytes(size);
-    if (isOwn || !this.#config.reuse) return newBytes(bytes);
-    if (this.#mask === undefined || lengthOf(this.#mask) !== bytes) this.#mask = newBytes(bytes);
-    return this.#mask;
+    const mask = this.#mask;
+    if (isOwn || mask === undefined || lengthOf(mask) !== bytes) return newBytes(bytes);
+    this.#mask = undefined;
+    return mask;
   }
 
-  /** A forward has been computed: what it leaves behind. */
+  /** A forward has been computed: what it leaves to backward. */
   #complete(
-    { updates, geometry }: ForwardCall<ArrayOf<D>>,
+    { updates, geometry, batchStats, moments }: ForwardCall<ArrayOf<D>>,
+    pending: Pending<ArrayOf<D>>,
     forward: Forward<ArrayOf<D>>,
     inPlace: boolean,
+    whole: Moments | undefined,
   ): void {
     if (inPlace) forward.x = undefined;
-    this.#last = forward;
-    const { mean, variance } = forward.held;
-    if (updates) this.#running?.update(geometry.outer * geometry.inner, mean, variance);
-  }
-
-  /** All of it is checked but what hangs on the forward, and the length of dy. */
-  #readBackward(
-    dy: TensorLike<ArrayOf<D>>,
-    options: LayerBackwardOptions<ArrayOf<D>> | undefined,
-    names: Names,
-  ): BackwardCall<ArrayOf<D>> {
-    const { out, only } = readOptions(options, names);
-    if (only !== undefined) checkOneOf('only', only, ['input', 'parameters']);
-    if (only === 'parameters' && out !== undefined)
-      throw typeError('out', "be left out with only: 'parameters'", out);
-    const gradient = readShape<ArrayOf<D>>('dy', dy, this.#config.dtype);
-    return { gradient, out, wantsInput: only !== 'parameters', wantsParameters: only !== 'input' };
-  }
-
-  /** The forward that a backward goes back through; what hangs on it has been checked. */
-  #lastFor({ gradient, out }: BackwardCall<ArrayOf<D>>): Forward<ArrayOf<D>> & { x: ArrayOf<D> } {
-    const last = this.#last;
-    if (last === undefined)
-      throw stateError(
-        'NO_FORWARD',
-        'backward() must follow a forward(), got none since the layer was made or cleared',
-      );
-    if (last.x === undefined)
-      throw stateError(
-        'INPUT_OVERWRITTEN',
-        'backward() must find the x of the last forward(), got one that wrote its result over x; give forward() another out',
-      );
-    checkSameShape(gradient, 'the last x', last.shape);
-    checkLength({ ...gradient, name: 'x', data: last.x });
-    if (out !== undefined) {
-      checkOut(out, gradient);
-      checkApart('out', out, this.#arrays);
+    pending.forward = forward;
+    pending.state = 'done';
+    pending.clears = this.#clears;
+    if (pending.mode) {
+      if (pending.order >= (this.#lastTraining?.order ?? 0)) this.#lastTraining = pending;
+      if (pending.order >= (this.#calledTraining?.order ?? 0)) this.#calledTraining = pending;
+    } else {
+      if (pending.order >= (this.#lastEvaluation?.order ?? 0)) this.#lastEvaluation = pending;
+      if (pending.order >= (this.#calledEvaluation?.order ?? 0)) this.#calledEvaluation = pending;
     }
-    return last as Forward<ArrayOf<D>> & { x: ArrayOf<D> };
+    const { mean, variance } = forward.held;
+    const count = geometry.outer * geometry.inner;
+    const isSeen = pending.mode && batchStats && (count > 0 || whole !== undefined);
+    if (isSeen && pending.order >= this.#momentsOrder) {
+      const before = this.#moments;
+      this.#moments = forward.held;
+      this.#momentsCount = count;
+      this.#whole = whole;
+      this.#momentsOrder = pending.order;
+      if (before !== undefined && !before.isNeeded) this.#release(before);
+    }
+    if (!updates) return;
+    if (whole === undefined || moments === undefined) this.#layer.running?.update(count, mean, variance);
+    else if (this.#taken.add(moments)) this.#layer.running?.updateFrom(whole);
   }
 
-  #runForward(
-    pass: Later<Passes<ArrayOf<D>>['forwardTraining']>,
+  /** What has been gone back through, unless it is to be gone through again. */
+  #mark(pending: Pending<ArrayOf<D>>, call: BackwardCall<ArrayOf<D>>): void {
+    if (call.retain) return;
+    if (call.wantsInput) pending.leavesInput = false;
+    if (call.wantsParameters) pending.leavesParameters = false;
+  }
+
+  /** Where nothing is left of a forward to go through, and nobody is on the way, what it held is free. */
+  #letGo(pending: Pending<ArrayOf<D>>): void {
+    const { forward, busy, leavesInput, leavesParameters } = pending;
+    if (forward === undefined || busy > 0 || leavesInput || leavesParameters) return;
+    pending.forward = undefined;
+    this.#release(forward.held);
+    if (forward.isOwn) unstage(forward.x);
+    if (forward.mask !== undefined && this.#layer.config.reuse) this.#mask = forward.mask;
+  }
+
+  #forget(pending: Pending<ArrayOf<D>> | undefined): void {
+    if (pending?.state !== 'done') return;
+    pending.state = 'cleared';
+    pending.forward = undefined;
+  }
+
+  /** Where one backward writes a gradient: beside the layer's where it is to be added. */
+  #gradientFor(array: ArrayOf<D> | undefined, accumulate: boolean): ArrayOf<D> | undefined {
+    return array && accumulate ? newArray(this.#layer.config.dtype, this.#layer.channels) : array;
+  }
+
+  #accumulate(dWeight: ArrayOf<D> | undefined, dBias: ArrayOf<D> | undefined): void {
+    const channels = this.#layer.channels;
+    const { weightGrad, biasGrad } = this;
+    if (weightGrad && dWeight) for (let i = 0; i < channels; i++) weightGrad[i] += dWeight[i];
+    if (biasGrad && dBias) for (let i = 0; i < channels; i++) biasGrad[i] += dBias[i];
+  }
+
+  #forwardPass(
     { x, geometry, held, mask }: Forward<ArrayOf<D>>,
     y: ArrayOf<D>,
     residual: ArrayOf<D> | undefined,
-    slot: Slot,
-  ): boolean {
-    const { outer, channels, inner } = geometry;
-    const { mean, variance, weight, bias } = held;
-    const { eps, activation } = this.#config;
-    const relu = activation !== undefined;
-    return pass(
-      outer,
-      channels,
-      inner,
-      eps,
-      x as ArrayOf<D>,
+  ): ForwardPass<ArrayOf<D>> {
+    return {
+      geometry,
+      eps: this.#layer.config.eps,
+      x: x as ArrayOf<D>,
       y,
-      weight,
-      bias,
-      mean,
-      variance,
-      relu,
+      weight: held.weight,
+      bias: held.bias,
+      mean: held.mean,
+      variance: held.variance,
+      relu: this.#layer.config.activation !== undefined,
       residual,
       mask,
-      slot,
-    );
+    };
   }
 
-  #runBackward(
-    pass: Later<Passes<ArrayOf<D>>['backward']>,
+  #backwardPass(
     { geometry, training, held, mask }: Forward<ArrayOf<D>>,
     dy: ArrayOf<D>,
     x: ArrayOf<D>,
@@ -642,32 +611,26 @@ export class LayerCore<D extends DType> {
     dWeight: ArrayOf<D> | undefined,
     dBias: ArrayOf<D> | undefined,
     dResidual: ArrayOf<D> | undefined,
-    slot: Slot,
-  ): void {
-    const { outer, channels, inner } = geometry;
-    const { mean, variance, weight, bias } = held;
-    const { eps, activation } = this.#config;
-    pass(
-      outer,
-      channels,
-      inner,
-      eps,
+  ): BackwardPass<ArrayOf<D>> {
+    return {
+      geometry,
+      eps: this.#layer.config.eps,
       training,
       dy,
       x,
-      mean,
-      variance,
-      weight,
-      bias,
-      activation !== undefined,
-      undefined,
+      mean: held.mean,
+      variance: held.variance,
+      weight: held.weight,
+      bias: held.bias,
+      relu: this.#layer.config.activation !== undefined,
+      // A mask is kept where there is one.
+      residual: undefined,
       mask,
       dx,
       dWeight,
       dBias,
       dResidual,
-      slot,
-    );
+    };
   }
 
   /** Starts when all asynchronous calls before have settled: at once where there are none. */

@@ -2,15 +2,20 @@
 
 import { type Activation, checkActivation } from './activation.js';
 import { passesFor } from './backend/index.js';
+import { typeError } from './errors.js';
+import { checkSums, type GradientSums, sumsError, throughForward } from './gradient-sums.js';
+import { checkWhole, evenCountOf, type Moments, momentsOf } from './moments.js';
 import { namesOf, propertiesOf } from './properties.js';
 import { newResult } from './result.js';
 import { updateRunningArrays } from './running.js';
+import { lengthOf } from './typed-array.js';
 import type { DType, FloatArray, Tensor, TensorLike } from './types.js';
 import {
   channelsOf,
   checkApart,
   checkAxis,
   checkBoolean,
+  checkDivisors,
   checkEps,
   checkFraction,
   checkInteger,
@@ -20,6 +25,8 @@ import {
   checkPerChannel,
   checkSameShape,
   checkVariance,
+  checkVaries,
+  copyOf,
   type Geometry,
   geometryOf,
   type NamedArrays,
@@ -35,7 +42,7 @@ import {
 export interface PassOptions<T extends FloatArray> {
   /** The channel axis; −1 is the last. Default 1. */
   axis?: number;
-  /** Added to the variance under the root. Positive and finite. Default 1e-5. */
+  /** Added to the variance under the root, from 0 on. Default 1e-5. With 0 a channel of variance 0 is an error. */
   eps?: number;
   /** One value per channel. Default, and for null: 1 for each. */
   weight?: FloatArray | null;
@@ -52,6 +59,12 @@ export interface PassOptions<T extends FloatArray> {
   out?: T;
 }
 
+/** What {@link forwardTraining} takes. */
+export interface ForwardTrainingOptions<T extends FloatArray> extends PassOptions<T> {
+  /** The statistics to normalize with, of a batch that x is a part of. Default: those of x. */
+  moments?: Moments;
+}
+
 /** What {@link forwardInference} takes. */
 export interface ForwardInferenceOptions<T extends FloatArray> extends PassOptions<T> {
   /** One value per channel. */
@@ -61,7 +74,15 @@ export interface ForwardInferenceOptions<T extends FloatArray> extends PassOptio
 }
 
 /** What {@link backward} takes: what its forward pass was given, and the statistics. */
-export interface BackwardOptions<T extends FloatArray> extends ForwardInferenceOptions<T> {
+export interface BackwardOptions<T extends FloatArray> extends PassOptions<T> {
+  /** One value per channel; or `moments`. */
+  mean?: FloatArray;
+  /** One value per channel, none negative: biased, as in a forward pass; or `moments`. */
+  variance?: FloatArray;
+  /** In the place of mean and variance: those of the forward pass, which also say how many values they are of. */
+  moments?: Moments;
+  /** Where x is a part of a batch: the sums of all parts, which dx follows from; dWeight and dBias are this part's own. */
+  sums?: GradientSums;
   /**
    * true: `mean` and `variance` are those of x, and carry gradient. false: they are constants (running statistics).
    * Default true.
@@ -77,8 +98,10 @@ export interface TrainingResult<T extends FloatArray> {
   mean: Float64Array;
   /** Per channel, biased: divided by `count`. */
   variance: Float64Array;
-  /** Values per channel. */
+  /** Values per channel that those are of; where that differs, as with weights, the most. */
   count: number;
+  /** All of that, as a value. */
+  moments: Moments;
 }
 
 /** What {@link backward} returns. */
@@ -121,9 +144,9 @@ export interface RunningStatsOptions {
 
 const defaultEps = 1e-5;
 const passNames = ['axis', 'eps', 'weight', 'bias', 'activation', 'residual', 'out'];
-const trainingNames = namesOf([...passNames]);
+const trainingNames = namesOf([...passNames, 'moments']);
 const inferenceNames = namesOf([...passNames, 'mean', 'variance']);
-const backwardNames = namesOf([...passNames, 'mean', 'variance', 'training']);
+const backwardNames = namesOf([...passNames, 'mean', 'variance', 'training', 'moments', 'sums']);
 const runningNames = namesOf(['runningMean', 'runningVar']);
 const batchNames = namesOf(['mean', 'variance', 'count']);
 const updateNames = namesOf(['decay', 'unbiasedRunningVar']);
@@ -205,31 +228,46 @@ function resultFor<T extends FloatArray>(
  */
 export function forwardTraining<T extends FloatArray>(
   x: TensorLike<T>,
-  options: PassOptions<T> = {},
+  options: ForwardTrainingOptions<T> = {},
 ): TrainingResult<T> {
   const read = readOptions(options, trainingNames);
-  const { out } = read;
+  const { out, moments } = read;
   const { input, dtype, geometry, eps, weight, bias, relu, residual, given } = readPass(x, read);
+  const { channels } = geometry;
+  const whole = moments === undefined ? undefined : momentsOf(checkWhole(moments, channels, eps));
   const y = resultFor(out, input, residual, given);
-  const { outer, channels, inner } = geometry;
-  const mean = newArray<Float64Array>('float64', channels);
-  const variance = newArray<Float64Array>('float64', channels);
-  passesFor<T>(dtype).forwardTraining(
-    outer,
-    channels,
-    inner,
+  const mean = whole ? copyOf(whole.mean) : newArray<Float64Array>('float64', channels);
+  const variance = whole ? copyOf(whole.variance) : newArray<Float64Array>('float64', channels);
+  const passes = passesFor<T>(dtype);
+  const pass = {
+    geometry,
     eps,
-    input.data,
+    x: input.data,
     y,
     weight,
     bias,
     mean,
     variance,
     relu,
-    residual?.data,
-    undefined,
-  );
-  return { y: { data: y, shape: input.shape }, mean, variance, count: outer * inner };
+    residual: residual?.data,
+    mask: undefined,
+  };
+  if (whole !== undefined) passes.forwardInference(pass);
+  else if (eps > 0) passes.forwardTraining(pass);
+  else {
+    passes.moments(pass);
+    checkVaries(variance);
+    passes.forwardInference(pass);
+  }
+  const size = geometry.outer * geometry.inner;
+  const count = whole ? largestOf(whole.count) : size;
+  return {
+    y: { data: y, shape: input.shape },
+    mean,
+    variance,
+    count,
+    moments: whole ?? momentsOf({ count, squares: count, mean, variance }),
+  };
 }
 
 /**
@@ -259,24 +297,21 @@ export function forwardInference<T extends FloatArray>(
   const read = readOptions(options, inferenceNames);
   const { mean, variance, out } = read;
   const { input, dtype, geometry, eps, weight, bias, relu, residual, given } = readPass(x, read);
-  const { outer, channels, inner } = geometry;
-  const stats = statsOf(mean, variance, channels);
+  const stats = statsOf(mean, variance, geometry.channels, eps);
   const y = resultFor(out, input, residual, { ...given, mean, variance });
-  passesFor<T>(dtype).forwardInference(
-    outer,
-    channels,
-    inner,
+  passesFor<T>(dtype).forwardInference({
+    geometry,
     eps,
-    input.data,
+    x: input.data,
     y,
     weight,
     bias,
-    stats.mean,
-    stats.variance,
+    mean: stats.mean,
+    variance: stats.variance,
     relu,
-    residual?.data,
-    undefined,
-  );
+    residual: residual?.data,
+    mask: undefined,
+  });
   return { data: y, shape: input.shape };
 }
 
@@ -312,38 +347,44 @@ export function backward<T extends FloatArray>(
 ): Gradients<T> {
   checkObject('options', options);
   const read = readOptions(options, backwardNames);
-  const { mean, variance, training = true, out } = read;
+  const { mean, variance, training = true, out, moments, sums } = read;
   const { input, dtype, geometry, eps, weight, bias, relu, residual, given } = readPass(x, read);
-  const { outer, channels, inner } = geometry;
+  const { channels } = geometry;
   const gradient = readShape<T>('dy', dy, dtype);
   checkSameShape(gradient, 'x', input.shape);
   checkBoolean('training', training);
-  const stats = statsOf(mean, variance, channels);
+  if (moments !== undefined && (mean !== undefined || variance !== undefined))
+    throw typeError('mean and variance', 'be left out with moments', mean ?? variance);
+  if (sums !== undefined && !training) throw typeError('sums', 'be left out with training: false', sums);
+  const whole = moments === undefined ? undefined : momentsOf(checkWhole(moments, channels, eps));
+  const stats = whole ?? statsOf(mean, variance, channels, eps);
+  if (sums !== undefined) checkSums('sums', sums, channels);
+  else if (training && whole !== undefined && evenCountOf(whole) !== input.size / channels) throw sumsError();
   checkLength(input);
   const dx = resultFor(out, gradient, residual, { ...given, mean, variance });
   const dWeight = newArray<T>(dtype, channels);
   const dBias = newArray<T>(dtype, channels);
   const dResidual = residual && newResult<T>(dtype, input.size);
-  passesFor<T>(dtype).backward(
-    outer,
-    channels,
-    inner,
+  const pass = {
+    geometry,
     eps,
     training,
-    gradient.data,
-    input.data,
-    stats.mean,
-    stats.variance,
+    dy: gradient.data,
+    x: input.data,
+    mean: stats.mean,
+    variance: stats.variance,
     weight,
     bias,
     relu,
-    residual?.data,
-    undefined,
+    residual: residual?.data,
+    mask: undefined,
     dx,
     dWeight,
     dBias,
     dResidual,
-  );
+  };
+  const count = whole ? (evenCountOf(whole) ?? whole.count) : input.size / channels;
+  throughForward(passesFor<T>(dtype), pass, sums, count);
   return {
     dx: { data: dx, shape: input.shape },
     dWeight,
@@ -387,7 +428,7 @@ export function updateRunningStats(
   const { decay = 0.9, unbiasedRunningVar = true } = readOptions(options, updateNames);
   const channels = channelsOf('runningMean', runningMean);
   checkVariance('runningVar', runningVar, channels);
-  const stats = statsOf(mean, variance, channels);
+  const stats = statsOf(mean, variance, channels, defaultEps);
   checkInteger('count', count, 0, Number.MAX_SAFE_INTEGER);
   checkApart('runningMean', runningMean, { runningVar, mean, variance });
   checkApart('runningVar', runningVar, { mean, variance });
@@ -406,9 +447,17 @@ export function updateRunningStats(
   );
 }
 
-function statsOf(mean: unknown, variance: unknown, channels: number) {
-  return {
+function statsOf(mean: unknown, variance: unknown, channels: number, eps: number) {
+  const checked = {
     mean: toDtype<Float64Array>(checkPerChannel('mean', mean, channels), 'float64'),
     variance: toDtype<Float64Array>(checkVariance('variance', variance, channels), 'float64'),
   };
+  checkDivisors('variance', checked.variance, eps);
+  return checked;
+}
+
+function largestOf(values: Float64Array): number {
+  let largest = 0;
+  for (let i = 0; i < lengthOf(values); i++) if (values[i] > largest) largest = values[i];
+  return largest;
 }

@@ -11,6 +11,7 @@ export {
   type LayerBackwardOptions,
   type LayerGradients,
   type Parameter,
+  type SingleValue,
 } from './batchnorm.js';
 export type { BatchNormConfig, BatchNormOptions } from './config.js';
 export type { Convention, Decay } from './conventions.js';
@@ -32,6 +33,7 @@ export {
   type BatchStats,
   backward,
   type ForwardInferenceOptions,
+  type ForwardTrainingOptions,
   forwardInference,
   forwardTraining,
   type Gradients,
@@ -41,7 +43,15 @@ export {
   type TrainingResult,
   updateRunningStats,
 } from './functional.js';
+export {
+  GradientSums,
+  type GradientSumsJSON,
+  type GradientSumsOptions,
+  type GradientSumsParts,
+} from './gradient-sums.js';
+export type { BatchNormJSON, FrozenBatchNormJSON, FrozenConfigJSON, NumberJSON, StateJSON } from './json.js';
+export { Moments, type MomentsJSON, type MomentsOptions, type MomentsParts } from './moments.js';
 export { type Capabilities, capabilities, setThreads, threads } from './runtime.js';
-export type { StateDict } from './state.js';
+export type { AnyState, StateDict, StateOptions } from './state.js';
 export { tensor } from './tensor.js';
 export type { ArrayOf, DType, FloatArray, Tensor, TensorLike } from './types.js';

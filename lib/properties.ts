@@ -39,8 +39,13 @@ export function areCallsUntouched(): boolean {
   return !(
     'out' in objectPrototype ||
     'residual' in objectPrototype ||
+    'moments' in objectPrototype ||
+    'sums' in objectPrototype ||
     'updateStats' in objectPrototype ||
     'only' in objectPrototype ||
+    'of' in objectPrototype ||
+    'accumulate' in objectPrototype ||
+    'retain' in objectPrototype ||
     'signal' in objectPrototype ||
     'transfer' in objectPrototype
   );
@@ -66,15 +71,18 @@ function areAllUntouched(): boolean {
       'unbiasedRunningVar' in objectPrototype ||
       'trackRunningStats' in objectPrototype ||
       'reuse' in objectPrototype ||
+      'singleValue' in objectPrototype ||
       'convention' in objectPrototype ||
       'momentum' in objectPrototype ||
       // statistics and states
       'count' in objectPrototype ||
+      'squares' in objectPrototype ||
+      'sumDy' in objectPrototype ||
+      'sumDyXmu' in objectPrototype ||
       'runningMean' in objectPrototype ||
       'runningVar' in objectPrototype ||
-      'running_mean' in objectPrototype ||
-      'running_var' in objectPrototype ||
-      'num_batches_tracked' in objectPrototype ||
+      'prefix' in objectPrototype ||
+      'strict' in objectPrototype ||
       // layers to fold into
       'groups' in objectPrototype ||
       'transposed' in objectPrototype
@@ -101,7 +109,8 @@ export function propertiesOf<T extends object>(object: T, names: Names): T {
   return properties;
 }
 
-function propertyOf(object: object, name: string): unknown {
+/** The property of this name, if it counts; to be read once. */
+export function propertyOf(object: object, name: string): unknown {
   if (hasOwn(object, name)) return object[name as never];
   for (let holder = getPrototypeOf(object); holder !== null; holder = getPrototypeOf(holder)) {
     if (!hasOwn(holder, name)) continue;

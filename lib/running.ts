@@ -1,5 +1,7 @@
 import { backend } from './backend/index.js';
 import type { Decay } from './conventions.js';
+import { dtypeNamed } from './dtype.js';
+import { evenCountOf, type Moments } from './moments.js';
 import { copyInto, filled, typedArrayType } from './typed-array.js';
 import type { FloatArray } from './types.js';
 import { copyAs, newArray } from './validate.js';
@@ -13,42 +15,95 @@ export class RunningStatistics {
   /** Updates of a channel that were left out because they would not have been finite. */
   rejectedUpdates = 0;
   readonly #channels: number;
-  readonly #decay: number;
+  #decay = 0;
   readonly #unbiased: boolean;
   /** With decay 'cumulative': how many batches the statistics of each channel are the mean of. */
-  readonly #accepted: Float64Array | undefined;
+  accepted: Float64Array | undefined;
 
   constructor(channels: number, decay: Decay, unbiased: boolean) {
     this.mean = newArray('float64', channels);
     this.variance = filled(newArray('float64', channels), 1);
     this.#channels = channels;
-    this.#decay = decay === 'cumulative' ? 0 : decay;
     this.#unbiased = unbiased;
-    this.#accepted = decay === 'cumulative' ? newArray('float64', channels) : undefined;
+    this.setDecay(decay);
+  }
+
+  /** From 'cumulative' on every channel counts as the mean of the batches so far. */
+  setDecay(decay: Decay): void {
+    if (decay === 'cumulative')
+      this.accepted ??= filled(newArray<Float64Array>('float64', this.#channels), this.batchesTracked);
+    else {
+      this.accepted = undefined;
+      this.#decay = decay;
+    }
+  }
+
+  /** As new: mean 0, variance 1, nothing seen. */
+  reset(): void {
+    filled(this.mean, 0);
+    filled(this.variance, 1);
+    if (this.accepted) filled(this.accepted, 0);
+    this.batchesTracked = 0;
+    this.rejectedUpdates = 0;
   }
 
   /** Takes the statistics of a batch in: its mean and biased variance, and the number of values per channel. */
   update(count: number, mean: Float64Array, variance: Float64Array): void {
+    this.#take(count, mean, variance, this.#unbiased);
+  }
+
+  /** The same of statistics whose values may have weights, or differ in number from channel to channel. */
+  updateFrom(moments: Moments): void {
+    const { mean, variance } = moments;
+    const count = evenCountOf(moments);
+    if (count !== undefined || !this.#unbiased) {
+      this.update(count ?? 1, mean, variance);
+      return;
+    }
+    const unbiased = moments.unbiasedVariance();
+    const before = copyAs<Float64Array>('float64', this.variance);
+    // A channel that has no unbiased variance keeps what it had.
+    const isKept = (c: number) => Number.isNaN(unbiased[c]) && !Number.isNaN(variance[c]);
+    const taken = copyAs<Float64Array>('float64', unbiased);
+    for (let c = 0; c < this.#channels; c++) if (isKept(c)) taken[c] = before[c];
+    this.#take(1, mean, taken, false);
+    for (let c = 0; c < this.#channels; c++) if (isKept(c)) this.variance[c] = before[c];
+  }
+
+  #take(count: number, mean: Float64Array, variance: Float64Array, unbiased: boolean): void {
     this.rejectedUpdates += backend.updateRunningStats(
       mean,
       variance,
       this.#channels,
       count,
       this.#decay,
-      this.#unbiased,
+      unbiased,
       this.mean,
       this.variance,
-      this.#accepted,
+      this.accepted,
     );
     this.batchesTracked = Math.min(this.batchesTracked + 1, Number.MAX_SAFE_INTEGER);
   }
 
-  /** Takes over those of a state, which does not say which channels have rejected batches: all count as accepted. */
-  load(mean: FloatArray, variance: FloatArray, batchesTracked: number): void {
+  /** What those statistics say, in the place of all that came before. */
+  set(mean: Float64Array, variance: Float64Array): void {
     copyInto(this.mean, mean);
     copyInto(this.variance, variance);
+  }
+
+  /**
+   * Takes over what there is of a state, which does not say which channels have rejected batches: all count as accepted.
+   */
+  load(
+    mean: FloatArray | undefined,
+    variance: FloatArray | undefined,
+    batchesTracked: number | undefined,
+  ): void {
+    if (mean) copyInto(this.mean, mean);
+    if (variance) copyInto(this.variance, variance);
+    if (batchesTracked === undefined) return;
     this.batchesTracked = batchesTracked;
-    if (this.#accepted) filled(this.#accepted, batchesTracked);
+    if (this.accepted) filled(this.accepted, batchesTracked);
   }
 }
 
@@ -89,7 +144,7 @@ export function updateRunningArrays(
 }
 
 function isFloat32(array: FloatArray): boolean {
-  return typedArrayType(array) === 'Float32Array';
+  return dtypeNamed(typedArrayType(array)) === 'float32';
 }
 
 /** By rounding to float32: an infinity that was there is that of a channel already left out. */

@@ -33,21 +33,39 @@ struct Span {
   size_t length;
 };
 
+/// What is found in short planes: x[n][c][3] has the channels 0 0 0 1 1 1 2 2 2 ... side by side, so that a
+/// sample can be a row whose columns each have one channel, three columns the same. To begin and end three
+/// values of a channel, again and again, takes longer than all that is done with them.
+///
+/// For a pass that sums. Each column has sums of its own, which is worth it where a plane has no more values
+/// than there are samples. Decides bits.
+constexpr Layout layout_of_sums(const Shape& shape) {
+  constexpr size_t kMostColumns = 32;
+  return shape.inner == 1 || (shape.inner <= kMostColumns && shape.inner <= shape.outer) ? kChannelsLast
+                                                                                         : kChannelsFirst;
+}
+
+/// For a pass that sums nothing: whether a line would hold more than one plane.
+template <typename T>
+constexpr Layout layout_of_write(const Shape& shape) {
+  return shape.inner < kLanes<T> ? kChannelsLast : kChannelsFirst;
+}
+
 /// Channels-last rows that are laid side by side, so that a narrow row still fills whole vectors and a loop
 /// over its columns is worth entering.
 template <typename T>
-size_t fold_of(size_t channels) {
+size_t fold_of(size_t columns) {
   constexpr size_t kWide = 256;
-  if (channels >= kWide) return 1;
+  if (columns >= kWide) return 1;
   // In 32 bits, and without std::gcd, whose divisions a small call would notice.
-  const auto narrow = static_cast<uint32_t>(channels);
+  const auto narrow = static_cast<uint32_t>(columns);
   const uint32_t common = std::min<uint32_t>(kLanes<T>, narrow & (~narrow + 1));
   const uint32_t whole = kLanes<T> / common;
   const uint32_t width = whole * narrow;
   return width >= kWide ? whole : whole * ((kWide + width - 1) / width);
 }
 
-/// Asks for what lies `distance` values behind.
+/// Asks for what lies `distance` values beyond.
 constexpr Ahead straight_ahead(size_t distance) {
   return {distance, ~size_t{0}, 0};
 }
@@ -56,19 +74,24 @@ constexpr Ahead straight_ahead(size_t distance) {
 template <typename T>
 class Tiling {
  public:
-  explicit Tiling(Shape shape) : Tiling(shape, shape.inner == 1 ? fold_of<T>(shape.channels) : 1) {}
+  explicit Tiling(Shape shape) : Tiling(shape, layout_of_write<T>(shape)) {}
+  Tiling(Shape shape, Layout layout)
+      : Tiling(shape, layout, layout == kChannelsLast ? fold_of<T>(shape.channels * shape.inner) : 1) {}
   /// With the fold known: divisions are what a small call spends its time on.
-  Tiling(Shape shape, size_t fold)
-      : shape_(shape), layout_(shape.inner == 1 ? kChannelsLast : kChannelsFirst), fold_(fold) {
+  Tiling(Shape shape, Layout layout, size_t fold) : shape_(shape), layout_(layout), width_(shape.channels) {
     if (layout_ == kChannelsFirst) return;
-    rows_ = shape.outer < fold_ ? 0 : shape.outer / fold_;
-    rest_ = (shape.outer - rows_ * fold_) * shape.channels;
+    const size_t columns = shape.channels * shape.inner;
+    width_ = columns * fold;
+    rows_ = shape.outer < fold ? 0 : shape.outer / fold;
+    rest_ = (shape.outer - rows_ * fold) * columns;
   }
 
   Layout layout() const { return layout_; }
   const Shape& shape() const { return shape_; }
   /// Channels side by side: a kernel sees this many rows (channels-first) or columns (channels-last).
-  size_t width() const { return shape_.channels * fold_; }
+  size_t width() const { return width_; }
+  /// How many of those are one channel: neighbours, and they come again with each row that is folded in.
+  size_t columns_of_channel() const { return layout_ == kChannelsFirst ? 1 : shape_.inner; }
   /// Channels-last: the folded rows, and the values after the last of them.
   size_t rows() const { return rows_; }
   size_t rest() const { return rest_; }
@@ -130,7 +153,7 @@ class Tiling {
  private:
   Shape shape_;
   Layout layout_;
-  size_t fold_;
+  size_t width_;
   size_t rows_ = 0;
   size_t rest_ = 0;
 };
@@ -139,21 +162,21 @@ class Tiling {
 template <typename T>
 class Partition : public Tiling<T> {
  public:
-  explicit Partition(Shape shape) : Tiling<T>(shape) {
+  explicit Partition(Shape shape) : Tiling<T>(shape, layout_of_sums(shape)) {
     if (this->layout() == kChannelsFirst) {
-      constexpr size_t group = 4 * kLanes<T>;
-      const size_t groups = divide_up(shape.inner, group);
-      piece_ = divide_up(groups, divide_up(groups, kChunkGroups)) * group;
+      constexpr size_t quad = 4 * kLanes<T>;
+      const size_t quads = divide_up(shape.inner, quad);
+      piece_ = divide_up(quads, divide_up(quads, kChunkQuads)) * quad;
       pieces_ = divide_up(shape.inner, piece_);
-      run_ = std::max<size_t>(1, kChunkGroups / groups);
-      const size_t additions = divide_up(groups, 2);
+      extent_ = std::max<size_t>(1, kChunkQuads / quads);
+      const size_t additions = divide_up(quads, 2);
       samples_ = std::max<size_t>(1, kStretch / additions);
-      one_stretch_ = additions * std::min(run_, shape.outer) <= kStretch;
-      chunks_ = divide_up(shape.outer, run_) * pieces_;
+      one_stretch_ = additions * std::min(extent_, shape.outer) <= kStretch;
+      chunks_ = divide_up(shape.outer, extent_) * pieces_;
     } else {
-      run_ = kChunkRows;
+      extent_ = kChunkRows;
       one_stretch_ = this->rows() <= kStretch * 8;
-      chunks_ = divide_up(this->rows(), run_) + (this->rest() > 0 ? 1 : 0);
+      chunks_ = divide_up(this->rows(), extent_) + (this->rest() > 0 ? 1 : 0);
     }
   }
 
@@ -183,21 +206,22 @@ class Partition : public Tiling<T> {
   Span chunk(size_t index) const {
     if (this->layout() == kChannelsFirst) {
       const Shape& shape = this->shape();
-      const size_t first = index / pieces_ * run_;
+      const size_t first = index / pieces_ * extent_;
       const Piece of = piece(index % pieces_);
-      return {first, std::min(run_, shape.outer - first), of.offset, of.length};
+      return {first, std::min(extent_, shape.outer - first), of.offset, of.length};
     }
-    const size_t first = index * run_;
+    const size_t first = index * extent_;
     if (first >= this->rows()) return {this->rows(), 1, 0, this->rest()};
-    return {first, std::min(run_, this->rows() - first), 0, this->width()};
+    return {first, std::min(extent_, this->rows() - first), 0, this->width()};
   }
 
  private:
-  /// Groups of four values of every lane. So many amortise a chunk's fixed cost, and the values of all of it
+  /// Quads: four values of every lane. So many amortise a chunk's fixed cost, and the values of all of it
   /// have one shift.
-  static constexpr size_t kChunkGroups = 128;
+  static constexpr size_t kChunkQuads = 128;
 
-  size_t run_ = 1;
+  /// Samples (channels-first) or rows (channels-last) of a chunk.
+  size_t extent_ = 1;
   /// Channels-first: samples that make up a stretch.
   size_t samples_ = 1;
   bool one_stretch_ = false;

@@ -32,14 +32,21 @@ struct Partials {
   double* second;
 };
 
-/// Calls add(first place, first channel, count) for the runs of places that channels [begin, end) have in a
-/// chunk, in the order of the copies.
+/// The places of channels [begin, end) in one row: columns, where a channel has several.
+template <typename T>
+Range places_of(const Partition<T>& partition, Range channels) {
+  const size_t columns = partition.columns_of_channel();
+  return {channels.begin * columns, channels.end * columns};
+}
+
+/// Calls add(first in the chunk, first of them, count) for places [begin, end) of a row in a chunk, one copy
+/// of them after the other.
 template <typename T, typename Add>
-void for_each_run(const Partition<T>& partition, const Span& span, Range channels, Add add) {
-  const size_t width = partition.shape().channels;
-  const size_t places = partition.layout() == kChannelsFirst ? width : span.length;
-  for (size_t copy = 0; copy + channels.begin < places; copy += width)
-    add(copy + channels.begin, channels.begin, std::min(copy + channels.end, places) - copy - channels.begin);
+void for_each_copy(const Partition<T>& partition, const Span& span, Range places, Add add) {
+  const size_t width = partition.shape().channels * partition.columns_of_channel();
+  const size_t end = partition.layout() == kChannelsFirst ? width : span.length;
+  for (size_t copy = 0; copy + places.begin < end; copy += width)
+    add(copy + places.begin, places.begin, std::min(copy + places.end, end) - copy - places.begin);
 }
 
 /// What kernels add to. Chunks of one stretch have sums of their own and no totals; else the sums, which
@@ -111,7 +118,12 @@ class Accumulators {
 template <typename T>
 void find_nine(const Partition<T>& partition, const Span& span, size_t channel, const T* x,
                const T* (&nine)[9]) {
-  const size_t ninth = partition.values(span, channel) / 9;
+  const size_t values = partition.values(span, channel);
+  if (values < 9 && partition.columns_of_channel() > 1) {
+    for (size_t i = 0; i < 9; i++) nine[i] = x + (span.first + i * values / 9) * partition.width() + channel;
+    return;
+  }
+  const size_t ninth = values / 9;
   size_t places[9];
   // Odd, so that it does not keep to one column of an image.
   partition.find_places(span, channel, ninth == 0 ? 0 : (ninth - 1) | 1, places);
@@ -143,18 +155,20 @@ class CompensatedSum {
 
 /// Sums of deviations from a shift near the data, per chunk.
 template <typename T>
-class Moments {
+class MomentSums {
  public:
-  Moments(Scratch& scratch, const Execution& execution, const Partition<T>& partition, const T* x)
+  MomentSums(Scratch& scratch, const Execution& execution, const Partition<T>& partition, const T* x)
       : kernels_(kernels_of<T>(*execution.kernels)),
         partition_(partition),
         chunks_(take_chunks(scratch, partition)),
         x_(x),
-        reference_sums_(scratch.take<double>(partition.shape().channels)),
-        reference_squares_(scratch.take<double>(partition.shape().channels)) {}
+        reference_sums_(scratch.take<double>(partition.shape().channels * partition.columns_of_channel())),
+        reference_squares_(
+            scratch.take<double>(partition.shape().channels * partition.columns_of_channel())) {}
 
-  /// Asks memory for what sum() will want first, from many places at once.
-  void expect(size_t chunk, Range channels) const {
+  /// Asks memory for what sum() of a chunk reads before anything else: the nine values from all over it of
+  /// each channel, of which one becomes the shift.
+  void ask_for(size_t chunk, Range channels) const {
     const T* nine[9];
     find_nine(partition_, chunks_[chunk], channels.begin, x_, nine);
     for (size_t channel = channels.begin; channel < channels.end; channel++)
@@ -164,10 +178,10 @@ class Moments {
       }
   }
 
-  /// Adds up channels [begin, end) < width of one chunk: run(work) does each tile.
-  template <typename Run>
+  /// Adds up channels [begin, end) < width of one chunk: add(work) does each tile.
+  template <typename Add>
   void sum(size_t chunk, Range channels, const LaneSums<T>& sums, const Partials<T>& partials,
-           Run run) const {
+           Add add) const {
     const Span& span = chunks_[chunk];
     if (partition_.layout() == kChannelsLast) channels.end = std::min(channels.end, span.length);
     if (channels.begin >= channels.end) return;
@@ -180,7 +194,7 @@ class Moments {
     size_t before = 0;
     partition_.for_each_tile(
         span, channels.begin, channels.end, ahead(partition_, span, channels), [&](Tile tile, size_t at) {
-          run(MomentsWork<T>{tile, x_ + at, shifts, sums, partition_.ends_stretch(span, before++)});
+          add(MomentsWork<T>{tile, x_ + at, shifts, sums, partition_.ends_stretch(span, before++)});
         });
   }
 
@@ -204,29 +218,36 @@ class Moments {
     }
   }
 
-  void run(const MomentsWork<T>& work) const { kernels_.moments[partition_.layout()](work); }
+  void add(const MomentsWork<T>& work) const { kernels_.moments[partition_.layout()](work); }
 
   /// Mean and biased variance of channels [begin, end) of the tensor: the chunks in their order, all with
   /// reference to the shift of the first.
   void merge(Range channels, const Partials<T>& partials, double* mean, double* variance) const {
-    for (size_t channel = channels.begin; channel < channels.end; channel++) {
-      reference_sums_[channel] = 0;
-      reference_squares_[channel] = 0;
+    const Range places = places_of(partition_, channels);
+    for (size_t place = places.begin; place < places.end; place++) {
+      reference_sums_[place] = 0;
+      reference_squares_[place] = 0;
     }
-    const T* const reference = partials.shifts + partials.at(0, channels.begin);
+    const T* const reference = partials.shifts + partials.at(0, places.begin);
     for (size_t chunk = 0; chunk < partition_.chunks(); chunk++) {
       const Span& span = chunks_[chunk];
       const double values = static_cast<double>(partition_.values(span, 0));
-      for_each_run(partition_, span, channels, [&](size_t place, size_t channel, size_t run) {
-        const size_t at = partials.at(chunk, place);
-        kernels_.merge(run, values, partials.first + at, partials.second + at, partials.shifts + at,
-                       reference + (channel - channels.begin), reference_sums_ + channel,
-                       reference_squares_ + channel);
+      for_each_copy(partition_, span, places, [&](size_t in_chunk, size_t place, size_t count) {
+        const size_t at = partials.at(chunk, in_chunk);
+        kernels_.merge(count, values, partials.first + at, partials.second + at, partials.shifts + at,
+                       reference + (place - places.begin), reference_sums_ + place,
+                       reference_squares_ + place);
       });
     }
     const size_t at = channels.begin;
-    kernels_.statistics(channels.end - at, static_cast<double>(partition_.shape().count()), reference,
-                        reference_sums_ + at, reference_squares_ + at, mean + at, variance + at);
+    const double count = static_cast<double>(partition_.shape().count());
+    if (partition_.columns_of_channel() == 1)
+      kernels_.statistics(channels.end - at, count, reference, reference_sums_ + at, reference_squares_ + at,
+                          mean + at, variance + at);
+    else
+      for_each_spread(channels, [&](Range some) {
+        merge_columns(some, reference - places.begin, mean + some.begin, variance + some.begin);
+      });
     // Squares of float32 do not overflow in double.
     if constexpr (std::is_same_v<T, double>)
       if (const size_t count = channels.end - at;
@@ -235,6 +256,32 @@ class Moments {
   }
 
  private:
+  /// Statistics of some channels of the sums of their columns, `reference` being those of all columns: with
+  /// reference to the first column of each.
+  void merge_columns(Range channels, const T* reference, double* mean, double* variance) const {
+    const size_t columns = partition_.columns_of_channel();
+    const size_t count = channels.end - channels.begin;
+    const double values = static_cast<double>(partition_.shape().outer);
+    double sum[kSpread] = {};
+    double squares[kSpread] = {};
+    T first[kSpread];
+    for (size_t column = 0; column < columns; column++) {
+      double column_sum[kSpread];
+      double column_squares[kSpread];
+      T shift[kSpread];
+      for (size_t i = 0; i < count; i++) {
+        const size_t place = (channels.begin + i) * columns + column;
+        column_sum[i] = reference_sums_[place];
+        column_squares[i] = reference_squares_[place];
+        shift[i] = reference[place];
+      }
+      if (column == 0) std::copy_n(shift, count, first);
+      kernels_.merge(count, values, column_sum, column_squares, shift, first, sum, squares);
+    }
+    kernels_.statistics(count, static_cast<double>(partition_.shape().count()), first, sum, squares, mean,
+                        variance);
+  }
+
   /// Statistics that are not finite though the data is, once more.
   void mend(Range channels, double* mean, double* variance) const {
     const size_t end = channels.end;
@@ -298,8 +345,9 @@ class Moments {
     variance = (squares - rest * rest) * kUp * kUp;
   }
 
-  /// In double, where float32 sums overflow (deviations from 1e19 on), where the shift is far from the mean,
-  /// and where the data is not finite, for then the result must not depend on the order of the additions.
+  /// In double, where float32 sums overflow (deviations from 1e19 on), where the shift is far from the mean
+  /// or the squares are tiny, and where the data is not finite, for then the result must not depend on the
+  /// order of the additions.
   void sum_in_double(const Span& span, size_t channel, T& shift, double& first, double& second) const {
     if (!std::isfinite(shift)) shift = 0;
     double sums[kLanes<T>] = {};
@@ -337,7 +385,7 @@ template <typename T>
 class GradSums {
  public:
   GradSums(Scratch& scratch, const Execution& execution, const Partition<T>& partition, const T* dy,
-           const T* x, Gate gate, unsigned char* mask, Normalization<const T> coefficients)
+           const T* x, Gate gate, unsigned char* mask, Normalization<const T> coefficients, GradientSums to)
       : kernels_(kernels_of<T>(*execution.kernels)),
         pass_(kernels_.grad_sums[gate][partition.layout()]),
         partition_(partition),
@@ -346,21 +394,20 @@ class GradSums {
         x_(x),
         mask_(mask),
         coefficients_(coefficients),
-        sums_dy_(scratch.take<double>(partition.shape().channels)),
-        sums_dy_xc_(scratch.take<double>(partition.shape().channels)) {}
+        to_(to) {}
 
-  /// sum() begins where it goes on.
-  void expect(size_t, Range) const {}
+  /// sum() reads nothing but what follows.
+  void ask_for(size_t, Range) const {}
 
-  /// Adds up channels [begin, end) < width of one chunk: run(work) does each tile.
-  template <typename Run>
-  void sum(size_t chunk, Range channels, const LaneSums<T>& sums, const Partials<T>&, Run run) const {
+  /// Adds up channels [begin, end) < width of one chunk: add(work) does each tile.
+  template <typename Add>
+  void sum(size_t chunk, Range channels, const LaneSums<T>& sums, const Partials<T>&, Add add) const {
     const Span& span = chunks_[chunk];
     const Normalization<const T> c = coefficients_.from(channels.begin);
     size_t before = 0;
     partition_.for_each_tile(span, channels.begin, channels.end, ahead(partition_, span, channels),
                              [&](Tile tile, size_t at) {
-                               run(GradSumsWork<T>{tile,
+                               add(GradSumsWork<T>{tile,
                                                    dy_ + at,
                                                    x_ + at,
                                                    {mask_, at},
@@ -374,25 +421,29 @@ class GradSums {
 
   void check(Range, Range, const Partials<T>&) const {}
 
-  void run(const GradSumsWork<T>& work) const { pass_(work); }
+  void add(const GradSumsWork<T>& work) const { pass_(work); }
 
   /// The sums of channels [begin, end) of the tensor, the chunks in their order.
   void merge(Range channels, const Partials<T>& partials) const {
     for (size_t channel = channels.begin; channel < channels.end; channel++) {
-      sums_dy_[channel] = 0;
-      sums_dy_xc_[channel] = 0;
+      to_.dy[channel] = 0;
+      to_.dy_xc[channel] = 0;
     }
+    const size_t columns = partition_.columns_of_channel();
+    const Range places = places_of(partition_, channels);
     for (size_t chunk = 0; chunk < partition_.chunks(); chunk++)
-      for_each_run(partition_, chunks_[chunk], channels, [&](size_t place, size_t channel, size_t run) {
-        const size_t at = partials.at(chunk, place);
-        for (size_t i = 0; i < run; i++) {
-          sums_dy_[channel + i] += partials.first[at + i];
-          sums_dy_xc_[channel + i] += partials.second[at + i];
+      for_each_copy(partition_, chunks_[chunk], places, [&](size_t in_chunk, size_t place, size_t count) {
+        const size_t at = partials.at(chunk, in_chunk);
+        for (size_t i = 0; columns == 1 && i < count; i++) {
+          to_.dy[place + i] += partials.first[at + i];
+          to_.dy_xc[place + i] += partials.second[at + i];
+        }
+        for (size_t i = 0; columns > 1 && i < count; i++) {
+          to_.dy[(place + i) / columns] += partials.first[at + i];
+          to_.dy_xc[(place + i) / columns] += partials.second[at + i];
         }
       });
   }
-  const double* sums_dy() const { return sums_dy_; }
-  const double* sums_dy_xc() const { return sums_dy_xc_; }
 
  private:
   const Kernels<T>& kernels_;
@@ -403,8 +454,7 @@ class GradSums {
   const T* x_;
   unsigned char* mask_;
   Normalization<const T> coefficients_;
-  double* sums_dy_;
-  double* sums_dy_xc_;
+  GradientSums to_;
 };
 
 }  // namespace

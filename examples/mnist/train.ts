@@ -13,9 +13,10 @@ import { shuffle } from './random.js';
 /** Images per step. It divides 60,000 and 10,000, so that every batch is full. */
 export const BATCH = 100;
 
-/** How the training ran: the loss of every step, before the step was taken. */
+/** How the training ran: loss and share of right answers on the batch of every step, before the step was taken. */
 export interface History {
   readonly losses: Float64Array;
+  readonly accuracies: Float64Array;
   readonly stepsPerEpoch: number;
 }
 
@@ -35,6 +36,7 @@ export interface TrainingOptions {
 export function train(network: Network, digits: Digits, options: TrainingOptions): History {
   const stepsPerEpoch = Math.floor(digits.count / BATCH);
   const losses = new Float64Array(options.epochs * stepsPerEpoch);
+  const accuracies = new Float64Array(losses.length);
   const descent = new MomentumDescent(network.parameters(), options.momentum);
   const order = Uint32Array.from({ length: digits.count }, (_, i) => i);
   const x = activations(BATCH, digits.pixels);
@@ -48,6 +50,7 @@ export function train(network: Network, digits: Digits, options: TrainingOptions
       load(digits, order.subarray(i * BATCH, (i + 1) * BATCH), x, labels);
       const logits = network.forward(x);
       losses[step] = softmaxCrossEntropy(logits, labels, dLogits);
+      accuracies[step] = countRight(logits, labels) / BATCH;
       network.backward(dLogits);
       descent.step(options.learningRate * (1 - step / losses.length));
       sum += losses[step];
@@ -55,21 +58,24 @@ export function train(network: Network, digits: Digits, options: TrainingOptions
       options.onStep(step, epoch, sum / (i + 1));
     }
   }
-  return { losses, stepsPerEpoch };
+  return { losses, accuracies, stepsPerEpoch };
 }
 
 /** The share of images whose largest logit is that of their label. */
 export function accuracy(stages: readonly Stage[], digits: Digits): number {
   let right = 0;
-  for (const { x, labels } of batches(digits)) {
-    const logits = run(stages, x);
-    const classes = logits.shape[1];
-    for (let n = 0; n < BATCH; n++) {
-      const row = logits.data.subarray(n * classes, (n + 1) * classes);
-      if (row.indexOf(Math.max(...row)) === labels[n]) right++;
-    }
-  }
+  for (const { x, labels } of batches(digits)) right += countRight(run(stages, x), labels);
   return right / digits.count;
+}
+
+/** Where a logit is not a number, no answer is right. */
+function countRight({ data, shape: [batch, classes] }: Activations, labels: Uint8Array): number {
+  let right = 0;
+  for (let n = 0; n < batch; n++) {
+    const row = data.subarray(n * classes, (n + 1) * classes);
+    if (row.indexOf(Math.max(...row)) === labels[n]) right++;
+  }
+  return right;
 }
 
 /** All images in their order. The same arrays are filled again for each batch. */

@@ -1,11 +1,11 @@
 // The C++ as WebAssembly: the same arithmetic wherever no binary can be loaded. Arrays are copied into the module's memory
 // and results, which take the place of the input, out of it; binding/wasm.cpp is the other side.
+import { dtypeNamed, dtypes } from '../dtype.js';
 import { rangeError, stateError } from '../errors.js';
 import { platform } from '../platform/node.js';
 import {
   byteLengthOf,
   bytesOf,
-  bytesPerValue,
   copyInto,
   lengthOf,
   partOf,
@@ -15,8 +15,20 @@ import {
 } from '../typed-array.js';
 import type { DType, FloatArray } from '../types.js';
 import { checkApart, isInPlace } from '../validate.js';
-import { type Backend, maskBytes, nothingOnTheWay, type Passes } from './backend.js';
-import { now, type Prepared, Turns } from './turns.js';
+import {
+  type Backend,
+  type BackwardPass,
+  type ForwardPass,
+  type GradInputPass,
+  type GradSumsPass,
+  type MomentsPass,
+  maskBytes,
+  nothingOnTheWay,
+  type Passes,
+  type Sums,
+  type ThroughForward,
+} from './backend.js';
+import { type Prepared, Turns } from './turns.js';
 import { wasmBytes } from './wasm-bytes.js';
 
 const { apply } = Reflect;
@@ -33,7 +45,17 @@ interface Exports {
   updateRunningStats(...args: number[]): number;
 }
 
-type PassName = 'forwardTraining' | 'forwardInference' | 'backward' | 'frozenBytes' | 'freeze' | 'runFrozen';
+type PassName =
+  | 'forwardTraining'
+  | 'forwardInference'
+  | 'moments'
+  | 'backward'
+  | 'gradSums'
+  | 'gradInput'
+  | 'gradParameters'
+  | 'frozenBytes'
+  | 'freeze'
+  | 'runFrozen';
 type NumericFunction = (...args: (number | boolean)[]) => number;
 
 type AnyArray = FloatArray | Uint8Array;
@@ -85,7 +107,7 @@ class Machine {
 
   /** The pass of a dtype. */
   pass(name: PassName, dtype: DType): NumericFunction {
-    const suffix = dtype === 'float32' ? 'Float32' : 'Float64';
+    const { suffix } = dtypes[dtype];
     const full = `${name}${suffix}` as never;
     return (...args) => this.invoke(full, args);
   }
@@ -173,8 +195,8 @@ class Machine {
       return;
     }
     const values = array as FloatArray;
-    const dtype = typedArrayType(values) === 'Float32Array' ? 'float32' : 'float64';
-    const runBytes = part.length * bytesPerValue[dtype];
+    const dtype = dtypeNamed(typedArrayType(values)) as DType;
+    const runBytes = part.length * dtypes[dtype].bytes;
     for (let run = 0; run < part.runs; run++) {
       const inside = this.#view(values, place + run * runBytes, part.length);
       const outside = partOf(values, dtype, part.first + run * part.stride, part.length);
@@ -184,13 +206,11 @@ class Machine {
   }
 
   #view(array: AnyArray, place: Pointer, length: number): AnyArray {
-    // A memory that grows leaves its buffer behind. To ask for the buffer takes as long as a small copy.
+    // A memory that grows loses its buffer. To ask for the buffer takes as long as a small copy.
     if (bytesOf(this.#buffer) === 0) this.#buffer = this.#exports.memory.buffer;
     const buffer = this.#buffer;
-    const type = typedArrayType(array);
-    return type === 'Uint8Array'
-      ? viewOfBytes(buffer, place, length)
-      : viewOf(type === 'Float32Array' ? 'float32' : 'float64', buffer, place, length);
+    const dtype = dtypeNamed(typedArrayType(array));
+    return dtype === undefined ? viewOfBytes(buffer, place, length) : viewOf(dtype, buffer, place, length);
   }
 }
 
@@ -236,6 +256,11 @@ interface Cut {
   abreast: number;
 }
 
+/** Whether channels lie side by side for a pass that sums; as layout_of_sums of native/partition.h. */
+function sumsColumns(outer: number, inner: number): boolean {
+  return inner === 1 || (inner <= 32 && inner <= outer);
+}
+
 /**
  * Cuts a tensor into parts that stay near while they are copied in, computed and copied out. No bit depends on it: what
  * a channel's sums are made of follows from the other sizes alone (native/partition.h), unless channels lie side by side.
@@ -247,14 +272,15 @@ function cutOf(along: Along, outer: number, channels: number, inner: number, val
   const fewest = Math.ceil(perChannel / inner);
   const samples =
     along === 'channels' ? outer : Math.min(outer, Math.max(fewest, Math.floor(near / (channels * inner))));
-  let group = channels;
-  if (along !== 'samples' && inner > 1) {
+  let block = channels;
+  const liesApart = along === 'both' ? inner > 1 : along === 'channels' && !sumsColumns(outer, inner);
+  if (liesApart) {
     const fitting = Math.min(channels, Math.max(1, Math.floor(near / (samples * inner))));
-    if (fitting * inner * valueBytes >= runBytes) group = fitting;
+    if (fitting * inner * valueBytes >= runBytes) block = fitting;
   }
-  const abreast = Math.ceil(channels / group);
+  const abreast = Math.ceil(channels / block);
   const count = abreast * Math.ceil(outer / samples);
-  return { count, bytes: samples * group * inner * valueBytes, samples, channels: group, abreast };
+  return { count, bytes: samples * block * inner * valueBytes, samples, channels: block, abreast };
 }
 
 function partAt(index: number, cut: Cut, outer: number, channels: number, inner: number): Part {
@@ -263,13 +289,13 @@ function partAt(index: number, cut: Cut, outer: number, channels: number, inner:
   const channel = (index % abreast) * cut.channels;
   const sample = Math.floor(index / abreast) * cut.samples;
   const samples = Math.min(cut.samples, outer - sample);
-  const group = Math.min(cut.channels, channels - channel);
+  const block = Math.min(cut.channels, channels - channel);
   const runs = abreast === 1 ? 1 : samples;
-  const length = (abreast === 1 ? samples : 1) * group * inner;
+  const length = (abreast === 1 ? samples : 1) * block * inner;
   return {
     outer: samples,
     channel,
-    channels: group,
+    channels: block,
     first: sample * stride + channel * inner,
     runs,
     length,
@@ -289,105 +315,151 @@ function checkLengths(length: number, ...arrays: (AnyArray | undefined)[]): void
   }
 }
 
+function now<R>({ result, compute }: Prepared<R>): R {
+  compute();
+  return result;
+}
+
 function passesOf<T extends FloatArray>(dtype: DType, machine: Machine, turns: Turns): Passes<T> {
-  const valueBytes = bytesPerValue[dtype];
+  const valueBytes = dtypes[dtype].bytes;
   /** The place of a channel's parameter, of an array that may be absent. */
   const from = (place: Pointer, channel: number) => place && place + channel * valueBytes;
-  const forwardOf =
-    (
-      name: 'forwardTraining' | 'forwardInference',
-      pass = machine.pass(name, dtype),
-      infers = name === 'forwardInference',
-    ) =>
-    (
-      outer: number,
-      channels: number,
-      inner: number,
-      eps: number,
-      x: T,
-      y: T,
-      weight: T | undefined,
-      bias: T | undefined,
-      mean: Float64Array,
-      variance: Float64Array,
-      relu: boolean,
-      residual: T | undefined,
-      mask: Uint8Array | undefined,
-    ): Prepared<boolean> => {
-      const size = outer * channels * inner;
-      checkLengths(size, x, y, residual);
-      checkLengths(channels, weight, bias, mean, variance);
-      checkLengths(maskBytes(size), mask);
-      const result = isInPlace(y, 'x.data', x);
-      if (residual) checkApart('out', y, { 'residual.data': residual });
-      // The bits of a mask lie where its values do in the tensor.
-      const along = mask ? 'nothing' : infers ? 'both' : 'channels';
-      const cut = cutOf(along, outer, channels, inner, valueBytes);
-      const bytes =
-        bytesFor(cut.bytes, x, residual) + bytesFor(undefined, weight, bias, mean, variance, mask);
-      const compute = () =>
-        machine.within(bytes, () => {
-          const px = machine.reserve(x, cut.bytes);
-          const pResidual = machine.reserve(residual, cut.bytes);
-          const pMean = infers ? machine.put(mean) : machine.reserve(mean);
-          const pVariance = infers ? machine.put(variance) : machine.reserve(variance);
-          const pMask = machine.reserve(mask);
-          const pWeight = machine.put(weight);
-          const pBias = machine.put(bias);
-          for (let i = 0; i < cut.count; i++) {
-            const part = partAt(i, cut, outer, channels, inner);
-            const { channel } = part;
-            machine.copyIn(x, px, part);
-            machine.copyIn(residual, pResidual, part);
-            pass(
-              part.outer,
-              part.channels,
-              inner,
-              eps,
-              px,
-              px,
-              from(pWeight, channel),
-              from(pBias, channel),
-              pMean + channel * bytesPerValue.float64,
-              pVariance + channel * bytesPerValue.float64,
-              relu,
-              pResidual,
-              pMask,
-            );
-            machine.get(y, px, part);
-          }
-          machine.get(mask, pMask);
-          if (infers) return;
-          machine.get(mean, pMean);
-          machine.get(variance, pVariance);
-        });
-      return { result, compute };
-    };
+  const trainingPass = machine.pass('forwardTraining', dtype);
+  const inferencePass = machine.pass('forwardInference', dtype);
+  const forward = (
+    infers: boolean,
+    {
+      geometry: { outer, channels, inner },
+      eps,
+      x,
+      y,
+      weight,
+      bias,
+      mean,
+      variance,
+      relu,
+      residual,
+      mask,
+    }: ForwardPass<T>,
+  ): Prepared<boolean> => {
+    const pass = infers ? inferencePass : trainingPass;
+    const size = outer * channels * inner;
+    checkLengths(size, x, y, residual);
+    checkLengths(channels, weight, bias, mean, variance);
+    checkLengths(maskBytes(size), mask);
+    const result = isInPlace(y, 'x.data', x);
+    if (residual) checkApart('out', y, { 'residual.data': residual });
+    // The bits of a mask lie where its values do in the tensor.
+    const along = mask ? 'nothing' : infers ? 'both' : 'channels';
+    const cut = cutOf(along, outer, channels, inner, valueBytes);
+    const bytes = bytesFor(cut.bytes, x, residual) + bytesFor(undefined, weight, bias, mean, variance, mask);
+    const compute = () =>
+      machine.within(bytes, () => {
+        const px = machine.reserve(x, cut.bytes);
+        const pResidual = machine.reserve(residual, cut.bytes);
+        const pMean = infers ? machine.put(mean) : machine.reserve(mean);
+        const pVariance = infers ? machine.put(variance) : machine.reserve(variance);
+        const pMask = machine.reserve(mask);
+        const pWeight = machine.put(weight);
+        const pBias = machine.put(bias);
+        for (let i = 0; i < cut.count; i++) {
+          const part = partAt(i, cut, outer, channels, inner);
+          const { channel } = part;
+          machine.copyIn(x, px, part);
+          machine.copyIn(residual, pResidual, part);
+          pass(
+            part.outer,
+            part.channels,
+            inner,
+            eps,
+            px,
+            px,
+            from(pWeight, channel),
+            from(pBias, channel),
+            pMean + channel * dtypes.float64.bytes,
+            pVariance + channel * dtypes.float64.bytes,
+            relu,
+            pResidual,
+            pMask,
+          );
+          machine.get(y, px, part);
+        }
+        machine.get(mask, pMask);
+        if (infers) return;
+        machine.get(mean, pMean);
+        machine.get(variance, pVariance);
+      });
+    return { result, compute };
+  };
 
-  const backwardPass = machine.pass('backward', dtype);
-  const backward = (
-    outer: number,
-    channels: number,
-    inner: number,
-    eps: number,
-    training: boolean,
-    dy: T,
-    x: T,
-    mean: Float64Array,
-    variance: Float64Array,
-    weight: T | undefined,
-    bias: T | undefined,
-    relu: boolean,
-    residual: T | undefined,
-    mask: Uint8Array | undefined,
-    dx: T | undefined,
-    dWeight: T | undefined,
-    dBias: T | undefined,
-    dResidual: T | undefined,
+  const momentsPass = machine.pass('moments', dtype);
+  const moments = ({
+    geometry: { outer, channels, inner },
+    x,
+    mean,
+    variance,
+  }: MomentsPass<T>): Prepared<void> => {
+    checkLengths(outer * channels * inner, x);
+    checkLengths(channels, mean, variance);
+    const cut = cutOf('channels', outer, channels, inner, valueBytes);
+    const compute = () =>
+      machine.within(bytesFor(cut.bytes, x) + bytesFor(undefined, mean, variance), () => {
+        const px = machine.reserve(x, cut.bytes);
+        const pMean = machine.reserve(mean);
+        const pVariance = machine.reserve(variance);
+        for (let i = 0; i < cut.count; i++) {
+          const part = partAt(i, cut, outer, channels, inner);
+          machine.copyIn(x, px, part);
+          const at = part.channel * dtypes.float64.bytes;
+          momentsPass(part.outer, part.channels, inner, px, pMean + at, pVariance + at);
+        }
+        machine.get(mean, pMean);
+        machine.get(variance, pVariance);
+      });
+    return { result: undefined, compute };
+  };
+
+  /** What passes back through a forward write or read beside it. */
+  interface Beside {
+    readonly training?: boolean;
+    readonly dx?: T | undefined;
+    readonly dWeight?: T | undefined;
+    readonly dBias?: T | undefined;
+    readonly sums?: Sums;
+    readonly count?: number;
+  }
+  const through = {
+    backward: machine.pass('backward', dtype),
+    gradSums: machine.pass('gradSums', dtype),
+    gradInput: machine.pass('gradInput', dtype),
+  };
+  const backThrough = (
+    name: keyof typeof through,
+    {
+      geometry: { outer, channels, inner },
+      eps,
+      dy,
+      x,
+      mean,
+      variance,
+      weight,
+      bias,
+      relu,
+      residual,
+      mask,
+      dResidual,
+      training = true,
+      dx,
+      dWeight,
+      dBias,
+      sums,
+      count = 0,
+    }: ThroughForward<T> & Beside,
   ): Prepared<void> => {
     const size = outer * channels * inner;
+    const { sumDy, sumDyXmu } = sums ?? {};
     checkLengths(size, dy, x, residual, dx, dResidual);
-    checkLengths(channels, mean, variance, weight, bias, dWeight, dBias);
+    checkLengths(channels, mean, variance, weight, bias, dWeight, dBias, sumDy, sumDyXmu);
     checkLengths(maskBytes(size), mask);
     if (dx) {
       isInPlace(dx, 'dy.data', dy);
@@ -396,7 +468,7 @@ function passesOf<T extends FloatArray>(dtype: DType, machine: Machine, turns: T
     const cut = cutOf(mask ? 'nothing' : 'channels', outer, channels, inner, valueBytes);
     const bytes =
       bytesFor(cut.bytes, dy, x, residual, dResidual) +
-      bytesFor(undefined, mean, variance, weight, bias, mask, dWeight, dBias);
+      bytesFor(undefined, mean, variance, weight, bias, mask, dWeight, dBias, sumDy, sumDyXmu);
     const compute = () =>
       machine.within(bytes, () => {
         const pDy = machine.reserve(dy, cut.bytes);
@@ -410,40 +482,57 @@ function passesOf<T extends FloatArray>(dtype: DType, machine: Machine, turns: T
         const pMask = machine.put(mask);
         const pDWeight = machine.reserve(dWeight);
         const pDBias = machine.reserve(dBias);
+        const pSumDy = machine.put(sumDy);
+        const pSumDyXmu = machine.put(sumDyXmu);
         for (let i = 0; i < cut.count; i++) {
           const part = partAt(i, cut, outer, channels, inner);
           const { channel } = part;
+          const doubles = channel * dtypes.float64.bytes;
           machine.copyIn(dy, pDy, part);
           machine.copyIn(x, px, part);
           machine.copyIn(residual, pResidual, part);
-          backwardPass(
+          // What gradSums has no parameter for is passed over.
+          const beside =
+            name === 'backward'
+              ? [training, dx ? pDy : 0, from(pDWeight, channel), from(pDBias, channel)]
+              : name === 'gradSums'
+                ? [pSumDy + doubles, pSumDyXmu + doubles, 0, 0]
+                : [pSumDy + doubles, pSumDyXmu + doubles, count, pDy];
+          through[name](
             part.outer,
             part.channels,
             inner,
             eps,
-            training,
             pDy,
             px,
-            pMean + channel * bytesPerValue.float64,
-            pVariance + channel * bytesPerValue.float64,
+            pMean + doubles,
+            pVariance + doubles,
             from(pWeight, channel),
             from(pBias, channel),
             relu,
             pResidual,
             pMask,
-            dx ? pDy : 0,
-            from(pDWeight, channel),
-            from(pDBias, channel),
             pDResidual,
+            beside[0],
+            beside[1],
+            beside[2],
+            beside[3],
           );
           machine.get(dx, pDy, part);
           machine.get(dResidual, pDResidual, part);
         }
         machine.get(dWeight, pDWeight);
         machine.get(dBias, pDBias);
+        if (name !== 'gradSums') return;
+        machine.get(sumDy, pSumDy);
+        machine.get(sumDyXmu, pSumDyXmu);
       });
     return { result: undefined, compute };
   };
+  const backward = (pass: BackwardPass<T>) => backThrough('backward', pass);
+  const gradSums = (pass: GradSumsPass<T>) => backThrough('gradSums', pass);
+  const gradInput = (pass: GradInputPass<T>) => backThrough('gradInput', pass);
+  const gradParameters = machine.pass('gradParameters', dtype);
 
   const frozenBytes = machine.pass('frozenBytes', dtype);
   const freezePass = machine.pass('freeze', dtype);
@@ -481,12 +570,32 @@ function passesOf<T extends FloatArray>(dtype: DType, machine: Machine, turns: T
   };
 
   return {
-    forwardTraining: now(forwardOf('forwardTraining')),
-    forwardInference: now(forwardOf('forwardInference')),
-    backward: now(backward),
-    forwardTrainingLater: turns.later(forwardOf('forwardTraining')),
-    forwardInferenceLater: turns.later(forwardOf('forwardInference')),
-    backwardLater: turns.later(backward),
+    forwardTraining: (pass) => now(forward(false, pass)),
+    forwardInference: (pass) => now(forward(true, pass)),
+    moments: (pass) => now(moments(pass)),
+    backward: (pass) => now(backward(pass)),
+    gradSums: (pass) => now(gradSums(pass)),
+    gradInput: (pass) => now(gradInput(pass)),
+    gradParameters(channels, eps, mean, variance, { sumDy, sumDyXmu }, dWeight, dBias) {
+      checkLengths(channels, mean, variance, sumDy, sumDyXmu, dWeight, dBias);
+      machine.within(bytesFor(undefined, mean, variance, sumDy, sumDyXmu, dWeight, dBias), () => {
+        const pMean = machine.put(mean);
+        const pVariance = machine.put(variance);
+        const pSumDy = machine.put(sumDy);
+        const pSumDyXmu = machine.put(sumDyXmu);
+        const pDWeight = machine.reserve(dWeight);
+        const pDBias = machine.reserve(dBias);
+        gradParameters(channels, eps, pMean, pVariance, pSumDy, pSumDyXmu, pDWeight, pDBias);
+        machine.get(dWeight, pDWeight);
+        machine.get(dBias, pDBias);
+      });
+    },
+    forwardTrainingLater: (pass, slot) => turns.later(forward(false, pass), slot),
+    forwardInferenceLater: (pass, slot) => turns.later(forward(true, pass), slot),
+    momentsLater: (pass, slot) => turns.later(moments(pass), slot),
+    backwardLater: (pass, slot) => turns.later(backward(pass), slot),
+    gradSumsLater: (pass, slot) => turns.later(gradSums(pass), slot),
+    gradInputLater: (pass, slot) => turns.later(gradInput(pass), slot),
     frozenBytes(channels) {
       if (channels > mostFrozen) throw outOfMemory('a frozen layer', `${channels} channels`);
       return frozenBytes(channels);
@@ -503,8 +612,9 @@ function passesOf<T extends FloatArray>(dtype: DType, machine: Machine, turns: T
         machine.get(filled, pMemory);
       });
     },
-    runFrozen: now(runFrozen),
-    runFrozenLater: turns.later(runFrozen),
+    runFrozen: (outer, inner, memory, x, y, residual) => now(runFrozen(outer, inner, memory, x, y, residual)),
+    runFrozenLater: (outer, inner, memory, x, y, residual, slot) =>
+      turns.later(runFrozen(outer, inner, memory, x, y, residual), slot),
   };
 }
 

@@ -1,8 +1,10 @@
 // Where the values of tensors are. TensorFlow.js keeps them in its backends: `cpu` as typed arrays, `wasm` in its heap.
+
 import type { TensorInfo } from '@tensorflow/tfjs-core';
+import { dtypes } from '../dtype.js';
 import { describeShape, rangeError, stateError, typeError } from '../errors.js';
 import { newResult } from '../result.js';
-import { bytesPerValue, lengthOf, typedArrayType } from '../typed-array.js';
+import { lengthOf, typedArrayType } from '../typed-array.js';
 import { newArray } from '../validate.js';
 import { sizeOf } from './broadcast.js';
 
@@ -140,17 +142,23 @@ function wasmMemory(backend: WasmBackend): Memory {
 function checkAllocated(backend: WasmBackend, { dataId, shape }: TensorInfo): void {
   const { memoryOffset } = backend.dataIdMap.get(dataId);
   const size = sizeOf(shape);
-  const end = memoryOffset + size * bytesPerValue.float32;
+  const end = memoryOffset + size * dtypes.float32.bytes;
   if (size > 0 && (memoryOffset === 0 || end > lengthOf(backend.wasm.HEAPU8)))
     throw rangeError('a result', 'fit into the heap of wasm', `${size} values of float32`, 'OUT_OF_MEMORY');
+}
+
+/** @throws Error where a tensor is disposed; `cure` says what keeps it. */
+export function checkAlive(name: string, tensor: { readonly shape: readonly number[] }, cure: string): void {
+  if ((tensor as { isDisposed?: boolean }).isDisposed === true)
+    throw stateError(
+      'DISPOSED',
+      `${name} must not be disposed, got a disposed tensor of shape ${describeShape(tensor.shape)}; ${cure}`,
+    );
 }
 
 function checkReadable(tensors: readonly (TensorInfo | undefined)[]): void {
   for (const tensor of tensors) {
     if (tensor === undefined) continue;
-    const { dtype, shape, isDisposed } = tensor as TensorInfo & { isDisposed?: boolean };
-    if (isDisposed === true)
-      throw stateError('DISPOSED', `a tensor must not be disposed, got one of shape ${describeShape(shape)}`);
-    if (dtype !== 'float32') throw typeError('a tensor of batch norm', 'be float32', dtype);
+    if (tensor.dtype !== 'float32') throw typeError('a tensor of batch norm', 'be float32', tensor.dtype);
   }
 }

@@ -38,7 +38,7 @@ void centres(const T* const (&from)[9], size_t stride, size_t channels, T* to) {
     centres_at(from, stride, channels, to);
 }
 
-/// The sum of Count values and of the Count behind them, as a tree of halves.
+/// The sum of Count values and of the Count after them, as a tree of halves.
 template <size_t Count, typename T>
 inline double sum_of_halves(const T* values) {
   double sums[Count];
@@ -80,14 +80,20 @@ void merge(size_t channels, double values, const double* chunk_sum, const double
 /// once in 300 chunks.
 constexpr double kMostDistant = 0.53;
 
-/// Whether sums are not finite, or in float32 the shift too far from the mean.
+/// Squares in float32 below 2^-126 have lost digits, each up to 2^-150. From this mean square on that is
+/// 2^-30 of it at most.
+constexpr double kLeastSquare = 0x1p-120;
+
+/// Whether sums are not finite, or in float32 the shift too far from the mean, or the squares too small.
 template <typename T>
 inline bool is_bad(double values, double first, double second) {
   constexpr bool is_float32 = sizeof(T) == sizeof(float);
   // Infinite and NaN differ from themselves by NaN.
   const bool finite = (first - first) + (second - second) == 0;
   const bool far = is_float32 && first * first > kMostDistant * (second * values);
-  return !finite || far;
+  // Of a constant there are none.
+  const bool tiny = is_float32 && second < kLeastSquare * values && (first != 0 || second != 0);
+  return !finite || far || tiny;
 }
 
 template <typename T>
@@ -156,11 +162,7 @@ inline size_t average(size_t channels, double decay, double correction, const do
   return run(channels, decay, correction, mean, variance, running_mean, running_var, accepted);
 }
 
-inline double inverse_deviation(double variance, double eps) {
-  return 1 / __builtin_sqrt(variance + eps);
-}
-
-/// What is far for a mean of T.
+/// The range of T, and what is far for a mean of it.
 template <typename T>
 struct Far;
 template <>
@@ -169,12 +171,26 @@ struct Far<float> {
   static constexpr double kReach = 0x1p103;
   /// From here on T holds infinity instead.
   static constexpr double kBeyond = 0x1.ffffffp127;
+  static constexpr double kLargest = 0x1.fffffep127;
 };
 template <>
 struct Far<double> {
   static constexpr double kReach = 0x1p970;
   static constexpr double kBeyond = __builtin_inf();
+  static constexpr double kLargest = __DBL_MAX__;
 };
+
+inline double inverse_deviation(double variance, double eps) {
+  return 1 / __builtin_sqrt(variance + eps);
+}
+
+/// A coefficient that T holds where it does not hold 1 / deviation: of deviations so small all that T can
+/// tell is where they are 0, and there y must not be 0 * infinity.
+template <typename T>
+inline double bounded(double coefficient, double inverse) {
+  const double most = inverse > Far<T>::kLargest ? Far<T>::kLargest : __builtin_inf();
+  return coefficient > most ? most : coefficient < -most ? -most : coefficient;
+}
 
 /// How many deviations a far mean may have to be left to the offset altogether. Scale, x * scale and offset
 /// each round by u * |mean| / deviation more than with x - high, u being half an ulp of 1: by 3 * 8 * u =
@@ -194,11 +210,15 @@ inline bool is_left_to_offset(double mean, double inverse) {
 /// The mean is split into what T holds (`high`) and the rest, which goes into the offset: folding all of it
 /// there loses the digits that x - mean cancels.
 template <typename T>
-void normalization(size_t channels, double eps, const double* mean, const double* variance, const T* weight,
-                   const T* bias, T* __restrict high, T* __restrict scale, T* __restrict offset) {
+void normalization(const batchnorm::NormalizationWork<T>& work) {
+  // Copies, which nothing that is written can change: else each is loaded again for every channel.
+  const auto [channels, eps, mean, variance, weight, bias, to_high, to_scale, to_offset] = work;
+  T* const __restrict high = to_high;
+  T* const __restrict scale = to_scale;
+  T* const __restrict offset = to_offset;
   for (size_t channel = 0; channel < channels; channel++) {
     const double inverse = inverse_deviation(variance[channel], eps);
-    const double factor = (weight ? static_cast<double>(weight[channel]) : 1) * inverse;
+    const double factor = bounded<T>((weight ? static_cast<double>(weight[channel]) : 1) * inverse, inverse);
     high[channel] = static_cast<T>(is_left_to_offset<T>(mean[channel], inverse) ? 0 : mean[channel]);
     const double low = mean[channel] - static_cast<double>(high[channel]);
     scale[channel] = static_cast<T>(factor);
@@ -207,14 +227,16 @@ void normalization(size_t channels, double eps, const double* mean, const double
 }
 
 template <typename T>
-void gradients(size_t channels, double eps, double count, const double* mean, const double* variance,
-               const T* high, const double* sum_dy, const double* sum_dy_xc, T* __restrict slope,
-               T* __restrict constant, T* dweight, T* dbias) {
+void gradients(const batchnorm::GradientsWork<T>& work) {
+  const auto [channels, eps, count, mean, variance, high, sum_dy, sum_dy_xc, to_slope, to_constant, dweight,
+              dbias] = work;
+  T* const __restrict slope = to_slope;
+  T* const __restrict constant = to_constant;
   for (size_t channel = 0; channel < channels; channel++) {
     const double low = mean[channel] - static_cast<double>(high[channel]);
     const double inverse = inverse_deviation(variance[channel], eps);
     const double sum_dy_normalized = (sum_dy_xc[channel] - low * sum_dy[channel]) * inverse;
-    const double channel_slope = inverse * (sum_dy_normalized / count);
+    const double channel_slope = bounded<T>(inverse * (sum_dy_normalized / count), inverse);
     slope[channel] = static_cast<T>(channel_slope);
     constant[channel] = static_cast<T>(sum_dy[channel] / count - low * channel_slope);
     if (dweight) dweight[channel] = static_cast<T>(sum_dy_normalized);

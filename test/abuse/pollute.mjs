@@ -6,6 +6,8 @@ import {
   FrozenBatchNorm,
   foldIntoLinear,
   forwardTraining,
+  GradientSums,
+  Moments,
   updateRunningStats,
 } from 'batchnorm';
 import { assertSame, channels, frozenLayer, sharedOf, state, tensorOf } from './tools.mjs';
@@ -14,6 +16,7 @@ const shape = [4, channels, 5];
 const [x, dy, residual] = [1, 2, 3].map((seed) => tensorOf(shape, seed));
 const size = 4 * channels * 5;
 const out = () => new Float32Array(size);
+const part = { prefix: 'bn', strict: false };
 const linear = { weight: tensorOf([channels, 3]).data, shape: [channels, 3] };
 
 /** What calls give, as arrays. */
@@ -30,6 +33,14 @@ const calls = {
     const [y, again] = [bn.forward(x, { residual }).data.slice(), bn.forward(x, { residual }).data];
     return [y, again, bn.backward(dy).dx.data];
   },
+  states() {
+    const bn = new BatchNorm(channels, { convention: 'keras' });
+    const values = Array.from(state.weight);
+    bn.loadStateDict({ 'bn/gamma:0': values, 'bn/beta:0': { data: state.bias, shape: [channels] } }, part);
+    const again = BatchNorm.fromJSON(bn.toJSON());
+    const frozen = FrozenBatchNorm.fromJSON(again.freeze().toJSON());
+    return [bn.weight, bn.bias, again.weight, again.runningVar, frozen.run(x).data];
+  },
   frozen: () => [
     frozenLayer({ activation: 'relu' }).run(x, { residual }).data,
     frozenLayer().run(x, { out: out() }).data,
@@ -44,6 +55,26 @@ const calls = {
     const arrays = [y.data, mean, variance, dx.data, dWeight, dBias, dResidual.data, runningMean, runningVar];
     return [...arrays, Float64Array.from([...y.shape, ...dx.shape])];
   },
+  parts() {
+    const bn = new BatchNorm(channels);
+    const moments = Moments.merge(
+      Moments.of(x),
+      Moments.from({ count: 3, mean: bn.runningMean, variance: bn.runningVar }),
+    );
+    const y = bn.forward(x, { moments });
+    const sums = GradientSums.merge(GradientSums.of(dy, x, { moments }), GradientSums.of(dy, x, { moments }));
+    const { dx, dWeight } = bn.backward(dy, { sums });
+    const again = Moments.from(moments.toJSON());
+    return [
+      y.data,
+      dx.data,
+      dWeight,
+      bn.runningVar,
+      again.variance,
+      bn.setRunningStats(moments).runningMean,
+      bn.lastMoments.count,
+    ];
+  },
   folding: () => Object.values(foldIntoLinear(linear, new BatchNorm(channels))).filter(ArrayBuffer.isView),
 };
 /** Later: for pollution that leaves Node's own queues alone. */
@@ -55,6 +86,11 @@ const laterCalls = {
       bn.backwardAsync(sharedOf(dy), { signal: new AbortController().signal }),
     ]);
     return [y.data, bn.runningMean, dx.data];
+  },
+  async parts() {
+    const moments = await Moments.ofAsync(x);
+    const { sumDyXmu } = await GradientSums.ofAsync(dy, x, { moments });
+    return [moments.variance, sumDyXmu];
   },
   async frozen() {
     const frozen = frozenLayer();

@@ -37,8 +37,8 @@ const isBuilt = wasmBytes !== undefined;
 /** The program of the pages, with the library from there. */
 const programWith = (library: string) => `
   import * as library from '${library}';
-  import { everyPass } from '${resolve('test/every-pass.js')}';
-  import { goldenDifference } from '${resolve('test/golden.js')}';
+  import { everyPass } from '${resolve('test/support/every-pass.js')}';
+  import { goldenDifference } from '${resolve('test/support/golden.js')}';
   Object.assign(globalThis, { library, goldenDifference, results: everyPass(library) });`;
 
 /** What the server has, by path. */
@@ -57,7 +57,7 @@ function addPage(path: string, policy?: string): void {
 /** A program that loads the library as it is. */
 async function addProgram(path: string, contents: string): Promise<void> {
   const { outputFiles } = await build({
-    stdin: { contents, resolveDir: 'test', loader: 'ts' },
+    stdin: { contents, resolveDir: 'test/adapters', loader: 'ts' },
     bundle: true,
     format: 'esm',
     external: [libraryPath],
@@ -74,7 +74,7 @@ async function addProgram(path: string, contents: string): Promise<void> {
 function addBuildOfVite(name: string, sources: Readonly<Record<string, string>>): string {
   const root = join(folder, name);
   mkdirSync(join(root, 'node_modules'), { recursive: true });
-  symlinkSync(resolve('..'), join(root, 'node_modules/batchnorm'));
+  symlinkSync(resolve('.'), join(root, 'node_modules/batchnorm'));
   writeFileSync(join(root, 'index.html'), pageOf(Object.keys(sources)[0]));
   for (const [file, source] of Object.entries(sources)) writeFileSync(join(root, file), source);
   const vite = resolve('node_modules/vite/bin/vite.js');
@@ -297,7 +297,7 @@ describe.runIf(isBuilt).each([
     expect(error).toEqual({
       name: 'TypeError',
       code: 'ERR_BATCHNORM_INVALID_TYPE',
-      message: 'x must be an object, got a revoked proxy',
+      message: 'x must be a tensor { data, shape }, got a revoked proxy',
     });
   });
 });

@@ -1,13 +1,16 @@
 import { describe, expect, it } from 'vitest';
 import {
   BatchNorm,
+  type BatchNormOptions,
   backward,
   type DType,
   type FloatArray,
   FrozenBatchNorm,
+  foldBeforeLinear,
   forwardInference,
   forwardTraining,
 } from '../../lib/index.js';
+import { expectListed } from '../support/messages.js';
 import { Random, seedNote } from '../support/random.js';
 import * as reference from '../support/reference.js';
 import {
@@ -204,35 +207,239 @@ describe(`modes of the layer (${seedNote})`, () => {
 });
 
 describe(`backward of the layer (${seedNote})`, () => {
-  it('is for the last forward, whatever became of the mode', () => {
+  it('is for the last forward of the mode', () => {
     const random = new Random();
     const bn = new BatchNorm(channels);
     randomize(random, bn);
     const dy = gradients(random);
     const x = activations(random);
     bn.train().forward(x);
-    const training = bn.backward(dy).dx?.data.slice() ?? [];
-    bn.forward(x);
-    bn.eval();
-    expectSame(bn.backward(dy).dx?.data ?? [], training, 'dx of a forward in training');
-    bn.forward(x);
-    const frozen = bn.backward(dy).dx?.data.slice() ?? [];
-    bn.forward(x);
-    bn.train();
-    expectSame(bn.backward(dy).dx?.data ?? [], frozen, 'dx of a forward in eval');
+    const training = bn.backward(dy).dx?.data ?? [];
+    bn.eval().forward(x);
+    const frozen = bn.backward(dy).dx?.data ?? [];
     expect(frozen).not.toEqual(training);
+    bn.forward(x);
+    bn.train().forward(x);
+    bn.eval();
+    expectSame(bn.backward(dy).dx?.data ?? [], frozen, 'dx of the evaluation');
+    bn.train();
+    expectSame(bn.backward(dy).dx?.data ?? [], training, 'dx of the training around it');
   });
 
-  it('may be called again for the same forward', () => {
+  it('goes through each forward once, in two halves or with retain again', () => {
     const random = new Random();
     const bn = new BatchNorm(channels);
     const dy = gradients(random);
+    const spent = { code: 'ERR_BATCHNORM_NO_FORWARD', message: expect.stringContaining('retain: true') };
     bn.forward(activations(random));
-    const { dx, dWeight } = bn.backward(dy);
-    const first = { dx: dx?.data.slice() ?? [], dWeight: dWeight?.slice() ?? [] };
-    const second = bn.backward(dy);
-    expectSame(second.dx?.data ?? [], first.dx, 'dx');
-    expectSame(second.dWeight ?? [], first.dWeight, 'dWeight');
+    const first = bn.backward(dy, { retain: true });
+    const input = bn.backward(dy, { only: 'input' });
+    expectSame(input.dx?.data ?? [], first.dx?.data ?? [], 'dx');
+    expect(() => bn.backward(dy, { only: 'input' })).toThrow(expect.objectContaining(spent));
+    expect(() => bn.backward(dy)).toThrow(expect.objectContaining(spent));
+    const parameters = bn.backward(dy, { only: 'parameters' });
+    expectSame(parameters.dWeight ?? [], first.dWeight ?? [], 'dWeight');
+    for (const only of [undefined, 'input', 'parameters'] as const)
+      expect(() => bn.backward(dy, { only })).toThrow(expect.objectContaining(spent));
+  });
+
+  it.each([false, true])('goes through any forward by its tensor, in any order, reuse %s', (reuse) => {
+    const random = new Random();
+    const bn = new BatchNorm(channels, { reuse });
+    randomize(random, bn);
+    const xs = Array.from({ length: 5 }, () => activations(random));
+    const dys = xs.map(() => gradients(random));
+    const residual = activations(random);
+    const expected = xs.map((x, i) => {
+      const one = new BatchNorm(channels);
+      for (const name of ['weight', 'bias'] as const) one[name]?.set(bn[name] as Float32Array);
+      one.forward(x, { residual });
+      return one.backward(dys[i]);
+    });
+    const ys = xs.map((x) => bn.forward(x, { residual }));
+    for (const i of [3, 0, 4, 1, 2]) {
+      const { dx, dWeight, dBias } = bn.backward(dys[i], { of: ys[i] });
+      expectSame(dx?.data ?? [], expected[i].dx?.data ?? [], `dx of ${i}`);
+      expectSame(dWeight ?? [], expected[i].dWeight ?? [], `dWeight of ${i}`);
+      expectSame(dBias ?? [], expected[i].dBias ?? [], `dBias of ${i}`);
+    }
+    const none = expect.objectContaining({ code: 'ERR_BATCHNORM_NO_FORWARD' });
+    for (const y of ys) expect(() => bn.backward(dys[0], { of: y })).toThrow(none);
+    expect(() => bn.backward(dys[0])).toThrow(none);
+    const foreign = new BatchNorm(channels).forward(xs[0]);
+    expect(() => bn.backward(dys[0], { of: foreign })).toThrow(none);
+    const y = bn.forward(xs[0]);
+    expect(() => bn.backward(dys[0], { of: { ...y } })).toThrow(none);
+    bn.clear();
+    expect(() => bn.backward(dys[0], { of: y })).toThrow(none);
+    expect(() => bn.backward(dys[0], { of: 1 as never })).toThrow(
+      expect.objectContaining({ code: 'ERR_BATCHNORM_INVALID_TYPE' }),
+    );
+  });
+
+  it('adds to the gradients with accumulate, and returns its own', () => {
+    const random = new Random();
+    for (const reuse of [false, true]) {
+      const bn = new BatchNorm(channels, { reuse });
+      const [weight, bias] = bn.parameters();
+      const sums = { dWeight: new Float32Array(channels), dBias: new Float32Array(channels) };
+      weight.grad.fill(3);
+      expect(bn.zeroGrad()).toBe(bn);
+      for (let i = 0; i < 3; i++) {
+        const x = activations(random);
+        const dy = gradients(random);
+        bn.forward(x);
+        const { dWeight = [], dBias = [] } = bn.backward(dy, { retain: true });
+        const alone = { dWeight: Float32Array.from(dWeight), dBias: Float32Array.from(dBias) };
+        weight.grad.set(sums.dWeight);
+        bias.grad.set(sums.dBias);
+        const added = bn.backward(dy, { accumulate: true });
+        expectSame(added.dWeight ?? [], alone.dWeight, 'dWeight of its own');
+        expectSame(added.dBias ?? [], alone.dBias, 'dBias of its own');
+        for (const name of ['dWeight', 'dBias'] as const)
+          sums[name] = sums[name].map((value, c) => value + alone[name][c]);
+        expectSame(weight.grad, sums.dWeight, 'the gradient of weight');
+        expectSame(bias.grad, sums.dBias, 'the gradient of bias');
+      }
+    }
+  });
+
+  it('finds an x that has been refilled', () => {
+    const bn = new BatchNorm(1);
+    const dy = { data: Float32Array.of(1, 0, 0, 0), shape: [4, 1] };
+    for (const refill of [9, Number.NaN, -0]) {
+      const x = { data: Float32Array.of(1, 2, 0, 4), shape: [4, 1] };
+      bn.forward(x);
+      x.data[2] = refill;
+      expect(() => bn.backward(dy)).toThrow(
+        expect.objectContaining({
+          code: 'ERR_BATCHNORM_INPUT_OVERWRITTEN',
+          message:
+            'backward() must find the x of its forward() as it was, got other values in it; give forward() memory that stays until backward()',
+        }),
+      );
+    }
+    // Its own copy is what forwardAsync goes by.
+    const nan = { data: Float32Array.of(Number.NaN, 2, -0, 4), shape: [4, 1] };
+    bn.forward(nan);
+    expect(bn.backward(dy).dx?.data).toHaveLength(4);
+  });
+
+  it('finds an x that a layer with reuse has written its next result over', () => {
+    const tensor = (...values: number[]) => ({ data: Float32Array.from(values), shape: [4, 1] });
+    const [a, b] = [new BatchNorm(1, { reuse: true }), new BatchNorm(1)];
+    b.forward(a.forward(tensor(1, 2, 3, 9)));
+    // The same values: no look at them can tell.
+    a.forward(tensor(1, 2, 3, 9));
+    expect(() => b.backward(tensor(1, 0, 0, 0))).toThrow(
+      expect.objectContaining({
+        code: 'ERR_BATCHNORM_INPUT_OVERWRITTEN',
+        message:
+          'backward() must find the x of its forward() as it was, got one that a layer with reuse: true has written its next result over',
+      }),
+    );
+  });
+
+  it('takes an x of reused memory that has moved, or whose layer has failed since, for what it is', () => {
+    const random = new Random();
+    const [reusing, plain] = [new BatchNorm(channels, { reuse: true }), new BatchNorm(channels)];
+    const y = reusing.forward(activations(random));
+    const copy = { data: y.data.slice(), shape: y.shape };
+    const dy = gradients(random);
+    plain.forward(copy);
+    const expected = plain.backward(dy).dx?.data ?? [];
+    plain.forward(y);
+    // Its result goes elsewhere: y is its input.
+    reusing.forward(y);
+    expectSame(plain.backward(dy).dx?.data ?? [], expected, 'dx');
+    const { bias } = arraysOf(reusing);
+    const z = reusing.forward(copy);
+    plain.forward(z);
+    structuredClone(bias, { transfer: [bias.buffer as ArrayBuffer] });
+    expect(() => reusing.forward(copy)).toThrow('bias must keep its length');
+    expect(plain.backward(dy).dx?.data).toHaveLength(length);
+  });
+
+  it('with reuse and accumulate, returns arrays that stay', () => {
+    const random = new Random();
+    const bn = new BatchNorm(channels, { reuse: true });
+    const step = () => {
+      bn.forward(activations(random));
+      const { dWeight } = bn.backward(gradients(random), { accumulate: true });
+      assertPresent(dWeight, 'dWeight');
+      return dWeight;
+    };
+    const first = step();
+    const values = first.slice();
+    expect(step()).not.toBe(first);
+    expectSame(first, values, 'dWeight of the first');
+    // It belongs to the caller, who may give it away or take it for an input.
+    structuredClone(first, { transfer: [first.buffer as ArrayBuffer] });
+    expect(step()).toHaveLength(channels);
+    const one = new BatchNorm(1, { reuse: true });
+    const column = (data: Float32Array) => ({ data, shape: [data.length, 1] });
+    one.forward(column(Float32Array.of(1, 2)));
+    const { dWeight } = one.backward(column(Float32Array.of(1, 3)), { accumulate: true });
+    assertPresent(dWeight, 'dWeight');
+    const kept = dWeight.slice();
+    one.eval().forward(column(dWeight));
+    one.backward(column(dWeight), { accumulate: true });
+    expectSame(dWeight, kept, 'dWeight that is dy and x');
+  });
+
+  it('knows the shape of its forward, whatever becomes of the one it returned', () => {
+    const random = new Random();
+    const bn = new BatchNorm(channels);
+    const y = bn.forward(activations(random));
+    (y.shape as number[]).length = 1;
+    expect(bn.backward(gradients(random)).dx?.shape).toEqual(shape);
+    const residual = { ...activations(random) };
+    bn.forward(activations(random), { residual });
+    const { dx, dResidual } = bn.backward(gradients(random));
+    expect(dResidual?.shape).toEqual(shape);
+    expect(dResidual?.shape).not.toBe(dx?.shape);
+  });
+
+  it('and forward go by the mode and the forward of the moment of their call', () => {
+    const random = new Random();
+    const [x, dy] = [activations(random), gradients(random)];
+    const turning = <T extends { data: FloatArray }>(bn: BatchNorm, of: T, then: () => void): T =>
+      Object.defineProperty({ ...of }, 'data', {
+        get: () => {
+          bn.train(!bn.training);
+          then();
+          return of.data;
+        },
+      });
+    const [bn, twin] = [new BatchNorm(channels), new BatchNorm(channels)];
+    expectSame(bn.forward(turning(bn, x, () => {})).data, twin.forward(x).data, 'y');
+    expect(bn.training).toBe(false);
+    expect(bn.batchesTracked).toBe(1);
+    expect(() => bn.backward(dy)).toThrow(
+      'backward() must follow a forward() in evaluation, got none since the layer was made or cleared',
+    );
+    bn.train();
+    const expected = twin.backward(dy).dx?.data ?? [];
+    const other = activations(random);
+    const dx = bn.backward(turning(bn, dy, () => bn.forward(other))).dx?.data ?? [];
+    expectSame(dx, expected, 'dx');
+  });
+
+  it('leaves the moments of the last training batch to be looked at', () => {
+    const random = new Random();
+    const bn = new BatchNorm(channels);
+    expect(bn.lastMoments).toBeUndefined();
+    for (let i = 0; i < 4; i++) {
+      const x = activations(random);
+      bn.forward(x);
+      if (i % 2) bn.backward(gradients(random));
+      bn.eval().forward(activations(random));
+      bn.forward(activations(random));
+      bn.train();
+      expect(bn.lastMoments?.toJSON()).toEqual(forwardTraining(x).moments.toJSON());
+    }
+    bn.lastMoments?.mean.fill(0);
+    expect(bn.lastMoments?.mean[0]).not.toBe(0);
   });
 
   it.each(['train', 'eval'] as const)(
@@ -282,7 +489,7 @@ describe(`backward of the layer (${seedNote})`, () => {
     const bn = new BatchNorm(channels);
     const dy = gradients(random);
     bn.forward(activations(random));
-    const all = bn.backward(dy);
+    const all = bn.backward(dy, { retain: true });
     const dx = all.dx?.data.slice() ?? [];
     const dWeight = all.dWeight?.slice() ?? [];
     const dBias = all.dBias?.slice() ?? [];
@@ -356,10 +563,20 @@ describe(`backward of the layer (${seedNote})`, () => {
     const bn = new BatchNorm(channels);
     bn.forward(activations(random));
     const dy = gradients(random);
-    const expected = bn.backward(dy).dx?.data.slice() ?? [];
+    const expected = bn.backward(dy, { retain: true }).dx?.data.slice() ?? [];
     const inPlace = bn.backward(dy, { out: dy.data });
     expect(inPlace.dx?.data).toBe(dy.data);
     expectSame(dy.data, expected, 'dx');
+  });
+
+  it('of an empty batch goes into an empty part of any array, with a mask too', () => {
+    const bn = new BatchNorm(channels, { activation: 'relu' });
+    const memory = new Float32Array(8);
+    const empty = (at: number) => ({ data: memory.subarray(at, at), shape: [0, channels] });
+    bn.forward(empty(1), { residual: empty(2) });
+    const { dx, dResidual, dBias } = bn.backward(empty(3), { out: memory.subarray(4, 4) });
+    expect([dx?.shape, dResidual?.shape]).toEqual([empty(0).shape, empty(0).shape]);
+    expectSame(dBias ?? [], new Float32Array(channels), 'dBias');
   });
 
   it('of an empty batch is empty, with sums of zero', () => {
@@ -543,7 +760,19 @@ describe(`state of the layer (${seedNote})`, () => {
       spoil: (state) => Object.assign(state, { num_batches_tracked: 1.5 }),
     },
     { title: 'integers for a weight', spoil: (state) => Object.assign(state, { weight: new Int32Array(3) }) },
-    { title: 'a plain array for a bias', spoil: (state) => Object.assign(state, { bias: [0, 0, 0] }) },
+    { title: 'strings for a bias', spoil: (state) => Object.assign(state, { bias: ['0', '0', '0'] }) },
+    {
+      title: 'a weight that is not finite',
+      spoil: (state) => Object.assign(state, { weight: Float32Array.of(1, Infinity, 1) }),
+    },
+    {
+      title: 'a running_mean that is not finite',
+      spoil: (state) => Object.assign(state, { running_mean: Float64Array.of(1, 1, Number.NaN) }),
+    },
+    {
+      title: 'a batch count beyond 2^53',
+      spoil: (state) => Object.assign(state, { num_batches_tracked: 2n ** 53n }),
+    },
     { title: 'an unknown key', spoil: (state) => Object.assign(state, { gamma: new Float32Array(3) }) },
     ...['weight', 'bias', 'running_mean', 'running_var'].map((key) => ({
       title: `no ${key}`,
@@ -752,6 +981,104 @@ describe(`results of the layer (${seedNote})`, () => {
         expect((error as { code?: unknown }).code).toMatch(/^ERR_BATCHNORM_/);
       }
       if (dx) expectSame(dx, expected, 'dx');
+    }
+  });
+});
+
+describe(`eps: 0 (${seedNote})`, () => {
+  /** What no variance is so small as to notice. */
+  const least = 1e-300;
+  const kindsOfLayers: BatchNormOptions<DType>[] = [
+    {},
+    { dtype: 'float64', weight: false },
+    { activation: 'relu', trackRunningStats: false },
+    { reuse: true, axis: -1 },
+  ];
+
+  it.each(kindsOfLayers)('is nothing that is added, with %j', async (options) => {
+    const random = new Random();
+    const layers = [0, least].map((eps) => new BatchNorm<DType>(channels, { ...options, eps }));
+    const dims = options.axis === -1 ? [4, 5, channels] : shape;
+    const dtype = options.dtype ?? 'float32';
+    const draw = () => randomNormals(random, dtype, length);
+    const [data, residual, dy] = [draw(), draw(), draw()];
+    for (const name of ['training', 'evaluation']) {
+      const [ours, expected] = layers.map((layer) => {
+        const y = layer.forward({ data, shape: dims }, { residual: { data: residual, shape: dims } });
+        return { y: y.data.slice(), ...layer.backward({ data: dy, shape: dims }) };
+      });
+      expect(ours, name).toEqual(expected);
+      const results = layers.map(async (layer) => ({
+        y: await layer.forwardAsync({ data, shape: dims }),
+        moved: await layer.forwardAsync({ data: data.slice(), shape: dims }, { transfer: true }),
+        dx: await layer.backwardAsync({ data: dy, shape: dims }),
+      }));
+      const [later, expectedLater] = await Promise.all(results);
+      expect(later).toEqual(expectedLater);
+      expect(layers[0].stateDict()).toEqual(layers[1].stateDict());
+      for (const layer of layers) layer.eval();
+    }
+  });
+
+  it('is refused where a channel does not vary, before anything changes', async () => {
+    const random = new Random();
+    const bn = new BatchNorm(channels, { eps: 0 });
+    const { runningVar, runningMean } = arraysOf(bn);
+    bn.forward(activations(random));
+    const constant = activations(random);
+    for (let n = 0; n < 4; n++) constant.data.fill(7, (n * channels + 1) * 5, (n * channels + 2) * 5);
+    const refuse = (call: () => unknown, message: string) => {
+      expectError(call, RangeError);
+      expect(call).toThrow(message);
+      expectListed(message);
+    };
+    const before = snapshot(bn);
+    const moments = bn.lastMoments;
+    const out = new Float32Array(length).fill(3);
+    const message =
+      'x must vary in every channel with eps: 0, got a variance of 0 in channel 1; give a positive eps';
+    refuse(() => bn.forward(constant, { out }), message);
+    await expect(bn.forwardAsync(constant, { out })).rejects.toThrow(message);
+    refuse(() => forwardTraining(constant, { eps: 0, out }), message);
+    expect(out.every((value) => value === 3)).toBe(true);
+    expect(snapshot(bn)).toEqual(before);
+    expect(bn.lastMoments).toEqual(moments);
+    runningVar[2] = 0;
+    const stateMessage = (name: string) =>
+      `${name} must be positive with eps: 0, got 0 in channel 2; give a positive eps`;
+    refuse(() => bn.freeze(), stateMessage('runningVar'));
+    refuse(() => bn.eval().forward(constant, { out }), stateMessage('runningVar'));
+    refuse(
+      () => foldBeforeLinear(bn, { weight: new Float32Array(channels), shape: [1, channels] }),
+      stateMessage('bn.runningVar'),
+    );
+    const state = bn.stateDict();
+    refuse(() => FrozenBatchNorm.from(state, { eps: 0 }), stateMessage('state.running_var'));
+    const json = FrozenBatchNorm.from(state).toJSON();
+    const wrong = { ...json, config: { ...json.config, eps: 0 } };
+    refuse(() => FrozenBatchNorm.fromJSON(wrong), stateMessage('json.state.running_var'));
+    const statistics = { mean: runningMean, variance: runningVar, eps: 0, out };
+    refuse(() => forwardInference(constant, statistics), stateMessage('variance'));
+    refuse(() => backward(constant, constant, statistics), stateMessage('variance'));
+    expect(out.every((value) => value === 3)).toBe(true);
+  });
+
+  it('or nearly 0 never makes a NaN of a constant', () => {
+    for (const eps of [1e-78, 1e-100, 1e-320]) {
+      const bn = new BatchNorm(channels, { eps });
+      const { weight, bias, runningVar } = arraysOf(bn);
+      weight.fill(-3);
+      bias.set([1, 2, 3]);
+      const x = { data: new Float32Array(length).fill(0.1), shape };
+      const y = bn.forward(x);
+      const { dx } = bn.backward({ data: new Float32Array(length).fill(0.5), shape });
+      expect([...y.data.slice(0, 15)]).toEqual([1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 3, 3, 3, 3, 3]);
+      expect(dx?.data.every((value) => value === 0)).toBe(true);
+      runningVar.fill(0);
+      const frozen = bn.freeze();
+      arraysOf(bn).runningMean.fill(Math.fround(0.1));
+      expect([...bn.freeze().run(x).data.slice(4, 6)]).toEqual([1, 2]);
+      expect(frozen.run(x).data.every(Number.isFinite)).toBe(true);
     }
   });
 });

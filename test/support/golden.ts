@@ -4,7 +4,7 @@ import type * as Library from '../../lib/index.js';
 import type { FloatArray } from '../../lib/index.js';
 import expected from './golden.json' with { type: 'json' };
 
-/** Shapes [outer, channels, inner] that meet every path: both layouts, folds, runs, pieces, tails. */
+/** Shapes [outer, channels, inner] that meet every path: both layouts, folds, short planes, runs, pieces, tails. */
 const shapes: [number, number, number][] = [
   [1, 1, 2],
   [2, 3, 1],
@@ -13,12 +13,18 @@ const shapes: [number, number, number][] = [
   [700, 3, 1],
   [600, 100, 1],
   [520, 130, 1],
+  [900, 64, 1],
   [3, 5, 7],
   [4, 33, 49],
   [3, 2, 1000],
   [2, 3, 4100],
   [2, 2, 20001],
   [400, 2, 64],
+  [7, 200, 2],
+  [40, 3, 5],
+  [33, 16, 4],
+  [300, 9, 32],
+  [2000, 5, 3],
 ];
 
 /** The arrays of a data type and a shape, by the pass they come from. */
@@ -58,8 +64,10 @@ export function* goldenRows(library: typeof Library): Generator<GoldenRow> {
       const arrays: Record<string, FloatArray> = {};
 
       const add = (pass: string, results: object) => {
-        for (const [name, result] of Object.entries(results))
-          if (typeof result === 'object') arrays[`${pass} ${name}`] = 'data' in result ? result.data : result;
+        for (const [name, result] of Object.entries(results)) {
+          const array: unknown = result?.data ?? result;
+          if (ArrayBuffer.isView(array)) arrays[`${pass} ${name}`] = array as FloatArray;
+        }
       };
       const { mean, variance } = forwardTraining(x, { weight, bias });
       for (const [fused, options] of [

@@ -1,0 +1,170 @@
+// What forward and backward of a layer are called with: read, and checked as far as can be before they begin.
+import type { CoreConfig, ForwardOptions, LayerBackwardOptions } from './calls.js';
+import { isObject, oneValuePerChannelError, stateError, typeError } from './errors.js';
+import { checkSums, type GradientSums } from './gradient-sums.js';
+import { checkKept } from './handover.js';
+import { checkWhole, type Moments } from './moments.js';
+import { type Pending, pendingOf, type Result, resultOf } from './pending.js';
+import { areCallsUntouched, type Names, namesOf } from './properties.js';
+import type { RunningStatistics } from './running.js';
+import type { ArrayOf, DType, FloatArray, TensorLike } from './types.js';
+import {
+  checkApart,
+  checkBoolean,
+  checkDivisors,
+  checkLength,
+  checkOneOf,
+  checkOut,
+  checkVariance,
+  type Geometry,
+  geometryOf,
+  type NamedArrays,
+  type ReadTensor,
+  readOptions,
+  readResidual,
+  readShape,
+} from './validate.js';
+
+/** What a layer is. */
+export interface LayerFacts<D extends DType> {
+  readonly channels: number;
+  readonly config: CoreConfig<D>;
+  /** The statistics of evaluation; undefined where they are always those of the batch. */
+  readonly running: RunningStatistics | undefined;
+  /** All its arrays, which a result must not overlap. */
+  readonly arrays: NamedArrays;
+}
+
+/** A forward whose arguments have been checked. */
+export interface ForwardCall<T extends FloatArray> {
+  readonly input: ReadTensor<T>;
+  readonly geometry: Geometry;
+  /** Whether the statistics are those of x. */
+  readonly batchStats: boolean;
+  /** Whether they go into the running ones. */
+  readonly updates: boolean;
+  /** Those that were given instead of those of x. */
+  readonly moments: Moments | undefined;
+  readonly residual: T | undefined;
+  readonly out: T | undefined;
+  /** Of an x that a layer with `reuse` has returned. */
+  readonly source: Result | undefined;
+}
+
+/** A backward whose arguments have been checked as far as they can be without the forward. */
+export interface BackwardCall<T extends FloatArray> {
+  readonly gradient: ReadTensor<T>;
+  readonly out: T | undefined;
+  readonly wantsInput: boolean;
+  readonly wantsParameters: boolean;
+  /** Of `of`. */
+  readonly pending: Pending<T> | undefined;
+  readonly accumulate: boolean;
+  readonly retain: boolean;
+  /** Of all parts. */
+  readonly sums: GradientSums | undefined;
+}
+
+export const forwardNames = namesOf(['out', 'updateStats', 'residual', 'moments'], areCallsUntouched);
+export const forwardAsyncNames = namesOf(
+  ['out', 'updateStats', 'residual', 'moments', 'signal', 'transfer'],
+  areCallsUntouched,
+);
+export const backwardNames = namesOf(
+  ['out', 'only', 'of', 'accumulate', 'retain', 'sums'],
+  areCallsUntouched,
+);
+export const backwardAsyncNames = namesOf(
+  ['out', 'only', 'of', 'accumulate', 'retain', 'sums', 'signal', 'transfer'],
+  areCallsUntouched,
+);
+
+/** The caller may have taken their memory away. */
+export function checkRunning({ mean, variance }: RunningStatistics, channels: number): void {
+  checkKept('runningMean', mean, channels);
+  checkKept('runningVar', variance, channels);
+}
+
+/** All of it is checked, last of all the lengths: no code of the caller's runs after them. */
+export function readForward<D extends DType>(
+  { channels, config: { axis, dtype, singleValue, eps }, running, arrays }: LayerFacts<D>,
+  x: TensorLike<ArrayOf<D>>,
+  options: ForwardOptions<ArrayOf<D>> | undefined,
+  names: Names,
+  training: boolean,
+): ForwardCall<ArrayOf<D>> {
+  const {
+    out,
+    updateStats = true,
+    residual: givenResidual,
+    moments: givenMoments,
+  } = readOptions(options, names);
+  checkBoolean('updateStats', updateStats);
+  if (givenMoments !== undefined && !training)
+    throw typeError('moments', 'be left out in evaluation', givenMoments);
+  const input = readShape<ArrayOf<D>>('x', x, dtype);
+  const geometry = geometryOf(input, axis, channels);
+  const { outer, inner } = geometry;
+  const count = outer * inner;
+  const hasOne = count === 1 && givenMoments === undefined;
+  const isSingle = hasOne && singleValue === 'running';
+  const batchStats = (training && !isSingle) || running === undefined;
+  if (batchStats && hasOne) throw oneValuePerChannelError(input.shape, training);
+  const residual = givenResidual === undefined ? undefined : readResidual(givenResidual, input);
+  // No code of the caller's runs after this.
+  const moments = givenMoments === undefined ? undefined : checkWhole(givenMoments, channels, eps);
+  if (running !== undefined) {
+    checkRunning(running, channels);
+    if (!batchStats) {
+      checkVariance('runningVar', running.variance, channels);
+      checkDivisors('runningVar', running.variance, eps);
+    }
+  }
+  checkLength(input);
+  if (residual !== undefined) checkLength(residual);
+  if (out !== undefined) {
+    checkOut(out, input);
+    checkApart('out', out, arrays);
+  }
+  const updates = training && batchStats && updateStats && (count > 0 || moments !== undefined);
+  return {
+    input,
+    geometry,
+    batchStats,
+    updates,
+    moments,
+    residual: residual?.data,
+    out,
+    source: resultOf(x),
+  };
+}
+
+/** All of it is checked but what hangs on the forward, and the length of dy. */
+export function readBackward<D extends DType>(
+  owner: object,
+  { channels, config: { dtype } }: LayerFacts<D>,
+  dy: TensorLike<ArrayOf<D>>,
+  options: LayerBackwardOptions<ArrayOf<D>> | undefined,
+  names: Names,
+): BackwardCall<ArrayOf<D>> {
+  const { out, only, of, accumulate = false, retain = false, sums } = readOptions(options, names);
+  if (only !== undefined) checkOneOf('only', only, ['input', 'parameters']);
+  if (only === 'parameters' && out !== undefined)
+    throw typeError('out', "be left out with only: 'parameters'", out);
+  checkBoolean('accumulate', accumulate);
+  checkBoolean('retain', retain);
+  if (accumulate && only === 'input')
+    throw typeError('accumulate', "be left out with only: 'input', which has no gradient to add", accumulate);
+  if (of !== undefined && !isObject(of)) throw typeError('of', 'be a tensor that forward() returned', of);
+  const gradient = readShape<ArrayOf<D>>('dy', dy, dtype);
+  const pending = of === undefined ? undefined : pendingOf<ArrayOf<D>>(of);
+  if (of !== undefined && pending?.owner !== owner)
+    throw stateError(
+      'NO_FORWARD',
+      'of must be the tensor that forward() of this layer returned, got another; a copy of it is another too',
+    );
+  if (sums !== undefined) checkSums('sums', sums, channels);
+  const wantsInput = only !== 'parameters';
+  const wantsParameters = only !== 'input';
+  return { gradient, out, wantsInput, wantsParameters, pending, accumulate, retain, sums };
+}
