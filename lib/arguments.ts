@@ -43,6 +43,8 @@ export interface ForwardCall<T extends FloatArray> {
   readonly batchStats: boolean;
   /** Whether they go into the running ones. */
   readonly updates: boolean;
+  /** Whether they are of x and what the other members of the group have. */
+  readonly exchanges: boolean;
   /** Those that were given instead of those of x. */
   readonly moments: Moments | undefined;
   readonly residual: T | undefined;
@@ -87,7 +89,7 @@ export function checkRunning({ mean, variance }: RunningStatistics, channels: nu
 
 /** All of it is checked, last of all the lengths: no code of the caller's runs after them. */
 export function readForward<D extends DType>(
-  { channels, config: { axis, dtype, singleValue, eps }, running, arrays }: LayerFacts<D>,
+  { channels, config: { axis, dtype, singleValue, eps, group }, running, arrays }: LayerFacts<D>,
   x: TensorLike<ArrayOf<D>>,
   options: ForwardOptions<ArrayOf<D>> | undefined,
   names: Names,
@@ -100,13 +102,17 @@ export function readForward<D extends DType>(
     moments: givenMoments,
   } = readOptions(options, names);
   checkBoolean('updateStats', updateStats);
+  const exchanges = training && group !== undefined;
+  if (givenMoments !== undefined && group !== undefined)
+    throw typeError('moments', 'be left out in a layer with a group', givenMoments);
   if (givenMoments !== undefined && !training)
     throw typeError('moments', 'be left out in evaluation', givenMoments);
   const input = readShape<ArrayOf<D>>('x', x, dtype);
   const geometry = geometryOf(input, axis, channels);
   const { outer, inner } = geometry;
   const count = outer * inner;
-  const hasOne = count === 1 && givenMoments === undefined;
+  // In a group all members together tell.
+  const hasOne = count === 1 && givenMoments === undefined && !exchanges;
   const isSingle = hasOne && singleValue === 'running';
   const batchStats = (training && !isSingle) || running === undefined;
   if (batchStats && hasOne) throw oneValuePerChannelError(input.shape, training);
@@ -126,12 +132,13 @@ export function readForward<D extends DType>(
     checkOut(out, input);
     checkApart('out', out, arrays);
   }
-  const updates = training && batchStats && updateStats && (count > 0 || moments !== undefined);
+  const updates = training && batchStats && updateStats && (count > 0 || moments !== undefined || exchanges);
   return {
     input,
     geometry,
     batchStats,
     updates,
+    exchanges,
     moments,
     residual: residual?.data,
     out,
@@ -142,7 +149,7 @@ export function readForward<D extends DType>(
 /** All of it is checked but what hangs on the forward, and the length of dy. */
 export function readBackward<D extends DType>(
   owner: object,
-  { channels, config: { dtype } }: LayerFacts<D>,
+  { channels, config: { dtype, group } }: LayerFacts<D>,
   dy: TensorLike<ArrayOf<D>>,
   options: LayerBackwardOptions<ArrayOf<D>> | undefined,
   names: Names,
@@ -163,6 +170,8 @@ export function readBackward<D extends DType>(
       'NO_FORWARD',
       'of must be the tensor that forward() of this layer returned, got another; a copy of it is another too',
     );
+  if (sums !== undefined && group !== undefined)
+    throw typeError('sums', 'be left out in a layer with a group', sums);
   if (sums !== undefined) checkSums('sums', sums, channels);
   const wantsInput = only !== 'parameters';
   const wantsParameters = only !== 'input';

@@ -13,6 +13,7 @@ import { type Decay, decayOf, momentumOf, type StateName } from './conventions.j
 import { LayerCore } from './core.js';
 import { stateError, typeError } from './errors.js';
 import { constructorKey, FrozenBatchNorm } from './frozen.js';
+import type { ProcessGroup } from './group.js';
 import { inspect, inspected } from './inspect.js';
 import {
   type BatchNormJSON,
@@ -64,7 +65,8 @@ const jsonNames = [
   'rejectedUpdates',
   'acceptedBatches',
 ];
-const configNames = Object.keys(readConfig({}));
+const fromJSONNames = namesOf(['group']);
+const configNames = Object.keys(readConfig({})).filter((name) => name !== 'group');
 
 function parameter<T extends FloatArray>(
   name: Parameter<T>['name'],
@@ -555,7 +557,8 @@ export class BatchNorm<D extends DType = 'float32'> {
       type: 'BatchNorm',
       version: jsonVersion,
       channels: this.#channels,
-      config: defined(this.config),
+      // Who computes along is not the layer's.
+      config: defined({ ...this.config, group: undefined }),
       state: {
         ...(weight && { weight: toNumbers(weight) }),
         ...(bias && { bias: toNumbers(bias) }),
@@ -576,6 +579,7 @@ export class BatchNorm<D extends DType = 'float32'> {
    * NaN or infinite.
    *
    * @param json what toJSON gave, or what JSON.parse made of its text: all of it, and nothing else.
+   * @param options `group` for a layer that is to have one: it is not in the JSON.
    * @throws TypeError (`ERR_BATCHNORM_INVALID_TYPE`, `ERR_BATCHNORM_UNKNOWN_OPTION`), RangeError
    *   (`ERR_BATCHNORM_INVALID_VALUE`, `ERR_BATCHNORM_OUT_OF_MEMORY`) naming the field that does not fit.
    * @example
@@ -585,12 +589,16 @@ export class BatchNorm<D extends DType = 'float32'> {
    * const again = BatchNorm.fromJSON(JSON.parse(JSON.stringify(bn)));
    * console.log(again.config.axis, again.training); // -1 false
    */
-  static fromJSON<D extends DType = 'float32'>(json: BatchNormJSON<D>): BatchNorm<D> {
+  static fromJSON<D extends DType = 'float32'>(
+    json: BatchNormJSON<D>,
+    options?: FromJSONOptions,
+  ): BatchNorm<D> {
+    const { group } = readOptions(options, fromJSONNames);
     const fields = fieldsOf('json', json, jsonNames);
     const channels = readHead('BatchNorm', fields);
     const given = fieldsOf('json.config', fields.config, configNames);
-    const config = readConfig(given as BatchNormOptions<D>);
-    checkGiven(config, given);
+    const config = readConfig({ ...(given as BatchNormOptions<D>), group });
+    checkGiven({ ...config, group: undefined }, given);
     const training = checkBoolean('json.training', fields.training);
     const most = Number.MAX_SAFE_INTEGER;
     const rejectedUpdates = checkInteger('json.rejectedUpdates', fields.rejectedUpdates, 0, most);
@@ -628,7 +636,9 @@ export class BatchNorm<D extends DType = 'float32'> {
     const batches = this.batchesTracked;
     const mode = this.training ? 'training' : 'evaluation';
     const seen = `${batches} ${batches === 1 ? 'batch' : 'batches'} seen`;
-    return inspected('BatchNorm', this.#channels, this.config, `${mode}, ${seen}`);
+    const { group } = this.config;
+    const place = group && `rank ${group.rank} of ${group.size}`;
+    return inspected('BatchNorm', this.#channels, { ...this.config, group: place }, `${mode}, ${seen}`);
   }
 
   /**
@@ -688,6 +698,12 @@ export class BatchNorm<D extends DType = 'float32'> {
       activation,
     });
   }
+}
+
+/** What {@link BatchNorm.fromJSON} may be given besides. */
+export interface FromJSONOptions {
+  /** Whose member the layer is to be: JSON does not say. Default: none. */
+  group?: ProcessGroup | undefined;
 }
 
 /** What cannot be replaced, and what to do instead. */

@@ -12,7 +12,14 @@ import {
   readBackward,
   readForward,
 } from './arguments.js';
-import { type BackwardPass, type ForwardPass, maskBytes, type Passes, type Slot } from './backend/backend.js';
+import {
+  type BackwardPass,
+  type ForwardPass,
+  maskBytes,
+  type Passes,
+  type Slot,
+  type Sums,
+} from './backend/backend.js';
 import { passesFor } from './backend/index.js';
 import type {
   AsyncOptions,
@@ -21,7 +28,8 @@ import type {
   LayerBackwardOptions,
   LayerGradients,
 } from './calls.js';
-import { rangeError, typeError } from './errors.js';
+import { oneValuePerChannelError, rangeError, typeError } from './errors.js';
+import { Exchange, newSums } from './exchange.js';
 import { GradientSums, gradInputOf, parametersOf, throughForward } from './gradient-sums.js';
 import { checkKept, deliver, isShared, move } from './handover.js';
 import { evenCountOf, type Moments, momentsOf } from './moments.js';
@@ -87,6 +95,12 @@ function copyThere(target: FloatArray | undefined, source: FloatArray | undefine
   if (target && source) copyInto(target, source);
 }
 
+/** A forward, and the statistics of all members of a group where it has exchanged them. */
+interface Judged<T extends FloatArray> {
+  readonly call: ForwardCall<T>;
+  readonly whole: Moments | undefined;
+}
+
 /** What has been seen: by a set whose methods nobody can have replaced. */
 class Seen {
   readonly #objects = new WeakSetClass<object>();
@@ -121,6 +135,7 @@ export class LayerCore<D extends DType> {
   #calledTraining: Pending<ArrayOf<D>> | undefined;
   #calledEvaluation: Pending<ArrayOf<D>> | undefined;
   #order = 0;
+  readonly #exchange: Exchange | undefined;
   /** Forwards from before the last one are gone. */
   #clears = 0;
   readonly #sets: HeldSets<ArrayOf<D>>;
@@ -138,8 +153,9 @@ export class LayerCore<D extends DType> {
 
   /** @param running of evaluation; undefined where the statistics are always those of the batch. */
   constructor(channels: number, config: CoreConfig<D>, running: RunningStatistics | undefined) {
-    const { dtype, weight, bias, reuse } = config;
+    const { dtype, weight, bias, reuse, group } = config;
     this.#passes = passesFor(dtype);
+    this.#exchange = group && new Exchange(group, channels);
     this.#y = new ResultBuffer(reuse);
     if (reuse) noteReuse();
     this.#dx = new ResultBuffer(reuse);
@@ -166,24 +182,27 @@ export class LayerCore<D extends DType> {
   forward(x: TensorLike<ArrayOf<D>>, options?: ForwardOptions<ArrayOf<D>>): Tensor<ArrayOf<D>> {
     // Before any getter of the arguments: the mode of this moment.
     const pending = this.#newPending();
-    const call = readForward(this.#layer, x, options, forwardNames, pending.mode);
-    const { input, residual, out } = call;
+    let call = readForward(this.#layer, x, options, forwardNames, pending.mode);
+    const { input, residual, out, geometry } = call;
+    const exchange = this.#exchange;
     const { forwardTraining, forwardInference, moments } = this.#passes;
     const { eps } = this.#layer.config;
     const held = this.#sets.take();
     try {
       this.#holdParameters(held);
-      const whole = call.moments && momentsOf(call.moments);
+      let whole = call.moments && momentsOf(call.moments);
+      const isFused = call.batchStats && whole === undefined && !call.exchanges && eps > 0;
+      // The statistics decide whether anything may be written.
+      if (call.batchStats && whole === undefined && !isFused) {
+        moments({ geometry, x: input.data, mean: held.mean, variance: held.variance });
+        if (exchange !== undefined && call.exchanges)
+          ({ call, whole } = this.#judged(call, exchange.moments(geometry, held)));
+        else checkVaries(held.variance);
+      }
       this.#holdStatistics(held, call, whole);
       const y = out ?? this.#y.take(this.#layer.config.dtype, input.size, input.data, residual);
       const forward = this.#forwardOf(call, input.data, false, held, whole);
       const pass = this.#forwardPass(forward, y, residual);
-      const isFused = call.batchStats && call.moments === undefined && eps > 0;
-      // With eps 0 the statistics decide whether anything may be written.
-      if (call.batchStats && call.moments === undefined && !isFused) {
-        moments(pass);
-        checkVaries(held.variance);
-      }
       const inPlace = isFused ? forwardTraining(pass) : forwardInference(pass);
       this.#complete(call, pending, forward, inPlace, whole);
       return marked({ data: y, shape: input.shape }, pending, out === undefined ? this.#y.next() : undefined);
@@ -215,8 +234,9 @@ export class LayerCore<D extends DType> {
     pending: Pending<ArrayOf<D>>,
   ): Promise<Tensor<ArrayOf<D>>> {
     const { signal, transfer } = readAsync(options);
-    const call = readForward(this.#layer, x, options, forwardAsyncNames, pending.mode);
-    const { input, out } = call;
+    let call = readForward(this.#layer, x, options, forwardAsyncNames, pending.mode);
+    const { input, out, geometry } = call;
+    const exchange = this.#exchange;
     const { dtype, eps } = this.#layer.config;
     if (out !== undefined) {
       isInPlace(out, 'x.data', input.data);
@@ -236,25 +256,30 @@ export class LayerCore<D extends DType> {
     const held = this.#sets.make();
     this.#holdParameters(held);
     // As they are now, like all else that is given.
-    const moments = call.moments && momentsOf(call.moments);
+    let whole = call.moments && momentsOf(call.moments);
     return this.#inTurn(signal, async () => {
       checkKept('x.data', given, input.size);
       const y = out !== undefined && isShared(out) ? out : newResult<ArrayOf<D>>(dtype, input.size);
-      this.#holdStatistics(held, call, moments);
-      const forward = this.#forwardOf(call, given, true, held, moments);
       const { forwardTrainingLater, forwardInferenceLater, momentsLater } = this.#passes;
-      const isFused = call.batchStats && moments === undefined && eps > 0;
+      const isFused = call.batchStats && whole === undefined && !call.exchanges && eps > 0;
       const compute = isFused ? forwardTrainingLater : forwardInferenceLater;
-      if (call.batchStats && moments === undefined && !isFused)
+      let source = given;
+      if (call.batchStats && whole === undefined && !isFused) {
         await operate(
           signal,
           (slot) => {
-            if (transfer) forward.x = move('x.data', given, dtype);
-            momentsLater(this.#forwardPass(forward, y, residual), slot);
-            return forward;
+            if (transfer) source = move('x.data', given, dtype);
+            momentsLater({ geometry, x: source, mean: held.mean, variance: held.variance }, slot);
+            return [source, held];
           },
-          () => checkVaries(held.variance),
+          () => undefined,
         );
+        if (exchange !== undefined && call.exchanges)
+          ({ call, whole } = this.#judged(call, await exchange.momentsLater(geometry, held)));
+        else checkVaries(held.variance);
+      }
+      this.#holdStatistics(held, call, whole);
+      const forward = this.#forwardOf(call, source, true, held, whole);
       let inPlace = false;
       return operate(
         signal,
@@ -267,7 +292,7 @@ export class LayerCore<D extends DType> {
           this.checkOwn();
           const data = out === undefined ? y : deliver(y, out);
           unstage(residual);
-          this.#complete(call, pending, forward, inPlace, moments);
+          this.#complete(call, pending, forward, inPlace, whole);
           return marked({ data, shape: input.shape }, pending, undefined);
         },
       );
@@ -286,6 +311,8 @@ export class LayerCore<D extends DType> {
     const forward = checkForward(pending.forward, call, this.#layer.arrays);
     const { gradient, out, wantsInput, wantsParameters, accumulate, sums } = call;
     const { data, size, shape } = gradient;
+    const exchange = this.#exchange;
+    const { channels } = this.#layer;
     const { dtype, reuse } = this.#layer.config;
     checkLength(gradient);
     // The gradients of the parameters are written before dx is.
@@ -298,7 +325,13 @@ export class LayerCore<D extends DType> {
     const dResidual =
       wantsInput && forward.residual ? this.#dResidual.take(dtype, size, data, forward.x, out) : undefined;
     const pass = this.#backwardPass(forward, data, forward.x, dx, dWeight, dBias, dResidual);
-    throughForward(this.#passes, pass, sums, forward.count);
+    if (exchange !== undefined && forward.exchanges && dx !== undefined) {
+      const own = newSums(channels);
+      this.#passes.gradSums({ ...pass, sums: own });
+      const all = exchange.sums(own);
+      this.#gradParameters(forward, own, dWeight, dBias);
+      this.#passes.gradInput(gradInputOf(pass, dx, all, forward.count));
+    } else throughForward(this.#passes, pass, sums, forward.count);
     if (accumulate) this.#accumulate(dWeight, dBias);
     this.#mark(pending, call);
     this.#letGo(pending);
@@ -314,6 +347,8 @@ export class LayerCore<D extends DType> {
     const { training } = this;
     const called = training ? this.#calledTraining : this.#calledEvaluation;
     const { signal, transfer } = readAsync(options);
+    const exchange = this.#exchange;
+    const { channels } = this.#layer;
     const { dtype } = this.#layer.config;
     const call = readBackward(this, this.#layer, dy, options, backwardAsyncNames);
     const { out, wantsInput, wantsParameters, accumulate } = call;
@@ -352,23 +387,30 @@ export class LayerCore<D extends DType> {
       const { leavesInput, leavesParameters } = pending;
       this.#mark(pending, call);
       pending.busy++;
+      let all: Sums | undefined = sums;
+      const own = forward.exchanges && wantsInput ? newSums(channels) : undefined;
       const begin = (slot: Slot, isLast: boolean) => {
         // x may have lain in its buffer, until it was copied.
         if (transfer && gradient === kept) gradient = move('dy.data', kept, dtype);
         if (transfer && wantsInput) target = gradient;
         const pass = this.#backwardPass(forward, gradient, x, target, dWeight, dBias, dResidual);
-        if (!isLast) this.#passes.backwardLater(parametersOf(pass), slot);
-        else if (sums === undefined || target === undefined) this.#passes.backwardLater(pass, slot);
-        else this.#passes.gradInputLater(gradInputOf(pass, target, sums, forward.count), slot);
-        return [gradient, x, target, dWeight, dBias, dResidual, forward, sums];
+        if (!isLast && own !== undefined) this.#passes.gradSumsLater({ ...pass, sums: own }, slot);
+        else if (!isLast) this.#passes.backwardLater(parametersOf(pass), slot);
+        else if (all === undefined || target === undefined) this.#passes.backwardLater(pass, slot);
+        else this.#passes.gradInputLater(gradInputOf(pass, target, all, forward.count), slot);
+        return [gradient, x, target, dWeight, dBias, dResidual, forward, all, own];
       };
       try {
-        if (sums !== undefined && wantsInput && wantsParameters)
+        if (own !== undefined || (sums !== undefined && wantsInput && wantsParameters))
           await operate(
             signal,
             (slot) => begin(slot, false),
             () => undefined,
           );
+        if (exchange !== undefined && own !== undefined) {
+          all = await exchange.sumsLater(own);
+          this.#gradParameters(forward, own, dWeight, dBias);
+        }
         return await operate(
           signal,
           (slot) => begin(slot, true),
@@ -454,6 +496,31 @@ export class LayerCore<D extends DType> {
     else this.#calledEvaluation = pending;
   }
 
+  /** What is to be done with what all members have together. */
+  #judged(call: ForwardCall<ArrayOf<D>>, whole: Moments): Judged<ArrayOf<D>> {
+    const { eps, singleValue } = this.#layer.config;
+    const count = evenCountOf(whole);
+    if (count === 0) return { call, whole: undefined };
+    if (count === 1) {
+      if (singleValue === 'throw') throw oneValuePerChannelError(call.input.shape, true);
+      return { call: { ...call, batchStats: false, updates: false, exchanges: false }, whole: undefined };
+    }
+    if (eps === 0) checkVaries(whole.variance);
+    return { call, whole };
+  }
+
+  /** Those of this member. */
+  #gradParameters(
+    { held }: Forward<ArrayOf<D>>,
+    own: Sums,
+    dWeight: ArrayOf<D> | undefined,
+    dBias: ArrayOf<D> | undefined,
+  ): void {
+    const { channels, config } = this.#layer;
+    if (dWeight || dBias)
+      this.#passes.gradParameters(channels, config.eps, held.mean, held.variance, own, dWeight, dBias);
+  }
+
   /** The caller may have taken the memory of the layer's own away. */
   #holdParameters({ weight, bias }: Held<ArrayOf<D>>): void {
     if (this.weight) checkKept('weight', this.weight, this.#layer.channels);
@@ -480,12 +547,13 @@ export class LayerCore<D extends DType> {
   }
 
   #forwardOf(
-    { input, geometry, batchStats, residual, source }: ForwardCall<ArrayOf<D>>,
+    call: ForwardCall<ArrayOf<D>>,
     x: ArrayOf<D>,
     isOwn: boolean,
     held: Held<ArrayOf<D>>,
     whole: Moments | undefined,
   ): Forward<ArrayOf<D>> {
+    const { input, geometry, batchStats, residual, source } = call;
     const mask = residual && this.#layer.config.activation ? this.#maskFor(input.size, isOwn) : undefined;
     return {
       x,
@@ -498,7 +566,8 @@ export class LayerCore<D extends DType> {
       training: batchStats,
       held,
       count: whole ? (evenCountOf(whole) ?? whole.count) : geometry.outer * geometry.inner,
-      isPart: whole !== undefined,
+      isPart: call.moments !== undefined,
+      exchanges: call.exchanges && whole !== undefined,
       residual: residual !== undefined,
       mask,
     };
@@ -544,8 +613,9 @@ export class LayerCore<D extends DType> {
       if (before !== undefined && !before.isNeeded) this.#release(before);
     }
     if (!updates) return;
-    if (whole === undefined || moments === undefined) this.#layer.running?.update(count, mean, variance);
-    else if (this.#taken.add(moments)) this.#layer.running?.updateFrom(whole);
+    if (whole === undefined) {
+      if (count > 0) this.#layer.running?.update(count, mean, variance);
+    } else if (moments === undefined || this.#taken.add(moments)) this.#layer.running?.updateFrom(whole);
   }
 
   /** What has been gone back through, unless it is to be gone through again. */

@@ -8,6 +8,7 @@ export {
   type AsyncOptions,
   BatchNorm,
   type ForwardOptions,
+  type FromJSONOptions,
   type LayerBackwardOptions,
   type LayerGradients,
   type Parameter,
@@ -49,6 +50,7 @@ export {
   type GradientSumsOptions,
   type GradientSumsParts,
 } from './gradient-sums.js';
+export type { ProcessGroup } from './group.js';
 export type { BatchNormJSON, FrozenBatchNormJSON, FrozenConfigJSON, NumberJSON, StateJSON } from './json.js';
 export { Moments, type MomentsJSON, type MomentsOptions, type MomentsParts } from './moments.js';
 export { type Capabilities, capabilities, setThreads, threads } from './runtime.js';

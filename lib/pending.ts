@@ -69,6 +69,8 @@ export interface Forward<T extends FloatArray> {
   readonly count: number | Float64Array;
   /** Whether those of other parts are among them. */
   readonly isPart: boolean;
+  /** Whether the members of a group have exchanged them. */
+  readonly exchanges: boolean;
   /** Whether there was one. */
   readonly residual: boolean;
   /** What a ReLU after it lets through. */

@@ -5,10 +5,19 @@
  */
 import { isArray, isObject, rangeError, stateError, typeError } from '../errors.js';
 import type { ProcessGroup } from '../group.js';
+import { checkKept } from '../handover.js';
 import { namesOf } from '../properties.js';
 import { copyInto, lengthOf, partOf, typedArrayType, zeros } from '../typed-array.js';
 import { readOptions } from '../validate.js';
-import { type Broken, GroupMemory, isGroupMemory, maxSize, newGroupMemory, type Round } from './memory.js';
+import {
+  type Broken,
+  capacity,
+  type Exchange,
+  GroupMemory,
+  isGroupMemory,
+  maxSize,
+  newGroupMemory,
+} from './memory.js';
 
 export type { ProcessGroup } from '../group.js';
 
@@ -100,14 +109,17 @@ export class WorkerGroup {
 /** What an exchange does with the values of all. */
 type Kind = 'allGather' | 'allReduce';
 
+const codes = { allGather: 1, allReduce: 2 } as const;
+const kinds: readonly (Kind | 'nothing')[] = ['nothing', 'allGather', 'allReduce'];
+
 class Member implements Required<ProcessGroup> {
   readonly rank: number;
   readonly size: number;
   readonly #memory: GroupMemory;
-  /** The exchanges that are on their way, one after another. */
+  /** The last of the asynchronous exchanges on their way, which follow each other. */
   #last: Promise<unknown> | undefined;
-  /** The sums, or the values of all, of an exchange in several rounds: what fails leaves the caller's arrays as they were. */
-  #gathered = zeros<Float64Array>('float64', 0);
+  /** What an exchange gives, until it has all of it: one that fails leaves the caller's arrays as they were. */
+  #result = zeros<Float64Array>('float64', 0);
 
   constructor(memory: GroupMemory, rank: number) {
     this.#memory = memory;
@@ -116,19 +128,19 @@ class Member implements Required<ProcessGroup> {
   }
 
   allGather(mine: Float64Array, all: Float64Array): void {
-    this.#exchangeNow('allGather', mine, all, this.#checkGather(mine, all));
+    this.#exchangeNow('allGather', mine, 'all', all, this.#checkGather(mine, all));
   }
 
   allReduce(values: Float64Array): void {
-    this.#exchangeNow('allReduce', values, values, checkValues('values', values));
+    this.#exchangeNow('allReduce', values, 'values', values, checkValues('values', values));
   }
 
   async allGatherAsync(mine: Float64Array, all: Float64Array): Promise<void> {
-    return this.#exchangeLater('allGather', mine, all, this.#checkGather(mine, all));
+    await this.#exchangeLater('allGather', mine, 'all', all, this.#checkGather(mine, all));
   }
 
   async allReduceAsync(values: Float64Array): Promise<void> {
-    return this.#exchangeLater('allReduce', values, values, checkValues('values', values));
+    await this.#exchangeLater('allReduce', values, 'values', values, checkValues('values', values));
   }
 
   #checkGather(mine: Float64Array, all: Float64Array): number {
@@ -139,85 +151,88 @@ class Member implements Required<ProcessGroup> {
     return length;
   }
 
-  #exchangeNow(kind: Kind, mine: Float64Array, to: Float64Array, length: number): void {
+  #exchangeNow(kind: Kind, mine: Float64Array, name: string, to: Float64Array, length: number): void {
     if (this.#last !== undefined)
-      throw stateError('GROUP_BUSY', `${kind} must wait until the asynchronous exchanges of its member have ended`);
+      throw stateError(
+        'GROUP_BUSY',
+        `${kind}() must wait for the asynchronous exchanges of its member, got one on its way`,
+      );
+    const values = this.#lengthOf(kind, length);
+    if (lengthOf(this.#result) < values) this.#result = zeros('float64', values);
     const memory = this.#memory;
-    const result = this.#resultOf(kind, length);
-    let first = 0;
-    do {
-      const round = memory.begin(this.rank, codes[kind], length);
-      const part = partLength(length, first, round);
-      memory.put(round, mine, first, part);
-      memory.wait(round, whatBroke);
-      this.#take(kind, round, result, length, first, part);
-      first += part;
-    } while (first < length);
-    this.#give(kind, result, to, length);
+    for (let first = 0; first < length || first === 0; first += capacity) {
+      this.#check(memory.bring({ code: codes[kind], length }, mine, first, partOfLength(length, first)));
+      this.#check(memory.wait());
+      this.#take(kind, this.#result, length, first);
+    }
+    checkKept(name, to, values);
+    copyInto(to, partOf(this.#result, 'float64', 0, values));
   }
 
-  async #exchangeLater(kind: Kind, mine: Float64Array, to: Float64Array, length: number): Promise<void> {
+  async #exchangeLater(
+    kind: Kind,
+    mine: Float64Array,
+    name: string,
+    to: Float64Array,
+    length: number,
+  ): Promise<void> {
     const own = zeros<Float64Array>('float64', length);
     copyInto(own, mine);
-    const before = this.#last;
-    const exchange = this.#exchangeAfter(before, kind, own, length);
+    const exchange = this.#exchangeAfter(this.#last, kind, own, length);
     this.#last = exchange;
     try {
       const result = await exchange;
-      if (lengthOf(to) !== lengthOf(result))
-        throw rangeError(
-          kind === 'allGather' ? 'all' : 'values',
-          `have ${lengthOf(result)} values until the exchange has ended`,
-          `${lengthOf(to)}`,
-          'BUFFER_CHANGED',
-        );
+      checkKept(name, to, lengthOf(result));
       copyInto(to, result);
     } finally {
       if (this.#last === exchange) this.#last = undefined;
     }
   }
 
-  async #exchangeAfter(before: Promise<unknown> | undefined, kind: Kind, mine: Float64Array, length: number) {
+  async #exchangeAfter(
+    before: Promise<unknown> | undefined,
+    kind: Kind,
+    own: Float64Array,
+    length: number,
+  ): Promise<Float64Array> {
     try {
       await before;
-    } catch {} // it has its own promise, and the group knows that it is broken
+    } catch {
+      // Whoever called it hears of it, and the group knows that it is broken.
+    }
     const memory = this.#memory;
-    const result = zeros<Float64Array>('float64', kind === 'allGather' ? this.size * length : length);
-    let first = 0;
-    do {
-      const round = memory.begin(this.rank, codes[kind], length);
-      const part = partLength(length, first, round);
-      memory.put(round, mine, first, part);
-      await memory.waitAsync(round, whatBroke);
-      this.#take(kind, round, result, length, first, part);
-      first += part;
-    } while (first < length);
+    const result = zeros<Float64Array>('float64', this.#lengthOf(kind, length));
+    for (let first = 0; first < length || first === 0; first += capacity) {
+      this.#check(memory.bring({ code: codes[kind], length }, own, first, partOfLength(length, first)));
+      this.#check(await memory.waitAsync());
+      this.#take(kind, result, length, first);
+    }
     return result;
   }
 
-  /** Room for what an exchange gives. */
-  #resultOf(kind: Kind, length: number): Float64Array {
-    const values = kind === 'allGather' ? this.size * length : length;
-    if (lengthOf(this.#gathered) < values) this.#gathered = zeros('float64', values);
-    return this.#gathered;
+  #lengthOf(kind: Kind, length: number): number {
+    return kind === 'allGather' ? this.size * length : length;
   }
 
-  /** The values of a round, of all members. */
-  #take(kind: Kind, round: Round, result: Float64Array, length: number, first: number, part: number): void {
-    for (let rank = 0; rank < this.size; rank++)
-      if (kind === 'allGather') this.#memory.copy(round, rank, result, rank * length + first, part);
-      else this.#memory.add(round, rank, result, first, part, rank === 0);
+  #check(broken: Broken | undefined): void {
+    if (broken !== undefined) throw brokenError(broken);
   }
 
-  #give(kind: Kind, result: Float64Array, to: Float64Array, length: number): void {
-    copyInto(to, partOf(result, 'float64', 0, kind === 'allGather' ? this.size * length : length));
+  /** What all have brought in this round, those of rank 0 first: so the sums have the same bits everywhere. */
+  #take(kind: Kind, result: Float64Array, length: number, first: number): void {
+    const count = partOfLength(length, first);
+    if (count === 0) return;
+    for (let rank = 0; rank < this.size; rank++) {
+      const brought = this.#memory.brought(rank, count);
+      if (kind === 'allGather') copyInto(partOf(result, 'float64', rank * length + first, count), brought);
+      else if (rank === 0) copyInto(partOf(result, 'float64', first, count), brought);
+      else for (let i = 0; i < count; i++) result[first + i] += brought[i];
+    }
   }
 }
 
-const codes = { allGather: 1, allReduce: 2 } as const;
-const kinds: readonly Kind[] = ['allGather', 'allGather', 'allReduce'];
-
-function partLength(length: number, first: number, { capacity }: Round): number {
+/** How many values go in the round that begins with this one. */
+function partOfLength(length: number, first: number): number {
   return length - first < capacity ? length - first : capacity;
 }
 
@@ -227,17 +242,17 @@ function checkValues(name: string, values: unknown): number {
   return lengthOf(values as Float64Array);
 }
 
-function whatBroke(broken: Broken): Error {
-  const cure = 'make a new WorkerGroup';
+function brokenError(broken: Broken): Error {
+  const cure = 'the group is broken; make a new WorkerGroup';
   if (broken.why === 'late')
     return stateError(
       'GROUP_BROKEN',
-      `rank ${broken.rank} must come to the exchange within ${broken.timeout} ms, got none; the group is broken: ${cure}`,
+      `rank ${broken.rank} must come to the exchange within ${broken.timeout} ms, got nothing of it; ${cure}`,
     );
-  const told = (rank: number, { code, length }: { code: number; length: number }) =>
-    `${kinds[code]} of ${length} values from rank ${rank}`;
+  const told = (rank: number, { code, length }: Exchange) =>
+    `${kinds[code]}() of ${length} values from rank ${rank}`;
   return stateError(
     'GROUP_BROKEN',
-    `all members must make the same exchange, got ${told(0, broken.first)} and ${told(broken.rank, broken.other)}; the group is broken: ${cure}`,
+    `all members must make the same exchange, got ${told(0, broken.first)} and ${told(broken.rank, broken.other)}; ${cure}`,
   );
 }

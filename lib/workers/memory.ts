@@ -64,6 +64,7 @@ const { ceil } = Math;
 const clock = performance;
 const { now } = clock;
 const PromiseClass = Promise;
+const SharedMemory = globalThis.SharedArrayBuffer;
 const startTimer = setTimeout;
 const stopTimer = clearTimeout;
 /** Where there is no waitAsync. */
@@ -81,7 +82,7 @@ function bytesOfGroup(size: number): number {
 }
 
 export function newGroupMemory(size: number, timeout: number): SharedArrayBuffer {
-  const memory = new SharedArrayBuffer(bytesOfGroup(size));
+  const memory = new SharedMemory(bytesOfGroup(size));
   const integers = viewOfIntegers(memory, 0, ranksAt);
   integers[sizeAt] = size;
   integers[timeoutAt] = ceil(timeout);
@@ -124,7 +125,10 @@ export class GroupMemory {
     if (broken !== undefined) return broken;
     this.#round = (this.#round + 1) | 0;
     if (count > 0)
-      copyInto(partOf(this.#slots, 'float64', this.#slot(this.#rank), count), partOf(values, 'float64', first, count));
+      copyInto(
+        partOf(this.#slots, 'float64', this.#slot(this.#rank), count),
+        partOf(values, 'float64', first, count),
+      );
     const own = this.#exchangeAt(this.#rank);
     this.#integers[own] = code;
     this.#integers[own + 1] = length;
@@ -251,7 +255,19 @@ export class GroupMemory {
       timer = startTimer(resolve, milliseconds);
     });
     const { value } = waitAsync(this.#integers, bellAt, bell);
-    await firstOf(value, timeUp);
+    if (typeof value !== 'string') await firstOf(value, timeUp);
     stopTimer(timer);
   }
+}
+
+/** Resolves with the first of two: without a method of promises that somebody may have replaced. */
+function firstOf(one: Promise<unknown>, other: Promise<unknown>): Promise<void> {
+  return new PromiseClass<void>((resolve) => {
+    const tell = async (promise: Promise<unknown>) => {
+      await promise;
+      resolve();
+    };
+    tell(one);
+    tell(other);
+  });
 }
