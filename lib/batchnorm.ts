@@ -258,8 +258,8 @@ export class BatchNorm<D extends DType = 'float32'> {
    * @throws TypeError (`ERR_BATCHNORM_INVALID_TYPE`, `ERR_BATCHNORM_UNKNOWN_OPTION`), RangeError
    *   (`ERR_BATCHNORM_INVALID_VALUE`, `ERR_BATCHNORM_OVERLAP`, `ERR_BATCHNORM_OUT_OF_MEMORY`) for what does not fit, RangeError
    *   (`ERR_BATCHNORM_ONE_VALUE_PER_CHANNEL`) for training with one value per channel, Error
-   *   (`ERR_BATCHNORM_BUFFER_CHANGED`) where an array of the layer has lost its buffer; then nothing is written and no state
-   *   has changed.
+   *   (`ERR_BATCHNORM_BUFFER_CHANGED`) where an array of the layer has lost its buffer, (`ERR_BATCHNORM_GROUP_BROKEN`) where the members
+   *   of its group are not at one; then nothing is written and no state has changed.
    * @example
    * import { BatchNorm } from 'batchnorm';
    *
@@ -290,7 +290,7 @@ export class BatchNorm<D extends DType = 'float32'> {
    *   (`ERR_BATCHNORM_BUFFER_CHANGED`) where `out` has lost its buffer meanwhile; the reason of `signal`. In full:
    *   `ERR_BATCHNORM_INVALID_TYPE`, `ERR_BATCHNORM_UNKNOWN_OPTION`, `ERR_BATCHNORM_INVALID_VALUE`,
    *   `ERR_BATCHNORM_ONE_VALUE_PER_CHANNEL`, `ERR_BATCHNORM_OVERLAP`, `ERR_BATCHNORM_OUT_OF_MEMORY`,
-   *   `ERR_BATCHNORM_NOT_TRANSFERABLE`, `ERR_BATCHNORM_BUFFER_CHANGED`, `ERR_BATCHNORM_NO_THREAD`.
+   *   `ERR_BATCHNORM_NOT_TRANSFERABLE`, `ERR_BATCHNORM_BUFFER_CHANGED`, `ERR_BATCHNORM_NO_THREAD`, `ERR_BATCHNORM_GROUP_BROKEN`.
    * @example
    * import { BatchNorm } from 'batchnorm';
    *
@@ -323,7 +323,7 @@ export class BatchNorm<D extends DType = 'float32'> {
    *   (`ERR_BATCHNORM_INPUT_OVERWRITTEN`) where x is no longer what it was; TypeError (`ERR_BATCHNORM_INVALID_TYPE`,
    *   `ERR_BATCHNORM_UNKNOWN_OPTION`), RangeError (`ERR_BATCHNORM_INVALID_VALUE`, `ERR_BATCHNORM_OVERLAP`,
    *   `ERR_BATCHNORM_OUT_OF_MEMORY`) for what does not fit; Error (`ERR_BATCHNORM_BUFFER_CHANGED`) where an array of the
-   *   layer has lost its buffer; then nothing is written.
+   *   layer has lost its buffer, (`ERR_BATCHNORM_GROUP_BROKEN`) where the members of its group are not at one; then nothing is written.
    * @example
    * import { BatchNorm } from 'batchnorm';
    *
@@ -353,7 +353,7 @@ export class BatchNorm<D extends DType = 'float32'> {
    *   `ERR_BATCHNORM_NO_FORWARD`, `ERR_BATCHNORM_INPUT_OVERWRITTEN`, `ERR_BATCHNORM_INVALID_TYPE`,
    *   `ERR_BATCHNORM_UNKNOWN_OPTION`, `ERR_BATCHNORM_INVALID_VALUE`, `ERR_BATCHNORM_OVERLAP`,
    *   `ERR_BATCHNORM_OUT_OF_MEMORY`, `ERR_BATCHNORM_NOT_TRANSFERABLE`, `ERR_BATCHNORM_BUFFER_CHANGED`,
-   *   `ERR_BATCHNORM_NO_THREAD`.
+   *   `ERR_BATCHNORM_NO_THREAD`, `ERR_BATCHNORM_GROUP_BROKEN`.
    * @example
    * import { BatchNorm } from 'batchnorm';
    *

@@ -14,10 +14,23 @@ export interface ProcessGroup {
    * @param all `size` times as many: those of rank 0, then those of rank 1, and so on.
    */
   allGather(mine: Float64Array, all: Float64Array): void;
-  /** Waits until every member has called it, and puts the sums over all members in the place of the values: the same bits everywhere. */
+  /**
+   * Waits until every member has called it, and puts the sums over all members in the place of the values: the same bits everywhere.
+   *
+   * @param values as many from each member.
+   */
   allReduce(values: Float64Array): void;
-  /** {@link ProcessGroup.allGather} that does not block. `mine` is read at the time of the call. */
+  /**
+   * {@link ProcessGroup.allGather} that does not block.
+   *
+   * @param mine read at the time of the call.
+   * @param all written when the promise resolves.
+   */
   allGatherAsync?(mine: Float64Array, all: Float64Array): Promise<void>;
-  /** {@link ProcessGroup.allReduce} that does not block. `values` are read at the time of the call. */
+  /**
+   * {@link ProcessGroup.allReduce} that does not block.
+   *
+   * @param values read at the time of the call, and written when the promise resolves.
+   */
   allReduceAsync?(values: Float64Array): Promise<void>;
 }

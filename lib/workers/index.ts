@@ -45,7 +45,6 @@ const { freeze } = Object;
  * member's exchange then throws, and names it, and so does every later one. A member that ends after its last exchange breaks nothing.
  *
  * @example
- * ```ts
  * import { Worker } from 'node:worker_threads';
  * import { WorkerGroup } from 'batchnorm/workers';
  *
@@ -62,7 +61,6 @@ const { freeze } = Object;
  *   return new Promise((resolve) => worker.once('message', resolve));
  * });
  * console.log(await Promise.all(sums)); // [ '1 2', '1 2' ]
- * ```
  */
 export class WorkerGroup {
   /** For the workers: `workerData: { handle: group.handle, … }`. */
@@ -72,7 +70,8 @@ export class WorkerGroup {
 
   /**
    * @param size how many members: an integer from 1 to 1,024.
-   * @throws `ERR_BATCHNORM_INVALID_TYPE`, `ERR_BATCHNORM_INVALID_VALUE`, `ERR_BATCHNORM_UNKNOWN_OPTION`.
+   * @param options how long members wait for each other.
+   * @throws TypeError (`ERR_BATCHNORM_INVALID_TYPE`, `ERR_BATCHNORM_UNKNOWN_OPTION`), RangeError (`ERR_BATCHNORM_INVALID_VALUE`).
    */
   constructor(size: number, options?: WorkerGroupOptions) {
     const { timeout = 30_000 } = readOptions(options, optionNames);
@@ -91,8 +90,17 @@ export class WorkerGroup {
    *
    * @param handle of {@link WorkerGroup.handle}, as it came to this worker.
    * @param rank which member this is: an integer from 0 to size − 1 that no other member has.
-   * @throws `ERR_BATCHNORM_INVALID_TYPE`, `ERR_BATCHNORM_INVALID_VALUE`; the group's exchanges `ERR_BATCHNORM_GROUP_BROKEN`,
-   *   `ERR_BATCHNORM_GROUP_BUSY`, `ERR_BATCHNORM_BUFFER_CHANGED` besides.
+   * @returns the group as this member sees it. Its exchanges throw, or reject with, Error (`GROUP_BROKEN`, `GROUP_BUSY`,
+   *   `BUFFER_CHANGED` behind `ERR_BATCHNORM_`).
+   * @throws TypeError (`ERR_BATCHNORM_INVALID_TYPE`), RangeError (`ERR_BATCHNORM_INVALID_VALUE`) for what is no handle, and for a
+   *   rank that the group does not have, or another member has.
+   * @example
+   * import { WorkerGroup } from 'batchnorm/workers';
+   *
+   * const member = WorkerGroup.join(new WorkerGroup(1).handle, 0);
+   * const values = Float64Array.of(1, 2);
+   * member.allReduce(values);
+   * console.log(values); // Float64Array(2) [ 1, 2 ]
    */
   static join(handle: WorkerGroupHandle, rank: number): Required<ProcessGroup> {
     const memory = isObject(handle) ? handle.memory : undefined;
