@@ -6,6 +6,7 @@ import { isObject, stateError, typeError } from './errors.js';
 import type { ProcessGroup } from './group.js';
 import { checkKept } from './handover.js';
 import { type Moments, mergeMoments, momentsOf } from './moments.js';
+import { propertyOf } from './properties.js';
 import { copyInto, lengthOf, partOf, zeros } from './typed-array.js';
 import { checkInteger, type Geometry, newArray } from './validate.js';
 
@@ -60,7 +61,9 @@ function knownOf(group: object): Known {
 /** A group, of which as much is checked as can be without an exchange. */
 export function checkGroup(value: unknown): ProcessGroup {
   if (!isObject(value)) throw typeError('group', 'be a ProcessGroup', value);
-  const { rank, size, allGather } = value as ProcessGroup;
+  const size = propertyOf(value, 'size');
+  const rank = propertyOf(value, 'rank');
+  const allGather = propertyOf(value, 'allGather');
   const checkedSize = checkInteger('group.size', size, 1, Number.MAX_SAFE_INTEGER);
   checkInteger('group.rank', rank, 0, checkedSize - 1);
   if (typeof allGather !== 'function') throw typeError('group.allGather', 'be a function', allGather);
@@ -213,13 +216,13 @@ export class Exchange {
   }
 
   async #exchangeLater(mine: Float64Array, all: Float64Array): Promise<void> {
-    const { allGatherAsync } = this.#group;
+    const allGatherAsync = propertyOf(this.#group, 'allGatherAsync');
     if (typeof allGatherAsync !== 'function') {
       this.#exchange(mine, all);
       return;
     }
     const length = lengthOf(all);
-    await apply(allGatherAsync, this.#group, [mine, all]);
+    await apply(allGatherAsync as (...args: unknown[]) => unknown, this.#group, [mine, all]);
     checkKept('all', all, length);
   }
 
