@@ -208,9 +208,10 @@ inline bool is_left_to_offset(double mean, double inverse) {
 }
 
 /// The mean is split into what T holds (`high`) and the rest, which goes into the offset: folding all of it
-/// there loses the digits that x - mean cancels.
-template <typename T>
-void normalization(const batchnorm::NormalizationWork<T>& work) {
+/// there loses the digits that x - mean cancels. Each case is a loop of its own, for the compiler would load
+/// what is absent with a mask that is empty, which not every emulator of a CPU suffers.
+template <bool HasWeight, bool HasBias, typename T>
+inline void normalization_as(const batchnorm::NormalizationWork<T>& work) {
   // Copies, which nothing that is written can change: else each is loaded again for every channel.
   const auto [channels, eps, mean, variance, weight, bias, to_high, to_scale, to_offset] = work;
   T* const __restrict high = to_high;
@@ -218,12 +219,21 @@ void normalization(const batchnorm::NormalizationWork<T>& work) {
   T* const __restrict offset = to_offset;
   for (size_t channel = 0; channel < channels; channel++) {
     const double inverse = inverse_deviation(variance[channel], eps);
-    const double factor = bounded<T>((weight ? static_cast<double>(weight[channel]) : 1) * inverse, inverse);
+    const double factor =
+        bounded<T>((HasWeight ? static_cast<double>(weight[channel]) : 1) * inverse, inverse);
     high[channel] = static_cast<T>(is_left_to_offset<T>(mean[channel], inverse) ? 0 : mean[channel]);
     const double low = mean[channel] - static_cast<double>(high[channel]);
     scale[channel] = static_cast<T>(factor);
-    offset[channel] = static_cast<T>((bias ? static_cast<double>(bias[channel]) : 0) - low * factor);
+    offset[channel] = static_cast<T>((HasBias ? static_cast<double>(bias[channel]) : 0) - low * factor);
   }
+}
+
+template <typename T>
+void normalization(const batchnorm::NormalizationWork<T>& work) {
+  const auto run = work.weight
+                       ? (work.bias ? normalization_as<true, true, T> : normalization_as<true, false, T>)
+                       : (work.bias ? normalization_as<false, true, T> : normalization_as<false, false, T>);
+  run(work);
 }
 
 template <typename T>
