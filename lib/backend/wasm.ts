@@ -530,8 +530,11 @@ function passesOf<T extends FloatArray>(dtype: DType, machine: Machine, turns: T
     return { result: undefined, compute };
   };
   const backward = (pass: BackwardPass<T>) => backThrough('backward', pass);
-  const gradSums = (pass: GradSumsPass<T>) => backThrough('gradSums', pass);
-  const gradInput = (pass: GradInputPass<T>) => backThrough('gradInput', pass);
+  // A pass may be one of a whole backward, and have what these do not write.
+  const gradSums = (pass: GradSumsPass<T>) =>
+    backThrough('gradSums', { ...pass, dx: undefined, dWeight: undefined, dBias: undefined });
+  const gradInput = (pass: GradInputPass<T>) =>
+    backThrough('gradInput', { ...pass, dWeight: undefined, dBias: undefined });
   const gradParameters = machine.pass('gradParameters', dtype);
 
   const frozenBytes = machine.pass('frozenBytes', dtype);
