@@ -394,17 +394,23 @@ napi_value backward(napi_env env, napi_callback_info info) {
   return nullptr;
 }
 
-/// gradSums(..., sumDy, sumDyXmu)
+/// sumDy and sumDyXmu, from argument `index` on
+template <typename Arguments>
+batchnorm::GradientSums sums_at(const Arguments& arguments, size_t index, size_t channels) {
+  return {arguments.template array<double>(index, channels, "sumDy").at,
+          arguments.template array<double>(index + 1, channels, "sumDyXmu").at};
+}
+
+/// gradSums(..., sumDy, sumDyXmu, and two that it does not read, as gradInput)
 template <typename T, typename When>
 napi_value grad_sums(napi_env env, napi_callback_info info) {
   constexpr size_t kBegin = BackwardArguments<T>::kCount;
-  const Arguments<kBegin + 2 + When::kArguments> arguments(env, info);
+  const Arguments<kBegin + 4 + When::kArguments> arguments(env, info);
   const BackwardArguments<T> given(arguments);
-  const auto dy = arguments.template array<double>(kBegin, given.shape.channels, "sumDy");
-  const auto dy_xc = arguments.template array<double>(kBegin + 1, given.shape.channels, "sumDyXmu");
+  const batchnorm::GradientSums sums = sums_at(arguments, kBegin, given.shape.channels);
   given.check_room(false);
   When::run(arguments, [=, execution = When::execution(env)] {
-    batchnorm::grad_sums<T>(execution, given.pass(), given.dresidual.at, {dy.at, dy_xc.at});
+    batchnorm::grad_sums<T>(execution, given.pass(), given.dresidual.at, sums);
   });
   return nullptr;
 }
@@ -415,14 +421,13 @@ napi_value grad_input(napi_env env, napi_callback_info info) {
   constexpr size_t kBegin = BackwardArguments<T>::kCount;
   const Arguments<kBegin + 4 + When::kArguments> arguments(env, info);
   const BackwardArguments<T> given(arguments);
-  const auto dy = arguments.template array<double>(kBegin, given.shape.channels, "sumDy");
-  const auto dy_xc = arguments.template array<double>(kBegin + 1, given.shape.channels, "sumDyXmu");
+  const batchnorm::GradientSums sums = sums_at(arguments, kBegin, given.shape.channels);
   const double count = arguments.number(kBegin + 2);
   const auto dx = arguments.template array<T>(kBegin + 3, given.shape.size(), kOut);
   given.check_room(dx.at);
   given.check_result(dx);
   When::run(arguments, [=, execution = When::execution(env)] {
-    batchnorm::grad_input<T>(execution, given.pass(), {dy.at, dy_xc.at}, count, dx.at, given.dresidual.at);
+    batchnorm::grad_input<T>(execution, given.pass(), sums, count, dx.at, given.dresidual.at);
   });
   return nullptr;
 }
@@ -432,16 +437,14 @@ template <typename T>
 napi_value grad_parameters(napi_env env, napi_callback_info info) {
   const Arguments<8> arguments(env, info);
   const size_t channels = arguments.channels(0);
-  const auto array = [&](size_t index, const char* name) {
-    return arguments.template array<double>(index, channels, name).at;
-  };
   const double eps = arguments.number(1);
-  const double* const mean = array(2, "mean");
-  const double* const variance = array(3, "variance");
-  const batchnorm::GradientSums sums = {array(4, "sumDy"), array(5, "sumDyXmu")};
+  const auto mean = arguments.template array<const double>(2, channels, "mean");
+  const auto variance = arguments.template array<const double>(3, channels, "variance");
+  const batchnorm::GradientSums sums = sums_at(arguments, 4, channels);
   const auto dweight = arguments.template optional_array<T>(6, channels, "the gradient of weight");
   const auto dbias = arguments.template optional_array<T>(7, channels, "the gradient of bias");
-  batchnorm::grad_parameters<T>(execution_of(env), channels, eps, mean, variance, sums, dweight.at, dbias.at);
+  batchnorm::grad_parameters<T>(execution_of(env), channels, eps, mean.at, variance.at, sums, dweight.at,
+                                dbias.at);
   return nullptr;
 }
 

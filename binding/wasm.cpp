@@ -59,6 +59,17 @@ double batchnorm_update_running_stats(size_t channels, const double* mean, const
                                                              running_var, accepted));
 }
 
+/// The parameters that all passes back through a forward pass begin with, and that pass as they say it.
+#define THROUGH_FORWARD(T)                                                                              \
+  size_t outer, size_t channels, size_t inner, double eps, const T *dy, const T *x, const double *mean, \
+      const double *variance, const T *weight, const T *bias, uint32_t relu, const T *residual,         \
+      const unsigned char *mask, T *dresidual
+#define PASS_THROUGH                                                                                     \
+  {                                                                                                      \
+    {outer, channels, inner}, eps, dy, x, mean, variance, weight, bias, {activation_of(relu), residual}, \
+        mask                                                                                             \
+  }
+
 #define EXPORT_PASSES(T, suffix)                                                                             \
   EXPORT("forwardTraining" suffix)                                                                           \
   void batchnorm_forward_training_##T(size_t outer, size_t channels, size_t inner, double eps, const T* x,   \
@@ -85,58 +96,16 @@ double batchnorm_update_running_stats(size_t channels, const double* mean, const
     batchnorm::moments<T>(kExecution, {outer, channels, inner}, x, mean, variance);                          \
   }                                                                                                          \
   EXPORT("backward" suffix)                                                                                  \
-  void batchnorm_backward_##T(size_t outer, size_t channels, size_t inner, double eps, const T* dy,          \
-                              const T* x, const double* mean, const double* variance, const T* weight,       \
-                              const T* bias, uint32_t relu, const T* residual, const unsigned char* mask,    \
-                              T* dresidual, uint32_t training, T* dx, T* dweight, T* dbias) {                \
-    batchnorm::backward<T>(kExecution,                                                                       \
-                           {{outer, channels, inner},                                                        \
-                            eps,                                                                             \
-                            dy,                                                                              \
-                            x,                                                                               \
-                            mean,                                                                            \
-                            variance,                                                                        \
-                            weight,                                                                          \
-                            bias,                                                                            \
-                            {activation_of(relu), residual},                                                 \
-                            mask},                                                                           \
-                           training != 0, {dx, dweight, dbias, dresidual});                                  \
+  void batchnorm_backward_##T(THROUGH_FORWARD(T), uint32_t training, T* dx, T* dweight, T* dbias) {          \
+    batchnorm::backward<T>(kExecution, PASS_THROUGH, training != 0, {dx, dweight, dbias, dresidual});        \
   }                                                                                                          \
   EXPORT("gradSums" suffix)                                                                                  \
-  void batchnorm_grad_sums_##T(size_t outer, size_t channels, size_t inner, double eps, const T* dy,         \
-                               const T* x, const double* mean, const double* variance, const T* weight,      \
-                               const T* bias, uint32_t relu, const T* residual, const unsigned char* mask,   \
-                               T* dresidual, double* dy_sum, double* dy_xc) {                                \
-    batchnorm::grad_sums<T>(kExecution,                                                                      \
-                            {{outer, channels, inner},                                                       \
-                             eps,                                                                            \
-                             dy,                                                                             \
-                             x,                                                                              \
-                             mean,                                                                           \
-                             variance,                                                                       \
-                             weight,                                                                         \
-                             bias,                                                                           \
-                             {activation_of(relu), residual},                                                \
-                             mask},                                                                          \
-                            dresidual, {dy_sum, dy_xc});                                                     \
+  void batchnorm_grad_sums_##T(THROUGH_FORWARD(T), double* dy_sum, double* dy_xc) {                          \
+    batchnorm::grad_sums<T>(kExecution, PASS_THROUGH, dresidual, {dy_sum, dy_xc});                           \
   }                                                                                                          \
   EXPORT("gradInput" suffix)                                                                                 \
-  void batchnorm_grad_input_##T(size_t outer, size_t channels, size_t inner, double eps, const T* dy,        \
-                                const T* x, const double* mean, const double* variance, const T* weight,     \
-                                const T* bias, uint32_t relu, const T* residual, const unsigned char* mask,  \
-                                T* dresidual, double* dy_sum, double* dy_xc, double count, T* dx) {          \
-    batchnorm::grad_input<T>(kExecution,                                                                     \
-                             {{outer, channels, inner},                                                      \
-                              eps,                                                                           \
-                              dy,                                                                            \
-                              x,                                                                             \
-                              mean,                                                                          \
-                              variance,                                                                      \
-                              weight,                                                                        \
-                              bias,                                                                          \
-                              {activation_of(relu), residual},                                               \
-                              mask},                                                                         \
-                             {dy_sum, dy_xc}, count, dx, dresidual);                                         \
+  void batchnorm_grad_input_##T(THROUGH_FORWARD(T), double* dy_sum, double* dy_xc, double count, T* dx) {    \
+    batchnorm::grad_input<T>(kExecution, PASS_THROUGH, {dy_sum, dy_xc}, count, dx, dresidual);               \
   }                                                                                                          \
   EXPORT("gradParameters" suffix)                                                                            \
   void batchnorm_grad_parameters_##T(size_t channels, double eps, const double* mean,                        \

@@ -3,10 +3,11 @@ import type { CoreConfig, ForwardOptions, LayerBackwardOptions } from './calls.j
 import { isObject, oneValuePerChannelError, stateError, typeError } from './errors.js';
 import { checkSums, type GradientSums } from './gradient-sums.js';
 import { checkKept } from './handover.js';
-import { checkWhole, type Moments } from './moments.js';
+import { checkWhole, type Moments, momentsOf } from './moments.js';
 import { type Pending, pendingOf, type Result, resultOf } from './pending.js';
 import { areCallsUntouched, type Names, namesOf } from './properties.js';
 import type { RunningStatistics } from './running.js';
+import type { Origin } from './statistics.js';
 import type { ArrayOf, DType, FloatArray, TensorLike } from './types.js';
 import {
   checkApart,
@@ -39,14 +40,14 @@ export interface LayerFacts<D extends DType> {
 export interface ForwardCall<T extends FloatArray> {
   readonly input: ReadTensor<T>;
   readonly geometry: Geometry;
-  /** Whether the statistics are those of x. */
-  readonly batchStats: boolean;
+  /** Whose statistics it is to normalize with; the members of a group may find that these are not there. */
+  readonly origin: Origin;
   /** Whether they go into the running ones. */
   readonly updates: boolean;
-  /** Whether they are of x and what the other members of the group have. */
-  readonly exchanges: boolean;
   /** Those that were given instead of those of x. */
   readonly moments: Moments | undefined;
+  /** A copy of them. */
+  readonly whole: Moments | undefined;
   readonly residual: T | undefined;
   readonly out: T | undefined;
   /** Of an x that a layer with `reuse` has returned. */
@@ -102,7 +103,6 @@ export function readForward<D extends DType>(
     moments: givenMoments,
   } = readOptions(options, names);
   checkBoolean('updateStats', updateStats);
-  const exchanges = training && group !== undefined;
   if (givenMoments !== undefined && group !== undefined)
     throw typeError('moments', 'be left out in a layer with a group', givenMoments);
   if (givenMoments !== undefined && !training)
@@ -112,16 +112,23 @@ export function readForward<D extends DType>(
   const { outer, inner } = geometry;
   const count = outer * inner;
   // In a group all members together tell.
-  const hasOne = count === 1 && givenMoments === undefined && !exchanges;
+  const hasOne = count === 1 && givenMoments === undefined && !(training && group !== undefined);
   const isSingle = hasOne && singleValue === 'running';
-  const batchStats = (training && !isSingle) || running === undefined;
-  if (batchStats && hasOne) throw oneValuePerChannelError(input.shape, training);
+  const isOfBatch = (training && !isSingle) || running === undefined;
+  if (isOfBatch && hasOne) throw oneValuePerChannelError(input.shape, training);
+  const origin: Origin = !isOfBatch
+    ? 'running'
+    : givenMoments !== undefined
+      ? 'moments'
+      : training && group !== undefined
+        ? 'group'
+        : 'x';
   const residual = givenResidual === undefined ? undefined : readResidual(givenResidual, input);
   // No code of the caller's runs after this.
   const moments = givenMoments === undefined ? undefined : checkWhole(givenMoments, channels, eps);
   if (running !== undefined) {
     checkRunning(running, channels);
-    if (!batchStats) {
+    if (!isOfBatch) {
       checkVariance('runningVar', running.variance, channels);
       checkDivisors('runningVar', running.variance, eps);
     }
@@ -132,14 +139,13 @@ export function readForward<D extends DType>(
     checkOut(out, input);
     checkApart('out', out, arrays);
   }
-  const updates = training && batchStats && updateStats && (count > 0 || moments !== undefined || exchanges);
   return {
     input,
     geometry,
-    batchStats,
-    updates,
-    exchanges,
+    origin,
+    updates: updateStats,
     moments,
+    whole: moments && momentsOf(moments),
     residual: residual?.data,
     out,
     source: resultOf(x),

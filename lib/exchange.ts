@@ -3,6 +3,7 @@
 // same place find it out instead of taking each other's numbers.
 import type { Sums } from './backend/backend.js';
 import { isObject, stateError, typeError } from './errors.js';
+import { newSums } from './gradient-sums.js';
 import type { ProcessGroup } from './group.js';
 import { checkKept } from './handover.js';
 import { type Moments, mergeMoments, momentsOf } from './moments.js';
@@ -31,11 +32,6 @@ type Direction = keyof typeof directions;
 interface Statistics {
   readonly mean: Float64Array;
   readonly variance: Float64Array;
-}
-
-/** Sums of 0. */
-export function newSums(channels: number): Sums {
-  return { sumDy: newArray('float64', channels), sumDyXmu: newArray('float64', channels) };
 }
 
 const WeakMapClass = WeakMap;

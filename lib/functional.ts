@@ -1,22 +1,21 @@
 // The functions: no state.
 
-import { type Activation, checkActivation } from './activation.js';
 import { passesFor } from './backend/index.js';
 import { typeError } from './errors.js';
-import { checkSums, type GradientSums, sumsError, throughForward } from './gradient-sums.js';
+import { checkSums, type GradientSums, sumsError } from './gradient-sums.js';
 import { checkWhole, evenCountOf, type Moments, momentsOf } from './moments.js';
+import { defaultEps, type PassOptions, passNames, readPass } from './pass.js';
 import { namesOf, propertiesOf } from './properties.js';
 import { newResult } from './result.js';
 import { updateRunningArrays } from './running.js';
+import { findOwn, throughForward } from './statistics.js';
 import { lengthOf } from './typed-array.js';
-import type { DType, FloatArray, Tensor, TensorLike } from './types.js';
+import type { FloatArray, Tensor, TensorLike } from './types.js';
 import {
   channelsOf,
   checkApart,
-  checkAxis,
   checkBoolean,
   checkDivisors,
-  checkEps,
   checkFraction,
   checkInteger,
   checkLength,
@@ -25,39 +24,14 @@ import {
   checkPerChannel,
   checkSameShape,
   checkVariance,
-  checkVaries,
   copyOf,
-  type Geometry,
-  geometryOf,
   type NamedArrays,
   newArray,
   type ReadTensor,
   readOptions,
-  readResidual,
   readShape,
   toDtype,
 } from './validate.js';
-
-/** What all passes take. */
-export interface PassOptions<T extends FloatArray> {
-  /** The channel axis; −1 is the last. Default 1. */
-  axis?: number;
-  /** Added to the variance under the root, from 0 on. Default 1e-5. With 0 a channel of variance 0 is an error. */
-  eps?: number;
-  /** One value per channel. Default, and for null: 1 for each. */
-  weight?: FloatArray | null;
-  /** One value per channel. Default, and for null: 0 for each. */
-  bias?: FloatArray | null;
-  /** What follows the normalization, in the same pass over memory. Default: nothing. */
-  activation?: Activation;
-  /** Added before the activation: in the dtype and shape of x. Default: nothing. */
-  residual?: TensorLike<T>;
-  /**
-   * Where the result goes: an array of the result's length and dtype, which becomes the `data` of the returned tensor.
-   * It may be the input's own memory (in place), or overlap nothing. Default: a new array.
-   */
-  out?: T;
-}
 
 /** What {@link forwardTraining} takes. */
 export interface ForwardTrainingOptions<T extends FloatArray> extends PassOptions<T> {
@@ -142,51 +116,12 @@ export interface RunningStatsOptions {
   unbiasedRunningVar?: boolean;
 }
 
-const defaultEps = 1e-5;
-const passNames = ['axis', 'eps', 'weight', 'bias', 'activation', 'residual', 'out'];
 const trainingNames = namesOf([...passNames, 'moments']);
 const inferenceNames = namesOf([...passNames, 'mean', 'variance']);
 const backwardNames = namesOf([...passNames, 'mean', 'variance', 'training', 'moments', 'sums']);
 const runningNames = namesOf(['runningMean', 'runningVar']);
 const batchNames = namesOf(['mean', 'variance', 'count']);
 const updateNames = namesOf(['decay', 'unbiasedRunningVar']);
-
-/** What every pass reads of x and its options, checked but for lengths of data. */
-interface ReadPass<T extends FloatArray> {
-  input: ReadTensor<T>;
-  dtype: DType;
-  geometry: Geometry;
-  eps: number;
-  weight: T | undefined;
-  bias: T | undefined;
-  relu: boolean;
-  residual: ReadTensor<T> | undefined;
-  /** The caller's own per-channel arrays, which a result must not overlap. */
-  given: NamedArrays;
-}
-
-function readPass<T extends FloatArray>(x: unknown, options: PassOptions<T>): ReadPass<T> {
-  const { axis = 1, eps = defaultEps, weight, bias, activation, residual } = options;
-  const input = readShape<T>('x', x);
-  const { dtype } = input;
-  const geometry = geometryOf(input, checkAxis(axis));
-  const { channels } = geometry;
-  const perChannel = (name: string, value: unknown) =>
-    value === undefined || value === null
-      ? undefined
-      : toDtype<T>(checkPerChannel(name, value, channels), dtype);
-  return {
-    input,
-    dtype,
-    geometry,
-    eps: checkEps(eps),
-    weight: perChannel('weight', weight),
-    bias: perChannel('bias', bias),
-    relu: checkActivation(activation) !== undefined,
-    residual: residual === undefined ? undefined : readResidual<T>(residual, input),
-    given: { weight, bias },
-  };
-}
 
 /** `out`, or a new array. Its checks come last: no code of the caller's runs after them. */
 function resultFor<T extends FloatArray>(
@@ -252,13 +187,8 @@ export function forwardTraining<T extends FloatArray>(
     residual: residual?.data,
     mask: undefined,
   };
-  if (whole !== undefined) passes.forwardInference(pass);
-  else if (eps > 0) passes.forwardTraining(pass);
-  else {
-    passes.moments(pass);
-    checkVaries(variance);
-    passes.forwardInference(pass);
-  }
+  if (whole === undefined && findOwn(passes, eps, pass)) passes.forwardTraining(pass);
+  else passes.forwardInference(pass);
   const size = geometry.outer * geometry.inner;
   const count = whole ? largestOf(whole.count) : size;
   return {
@@ -384,7 +314,7 @@ export function backward<T extends FloatArray>(
     dResidual,
   };
   const count = whole ? (evenCountOf(whole) ?? whole.count) : input.size / channels;
-  throughForward(passesFor<T>(dtype), pass, sums, count);
+  throughForward(passesFor<T>(dtype), pass, { given: sums, exchange: undefined, count });
   return {
     dx: { data: dx, shape: input.shape },
     dWeight,

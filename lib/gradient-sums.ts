@@ -1,5 +1,4 @@
-import { type Activation, checkActivation } from './activation.js';
-import type { BackwardPass, GradInputPass, Passes, Sums, ThroughForward } from './backend/backend.js';
+import type { Sums, ThroughForward } from './backend/backend.js';
 import { passesFor } from './backend/index.js';
 import type { AsyncOptions } from './calls.js';
 import { isObject, rangeError, stateError, typeError } from './errors.js';
@@ -7,46 +6,33 @@ import { isShared, move } from './handover.js';
 import { type NumberJSON, toNumbers, valuesFrom } from './json.js';
 import { checkMoments, type Moments } from './moments.js';
 import { operate, readAsync } from './operations.js';
+import { type PassOptions, readPass } from './pass.js';
 import { areCallsUntouched, namesOf, propertiesOf } from './properties.js';
 import { newResult } from './result.js';
 import { stage, unstage } from './staging.js';
 import { lengthOf } from './typed-array.js';
 import type { DType, FloatArray, TensorLike } from './types.js';
 import {
-  checkAxis,
   checkDivisors,
   checkElsewhere,
-  checkEps,
   checkLength,
   checkObject,
   checkOneOf,
   checkPerChannel,
   checkSameShape,
-  copyAs,
   copyOf,
-  geometryOf,
   newArray,
   readOptions,
-  readResidual,
   readShape,
 } from './validate.js';
 
-/** What {@link GradientSums.of} takes: what the forward of this part was given. */
-export interface GradientSumsOptions<T extends FloatArray = FloatArray> {
+/**
+ * What {@link GradientSums.of} takes: what the forward of this part was given. weight, bias and residual count where there is an
+ * activation.
+ */
+export interface GradientSumsOptions<T extends FloatArray = FloatArray> extends Omit<PassOptions<T>, 'out'> {
   /** Those that the forward normalized with: of all parts. */
   moments: Moments;
-  /** The channel axis; −1 is the last. Default 1. */
-  axis?: number;
-  /** Added to the variance under the root, from 0 on. Default 1e-5. */
-  eps?: number;
-  /** One value per channel; counts with an activation only. Default, and for null: 1 for each. */
-  weight?: FloatArray | null;
-  /** One value per channel; counts with an activation only. Default, and for null: 0 for each. */
-  bias?: FloatArray | null;
-  /** What followed the normalization. Default: nothing. */
-  activation?: Activation;
-  /** What was added before the activation; counts with an activation only. Default: nothing. */
-  residual?: TensorLike<T>;
   /** What the data must be. Default: either. */
   dtype?: DType;
 }
@@ -140,7 +126,7 @@ export class GradientSums {
     options: GradientSumsOptions<T>,
   ): GradientSums {
     checkObject('options', options);
-    const pass = readPass<T>(dy, x, readOptions(options, optionNames));
+    const pass = readSums<T>(dy, x, readOptions(options, optionNames));
     passesFor<T>(pass.dtype).gradSums(pass);
     return new GradientSums(constructorKey, pass.sums);
   }
@@ -169,7 +155,7 @@ export class GradientSums {
   ): Promise<GradientSums> {
     checkObject('options', options);
     const { signal, transfer } = readAsync(options);
-    const read = readPass<T>(dy, x, readOptions(options, asyncOptionNames));
+    const read = readSums<T>(dy, x, readOptions(options, asyncOptionNames));
     const { dtype } = read;
     if (transfer) checkElsewhere('dy.data', read.dy, { 'x.data': read.x, 'residual.data': read.residual });
     const staged = (array: T | undefined) => array && stage(array, dtype);
@@ -275,31 +261,19 @@ export function checkSums(name: string, value: unknown, channels?: number): Grad
 
 type Read<T extends FloatArray> = ThroughForward<T> & { readonly dtype: DType; readonly sums: Sums };
 
-function readPass<T extends FloatArray>(dy: unknown, x: unknown, options: GradientSumsOptions<T>): Read<T> {
-  const { moments, axis = 1, eps = 1e-5, weight, bias, activation, residual, dtype: wanted } = options;
-  checkAxis(axis);
-  checkEps(eps);
+function readSums<T extends FloatArray>(dy: unknown, x: unknown, options: GradientSumsOptions<T>): Read<T> {
+  const { moments, dtype: wanted } = options;
   if (wanted !== undefined) checkOneOf('dtype', wanted, ['float32', 'float64']);
-  const relu = checkActivation(activation) !== undefined;
-  const input = readShape<T>('x', x, wanted);
-  const { dtype, size } = input;
-  const geometry = geometryOf(input, axis);
-  const { channels } = geometry;
+  const { input, dtype, geometry, eps, weight, bias, relu, residual } = readPass<T>(x, options, wanted);
   const gradient = readShape<T>('dy', dy, dtype);
   checkSameShape(gradient, 'x', input.shape);
-  const added = residual === undefined ? undefined : readResidual<T>(residual, input);
   // No code of the caller's runs after this.
+  const { channels } = geometry;
   checkMoments('moments', moments, channels);
-  const perChannel = (name: string, value: FloatArray | null | undefined) =>
-    value === undefined || value === null
-      ? undefined
-      : copyAs<T>(dtype, checkPerChannel(name, value, channels));
-  const weights = perChannel('weight', weight);
-  const biases = perChannel('bias', bias);
   checkDivisors('moments.variance', moments.variance, eps);
   checkLength(input);
   checkLength(gradient);
-  if (added !== undefined) checkLength(added);
+  if (residual !== undefined) checkLength(residual);
   return {
     dtype,
     geometry,
@@ -308,55 +282,20 @@ function readPass<T extends FloatArray>(dy: unknown, x: unknown, options: Gradie
     x: input.data,
     mean: copyOf(moments.mean),
     variance: copyOf(moments.variance),
-    weight: weights,
-    bias: biases,
+    weight,
+    bias,
     relu,
-    residual: relu ? added?.data : undefined,
+    residual: relu ? residual?.data : undefined,
     mask: undefined,
     // Where the mask is computed.
-    dResidual: relu && added ? newResult<T>(dtype, size) : undefined,
-    sums: { sumDy: newArray('float64', channels), sumDyXmu: newArray('float64', channels) },
+    dResidual: relu && residual ? newResult<T>(dtype, input.size) : undefined,
+    sums: newSums(channels),
   };
 }
 
-/** Of a backward pass the gradients of weight and bias alone. */
-export function parametersOf<T extends FloatArray>(pass: BackwardPass<T>): BackwardPass<T> {
-  // Without a mask it is where one is computed.
-  return { ...pass, dx: undefined, dResidual: pass.mask ? undefined : pass.dResidual };
-}
-
-/** Of a backward pass dx alone, of sums over `count` values per channel. */
-export function gradInputOf<T extends FloatArray>(
-  pass: BackwardPass<T>,
-  dx: T,
-  sums: Sums,
-  count: number | Float64Array,
-): GradInputPass<T> {
-  if (typeof count === 'number') return { ...pass, dx, sums, count };
-  // Each channel has its own: of the mean of dy there is one value.
-  const sumDy = copyOf(sums.sumDy);
-  const sumDyXmu = copyOf(sums.sumDyXmu);
-  for (let channel = 0; channel < lengthOf(sumDy); channel++) {
-    sumDy[channel] /= count[channel];
-    sumDyXmu[channel] /= count[channel];
-  }
-  return { ...pass, dx, sums: { sumDy, sumDyXmu }, count: 1 };
-}
-
-/** A backward pass at once: with the sums of all parts, where they are given. */
-export function throughForward<T extends FloatArray>(
-  passes: Passes<T>,
-  pass: BackwardPass<T>,
-  sums: Sums | undefined,
-  count: number | Float64Array,
-): void {
-  if (sums === undefined || pass.dx === undefined) {
-    passes.backward(pass);
-    return;
-  }
-  // Of this part; and before dx takes the place of dy.
-  if (pass.dWeight || pass.dBias) passes.backward(parametersOf(pass));
-  passes.gradInput(gradInputOf(pass, pass.dx, sums, count));
+/** Sums of 0. */
+export function newSums(channels: number): Sums {
+  return { sumDy: newArray('float64', channels), sumDyXmu: newArray('float64', channels) };
 }
 
 /** For a backward that knows but its own part. */

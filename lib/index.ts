@@ -38,7 +38,6 @@ export {
   forwardInference,
   forwardTraining,
   type Gradients,
-  type PassOptions,
   type RunningStats,
   type RunningStatsOptions,
   type TrainingResult,
@@ -53,6 +52,7 @@ export {
 export type { ProcessGroup } from './group.js';
 export type { BatchNormJSON, FrozenBatchNormJSON, FrozenConfigJSON, NumberJSON, StateJSON } from './json.js';
 export { Moments, type MomentsJSON, type MomentsOptions, type MomentsParts } from './moments.js';
+export type { PassOptions } from './pass.js';
 export { type Capabilities, capabilities, setThreads, threads } from './runtime.js';
 export type { AnyState, StateDict, StateOptions } from './state.js';
 export { tensor } from './tensor.js';

@@ -6,7 +6,7 @@ import { type NumberJSON, toNumbers, valuesFrom, weightsFrom } from './json.js';
 import { operate, readAsync } from './operations.js';
 import { areCallsUntouched, namesOf, propertiesOf } from './properties.js';
 import { stage, unstage } from './staging.js';
-import { lengthOf } from './typed-array.js';
+import { filled, lengthOf } from './typed-array.js';
 import type { DType, FloatArray, TensorLike } from './types.js';
 import {
   checkAxis,
@@ -171,7 +171,10 @@ export class Moments {
       },
       () => {
         if (!isShared(source)) unstage(source);
-        if (size === 0) clear(mean, variance);
+        if (size === 0) {
+          filled(mean, 0);
+          filled(variance, 0);
+        }
         return new Moments(constructorKey, count, copyOf(count), mean, variance);
       },
     );
@@ -361,7 +364,10 @@ export function momentsOf({
   const allSquares = typeof squares === 'number' ? filledWith(channels, squares) : copyOf(squares);
   const means = copyOf(mean);
   const variances = copyOf(variance);
-  if (count === 0) clear(means, variances);
+  if (count === 0) {
+    filled(means, 0);
+    filled(variances, 0);
+  }
   return new Moments(constructorKey, counts, allSquares, means, variances);
 }
 
@@ -417,16 +423,7 @@ function sumOf(
 }
 
 function filledWith(channels: number, value: number): Float64Array {
-  const values = newArray<Float64Array>('float64', channels);
-  for (let c = 0; c < channels; c++) values[c] = value;
-  return values;
-}
-
-function clear(mean: Float64Array, variance: Float64Array): void {
-  for (let c = 0; c < lengthOf(mean); c++) {
-    mean[c] = 0;
-    variance[c] = 0;
-  }
+  return filled(newArray<Float64Array>('float64', channels), value);
 }
 
 function roomFor({ outer, channels, inner }: Geometry) {

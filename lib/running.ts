@@ -85,12 +85,6 @@ export class RunningStatistics {
     this.batchesTracked = Math.min(this.batchesTracked + 1, Number.MAX_SAFE_INTEGER);
   }
 
-  /** What those statistics say, in the place of all that came before. */
-  set(mean: Float64Array, variance: Float64Array): void {
-    copyInto(this.mean, mean);
-    copyInto(this.variance, variance);
-  }
-
   /**
    * Takes over what there is of a state, which does not say which channels have rejected batches: all count as accepted.
    */

@@ -65,8 +65,12 @@ enum Stores {
 template <typename T>
 constexpr size_t kLanes = 64 / sizeof(T);
 
-/// From so many channels-last rows on they are written from line to line of the result.
-constexpr size_t kRowsOfLines = 16;
+/// Whether channels-last rows without gaps are written from line to line of the result: where all lie alike,
+/// and are more than the parts at both ends are worth.
+template <typename T>
+ALWAYS_INLINE constexpr bool goes_by_lines(size_t rows, size_t columns) {
+  return rows >= 16 && columns % kLanes<T> == 0;
+}
 
 /// Additions, of up to eight vectors each, that a lane makes in T before it becomes a double: kMostDistant
 /// says why so few.

@@ -159,8 +159,7 @@ struct SettleGradients {
 /// line to line of channels-last rows as far as `to`, for a load that straddles two lines costs two.
 template <typename T>
 size_t shift_of_coefficients(const Tiling<T>& tiling, Stores stores, const T* to) {
-  const bool lines =
-      stores == kStreamed || (tiling.rows() >= kRowsOfLines && tiling.width() % kLanes<T> == 0);
+  const bool lines = stores == kStreamed || goes_by_lines<T>(tiling.rows(), tiling.width());
   return lines && tiling.layout() == kChannelsLast ? reinterpret_cast<uintptr_t>(to) % kAlignment / sizeof(T)
                                                    : 0;
 }

@@ -434,14 +434,15 @@ class GradSums {
     for (size_t chunk = 0; chunk < partition_.chunks(); chunk++)
       for_each_copy(partition_, chunks_[chunk], places, [&](size_t in_chunk, size_t place, size_t count) {
         const size_t at = partials.at(chunk, in_chunk);
-        for (size_t i = 0; columns == 1 && i < count; i++) {
-          to_.dy[place + i] += partials.first[at + i];
-          to_.dy_xc[place + i] += partials.second[at + i];
-        }
-        for (size_t i = 0; columns > 1 && i < count; i++) {
-          to_.dy[(place + i) / columns] += partials.first[at + i];
-          to_.dy_xc[(place + i) / columns] += partials.second[at + i];
-        }
+        const auto add = [&](size_t channel, size_t i) {
+          to_.dy[channel] += partials.first[at + i];
+          to_.dy_xc[channel] += partials.second[at + i];
+        };
+        // Without the division a loop that takes several channels at once.
+        if (columns == 1)
+          for (size_t i = 0; i < count; i++) add(place + i, i);
+        else
+          for (size_t i = 0; i < count; i++) add((place + i) / columns, i);
       });
   }
 

@@ -43,6 +43,9 @@ function sideBySide(figures: readonly string[]): string {
   return `<div class="plots">${figures.join('\n')}</div>`;
 }
 
+/** Room for the ticks and labels of a plot. */
+const frame = { height: 340, marginLeft: 44, marginTop: 28, marginBottom: 44, marginRight: 16 } as const;
+
 /** The names of the contenders beside their colours. */
 export function legend(lookup: Lookup): string {
   const { domain, range } = colors(lookup);
@@ -132,11 +135,7 @@ export function sweepPlots(lookup: Lookup): string | undefined {
     });
     if (lines.length === 0) return [];
     return figure(pass, {
-      height: 340,
-      marginLeft: 44,
-      marginTop: 28,
-      marginBottom: 44,
-      marginRight: 16,
+      ...frame,
       x: {
         type: 'log',
         label: 'tensor',
@@ -207,11 +206,7 @@ export function errorPlots(lookup: Lookup): string | undefined {
       });
     const dot = { x: 'fraction', y: 'error', fill: 'contender', r: 5 } as const;
     return figure(layout, {
-      height: 340,
-      marginLeft: 44,
-      marginTop: 28,
-      marginBottom: 44,
-      marginRight: 16,
+      ...frame,
       x: {
         type: 'log',
         domain: speeds,

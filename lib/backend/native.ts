@@ -149,30 +149,10 @@ function spreadBackward<T extends FloatArray>(bound: Bound): (pass: BackwardPass
     );
 }
 
-function spreadGradSums<T extends FloatArray>(bound: Bound): (pass: GradSumsPass<T>, slot?: Slot) => void {
-  return (pass, slot) =>
-    bound(
-      pass.geometry.outer,
-      pass.geometry.channels,
-      pass.geometry.inner,
-      pass.eps,
-      pass.dy,
-      pass.x,
-      pass.mean,
-      pass.variance,
-      pass.weight,
-      pass.bias,
-      pass.relu,
-      pass.residual,
-      pass.mask,
-      pass.dResidual,
-      pass.sums.sumDy,
-      pass.sums.sumDyXmu,
-      slot,
-    );
-}
-
-function spreadGradInput<T extends FloatArray>(bound: Bound): (pass: GradInputPass<T>, slot?: Slot) => void {
+/** gradSums reads neither count nor dx. */
+function spreadSums<T extends FloatArray>(
+  bound: Bound,
+): (pass: GradSumsPass<T> & Partial<Pick<GradInputPass<T>, 'count' | 'dx'>>, slot?: Slot) => void {
   return (pass, slot) =>
     bound(
       pass.geometry.outer,
@@ -203,16 +183,16 @@ function passesOf<T extends FloatArray>(bound: BoundPasses<T>): Passes<T> {
     forwardInference: spreadForward(bound.forwardInference),
     moments: spreadMoments(bound.moments),
     backward: spreadBackward(bound.backward),
-    gradSums: spreadGradSums(bound.gradSums),
-    gradInput: spreadGradInput(bound.gradInput),
+    gradSums: spreadSums(bound.gradSums),
+    gradInput: spreadSums(bound.gradInput),
     gradParameters: (channels, eps, mean, variance, { sumDy, sumDyXmu }, dWeight, dBias) =>
       bound.gradParameters(channels, eps, mean, variance, sumDy, sumDyXmu, dWeight, dBias),
     forwardTrainingLater: spreadForward(bound.forwardTrainingLater),
     forwardInferenceLater: spreadForward(bound.forwardInferenceLater),
     momentsLater: spreadMoments(bound.momentsLater),
     backwardLater: spreadBackward(bound.backwardLater),
-    gradSumsLater: spreadGradSums(bound.gradSumsLater),
-    gradInputLater: spreadGradInput(bound.gradInputLater),
+    gradSumsLater: spreadSums(bound.gradSumsLater),
+    gradInputLater: spreadSums(bound.gradInputLater),
     frozenBytes: bound.frozenBytes,
     freeze: bound.freeze,
     runFrozen: bound.runFrozen,

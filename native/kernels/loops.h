@@ -367,12 +367,11 @@ ALWAYS_INLINE size_t before_first_line(const T* to, size_t total) {
   return before < total ? before : total;
 }
 
-/// How late the rows of for_each_column_written begin, for stores that straddle lines cost two: at lines of
-/// `to`, where all rows lie alike and are more than the parts at both ends are worth.
+/// How late the rows of for_each_column_written begin, for stores that straddle lines cost two.
 template <typename T>
 ALWAYS_INLINE size_t columns_before_line(Tile tile, const T* to) {
-  const bool alike = tile.stride == tile.columns && tile.columns % kLanes<T> == 0;
-  return alike && tile.rows >= batchnorm::kRowsOfLines ? before_first_line(to, tile.columns) : 0;
+  const bool lines = tile.stride == tile.columns && batchnorm::goes_by_lines<T>(tile.rows, tile.columns);
+  return lines ? before_first_line(to, tile.columns) : 0;
 }
 
 /// Maps a channels-first tile without gaps line by line of the output, some lines at a time. A line that two
