@@ -20,6 +20,7 @@
 #include "mailbox.h"
 #include "plan.h"
 #include "platform.h"
+#include "presence.h"
 
 namespace {
 
@@ -276,11 +277,11 @@ struct Later {
   }
 };
 
-/// forwardTraining and forwardInference (outer, channels, inner, eps, x, y, weight?, bias?, mean, variance,
-/// relu, residual?, mask?): whether y is x
-template <typename T, auto Compute, typename When>
-napi_value forward(napi_env env, napi_callback_info info) {
-  const Arguments<13 + When::kArguments> arguments(env, info);
+/// The parameters of forwardTraining and forwardInference: (outer, channels, inner, eps, x, y, weight?,
+/// bias?, mean, variance, relu, residual?, mask?). The pass is given to run(pass, mean, variance); whether y
+/// is x.
+template <typename T, typename Arguments, typename Run>
+napi_value forward_with(const Arguments& arguments, Run run) {
   const Shape shape = arguments.shape(0, arguments.size(1), 2);
   const double eps = arguments.number(3);
   const auto x = arguments.template array<const T>(4, shape.size(), "x.data");
@@ -299,11 +300,17 @@ napi_value forward(napi_env env, napi_callback_info info) {
   check_apart(y, bias, kOffBias);
   check_apart(y, mean, kOffMean);
   check_apart(y, variance, kOffVariance);
-  const batchnorm::Forward<T> pass = {shape,  eps, x.at, y.at, weight.at, bias.at, {activation, residual.at},
-                                      mask.at};
-  When::run(arguments,
-            [=, execution = When::execution(env)] { Compute(execution, pass, mean.at, variance.at); });
-  return Napi::Boolean::New(env, in_place);
+  run(batchnorm::Forward<T>{shape, eps, x.at, y.at, weight.at, bias.at, {activation, residual.at}, mask.at},
+      mean.at, variance.at);
+  return Napi::Boolean::New(arguments.env(), in_place);
+}
+
+template <typename T, auto Compute, typename When>
+napi_value forward(napi_env env, napi_callback_info info) {
+  const Arguments<13 + When::kArguments> arguments(env, info);
+  return forward_with<T>(arguments, [&](const auto& pass, double* mean, double* variance) {
+    When::run(arguments, [=, execution = When::execution(env)] { Compute(execution, pass, mean, variance); });
+  });
 }
 
 /// moments(outer, channels, inner, x, mean, variance)
@@ -446,6 +453,110 @@ napi_value grad_parameters(napi_env env, napi_callback_info info) {
   batchnorm::grad_parameters<T>(execution_of(env), channels, eps, mean.at, variance.at, sums, dweight.at,
                                 dbias.at);
   return nullptr;
+}
+
+/// What counts, from argument `index` on: weights?, missing, impute, zero
+template <typename Arguments>
+batchnorm::Presence presence_at(const Arguments& arguments, size_t index, Shape shape) {
+  return {arguments.template optional_array<const double>(index, shape.outer * shape.inner, "weights").at,
+          arguments.boolean(index + 1), arguments.boolean(index + 2), arguments.boolean(index + 3)};
+}
+
+/// momentsOfPresent(outer, channels, inner, x, mean, variance, count, squares, weights?, missing, impute,
+/// zero)
+template <typename T, typename When>
+napi_value moments_of_present(napi_env env, napi_callback_info info) {
+  const Arguments<12 + When::kArguments> arguments(env, info);
+  const Shape shape = arguments.shape(0, arguments.size(1), 2);
+  const auto x = arguments.template array<const T>(3, shape.size(), "x.data");
+  const auto array = [&](size_t index, const char* name) {
+    return arguments.template array<double>(index, shape.channels, name).at;
+  };
+  const batchnorm::Statistics statistics = {array(6, "count"), array(7, "squares"), array(4, "mean"),
+                                            array(5, "variance")};
+  const batchnorm::Presence presence = presence_at(arguments, 8, shape);
+  When::run(arguments, [=, execution = When::execution(env)] {
+    batchnorm::moments_of_present<T>(execution, shape, x.at, presence, statistics);
+  });
+  return nullptr;
+}
+
+/// inferPresent(..., weights?, missing, impute, zero): as forwardInference
+template <typename T, typename When>
+napi_value infer_present(napi_env env, napi_callback_info info) {
+  const Arguments<17 + When::kArguments> arguments(env, info);
+  return forward_with<T>(arguments, [&](const auto& pass, double* mean, double* variance) {
+    const batchnorm::Presence presence = presence_at(arguments, 13, pass.shape);
+    When::run(arguments, [=, execution = When::execution(env)] {
+      batchnorm::infer_present<T>(execution, pass, presence, mean, variance);
+    });
+  });
+}
+
+/// gradSumsOfPresent(..., sumDy, sumDyXmu, count?, dx?, weights?, missing, impute, zero, sumBias?), of which
+/// it reads neither count nor dx
+template <typename T, typename When>
+napi_value grad_sums_of_present(napi_env env, napi_callback_info info) {
+  constexpr size_t kBegin = BackwardArguments<T>::kCount;
+  const Arguments<kBegin + 9 + When::kArguments> arguments(env, info);
+  const BackwardArguments<T> given(arguments);
+  const batchnorm::GradientSums sums = sums_at(arguments, kBegin, given.shape.channels);
+  const batchnorm::Presence presence = presence_at(arguments, kBegin + 4, given.shape);
+  const auto bias = arguments.template optional_array<double>(kBegin + 8, given.shape.channels, "sumBias");
+  given.check_room(false);
+  When::run(arguments, [=, execution = When::execution(env)] {
+    batchnorm::grad_sums_of_present<T>(execution, given.pass(), presence, given.dresidual.at, sums, bias.at);
+  });
+  return nullptr;
+}
+
+/// gradInputOfPresent(as gradSumsOfPresent), which does not read sumBias
+template <typename T, typename When>
+napi_value grad_input_of_present(napi_env env, napi_callback_info info) {
+  constexpr size_t kBegin = BackwardArguments<T>::kCount;
+  const Arguments<kBegin + 9 + When::kArguments> arguments(env, info);
+  const BackwardArguments<T> given(arguments);
+  const batchnorm::GradientSums sums = sums_at(arguments, kBegin, given.shape.channels);
+  const auto count =
+      arguments.template optional_array<const double>(kBegin + 2, given.shape.channels, "count");
+  const auto dx = arguments.template optional_array<T>(kBegin + 3, given.shape.size(), kOut);
+  const batchnorm::Presence presence = presence_at(arguments, kBegin + 4, given.shape);
+  given.check_room(dx.at);
+  given.check_result(dx);
+  When::run(arguments, [=, execution = When::execution(env)] {
+    batchnorm::grad_input_of_present<T>(execution, given.pass(), presence, sums, count.at, dx.at,
+                                        given.dresidual.at);
+  });
+  return nullptr;
+}
+
+/// gradWeights(as gradSumsOfPresent, in the place of dx dWeights), which reads of what counts the weights alone
+template <typename T, typename When>
+napi_value grad_weights(napi_env env, napi_callback_info info) {
+  constexpr size_t kBegin = BackwardArguments<T>::kCount;
+  const Arguments<kBegin + 9 + When::kArguments> arguments(env, info);
+  const BackwardArguments<T> given(arguments);
+  const batchnorm::GradientSums sums = sums_at(arguments, kBegin, given.shape.channels);
+  const size_t positions = given.shape.outer * given.shape.inner;
+  const auto count = arguments.template array<const double>(kBegin + 2, given.shape.channels, "count");
+  const auto dweights = arguments.template array<double>(kBegin + 3, positions, "the gradient of weights");
+  const auto weights = arguments.template array<const double>(kBegin + 4, positions, "weights");
+  When::run(arguments, [=, execution = When::execution(env)] {
+    batchnorm::grad_weights<T>(execution, given.pass(), {weights.at, false, false, false}, sums, count.at,
+                               dweights.at);
+  });
+  return nullptr;
+}
+
+/// findMissing(outer, channels, inner, x, weights?): the place of the first NaN that counts, or the size of x
+template <typename T>
+napi_value find_missing(napi_env env, napi_callback_info info) {
+  const Arguments<5> arguments(env, info);
+  const Shape shape = arguments.shape(0, arguments.size(1), 2);
+  const auto x = arguments.template array<const T>(3, shape.size(), "x.data");
+  const auto weights =
+      arguments.template optional_array<const double>(4, shape.outer * shape.inner, "weights");
+  return Napi::Number::New(env, static_cast<double>(batchnorm::find_missing<T>(shape, x.at, weights.at)));
 }
 
 /// frozenBytes(channels)
@@ -638,6 +749,17 @@ Napi::Object passes_of(Napi::Env env) {
   export_function<backward<T, Later>>(passes, "backwardLater");
   export_function<grad_sums<T, Later>>(passes, "gradSumsLater");
   export_function<grad_input<T, Later>>(passes, "gradInputLater");
+  export_function<moments_of_present<T, Now>>(passes, "momentsOfPresent");
+  export_function<infer_present<T, Now>>(passes, "inferPresent");
+  export_function<grad_sums_of_present<T, Now>>(passes, "gradSumsOfPresent");
+  export_function<grad_input_of_present<T, Now>>(passes, "gradInputOfPresent");
+  export_function<grad_weights<T, Now>>(passes, "gradWeights");
+  export_function<find_missing<T>>(passes, "findMissing");
+  export_function<moments_of_present<T, Later>>(passes, "momentsOfPresentLater");
+  export_function<infer_present<T, Later>>(passes, "inferPresentLater");
+  export_function<grad_sums_of_present<T, Later>>(passes, "gradSumsOfPresentLater");
+  export_function<grad_input_of_present<T, Later>>(passes, "gradInputOfPresentLater");
+  export_function<grad_weights<T, Later>>(passes, "gradWeightsLater");
   export_function<frozen_bytes<T>>(passes, "frozenBytes");
   export_function<freeze<T>>(passes, "freeze");
   export_function<run_frozen<T, Now>>(passes, "runFrozen");

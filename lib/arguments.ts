@@ -5,6 +5,7 @@ import { checkSums, type GradientSums } from './gradient-sums.js';
 import { checkKept } from './handover.js';
 import { checkWhole, type Moments, momentsOf } from './moments.js';
 import { type Pending, pendingOf, type Result, resultOf } from './pending.js';
+import { type ReadPresence, readPresence } from './presence.js';
 import { areCallsUntouched, type Names, namesOf } from './properties.js';
 import type { RunningStatistics } from './running.js';
 import type { Origin } from './statistics.js';
@@ -50,6 +51,8 @@ export interface ForwardCall<T extends FloatArray> {
   readonly whole: Moments | undefined;
   readonly residual: T | undefined;
   readonly out: T | undefined;
+  /** Which values count, where not all of them do alike. */
+  readonly present: ReadPresence | undefined;
   /** Of an x that a layer with `reuse` has returned. */
   readonly source: Result | undefined;
 }
@@ -64,21 +67,25 @@ export interface BackwardCall<T extends FloatArray> {
   readonly pending: Pending<T> | undefined;
   readonly accumulate: boolean;
   readonly retain: boolean;
+  readonly weightsGrad: boolean;
   /** Of all parts. */
   readonly sums: GradientSums | undefined;
 }
 
-export const forwardNames = namesOf(['out', 'updateStats', 'residual', 'moments'], areCallsUntouched);
+export const forwardNames = namesOf(
+  ['out', 'updateStats', 'residual', 'moments', 'weights', 'outside'],
+  areCallsUntouched,
+);
 export const forwardAsyncNames = namesOf(
-  ['out', 'updateStats', 'residual', 'moments', 'signal', 'transfer'],
+  ['out', 'updateStats', 'residual', 'moments', 'weights', 'outside', 'signal', 'transfer'],
   areCallsUntouched,
 );
 export const backwardNames = namesOf(
-  ['out', 'only', 'of', 'accumulate', 'retain', 'sums'],
+  ['out', 'only', 'of', 'accumulate', 'retain', 'sums', 'weightsGrad'],
   areCallsUntouched,
 );
 export const backwardAsyncNames = namesOf(
-  ['out', 'only', 'of', 'accumulate', 'retain', 'sums', 'signal', 'transfer'],
+  ['out', 'only', 'of', 'accumulate', 'retain', 'sums', 'weightsGrad', 'signal', 'transfer'],
   areCallsUntouched,
 );
 
@@ -90,7 +97,7 @@ export function checkRunning({ mean, variance }: RunningStatistics, channels: nu
 
 /** All of it is checked, last of all the lengths: no code of the caller's runs after them. */
 export function readForward<D extends DType>(
-  { channels, config: { axis, dtype, singleValue, eps, group }, running, arrays }: LayerFacts<D>,
+  { channels, config: { axis, dtype, singleValue, eps, group, missing }, running, arrays }: LayerFacts<D>,
   x: TensorLike<ArrayOf<D>>,
   options: ForwardOptions<ArrayOf<D>> | undefined,
   names: Names,
@@ -101,18 +108,26 @@ export function readForward<D extends DType>(
     updateStats = true,
     residual: givenResidual,
     moments: givenMoments,
+    weights,
+    outside,
   } = readOptions(options, names);
   checkBoolean('updateStats', updateStats);
   if (givenMoments !== undefined && group !== undefined)
     throw typeError('moments', 'be left out in a layer with a group', givenMoments);
   if (givenMoments !== undefined && !training)
     throw typeError('moments', 'be left out in evaluation', givenMoments);
+  if (weights !== undefined && group !== undefined)
+    throw typeError('weights', 'be left out in a layer with a group', weights);
   const input = readShape<ArrayOf<D>>('x', x, dtype);
   const geometry = geometryOf(input, axis, channels);
-  const { outer, inner } = geometry;
-  const count = outer * inner;
+  const present = readPresence({ weights, outside, missing }, input, geometry, axis);
+  const count = present?.positions ?? geometry.outer * geometry.inner;
   // In a group all members together tell.
-  const hasOne = count === 1 && givenMoments === undefined && !(training && group !== undefined);
+  const hasOne =
+    count === 1 &&
+    !present?.presence.missing &&
+    givenMoments === undefined &&
+    !(training && group !== undefined);
   const isSingle = hasOne && singleValue === 'running';
   const isOfBatch = (training && !isSingle) || running === undefined;
   if (isOfBatch && hasOne) throw oneValuePerChannelError(input.shape, training);
@@ -148,6 +163,7 @@ export function readForward<D extends DType>(
     whole: moments && momentsOf(moments),
     residual: residual?.data,
     out,
+    present,
     source: resultOf(x),
   };
 }
@@ -160,12 +176,22 @@ export function readBackward<D extends DType>(
   options: LayerBackwardOptions<ArrayOf<D>> | undefined,
   names: Names,
 ): BackwardCall<ArrayOf<D>> {
-  const { out, only, of, accumulate = false, retain = false, sums } = readOptions(options, names);
+  const {
+    out,
+    only,
+    of,
+    accumulate = false,
+    retain = false,
+    sums,
+    weightsGrad = false,
+  } = readOptions(options, names);
   if (only !== undefined) checkOneOf('only', only, ['input', 'parameters']);
   if (only === 'parameters' && out !== undefined)
     throw typeError('out', "be left out with only: 'parameters'", out);
   checkBoolean('accumulate', accumulate);
   checkBoolean('retain', retain);
+  if (checkBoolean('weightsGrad', weightsGrad) && only === 'parameters')
+    throw typeError('weightsGrad', "be left out with only: 'parameters'", weightsGrad);
   if (accumulate && only === 'input')
     throw typeError('accumulate', "be left out with only: 'input', which has no gradient to add", accumulate);
   if (of !== undefined && !isObject(of)) throw typeError('of', 'be a tensor that forward() returned', of);
@@ -181,5 +207,5 @@ export function readBackward<D extends DType>(
   if (sums !== undefined) checkSums('sums', sums, channels);
   const wantsInput = only !== 'parameters';
   const wantsParameters = only !== 'input';
-  return { gradient, out, wantsInput, wantsParameters, pending, accumulate, retain, sums };
+  return { gradient, out, wantsInput, wantsParameters, pending, accumulate, retain, sums, weightsGrad };
 }

@@ -3,6 +3,7 @@ import type { Activation } from './activation.js';
 import type { GradientSums } from './gradient-sums.js';
 import type { ProcessGroup } from './group.js';
 import type { Moments } from './moments.js';
+import type { Missing, Outside, Weights } from './presence.js';
 import type { DType, FloatArray, Tensor, TensorLike } from './types.js';
 
 /** What {@link BatchNorm.forward} may be given besides x. */
@@ -16,6 +17,14 @@ export interface ForwardOptions<T extends FloatArray> {
    * into the running statistics once, however many parts are given them. Default: those of x.
    */
   moments?: Moments;
+  /**
+   * How much values count in the statistics: one weight ≥ 0 per sample (`shape[0]` of them, where the channels are another axis) or per
+   * position (the product of the shape without the channel axis), 0 and 1 for a mask. Copied. A NaN where the weight is 0 harms
+   * nothing. In evaluation they change no statistics. Default: all are 1.
+   */
+  weights?: Weights;
+  /** What y is where the weight is 0: normalized like the rest, or 0, and then no gradient passes. Default 'normalize'. */
+  outside?: Outside;
   /** Added before the activation: in the dtype and shape of x. It may not overlap `out`. Default: nothing. */
   residual?: TensorLike<T>;
 }
@@ -42,6 +51,11 @@ export interface LayerBackwardOptions<T extends FloatArray> {
    * with `accumulate` those of all parts come together.
    */
   sums?: GradientSums;
+  /**
+   * true: also `dWeights`, the gradient of the weights that the forward was given, which through the statistics every y depends on.
+   * Default false.
+   */
+  weightsGrad?: boolean;
   /** true: leave the forward to be gone back through again, as PyTorch's retain_graph. Default false. */
   retain?: boolean;
   /** Where dx goes: as long as dy and of its dtype; dy.data itself, or memory that overlaps neither dy nor x. */
@@ -60,6 +74,8 @@ export interface LayerGradients<T extends FloatArray> {
   dBias?: T;
   /** Of the last forward's residual: dy as the activation lets it through, never in the memory of dy. */
   dResidual?: Tensor<T>;
+  /** With `weightsGrad`: as long as the weights, in float32 where they are, else in float64. */
+  dWeights?: FloatArray;
 }
 
 /** What an optimizer loops over. */
@@ -83,6 +99,7 @@ export interface CoreConfig<D extends DType> {
   readonly reuse: boolean;
   readonly singleValue: SingleValue;
   readonly group: ProcessGroup | undefined;
+  readonly missing: Missing;
 }
 
 /** What a training batch with one value per channel is: an error, or normalized with the running statistics. */

@@ -2,9 +2,10 @@
 import { type Activation, checkActivation } from './activation.js';
 import type { SingleValue } from './calls.js';
 import { type Convention, type Decay, defaultsOf } from './conventions.js';
-import { rangeError, typeError } from './errors.js';
+import { describe, rangeError, typeError } from './errors.js';
 import { checkGroup } from './exchange.js';
 import type { ProcessGroup } from './group.js';
+import { checkMissing, type Missing } from './presence.js';
 import { namesOf } from './properties.js';
 import type { DType } from './types.js';
 import { checkAxis, checkBoolean, checkEps, checkFraction, checkOneOf, readOptions } from './validate.js';
@@ -47,6 +48,10 @@ export interface BatchNormConfig<D extends DType = DType> {
    * member's own. Every member makes its layers in the same order and calls them alike. Default: none.
    */
   group: ProcessGroup | undefined;
+  /**
+   * What a NaN in x means: 'propagate', 'throw', or a missing value: 'skip' and 'impute'; see {@link Missing}. Default 'propagate'.
+   */
+  missing: Missing;
   /** Whose defaults were taken for eps, decay and unbiasedRunningVar, and whose names states may have too. Default: PyTorch's. */
   convention: Convention | undefined;
 }
@@ -72,6 +77,7 @@ const optionNames = namesOf([
   'activation',
   'reuse',
   'singleValue',
+  'missing',
   'convention',
   'momentum',
   'group',
@@ -100,12 +106,15 @@ export function readConfig<D extends DType>(options: BatchNormOptions<D>): Batch
     activation,
     reuse = false,
     singleValue = 'throw',
+    missing = 'propagate',
     group,
   } = read;
   if (givenDecay !== undefined && momentum !== undefined)
     throw typeError('decay', 'be left out beside momentum', givenDecay);
   if (singleValue === 'running' && trackRunningStats === false)
     throw rangeError('singleValue', "be 'throw' with trackRunningStats: false", "'running'");
+  if (group !== undefined && missing !== 'propagate' && missing !== 'throw')
+    throw rangeError('missing', "be 'propagate' or 'throw' in a layer with a group", describe(missing));
   const decay = givenDecay === undefined ? defaults.decay : givenDecay;
   return Object.freeze({
     axis: checkAxis(axis),
@@ -119,6 +128,7 @@ export function readConfig<D extends DType>(options: BatchNormOptions<D>): Batch
     activation: checkActivation(activation),
     reuse: checkBoolean('reuse', reuse),
     singleValue: checkOneOf('singleValue', singleValue, ['throw', 'running']),
+    missing: checkMissing(missing),
     group: group === undefined ? undefined : checkGroup(group),
     convention,
   });

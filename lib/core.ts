@@ -36,10 +36,18 @@ import {
   noteReuse,
   type Pending,
 } from './pending.js';
+import { checkPresent, gradientOfWeights } from './presence.js';
 import { gradientsOf, newResult, ResultBuffer } from './result.js';
 import type { RunningStatistics } from './running.js';
 import { isStaged, stage, unstage } from './staging.js';
-import { type Found, Statistics, throughForward, throughForwardLater } from './statistics.js';
+import {
+  type Found,
+  Statistics,
+  throughForward,
+  throughForwardLater,
+  throughPresent,
+  throughPresentLater,
+} from './statistics.js';
 import { copyInto, filled, lengthOf, shareBuffer } from './typed-array.js';
 import type { ArrayOf, DType, FloatArray, Tensor, TensorLike } from './types.js';
 import {
@@ -120,7 +128,8 @@ export class LayerCore<D extends DType> {
     // Before any getter of the arguments: the mode of this moment.
     const pending = this.#forwards.begin(this, this.training);
     const call = readForward(this.#layer, x, options, forwardNames, pending.mode);
-    const { input, residual, out } = call;
+    const { input, residual, out, present } = call;
+    if (present) checkPresent(this.#passes, present, call.geometry, input.data);
     const held = this.#sets.take();
     try {
       this.#holdParameters(held);
@@ -130,8 +139,12 @@ export class LayerCore<D extends DType> {
       const y = out ?? this.#y.take(this.#layer.config.dtype, input.size, input.data, residual);
       const forward = this.#forwardOf(call, input.data, false, held, found);
       const pass = this.#forwardPass(forward, y, residual);
-      const { forwardTraining, forwardInference } = this.#passes;
-      const inPlace = found.isFused ? forwardTraining(pass) : forwardInference(pass);
+      const { forwardTraining, forwardInference, inferPresent } = this.#passes;
+      const inPlace = found.isFused
+        ? forwardTraining(pass)
+        : present?.isUneven
+          ? inferPresent({ ...pass, presence: present.presence })
+          : forwardInference(pass);
       this.#complete(call, pending, forward, found, inPlace);
       return marked({ data: y, shape: input.shape }, pending, out === undefined ? this.#y.next() : undefined);
     } catch (error) {
@@ -162,8 +175,9 @@ export class LayerCore<D extends DType> {
   ): Promise<Tensor<ArrayOf<D>>> {
     const { signal, transfer } = readAsync(options);
     const call = readForward(this.#layer, x, options, forwardAsyncNames, pending.mode);
-    const { input, out } = call;
+    const { input, out, present } = call;
     const { dtype } = this.#layer.config;
+    if (present) checkPresent(this.#passes, present, call.geometry, input.data);
     if (out !== undefined) {
       isInPlace(out, 'x.data', input.data);
       if (call.residual) checkApart('out', out, { 'residual.data': call.residual });
@@ -193,14 +207,18 @@ export class LayerCore<D extends DType> {
         ? await this.#statistics.findLater(call, held, signal, take)
         : this.#statistics.find(call, held);
       const forward = this.#forwardOf(call, source, true, held, found);
-      const { forwardTrainingLater, forwardInferenceLater } = this.#passes;
-      const compute = found.isFused ? forwardTrainingLater : forwardInferenceLater;
+      const { forwardTrainingLater, forwardInferenceLater, inferPresentLater } = this.#passes;
       let inPlace = false;
       return operate(
         signal,
         (slot) => {
           forward.x = take();
-          inPlace = compute(this.#forwardPass(forward, y, residual), slot);
+          const pass = this.#forwardPass(forward, y, residual);
+          inPlace = found.isFused
+            ? forwardTrainingLater(pass, slot)
+            : present?.isUneven
+              ? inferPresentLater({ ...pass, presence: present.presence }, slot)
+              : forwardInferenceLater(pass, slot);
           return [forward, y, residual];
         },
         () => {
@@ -238,13 +256,16 @@ export class LayerCore<D extends DType> {
     const dResidual =
       wantsInput && forward.residual ? this.#dResidual.take(dtype, size, data, forward.x, out) : undefined;
     const pass = this.#backwardPass(forward, data, forward.x, dx, dWeight, dBias, dResidual);
-    throughForward(this.#passes, pass, this.#statistics.sumsOf(forward, sums));
+    const present = this.#statistics.presentOf(forward, sums, call.weightsGrad);
+    if (present) throughPresent(this.#passes, pass, present);
+    else throughForward(this.#passes, pass, this.#statistics.sumsOf(forward, sums));
+    const dWeights = gradientOfWeights(present?.dWeights, forward.present);
     if (accumulate) this.#accumulate(dWeight, dBias);
     this.#mark(pending, call);
     this.#letGo(pending);
     return reuse || accumulate
-      ? gradientsOf(shape, dx, dWeight, dBias, dResidual)
-      : gradientsOf(shape, dx, copied(dWeight), copied(dBias), dResidual);
+      ? gradientsOf(shape, dx, dWeight, dBias, dResidual, dWeights)
+      : gradientsOf(shape, dx, copied(dWeight), copied(dBias), dResidual, dWeights);
   }
 
   async backwardAsync(
@@ -299,8 +320,9 @@ export class LayerCore<D extends DType> {
         return this.#backwardPass(forward, gradient, x, target, dWeight, dBias, dResidual);
       };
       const sumsOrigin = this.#statistics.sumsOf(forward, sums);
+      const present = this.#statistics.presentOf(forward, sums, call.weightsGrad);
       try {
-        return await throughForwardLater(this.#passes, sumsOrigin, call, signal, begin, () => {
+        const finish = () => {
           this.checkOwn();
           const dx = target && out !== undefined ? deliver(target, out) : target;
           if (gradient !== dx) unstage(gradient);
@@ -310,8 +332,12 @@ export class LayerCore<D extends DType> {
             copyThere(this.weightGrad, dWeight);
             copyThere(this.biasGrad, dBias);
           }
-          return gradientsOf(shape, dx, dWeight, dBias, dResidual);
-        });
+          const dWeights = gradientOfWeights(present?.dWeights, forward.present);
+          return gradientsOf(shape, dx, dWeight, dBias, dResidual, dWeights);
+        };
+        return await (present
+          ? throughPresentLater(this.#passes, present, signal, begin, finish)
+          : throughForwardLater(this.#passes, sumsOrigin, call, signal, begin, finish));
       } catch (error) {
         // What another backward has gone through meanwhile stays gone.
         if (!call.retain && wantsInput) pending.leavesInput ||= leavesInput;
@@ -357,7 +383,7 @@ export class LayerCore<D extends DType> {
   }
 
   #forwardOf(
-    { input, geometry, residual, source }: ForwardCall<ArrayOf<D>>,
+    { input, geometry, residual, source, present }: ForwardCall<ArrayOf<D>>,
     x: ArrayOf<D>,
     isOwn: boolean,
     held: Held<ArrayOf<D>>,
@@ -377,6 +403,7 @@ export class LayerCore<D extends DType> {
       count: whole ? (evenCountOf(whole) ?? whole.count) : geometry.outer * geometry.inner,
       residual: residual !== undefined,
       mask,
+      present,
     };
   }
 

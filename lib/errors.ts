@@ -9,6 +9,7 @@ export type Reason =
   | 'BUFFER_CHANGED'
   | 'OUT_OF_MEMORY'
   | 'NO_THREAD'
+  | 'MISSING_VALUE'
   | 'ONE_VALUE_PER_CHANNEL'
   | 'NO_FORWARD'
   | 'INPUT_OVERWRITTEN'

@@ -5,10 +5,20 @@ import { typeError } from './errors.js';
 import { checkSums, type GradientSums, sumsError } from './gradient-sums.js';
 import { checkWhole, evenCountOf, type Moments, momentsOf } from './moments.js';
 import { defaultEps, type PassOptions, passNames, readPass } from './pass.js';
+import {
+  checkMissing,
+  checkPresent,
+  gradientOfWeights,
+  type Missing,
+  type PresenceOptions,
+  presenceNames,
+  presentPass,
+  readPresence,
+} from './presence.js';
 import { namesOf, propertiesOf } from './properties.js';
 import { newResult } from './result.js';
 import { updateRunningArrays } from './running.js';
-import { findOwn, throughForward } from './statistics.js';
+import { findOwn, throughForward, throughPresent } from './statistics.js';
 import { lengthOf } from './typed-array.js';
 import type { FloatArray, Tensor, TensorLike } from './types.js';
 import {
@@ -24,6 +34,7 @@ import {
   checkPerChannel,
   checkSameShape,
   checkVariance,
+  checkVaries,
   copyOf,
   type NamedArrays,
   newArray,
@@ -34,7 +45,7 @@ import {
 } from './validate.js';
 
 /** What {@link forwardTraining} takes. */
-export interface ForwardTrainingOptions<T extends FloatArray> extends PassOptions<T> {
+export interface ForwardTrainingOptions<T extends FloatArray> extends PassOptions<T>, PresenceOptions {
   /** The statistics to normalize with, of a batch that x is a part of. Default: those of x. */
   moments?: Moments;
 }
@@ -45,10 +56,14 @@ export interface ForwardInferenceOptions<T extends FloatArray> extends PassOptio
   mean: FloatArray;
   /** One value per channel, none negative: biased, as in a forward pass. */
   variance: FloatArray;
+  /** What a NaN in x means. Default 'propagate'. */
+  missing?: Missing;
 }
 
 /** What {@link backward} takes: what its forward pass was given, and the statistics. */
-export interface BackwardOptions<T extends FloatArray> extends PassOptions<T> {
+export interface BackwardOptions<T extends FloatArray> extends PassOptions<T>, PresenceOptions {
+  /** true: also `dWeights`, the gradient of `weights`. Default false. */
+  weightsGrad?: boolean;
   /** One value per channel; or `moments`. */
   mean?: FloatArray;
   /** One value per channel, none negative: biased, as in a forward pass; or `moments`. */
@@ -88,6 +103,8 @@ export interface Gradients<T extends FloatArray> {
   dBias: T;
   /** The gradient of the residual, where there is one: dy as the activation lets it through. Always memory of its own. */
   dResidual?: Tensor<T>;
+  /** With `weightsGrad`: as long as `weights`, in float32 where they are, else in float64. */
+  dWeights?: FloatArray;
 }
 
 /** Statistics of one batch, as {@link forwardTraining} returns them. */
@@ -116,9 +133,18 @@ export interface RunningStatsOptions {
   unbiasedRunningVar?: boolean;
 }
 
-const trainingNames = namesOf([...passNames, 'moments']);
-const inferenceNames = namesOf([...passNames, 'mean', 'variance']);
-const backwardNames = namesOf([...passNames, 'mean', 'variance', 'training', 'moments', 'sums']);
+const trainingNames = namesOf([...passNames, 'moments', ...presenceNames]);
+const inferenceNames = namesOf([...passNames, 'mean', 'variance', 'missing']);
+const backwardNames = namesOf([
+  ...passNames,
+  'mean',
+  'variance',
+  'training',
+  'moments',
+  'sums',
+  ...presenceNames,
+  'weightsGrad',
+]);
 const runningNames = namesOf(['runningMean', 'runningVar']);
 const batchNames = namesOf(['mean', 'variance', 'count']);
 const updateNames = namesOf(['decay', 'unbiasedRunningVar']);
@@ -166,14 +192,15 @@ export function forwardTraining<T extends FloatArray>(
   options: ForwardTrainingOptions<T> = {},
 ): TrainingResult<T> {
   const read = readOptions(options, trainingNames);
-  const { out, moments } = read;
-  const { input, dtype, geometry, eps, weight, bias, relu, residual, given } = readPass(x, read);
+  const { out, moments, weights, outside, missing } = read;
+  const { input, dtype, axis, geometry, eps, weight, bias, relu, residual, given } = readPass(x, read);
   const { channels } = geometry;
-  const whole = moments === undefined ? undefined : momentsOf(checkWhole(moments, channels, eps));
-  const y = resultFor(out, input, residual, given);
+  const present = readPresence({ weights, outside, missing: checkMissing(missing) }, input, geometry, axis);
+  let whole = moments === undefined ? undefined : momentsOf(checkWhole(moments, channels, eps));
+  const passes = passesFor<T>(dtype);
   const mean = whole ? copyOf(whole.mean) : newArray<Float64Array>('float64', channels);
   const variance = whole ? copyOf(whole.variance) : newArray<Float64Array>('float64', channels);
-  const passes = passesFor<T>(dtype);
+  const y = resultFor(out, input, residual, given);
   const pass = {
     geometry,
     eps,
@@ -187,7 +214,16 @@ export function forwardTraining<T extends FloatArray>(
     residual: residual?.data,
     mask: undefined,
   };
-  if (whole === undefined && findOwn(passes, eps, pass)) passes.forwardTraining(pass);
+  if (present) checkPresent(passes, present, geometry, input.data);
+  if (present?.isUneven) {
+    const { presence } = present;
+    if (whole === undefined) {
+      const counting = presentPass(pass, presence);
+      passes.momentsOfPresent(counting);
+      whole = momentsOf(counting);
+    }
+    passes.inferPresent({ ...pass, presence, ...statisticsOf(whole, eps) });
+  } else if (whole === undefined && findOwn(passes, eps, pass)) passes.forwardTraining(pass);
   else passes.forwardInference(pass);
   const size = geometry.outer * geometry.inner;
   const count = whole ? largestOf(whole.count) : size;
@@ -225,11 +261,14 @@ export function forwardInference<T extends FloatArray>(
 ): Tensor<T> {
   checkObject('options', options);
   const read = readOptions(options, inferenceNames);
-  const { mean, variance, out } = read;
-  const { input, dtype, geometry, eps, weight, bias, relu, residual, given } = readPass(x, read);
+  const { mean, variance, out, missing } = read;
+  const { input, dtype, axis, geometry, eps, weight, bias, relu, residual, given } = readPass(x, read);
+  const present = readPresence({ missing: checkMissing(missing) }, input, geometry, axis);
   const stats = statsOf(mean, variance, geometry.channels, eps);
   const y = resultFor(out, input, residual, { ...given, mean, variance });
-  passesFor<T>(dtype).forwardInference({
+  const passes = passesFor<T>(dtype);
+  if (present) checkPresent(passes, present, geometry, input.data);
+  const pass = {
     geometry,
     eps,
     x: input.data,
@@ -241,7 +280,9 @@ export function forwardInference<T extends FloatArray>(
     relu,
     residual: residual?.data,
     mask: undefined,
-  });
+  };
+  if (present?.isUneven) passes.inferPresent({ ...pass, presence: present.presence });
+  else passes.forwardInference(pass);
   return { data: y, shape: input.shape };
 }
 
@@ -277,19 +318,29 @@ export function backward<T extends FloatArray>(
 ): Gradients<T> {
   checkObject('options', options);
   const read = readOptions(options, backwardNames);
-  const { mean, variance, training = true, out, moments, sums } = read;
-  const { input, dtype, geometry, eps, weight, bias, relu, residual, given } = readPass(x, read);
+  const { mean, variance, training = true, out, moments, sums, weightsGrad = false } = read;
+  const { weights, outside, missing } = read;
+  const { input, dtype, axis, geometry, eps, weight, bias, relu, residual, given } = readPass(x, read);
   const { channels } = geometry;
   const gradient = readShape<T>('dy', dy, dtype);
   checkSameShape(gradient, 'x', input.shape);
   checkBoolean('training', training);
+  const present = readPresence({ weights, outside, missing: checkMissing(missing) }, input, geometry, axis);
+  if (checkBoolean('weightsGrad', weightsGrad) && present?.given === undefined)
+    throw typeError('weightsGrad', 'be left out without weights', weightsGrad);
   if (moments !== undefined && (mean !== undefined || variance !== undefined))
     throw typeError('mean and variance', 'be left out with moments', mean ?? variance);
   if (sums !== undefined && !training) throw typeError('sums', 'be left out with training: false', sums);
   const whole = moments === undefined ? undefined : momentsOf(checkWhole(moments, channels, eps));
   const stats = whole ?? statsOf(mean, variance, channels, eps);
   if (sums !== undefined) checkSums('sums', sums, channels);
-  else if (training && whole !== undefined && evenCountOf(whole) !== input.size / channels) throw sumsError();
+  else if (
+    training &&
+    whole !== undefined &&
+    !present?.isUneven &&
+    evenCountOf(whole) !== input.size / channels
+  )
+    throw sumsError();
   checkLength(input);
   const dx = resultFor(out, gradient, residual, { ...given, mean, variance });
   const dWeight = newArray<T>(dtype, channels);
@@ -313,14 +364,63 @@ export function backward<T extends FloatArray>(
     dBias,
     dResidual,
   };
-  const count = whole ? (evenCountOf(whole) ?? whole.count) : input.size / channels;
-  throughForward(passesFor<T>(dtype), pass, { given: sums, exchange: undefined, count });
+  const passes = passesFor<T>(dtype);
+  if (present) checkPresent(passes, present, geometry, input.data);
+  let dWeights: Float64Array | undefined;
+  if (present?.isUneven) {
+    const { presence } = present;
+    const counting = presentPass(
+      { ...pass, mean: newArray('float64', channels), variance: newArray('float64', channels) },
+      presence,
+    );
+    if (training && sums === undefined) {
+      passes.momentsOfPresent(counting);
+      if (whole !== undefined && !haveSameCounts(whole, counting)) throw sumsError();
+    }
+    const counts = whole?.count ?? counting.count;
+    if (weightsGrad) dWeights = newArray('float64', geometry.outer * geometry.inner);
+    const used = training ? fallBack(counts, stats) : stats;
+    throughPresent(passes, { ...pass, ...used }, { presence, given: sums, counts, dWeights });
+  } else {
+    const count = whole ? (evenCountOf(whole) ?? whole.count) : input.size / channels;
+    throughForward(passes, pass, { given: sums, exchange: undefined, count });
+  }
+  const ofWeights = gradientOfWeights(dWeights, present);
   return {
     dx: { data: dx, shape: input.shape },
     dWeight,
     dBias,
     ...(dResidual && { dResidual: { data: dResidual, shape: input.shape } }),
+    ...(ofWeights && { dWeights: ofWeights }),
   };
+}
+
+/** Where nothing counts, y is the bias: that of an infinite variance. */
+function fallBack(
+  counts: Float64Array,
+  { mean, variance }: { readonly mean: Float64Array; readonly variance: Float64Array },
+): { mean: Float64Array; variance: Float64Array } {
+  const used = { mean: copyOf(mean), variance: copyOf(variance) };
+  for (let channel = 0; channel < lengthOf(counts); channel++) {
+    if (counts[channel] > 0) continue;
+    used.mean[channel] = 0;
+    used.variance[channel] = Infinity;
+  }
+  return used;
+}
+
+/** What a forward normalizes with. */
+function statisticsOf(moments: Moments, eps: number): { mean: Float64Array; variance: Float64Array } {
+  const used = fallBack(moments.count, moments);
+  if (eps === 0) checkVaries(used.variance);
+  return used;
+}
+
+/** Whether moments are of these values, and of no others beside. */
+function haveSameCounts({ count }: Moments, { count: counted }: { readonly count: Float64Array }): boolean {
+  for (let channel = 0; channel < lengthOf(count); channel++)
+    if (count[channel] !== counted[channel]) return false;
+  return true;
 }
 
 /**

@@ -1,4 +1,4 @@
-import type { Sums, ThroughForward } from './backend/backend.js';
+import type { Presence, Sums, ThroughForward } from './backend/backend.js';
 import { passesFor } from './backend/index.js';
 import type { AsyncOptions } from './calls.js';
 import { isObject, rangeError, stateError, typeError } from './errors.js';
@@ -7,6 +7,15 @@ import { type NumberJSON, toNumbers, valuesFrom } from './json.js';
 import { checkMoments, type Moments } from './moments.js';
 import { operate, readAsync } from './operations.js';
 import { type PassOptions, readPass } from './pass.js';
+import {
+  checkMissing,
+  checkPresent,
+  type Missing,
+  type Outside,
+  presenceNames,
+  readPresence,
+  type Weights,
+} from './presence.js';
 import { areCallsUntouched, namesOf, propertiesOf } from './properties.js';
 import { newResult } from './result.js';
 import { stage, unstage } from './staging.js';
@@ -35,6 +44,12 @@ export interface GradientSumsOptions<T extends FloatArray = FloatArray> extends 
   moments: Moments;
   /** What the data must be. Default: either. */
   dtype?: DType;
+  /** As the forward had them, like the next two; see {@link PresenceOptions}. */
+  weights?: Weights;
+  /** Likewise. */
+  outside?: Outside;
+  /** Likewise. */
+  missing?: Missing;
 }
 
 /** What {@link GradientSums.toJSON} gives, and {@link GradientSums.from} takes. */
@@ -53,7 +68,17 @@ export interface GradientSumsParts {
   sumDyXmu: FloatArray | readonly NumberJSON[];
 }
 
-const names = ['moments', 'axis', 'eps', 'weight', 'bias', 'activation', 'residual', 'dtype'];
+const names = [
+  'moments',
+  'axis',
+  'eps',
+  'weight',
+  'bias',
+  'activation',
+  'residual',
+  'dtype',
+  ...presenceNames,
+];
 const optionNames = namesOf([...names]);
 const asyncOptionNames = namesOf([...names, 'signal', 'transfer'], areCallsUntouched);
 const partNames = namesOf(['sumDy', 'sumDyXmu']);
@@ -127,7 +152,9 @@ export class GradientSums {
   ): GradientSums {
     checkObject('options', options);
     const pass = readSums<T>(dy, x, readOptions(options, optionNames));
-    passesFor<T>(pass.dtype).gradSums(pass);
+    const passes = passesFor<T>(pass.dtype);
+    if (pass.presence) passes.gradSumsOfPresent({ ...pass, presence: pass.presence, sumBias: undefined });
+    else passes.gradSums(pass);
     return new GradientSums(constructorKey, pass.sums);
   }
 
@@ -171,7 +198,10 @@ export class GradientSums {
       signal,
       (slot) => {
         if (transfer) pass.dy = move('dy.data', read.dy, dtype);
-        passesFor<T>(dtype).gradSumsLater(pass, slot);
+        const passes = passesFor<T>(dtype);
+        const { presence } = pass;
+        if (presence) passes.gradSumsOfPresentLater({ ...pass, presence, sumBias: undefined }, slot);
+        else passes.gradSumsLater(pass, slot);
         return pass;
       },
       () => {
@@ -259,14 +289,19 @@ export function checkSums(name: string, value: unknown, channels?: number): Grad
   return value;
 }
 
-type Read<T extends FloatArray> = ThroughForward<T> & { readonly dtype: DType; readonly sums: Sums };
+type Read<T extends FloatArray> = ThroughForward<T> & {
+  readonly dtype: DType;
+  readonly sums: Sums;
+  readonly presence: Presence | undefined;
+};
 
 function readSums<T extends FloatArray>(dy: unknown, x: unknown, options: GradientSumsOptions<T>): Read<T> {
-  const { moments, dtype: wanted } = options;
+  const { moments, dtype: wanted, weights, outside, missing } = options;
   if (wanted !== undefined) checkOneOf('dtype', wanted, ['float32', 'float64']);
-  const { input, dtype, geometry, eps, weight, bias, relu, residual } = readPass<T>(x, options, wanted);
+  const { input, dtype, axis, geometry, eps, weight, bias, relu, residual } = readPass<T>(x, options, wanted);
   const gradient = readShape<T>('dy', dy, dtype);
   checkSameShape(gradient, 'x', input.shape);
+  const present = readPresence({ weights, outside, missing: checkMissing(missing) }, input, geometry, axis);
   // No code of the caller's runs after this.
   const { channels } = geometry;
   checkMoments('moments', moments, channels);
@@ -274,8 +309,10 @@ function readSums<T extends FloatArray>(dy: unknown, x: unknown, options: Gradie
   checkLength(input);
   checkLength(gradient);
   if (residual !== undefined) checkLength(residual);
+  if (present) checkPresent(passesFor<T>(dtype), present, geometry, input.data);
   return {
     dtype,
+    presence: present?.isUneven ? present.presence : undefined,
     geometry,
     eps,
     dy: gradient.data,

@@ -53,6 +53,13 @@ export type { ProcessGroup } from './group.js';
 export type { BatchNormJSON, FrozenBatchNormJSON, FrozenConfigJSON, NumberJSON, StateJSON } from './json.js';
 export { Moments, type MomentsJSON, type MomentsOptions, type MomentsParts } from './moments.js';
 export type { PassOptions } from './pass.js';
+export {
+  type Missing,
+  maskOf,
+  type Outside,
+  type PresenceOptions,
+  type Weights,
+} from './presence.js';
 export { type Capabilities, capabilities, setThreads, threads } from './runtime.js';
 export type { AnyState, StateDict, StateOptions } from './state.js';
 export { tensor } from './tensor.js';

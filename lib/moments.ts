@@ -4,6 +4,15 @@ import { isObject, rangeError, stateError, typeError } from './errors.js';
 import { isShared, move } from './handover.js';
 import { type NumberJSON, toNumbers, valuesFrom, weightsFrom } from './json.js';
 import { operate, readAsync } from './operations.js';
+import {
+  checkMissing,
+  checkPresent,
+  type Missing,
+  presentPass,
+  type ReadPresence,
+  readPresence,
+  type Weights,
+} from './presence.js';
 import { areCallsUntouched, namesOf, propertiesOf } from './properties.js';
 import { stage, unstage } from './staging.js';
 import { filled, lengthOf } from './typed-array.js';
@@ -31,6 +40,10 @@ export interface MomentsOptions<D extends DType = DType> {
   axis?: number;
   /** What the data must be. Default: either. */
   dtype?: D;
+  /** As {@link PresenceOptions} has them. */
+  weights?: Weights;
+  /** As {@link PresenceOptions} has it; 'impute' is 'skip' here. */
+  missing?: Missing;
 }
 
 /** What {@link Moments.from} takes: one value per channel each. */
@@ -57,8 +70,11 @@ export interface MomentsJSON {
   variance: NumberJSON[];
 }
 
-const optionNames = namesOf(['axis', 'dtype']);
-const asyncOptionNames = namesOf(['axis', 'dtype', 'signal', 'transfer'], areCallsUntouched);
+const optionNames = namesOf(['axis', 'dtype', 'weights', 'missing']);
+const asyncOptionNames = namesOf(
+  ['axis', 'dtype', 'weights', 'missing', 'signal', 'transfer'],
+  areCallsUntouched,
+);
 const partNames = namesOf(['count', 'squares', 'mean', 'variance']);
 const constructorKey = Symbol('Moments');
 const { freeze } = Object;
@@ -132,9 +148,17 @@ export class Moments {
    * console.log(mean, variance); // Float64Array(2) [ 2, 20 ] Float64Array(2) [ 1, 100 ]
    */
   static of<T extends FloatArray>(x: TensorLike<T>, options?: MomentsOptions): Moments {
-    const { input, geometry } = readInput<T>(x, readOptions(options, optionNames));
+    const { input, geometry, present } = readInput<T>(x, readOptions(options, optionNames));
     const { count, mean, variance } = roomFor(geometry);
-    if (input.size > 0) passesFor<T>(input.dtype).moments({ geometry, x: input.data, mean, variance });
+    const passes = passesFor<T>(input.dtype);
+    const pass = { geometry, x: input.data, mean, variance };
+    if (present) checkPresent(passes, present, geometry, input.data);
+    if (present?.isUneven) {
+      const counting = presentPass(pass, present.presence);
+      passes.momentsOfPresent(counting);
+      return new Moments(constructorKey, counting.count, counting.squares, mean, variance);
+    }
+    if (input.size > 0) passes.moments(pass);
     return new Moments(constructorKey, count, copyOf(count), mean, variance);
   }
 
@@ -158,16 +182,22 @@ export class Moments {
     options?: MomentsOptions & AsyncOptions,
   ): Promise<Moments> {
     const { signal, transfer } = readAsync(options);
-    const { input, geometry } = readInput<T>(x, readOptions(options, asyncOptionNames));
+    const { input, geometry, present } = readInput<T>(x, readOptions(options, asyncOptionNames));
     const { data, dtype, size } = input;
     const { count, mean, variance } = roomFor(geometry);
+    const passes = passesFor<T>(dtype);
+    if (present) checkPresent(passes, present, geometry, data);
+    const { presence, isUneven } = present ?? { isUneven: false };
+    const squares = isUneven ? newArray<Float64Array>('float64', geometry.channels) : copyOf(count);
     let source = transfer ? data : stage(data, dtype);
     return operate(
       signal,
       (slot) => {
         if (transfer) source = move('x.data', data, dtype);
-        passesFor<T>(dtype).momentsLater({ geometry, x: source, mean, variance }, slot);
-        return [source, mean, variance];
+        const pass = { geometry, x: source, mean, variance };
+        if (presence && isUneven) passes.momentsOfPresentLater({ ...pass, presence, count, squares }, slot);
+        else passes.momentsLater(pass, slot);
+        return [pass, presence, count, squares];
       },
       () => {
         if (!isShared(source)) unstage(source);
@@ -175,7 +205,7 @@ export class Moments {
           filled(mean, 0);
           filled(variance, 0);
         }
-        return new Moments(constructorKey, count, copyOf(count), mean, variance);
+        return new Moments(constructorKey, count, squares, mean, variance);
       },
     );
   }
@@ -436,12 +466,13 @@ function roomFor({ outer, channels, inner }: Geometry) {
 
 function readInput<T extends FloatArray>(
   x: unknown,
-  { axis = 1, dtype }: MomentsOptions,
-): { input: ReadTensor<T>; geometry: Geometry } {
+  { axis = 1, dtype, weights, missing }: MomentsOptions,
+): { input: ReadTensor<T>; geometry: Geometry; present: ReadPresence | undefined } {
   checkAxis(axis);
   if (dtype !== undefined) checkOneOf('dtype', dtype, ['float32', 'float64']);
   const input = readShape<T>('x', x, dtype);
   const geometry = geometryOf(input, axis);
+  const present = readPresence({ weights, missing: checkMissing(missing) }, input, geometry, axis);
   checkLength(input);
-  return { input, geometry };
+  return { input, geometry, present };
 }

@@ -42,6 +42,8 @@ export const passNames = ['axis', 'eps', 'weight', 'bias', 'activation', 'residu
 export interface ReadPass<T extends FloatArray> {
   input: ReadTensor<T>;
   dtype: DType;
+  /** As it was given; −1 is the last. */
+  axis: number;
   geometry: Geometry;
   eps: number;
   weight: T | undefined;
@@ -70,6 +72,7 @@ export function readPass<T extends FloatArray>(
   return {
     input,
     dtype,
+    axis,
     geometry,
     eps: checkEps(eps),
     weight: perChannel('weight', weight),

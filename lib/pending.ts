@@ -2,6 +2,7 @@
 import { dtypes } from './dtype.js';
 import { stateError, typeError } from './errors.js';
 import { type GradientSums, sumsError } from './gradient-sums.js';
+import type { ReadPresence } from './presence.js';
 import type { Origin } from './statistics.js';
 import { viewOf } from './typed-array.js';
 import type { DType, FloatArray, Tensor } from './types.js';
@@ -72,6 +73,8 @@ export interface Forward<T extends FloatArray> {
   readonly residual: boolean;
   /** What a ReLU after it lets through. */
   readonly mask: Uint8Array | undefined;
+  /** Which values count, where not all of them do alike. */
+  readonly present: ReadPresence | undefined;
 }
 
 /** A result in memory that is used again: the how-manieth. */
@@ -188,6 +191,7 @@ interface Through<T extends FloatArray> {
   readonly out: T | undefined;
   readonly sums: GradientSums | undefined;
   readonly wantsInput: boolean;
+  readonly weightsGrad: boolean;
 }
 
 /**
@@ -199,12 +203,14 @@ interface Through<T extends FloatArray> {
  */
 export function checkForward<T extends FloatArray>(
   forward: Forward<T>,
-  { gradient, out, sums, wantsInput }: Through<T>,
+  { gradient, out, sums, wantsInput, weightsGrad }: Through<T>,
   arrays: NamedArrays,
 ): Known<T> {
   const { x, fingerprint, source } = forward;
   if (sums !== undefined && forward.origin === 'running')
     throw typeError('sums', 'be left out in evaluation', sums);
+  if (weightsGrad && forward.present?.given === undefined)
+    throw typeError('weightsGrad', 'be left out behind a forward without weights', weightsGrad);
   if (forward.origin === 'moments' && wantsInput && sums === undefined) throw sumsError();
   if (x === undefined)
     throw stateError(

@@ -46,6 +46,9 @@ export function areCallsUntouched(): boolean {
     'of' in objectPrototype ||
     'accumulate' in objectPrototype ||
     'retain' in objectPrototype ||
+    'weights' in objectPrototype ||
+    'outside' in objectPrototype ||
+    'weightsGrad' in objectPrototype ||
     'signal' in objectPrototype ||
     'transfer' in objectPrototype
   );
@@ -72,6 +75,7 @@ function areAllUntouched(): boolean {
       'trackRunningStats' in objectPrototype ||
       'reuse' in objectPrototype ||
       'singleValue' in objectPrototype ||
+      'missing' in objectPrototype ||
       'convention' in objectPrototype ||
       'momentum' in objectPrototype ||
       'group' in objectPrototype ||

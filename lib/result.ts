@@ -25,15 +25,17 @@ export function gradientsOf<T extends FloatArray>(
   dWeight: T | undefined,
   dBias: T | undefined,
   dResidual: T | undefined,
+  dWeights?: FloatArray,
 ): LayerGradients<T> {
   // What nearly everybody asks for, as a literal: spreads cost as much as a small batch norm, and an assignment would be the
   // business of a setter that somebody has put on Object.prototype.
-  if (dx && dWeight && dBias && !dResidual) return { dx: { data: dx, shape }, dWeight, dBias };
+  if (dx && dWeight && dBias && !dResidual && !dWeights) return { dx: { data: dx, shape }, dWeight, dBias };
   return {
     ...(dx && { dx: { data: dx, shape } }),
     ...(dWeight && { dWeight }),
     ...(dBias && { dBias }),
     ...(dResidual && { dResidual: { data: dResidual, shape: shapeOf(shape) } }),
+    ...(dWeights && { dWeights }),
   };
 }
 

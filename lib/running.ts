@@ -54,19 +54,28 @@ export class RunningStatistics {
 
   /** The same of statistics whose values may have weights, or differ in number from channel to channel. */
   updateFrom(moments: Moments): void {
-    const { mean, variance } = moments;
-    const count = evenCountOf(moments);
-    if (count !== undefined || !this.#unbiased) {
-      this.update(count ?? 1, mean, variance);
+    const even = evenCountOf(moments);
+    if (even !== undefined) {
+      this.update(even, moments.mean, moments.variance);
       return;
     }
+    const { count } = moments;
     const unbiased = moments.unbiasedVariance();
+    const mean = copyAs<Float64Array>('float64', moments.mean);
+    const variance = copyAs<Float64Array>('float64', this.#unbiased ? unbiased : moments.variance);
     const before = copyAs<Float64Array>('float64', this.variance);
-    // A channel that has no unbiased variance keeps what it had.
-    const isKept = (c: number) => Number.isNaN(unbiased[c]) && !Number.isNaN(variance[c]);
-    const taken = copyAs<Float64Array>('float64', unbiased);
-    for (let c = 0; c < this.#channels; c++) if (isKept(c)) taken[c] = before[c];
-    this.#take(1, mean, taken, false);
+    // A channel of one value keeps its variance, and one of none all that it has.
+    const isKept = (c: number) => Number.isNaN(unbiased[c]) && !Number.isNaN(moments.variance[c]);
+    let empty = 0;
+    for (let c = 0; c < this.#channels; c++) {
+      if (isKept(c)) variance[c] = before[c];
+      if (count[c] > 0) continue;
+      // What is not finite is left out.
+      mean[c] = Number.NaN;
+      empty++;
+    }
+    this.#take(1, mean, variance, false);
+    this.rejectedUpdates -= empty;
     for (let c = 0; c < this.#channels; c++) if (isKept(c)) this.variance[c] = before[c];
   }
 

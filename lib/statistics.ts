@@ -1,7 +1,16 @@
 // Where the statistics of a forward come from, and the sums of the backward behind it: from x alone, from a caller who has them of all
 // parts of the batch, from the members of a group, or, of the statistics, from the running ones.
 import { checkRunning, type ForwardCall, type LayerFacts } from './arguments.js';
-import type { BackwardPass, GradInputPass, MomentsPass, Passes, Sums } from './backend/backend.js';
+import type {
+  BackwardPass,
+  GradInputPass,
+  MomentsOfPresentPass,
+  MomentsPass,
+  Passes,
+  Presence,
+  Slot,
+  Sums,
+} from './backend/backend.js';
 import { oneValuePerChannelError } from './errors.js';
 import { Exchange } from './exchange.js';
 import { newSums } from './gradient-sums.js';
@@ -9,9 +18,10 @@ import { checkKept } from './handover.js';
 import { evenCountOf, type Moments, momentsOf } from './moments.js';
 import { operate } from './operations.js';
 import type { Forward, Held, HeldSets } from './pending.js';
-import { copyInto, lengthOf } from './typed-array.js';
+import { presentPass } from './presence.js';
+import { copyInto, filled, lengthOf } from './typed-array.js';
 import type { ArrayOf, DType, FloatArray } from './types.js';
-import { checkVaries, copyOf } from './validate.js';
+import { checkVaries, copyOf, newArray } from './validate.js';
 
 /** Whose statistics a forward normalizes with: the running ones, those of x, those of `moments`, or those of a group. */
 export type Origin = 'running' | 'x' | 'moments' | 'group';
@@ -78,8 +88,10 @@ export class Statistics<D extends DType> {
   }
 
   /** Whether they take a pass of their own over x: where they decide whether anything may be written, and what. */
-  takePass({ origin }: ForwardCall<ArrayOf<D>>): boolean {
-    return origin === 'group' || (origin === 'x' && this.#layer.config.eps === 0);
+  takePass({ origin, present }: ForwardCall<ArrayOf<D>>): boolean {
+    return (
+      origin === 'group' || (origin === 'x' && (this.#layer.config.eps === 0 || present?.isUneven === true))
+    );
   }
 
   /** Puts them into `held`, but for those that the pass finds. */
@@ -87,6 +99,11 @@ export class Statistics<D extends DType> {
     if (call.origin === 'running') return this.#running(held);
     if (call.whole !== undefined) return this.#partOf(call.whole, 'moments', held);
     if (!this.takePass(call)) return fused;
+    if (call.present?.isUneven) {
+      const pass = presentPass(this.#pass(call, call.input.data, held), call.present.presence);
+      this.#passes.momentsOfPresent(pass);
+      return this.#ofPresent(call, momentsOf(pass), held);
+    }
     this.#passes.moments(this.#pass(call, call.input.data, held));
     return this.#exchange !== undefined && call.origin === 'group'
       ? this.#together(call, this.#exchange.moments(call.geometry, held), held)
@@ -104,6 +121,19 @@ export class Statistics<D extends DType> {
     signal: AbortSignal | undefined,
     take: () => ArrayOf<D>,
   ): Promise<Found> {
+    const { present } = call;
+    if (present?.isUneven) {
+      let pass: MomentsOfPresentPass<ArrayOf<D>>;
+      return operate(
+        signal,
+        (slot) => {
+          pass = presentPass(this.#pass(call, take(), held), present.presence);
+          this.#passes.momentsOfPresentLater(pass, slot);
+          return pass;
+        },
+        () => this.#ofPresent(call, momentsOf(pass), held),
+      );
+    }
     await operate(
       signal,
       (slot) => {
@@ -156,6 +186,22 @@ export class Statistics<D extends DType> {
     return { given, exchange: origin === 'group' ? this.#exchange : undefined, count };
   }
 
+  /** What the backward behind a forward has where not all values count alike; undefined where they do. */
+  presentOf(
+    { present, geometry, count }: Forward<ArrayOf<D>>,
+    given: Sums | undefined,
+    weightsGrad: boolean,
+  ): PresentBackward | undefined {
+    if (!present?.isUneven) return undefined;
+    const { outer, channels, inner } = geometry;
+    return {
+      presence: present.presence,
+      given,
+      counts: typeof count === 'number' ? filled(newArray<Float64Array>('float64', channels), count) : count,
+      dWeights: weightsGrad ? newArray('float64', outer * inner) : undefined,
+    };
+  }
+
   #pass({ geometry }: ForwardCall<ArrayOf<D>>, x: ArrayOf<D>, held: Held<ArrayOf<D>>) {
     return { geometry, x, mean: held.mean, variance: held.variance };
   }
@@ -173,6 +219,36 @@ export class Statistics<D extends DType> {
     copyInto(mean, whole.mean);
     copyInto(variance, whole.variance);
     return { origin, whole, isFused: false };
+  }
+
+  /** What is to be done with the statistics of what counts. */
+  #ofPresent({ input }: ForwardCall<ArrayOf<D>>, whole: Moments, held: Held<ArrayOf<D>>): Found {
+    const { running, channels, config } = this.#layer;
+    const { count, squares } = whole;
+    let hasValues = false;
+    let hasMany = false;
+    for (let channel = 0; channel < channels; channel++) {
+      hasValues ||= count[channel] > 0;
+      hasMany ||= count[channel] * count[channel] > squares[channel];
+    }
+    if (hasValues && !hasMany && config.singleValue === 'throw')
+      throw oneValuePerChannelError(input.shape, true);
+    if (!hasMany && running !== undefined) return this.#running(held);
+    if (hasValues && !hasMany) throw oneValuePerChannelError(input.shape, false);
+    this.#fallBack(whole, held);
+    return { origin: hasMany ? 'x' : 'running', whole: hasMany ? whole : undefined, isFused: false };
+  }
+
+  /** Statistics in which a channel may have no value: there y is as in evaluation, or the bias where there is none. */
+  #fallBack(whole: Moments, { mean, variance }: Held<ArrayOf<D>>): void {
+    const { running, channels, config } = this.#layer;
+    if (running !== undefined) checkRunning(running, channels);
+    for (let channel = 0; channel < channels; channel++) {
+      const isThere = whole.count[channel] > 0;
+      mean[channel] = isThere ? whole.mean[channel] : (running?.mean[channel] ?? 0);
+      variance[channel] = isThere ? whole.variance[channel] : (running?.variance[channel] ?? Infinity);
+    }
+    if (config.eps === 0) checkVaries(variance);
   }
 
   #alone({ variance }: Held<ArrayOf<D>>): Found {
@@ -205,6 +281,80 @@ export function findOwn<T extends FloatArray>(passes: Passes<T>, eps: number, pa
   passes.moments(pass);
   checkVaries(pass.variance);
   return false;
+}
+
+/** What a backward behind values of which not all count alike has beside its pass. */
+export interface PresentBackward {
+  readonly presence: Presence;
+  /** Those of all parts, where x is one of them. */
+  readonly given: Sums | undefined;
+  /** Of what counts, per channel and of all parts. */
+  readonly counts: Float64Array;
+  /** For each position, where they are asked for. */
+  readonly dWeights: Float64Array | undefined;
+}
+
+/** The steps of such a backward pass, each of which `now` or `later` computes. */
+function presentSteps<T extends FloatArray>(
+  pass: BackwardPass<T>,
+  { presence, given, counts, dWeights }: PresentBackward,
+) {
+  const { dx, dBias, dResidual, training } = pass;
+  const { channels } = pass.geometry;
+  const own = newSums(channels);
+  const sumBias = presence.impute && dBias ? newArray<Float64Array>('float64', channels) : undefined;
+  const sums = given ?? own;
+  return {
+    sums: { ...pass, presence, sums: own, sumBias },
+    // In evaluation statistics are constants, which no weight changes.
+    weights: dWeights && training ? { ...pass, presence, sums, counts, dWeights } : undefined,
+    input:
+      dx || dResidual ? { ...pass, presence, sums, counts: training ? counts : undefined, dx } : undefined,
+    /** Before dx may take the place of dy; after all sums. */
+    writeParameters(passes: Passes<T>): void {
+      gradParameters(passes, pass, own);
+      if (dBias && sumBias) copyInto(dBias, sumBias);
+    },
+  };
+}
+
+/** {@link throughForward} behind values of which not all count alike. */
+export function throughPresent<T extends FloatArray>(
+  passes: Passes<T>,
+  pass: BackwardPass<T>,
+  beside: PresentBackward,
+): void {
+  const { sums, weights, input, writeParameters } = presentSteps(pass, beside);
+  passes.gradSumsOfPresent(sums);
+  if (weights) passes.gradWeights(weights);
+  writeParameters(passes);
+  if (input) passes.gradInputOfPresent(input);
+}
+
+/** {@link throughPresent} off the event loop; `take` gives the pass, when its turn has come. */
+export async function throughPresentLater<T extends FloatArray, R>(
+  passes: Passes<T>,
+  beside: PresentBackward,
+  signal: AbortSignal | undefined,
+  take: () => BackwardPass<T>,
+  finish: () => R,
+): Promise<R> {
+  let steps: ReturnType<typeof presentSteps<T>> | undefined;
+  const step = (compute: (steps: ReturnType<typeof presentSteps<T>>, slot: Slot) => unknown) =>
+    operate(
+      signal,
+      (slot) => {
+        steps ??= presentSteps(take(), beside);
+        compute(steps, slot);
+        return [steps, beside];
+      },
+      () => undefined,
+    );
+  await step((all, slot) => passes.gradSumsOfPresentLater(all.sums, slot));
+  if (steps?.weights) await step((all, slot) => all.weights && passes.gradWeightsLater(all.weights, slot));
+  if (steps?.input) await step((all, slot) => all.input && passes.gradInputOfPresentLater(all.input, slot));
+  steps?.writeParameters(passes);
+  return finish();
 }
 
 /** A backward pass at once. */

@@ -10,6 +10,19 @@
 namespace batchnorm {
 namespace {
 
+template <typename T>
+const auto& normalize_of(const Kernels<T>& kernels, const Epilogue<T>& epilogue) {
+  return kernels.normalize[epilogue.residual != nullptr][epilogue.activation];
+}
+
+/// What normalizes x with coefficients and an epilogue.
+template <typename T>
+auto normalizer(const Execution& execution, const Tiling<T>& tiling, Stores stores, const T* x, T* y,
+                const Normalization<const T>& c, Epilogue<T> epilogue, unsigned char* mask) {
+  return Writer(execution, normalize_of(kernels_of<T>(*execution.kernels), epilogue), tiling.layout(), stores,
+                NormalizeWork<T>{{}, x, epilogue.residual, {mask, 0}, y, c.mean, c.scale, c.offset});
+}
+
 /// Writes a whole tensor, forwards.
 template <typename T, typename Writer>
 void write_all(const WritePlan& plan, const Tiling<T>& tiling, const Writer& writer) {

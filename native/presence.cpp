@@ -95,18 +95,6 @@ struct PresentPartials {
   double* sums[4];
 };
 
-/// Sums in double need nothing in between.
-struct NoAccumulators {
-  template <typename... Arguments>
-  NoAccumulators(Arguments&&...) {}
-  template <typename... Arguments>
-  int begin(Arguments&&...) const {
-    return 0;
-  }
-  template <typename Kernels>
-  void collect(const Kernels&, Range, Range, const PresentPartials&) const {}
-};
-
 /// Channels of which channels-first kernels keep the lanes of all sums together.
 constexpr size_t kTogether = 16;
 
@@ -139,26 +127,21 @@ void sum_span(const Kernels<T>& kernels, const Partition<T>& partition, const Sp
 template <typename T>
 class PresentMomentSums {
  public:
-  using Accumulators = NoAccumulators;
-  using Partials = PresentPartials;
-
   PresentMomentSums(Scratch& scratch, const Execution& execution, const Partition<T>& partition,
-                    const Weights<T>& weights, const T* x, bool missing)
+                    const Weights<T>& weights, const T* x, bool missing, Statistics to)
       : table_(*execution.kernels),
         kernels_(kernels_of<T>(*execution.kernels)),
         partition_(partition),
         weights_(weights),
         chunks_(take_chunks(scratch, partition)),
         x_(x),
-        missing_(missing) {
+        missing_(missing),
+        to_(to) {
     const size_t places = partition.shape().channels * partition.columns_of_channel();
     for (double*& kind : merged_) kind = scratch.take<double>(places);
   }
 
-  void ask_for(size_t, Range) const {}
-
-  template <typename Add>
-  void sum(size_t chunk, Range channels, int, const Partials& partials, Add) const {
+  void sum(size_t chunk, Range channels, const PresentPartials& partials) const {
     const Span& span = chunks_[chunk];
     if (partition_.layout() == kChannelsLast) channels.end = std::min(channels.end, span.length);
     if (channels.begin >= channels.end) return;
@@ -190,14 +173,9 @@ class PresentMomentSums {
     std::fill_n(partials.sums[3] + at, channels.end - channels.begin, squares);
   }
 
-  void check(Range, Range, const Partials&) const {}
-  /// sum() calls the kernels itself.
-  template <typename Work>
-  void add(const Work&) const {}
-
   /// Of channels [begin, end) of the tensor, the chunks in their order, and the columns of a channel in
   /// theirs.
-  void merge(Range channels, const Partials& partials, Statistics to) const {
+  void merge(Range channels, const PresentPartials& partials) const {
     const size_t columns = partition_.columns_of_channel();
     const Range places = places_of(partition_, channels);
     for (double* kind : merged_) std::fill(kind + places.begin, kind + places.end, 0.0);
@@ -219,10 +197,10 @@ class PresentMomentSums {
       }
       const PresentStatistics of = merged(first);
       const bool counts = *of.weight > 0;
-      to.count[channel] = *of.weight;
-      to.squares[channel] = *of.squares;
-      to.mean[channel] = counts ? *of.reference + *of.mean : 0;
-      to.variance[channel] = counts ? *of.deviations / *of.weight : 0;
+      to_.count[channel] = *of.weight;
+      to_.squares[channel] = *of.squares;
+      to_.mean[channel] = counts ? *of.reference + *of.mean : 0;
+      to_.variance[channel] = counts ? *of.deviations / *of.weight : 0;
     }
   }
 
@@ -271,6 +249,7 @@ class PresentMomentSums {
   const Span* chunks_;
   const T* x_;
   bool missing_;
+  Statistics to_;
   /// Weights, their squares, references, means, deviations.
   double* merged_[5];
 };
@@ -301,9 +280,6 @@ class PresentWriter {
     work.present = weights_.work(at);
     kernel_(work);
   }
-  /// Plans of these passes have nothing beside.
-  template <typename Sums>
-  void stream_beside(Tile, size_t, size_t, const Sums&) const {}
   void finish() const {
     if (all_.streams) fence_();
   }
@@ -342,13 +318,13 @@ bool writes_plain(const Presence& presence) {
   return !presence.impute && !presence.zero;
 }
 
-/// What follows the statistics of channels in a forward pass: coefficients, and a writer.
+/// What a forward pass that is not plain writes with.
 template <typename T>
 struct PresentForward {
   PresentForward(Scratch& scratch, const Execution& execution, const Tiling<T>& tiling, Stores stores,
                  const Forward<T>& pass, const Presence& presence)
       : kernels(kernels_of<T>(*execution.kernels)),
-        weights(scratch, tiling, presence, !writes_plain(presence)),
+        weights(scratch, tiling, presence, true),
         coefficients{scratch.take<T>(padded_width(tiling)), scratch.take<T>(padded_width(tiling)),
                      scratch.take<T>(padded_width(tiling))},
         bias(scratch.take<T>(padded_width(tiling))),
@@ -385,24 +361,24 @@ struct PresentForward {
   const bool streams;
 };
 
-/// Puts what takes their place where nothing counts.
-void fall_back(Range channels, const Fallback& fallback, const Statistics& statistics) {
-  for (size_t channel = channels.begin; channel < channels.end; channel++) {
-    if (statistics.count[channel] > 0) continue;
-    statistics.mean[channel] = fallback.mean ? fallback.mean[channel] : 0;
-    statistics.variance[channel] =
-        fallback.mean ? fallback.variance[channel] : std::numeric_limits<double>::infinity();
-  }
-}
-
-/// Of the sums alone.
-template <typename T, typename Sums, typename Merge>
+/// Sums of all chunks, then merge(channels).
+template <typename T, typename Sums>
 void sum_all(Scratch& scratch, const Execution& execution, const Partition<T>& partition, size_t summed,
-             const Sums& sums, Merge merge) {
+             const Sums& sums) {
+  const size_t width = partition.width();
+  const size_t channels = partition.shape().channels;
   const Plan plan = plan_of(execution, partition, {summed, false, false, false});
-  using Nothing = Writer<NormalizeWork<T>, MomentsWork<T>>;
-  sum_settle_write(scratch, kernels_of<T>(*execution.kernels), plan, partition, sums, merge,
-                   static_cast<const Nothing*>(nullptr));
+  const PresentPartials partials(scratch, partition.chunks(), round_up(width, kLanes<T>));
+  const size_t values = partition.values(partition.chunk(0), 0);
+  const size_t group = partition.layout() == kChannelsLast
+                           ? std::min(width, kBlockColumns)
+                           : std::clamp<size_t>(kBlockBytes / (sizeof(T) * values), 1, width);
+  const size_t groups = divide_up(width, group);
+  work(plan.crew, partition.chunks() * groups,
+       [&](size_t task, size_t) { sums.sum(task / groups, part(width, group, task % groups), partials); });
+  const size_t settled = std::max<size_t>(64, divide_up(channels, 4 * plan.crew.threads));
+  work(plan.crew, divide_up(channels, settled),
+       [&](size_t task, size_t) { sums.merge(part(channels, settled, task), partials); });
 }
 
 void clear(size_t channels, const Statistics& statistics) {
@@ -438,7 +414,7 @@ class PresentBackward {
   const unsigned char* find_mask(const Execution& execution, const Presence& presence, T* room) {
     if (pass_.epilogue.activation == kIdentity || !pass_.epilogue.residual) return nullptr;
     own_mask_.reset(new unsigned char[mask_bytes(pass_.shape.size())]);
-    forward_inference<T>(
+    infer_present<T>(
         execution,
         {pass_.shape, pass_.eps, pass_.x, room, pass_.weight, pass_.bias, pass_.epilogue, own_mask_.get()},
         presence, pass_.mean, pass_.variance);
@@ -464,9 +440,6 @@ class PresentBackward {
 template <typename T>
 class PresentGradSums {
  public:
-  using Accumulators = NoAccumulators;
-  using Partials = PresentPartials;
-
   PresentGradSums(PresentBackward<T>& backward, const Kernels<T>& kernels, const Partition<T>& partition,
                   const Backward<T>& pass, GradientSums to, double* bias)
       : kernels_(kernels),
@@ -481,10 +454,7 @@ class PresentGradSums {
     centre_ = centre;
   }
 
-  void ask_for(size_t, Range) const {}
-
-  template <typename Add>
-  void sum(size_t chunk, Range channels, int, const Partials& partials, Add) const {
+  void sum(size_t chunk, Range channels, const PresentPartials& partials) const {
     const Span& span = chunks_[chunk];
     if (partition_.layout() == kChannelsLast) channels.end = std::min(channels.end, span.length);
     if (channels.begin >= channels.end) return;
@@ -511,12 +481,7 @@ class PresentGradSums {
              });
   }
 
-  void check(Range, Range, const Partials&) const {}
-  /// sum() calls the kernels itself.
-  template <typename Work>
-  void add(const Work&) const {}
-
-  void merge(Range channels, const Partials& partials) const {
+  void merge(Range channels, const PresentPartials& partials) const {
     const size_t columns = partition_.columns_of_channel();
     const Range places = places_of(partition_, channels);
     for (size_t kind = 0; kind < 3; kind++) {
@@ -547,57 +512,19 @@ class PresentGradSums {
 }  // namespace
 
 template <typename T>
-void moments(const Execution& execution, Shape shape, const T* x, const Presence& presence,
-             Statistics statistics) {
+void moments_of_present(const Execution& execution, Shape shape, const T* x, const Presence& presence,
+                        Statistics statistics) {
   if (shape.size() == 0) return clear(shape.channels, statistics);
   Scratch scratch;
   const Partition<T> partition(tiling_of_sums<T>(shape, presence));
   const Weights<T> weights(scratch, partition, presence, false);
-  const PresentMomentSums<T> sums(scratch, execution, partition, weights, x, presence.missing);
-  sum_all(scratch, execution, partition, 1, sums, [&](Range channels, const PresentPartials& partials) {
-    sums.merge(channels, partials, statistics);
-  });
+  const PresentMomentSums<T> sums(scratch, execution, partition, weights, x, presence.missing, statistics);
+  sum_all(scratch, execution, partition, 1, sums);
 }
 
 template <typename T>
-void forward_training(const Execution& execution, const Forward<T>& pass, const Presence& presence,
-                      Fallback fallback, Statistics statistics) {
-  const Shape& shape = pass.shape;
-  if (shape.size() == 0) return clear(shape.channels, statistics);
-  const Range all = {0, shape.channels};
-  const Partition<T> partition(tiling_of_sums<T>(shape, presence));
-  if (partition.layout() == kChannelsLast) {
-    // Sums are complete when all has been read, so that nothing would be near enough to be written beside.
-    moments<T>(execution, shape, pass.x, presence, statistics);
-    fall_back(all, fallback, statistics);
-    return forward_inference<T>(execution, pass, presence, statistics.mean, statistics.variance);
-  }
-  Scratch scratch;
-  const Kernels<T>& kernels = kernels_of<T>(*execution.kernels);
-  const Plan plan = plan_of(execution, partition, {1, true, pass.x == pass.y, false});
-  const PresentForward<T> forward(scratch, execution, partition, plan.stores, pass, presence);
-  const PresentMomentSums<T> sums(scratch, execution, partition, forward.weights, pass.x, presence.missing);
-  const SettleNormalization<T> settle = {kernels,         partition,           pass.eps,
-                                         statistics.mean, statistics.variance, pass.weight,
-                                         pass.bias,       forward.coefficients};
-  const auto merge_and_settle = [&](Range channels, const PresentPartials& partials) {
-    sums.merge(channels, partials, statistics);
-    fall_back(channels, fallback, statistics);
-    settle(channels);
-  };
-  clear_mask(pass.mask, pass.y, shape.size());
-  if (writes_plain(presence)) {
-    const auto writer = normalizer<T>(execution, partition, plan.stores, pass.x, pass.y, forward.coefficients,
-                                      pass.epilogue, pass.mask);
-    return sum_settle_write(scratch, kernels, plan, partition, sums, merge_and_settle, &writer);
-  }
-  const auto writer = forward.writer(execution, partition, pass);
-  sum_settle_write(scratch, kernels, plan, partition, sums, merge_and_settle, &writer);
-}
-
-template <typename T>
-void forward_inference(const Execution& execution, const Forward<T>& pass, const Presence& presence,
-                       const double* mean, const double* variance) {
+void infer_present(const Execution& execution, const Forward<T>& pass, const Presence& presence,
+                   const double* mean, const double* variance) {
   if (writes_plain(presence)) return forward_inference<T>(execution, pass, mean, variance);
   const Shape& shape = pass.shape;
   if (shape.size() == 0) return;
@@ -612,8 +539,8 @@ void forward_inference(const Execution& execution, const Forward<T>& pass, const
 }
 
 template <typename T>
-void grad_sums(const Execution& execution, const Backward<T>& pass, const Presence& presence, T* residual,
-               GradientSums sums, double* bias) {
+void grad_sums_of_present(const Execution& execution, const Backward<T>& pass, const Presence& presence,
+                          T* residual, GradientSums sums, double* bias) {
   const size_t channels = pass.shape.channels;
   if (pass.shape.size() == 0) {
     for (double* array : {sums.dy, sums.dy_xc, bias})
@@ -624,13 +551,12 @@ void grad_sums(const Execution& execution, const Backward<T>& pass, const Presen
   PresentBackward<T> backward(execution, partition, pass, presence, residual);
   const PresentGradSums<T> all(backward, kernels_of<T>(*execution.kernels), partition, pass, sums,
                                presence.impute ? bias : nullptr);
-  sum_all(backward.scratch, execution, partition, 2, all,
-          [&](Range some, const PresentPartials& partials) { all.merge(some, partials); });
+  sum_all(backward.scratch, execution, partition, 2, all);
 }
 
 template <typename T>
-void grad_input(const Execution& execution, const Backward<T>& pass, const Presence& presence,
-                GradientSums sums, const double* count, T* dx, T* residual) {
+void grad_input_of_present(const Execution& execution, const Backward<T>& pass, const Presence& presence,
+                           GradientSums sums, const double* count, T* dx, T* residual) {
   const Shape& shape = pass.shape;
   if (shape.size() == 0) return;
   const Kernels<T>& kernels = kernels_of<T>(*execution.kernels);
@@ -724,18 +650,16 @@ size_t find_missing(Shape shape, const T* x, const double* weights) {
   return shape.size();
 }
 
-#define INSTANCES(T)                                                                                      \
-  template void forward_training<T>(const Execution&, const Forward<T>&, const Presence&, Fallback,       \
-                                    Statistics);                                                          \
-  template void moments<T>(const Execution&, Shape, const T*, const Presence&, Statistics);               \
-  template void forward_inference<T>(const Execution&, const Forward<T>&, const Presence&, const double*, \
-                                     const double*);                                                      \
-  template void grad_sums<T>(const Execution&, const Backward<T>&, const Presence&, T*, GradientSums,     \
-                             double*);                                                                    \
-  template void grad_input<T>(const Execution&, const Backward<T>&, const Presence&, GradientSums,        \
-                              const double*, T*, T*);                                                     \
-  template void grad_weights<T>(const Execution&, const Backward<T>&, const Presence&, GradientSums,      \
-                                const double*, double*);                                                  \
+#define INSTANCES(T)                                                                                   \
+  template void moments_of_present<T>(const Execution&, Shape, const T*, const Presence&, Statistics); \
+  template void infer_present<T>(const Execution&, const Forward<T>&, const Presence&, const double*,  \
+                                 const double*);                                                       \
+  template void grad_sums_of_present<T>(const Execution&, const Backward<T>&, const Presence&, T*,     \
+                                        GradientSums, double*);                                        \
+  template void grad_input_of_present<T>(const Execution&, const Backward<T>&, const Presence&,        \
+                                         GradientSums, const double*, T*, T*);                         \
+  template void grad_weights<T>(const Execution&, const Backward<T>&, const Presence&, GradientSums,   \
+                                const double*, double*);                                               \
   template size_t find_missing<T>(Shape, const T*, const double*);
 INSTANCES(float)
 INSTANCES(double)

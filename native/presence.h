@@ -33,37 +33,26 @@ struct Statistics {
   double* variance;
 };
 
-/// What normalizes channels in which nothing counts; nullptr (both) for y = bias.
-struct Fallback {
-  const double* mean;
-  const double* variance;
-};
-
-/// forward_training. mean and variance are those that have been used: of channels without weight the
-/// fallback's, or 0 and infinity.
+/// The statistics of what counts.
 template <typename T>
-void forward_training(const Execution& execution, const Forward<T>& pass, const Presence& presence,
-                      Fallback fallback, Statistics statistics);
-
-template <typename T>
-void moments(const Execution& execution, Shape shape, const T* x, const Presence& presence,
-             Statistics statistics);
+void moments_of_present(const Execution& execution, Shape shape, const T* x, const Presence& presence,
+                        Statistics statistics);
 
 /// forward_inference, of which only `impute` and `zero` make another pass.
 template <typename T>
-void forward_inference(const Execution& execution, const Forward<T>& pass, const Presence& presence,
-                       const double* mean, const double* variance);
+void infer_present(const Execution& execution, const Forward<T>& pass, const Presence& presence,
+                   const double* mean, const double* variance);
 
 /// grad_sums. `bias`: with `impute` the gradient of the bias in double, or nullptr.
 template <typename T>
-void grad_sums(const Execution& execution, const Backward<T>& pass, const Presence& presence, T* residual,
-               GradientSums sums, double* bias);
+void grad_sums_of_present(const Execution& execution, const Backward<T>& pass, const Presence& presence,
+                          T* residual, GradientSums sums, double* bias);
 
 /// grad_input, of sums over `count` of weight per channel; 0 where mean and variance carry no gradient, as
 /// all of nullptr.
 template <typename T>
-void grad_input(const Execution& execution, const Backward<T>& pass, const Presence& presence,
-                GradientSums sums, const double* count, T* dx, T* residual);
+void grad_input_of_present(const Execution& execution, const Backward<T>& pass, const Presence& presence,
+                           GradientSums sums, const double* count, T* dx, T* residual);
 
 /// The gradients of presence.weights, which is there.
 template <typename T>

@@ -157,8 +157,6 @@ class CompensatedSum {
 template <typename T>
 class MomentSums {
  public:
-  using Accumulators = batchnorm::Accumulators<T>;
-  using Partials = batchnorm::Partials<T>;
   MomentSums(Scratch& scratch, const Execution& execution, const Partition<T>& partition, const T* x)
       : kernels_(kernels_of<T>(*execution.kernels)),
         partition_(partition),
@@ -182,7 +180,8 @@ class MomentSums {
 
   /// Adds up channels [begin, end) < width of one chunk: add(work) does each tile.
   template <typename Add>
-  void sum(size_t chunk, Range channels, const LaneSums<T>& sums, const Partials& partials, Add add) const {
+  void sum(size_t chunk, Range channels, const LaneSums<T>& sums, const Partials<T>& partials,
+           Add add) const {
     const Span& span = chunks_[chunk];
     if (partition_.layout() == kChannelsLast) channels.end = std::min(channels.end, span.length);
     if (channels.begin >= channels.end) return;
@@ -200,7 +199,7 @@ class MomentSums {
   }
 
   /// What is to be done when the partials of channels of some chunks are there.
-  void check(Range chunks, Range channels, const Partials& partials) const {
+  void check(Range chunks, Range channels, const Partials<T>& partials) const {
     for (size_t chunk = chunks.begin; chunk < chunks.end; chunk++) {
       const Span& span = chunks_[chunk];
       Range summed = channels;
@@ -223,7 +222,7 @@ class MomentSums {
 
   /// Mean and biased variance of channels [begin, end) of the tensor: the chunks in their order, all with
   /// reference to the shift of the first.
-  void merge(Range channels, const Partials& partials, double* mean, double* variance) const {
+  void merge(Range channels, const Partials<T>& partials, double* mean, double* variance) const {
     const Range places = places_of(partition_, channels);
     for (size_t place = places.begin; place < places.end; place++) {
       reference_sums_[place] = 0;
@@ -385,8 +384,6 @@ class MomentSums {
 template <typename T>
 class GradSums {
  public:
-  using Accumulators = batchnorm::Accumulators<T>;
-  using Partials = batchnorm::Partials<T>;
   GradSums(Scratch& scratch, const Execution& execution, const Partition<T>& partition, const T* dy,
            const T* x, Gate gate, unsigned char* mask, Normalization<const T> coefficients, GradientSums to)
       : kernels_(kernels_of<T>(*execution.kernels)),
@@ -404,7 +401,7 @@ class GradSums {
 
   /// Adds up channels [begin, end) < width of one chunk: add(work) does each tile.
   template <typename Add>
-  void sum(size_t chunk, Range channels, const LaneSums<T>& sums, const Partials&, Add add) const {
+  void sum(size_t chunk, Range channels, const LaneSums<T>& sums, const Partials<T>&, Add add) const {
     const Span& span = chunks_[chunk];
     const Normalization<const T> c = coefficients_.from(channels.begin);
     size_t before = 0;
@@ -422,12 +419,12 @@ class GradSums {
                              });
   }
 
-  void check(Range, Range, const Partials&) const {}
+  void check(Range, Range, const Partials<T>&) const {}
 
   void add(const GradSumsWork<T>& work) const { pass_(work); }
 
   /// The sums of channels [begin, end) of the tensor, the chunks in their order.
-  void merge(Range channels, const Partials& partials) const {
+  void merge(Range channels, const Partials<T>& partials) const {
     for (size_t channel = channels.begin; channel < channels.end; channel++) {
       to_.dy[channel] = 0;
       to_.dy_xc[channel] = 0;

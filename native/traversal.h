@@ -105,8 +105,8 @@ void write_groups(Scratch& scratch, const Kernels<T>& kernels, const Plan& plan,
   const size_t group = plan.group;
   /// What a thread works with.
   struct Worker {
-    typename Sums::Accumulators accumulators;
-    typename Sums::Partials partials;
+    Accumulators<T> accumulators;
+    Partials<T> partials;
     Range unwritten;
   };
   Worker* const workers = scratch.take<Worker>(crew.threads);
@@ -145,7 +145,7 @@ void write_groups(Scratch& scratch, const Kernels<T>& kernels, const Plan& plan,
         sums.ask_for(chunk + 1, channels);
       else if (channels.end + count <= shape.channels)
         sums.ask_for(0, {channels.end, channels.end + count});
-      const auto lanes = own.accumulators.begin(chunk, chunk, channels, own.partials);
+      const LaneSums<T> lanes = own.accumulators.begin(chunk, chunk, channels, own.partials);
       sums.sum(chunk, channels, lanes, own.partials, [&](const auto& work) {
         if (own.unwritten.end == 0) return sums.add(work);
         visit_next(place, own.unwritten, straight_ahead(0), [&](Tile tile, size_t at, size_t channel) {
@@ -182,16 +182,15 @@ void write_after_all(Scratch& scratch, const Kernels<T>& kernels, const Plan& pl
   const size_t channels_of_all = partition.shape().channels;
   const Crew& crew = plan.crew;
   const size_t groups = divide_up(width, plan.group);
-  using Accumulators = typename Sums::Accumulators;
-  const typename Sums::Partials partials(scratch, chunks, round_up(width, kLanes<T>));
-  auto* const workers = scratch.take<Accumulators>(crew.threads);
+  const Partials<T> partials(scratch, chunks, round_up(width, kLanes<T>));
+  auto* const workers = scratch.take<Accumulators<T>>(crew.threads);
   for (size_t worker = 0; worker < crew.threads; worker++)
-    new (workers + worker) Accumulators(scratch, partition, 1, plan.group);
+    new (workers + worker) Accumulators<T>(scratch, partition, 1, plan.group);
   work(crew, chunks * groups, [&](size_t task, size_t worker) {
     const size_t chunk = task / groups;
     const Range channels = part(width, plan.group, task % groups);
-    const Accumulators& accumulators = workers[worker];
-    const auto lanes = accumulators.begin(0, chunk, channels, partials);
+    const Accumulators<T>& accumulators = workers[worker];
+    const LaneSums<T> lanes = accumulators.begin(0, chunk, channels, partials);
     sums.sum(chunk, channels, lanes, partials, [&](const auto& work) { sums.add(work); });
     accumulators.collect(kernels, {chunk, chunk + 1}, channels, partials);
     sums.check({chunk, chunk + 1}, channels, partials);

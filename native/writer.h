@@ -5,7 +5,7 @@
 
 #include "batchnorm.h"
 #include "kernels.h"
-#include "settle.h"
+#include "scratch.h"
 
 namespace batchnorm {
 namespace {
@@ -68,19 +68,6 @@ void clear_mask(unsigned char* mask, const T* y, size_t size) {
   if (!mask) return;
   std::fill_n(mask, mask_bytes(size), static_cast<unsigned char>(0));
   mask[0] = static_cast<unsigned char>(reinterpret_cast<uintptr_t>(y) % kAlignment / sizeof(T));
-}
-
-template <typename T>
-const auto& normalize_of(const Kernels<T>& kernels, const Epilogue<T>& epilogue) {
-  return kernels.normalize[epilogue.residual != nullptr][epilogue.activation];
-}
-
-/// What normalizes x with coefficients and an epilogue.
-template <typename T>
-auto normalizer(const Execution& execution, const Tiling<T>& tiling, Stores stores, const T* x, T* y,
-                const Normalization<const T>& c, Epilogue<T> epilogue, unsigned char* mask) {
-  return Writer(execution, normalize_of(kernels_of<T>(*execution.kernels), epilogue), tiling.layout(), stores,
-                NormalizeWork<T>{{}, x, epilogue.residual, {mask, 0}, y, c.mean, c.scale, c.offset});
 }
 
 }  // namespace

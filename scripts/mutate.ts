@@ -14,6 +14,7 @@ const sources = [
   'native/sums.h',
   'native/settle.h',
   'native/batchnorm.cpp',
+  'native/presence.cpp',
 ];
 const { values } = parseArgs({
   options: {

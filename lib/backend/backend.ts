@@ -96,6 +96,56 @@ export interface GradInputPass<T extends FloatArray> extends ThroughForward<T> {
   readonly dx: T;
 }
 
+/** Which values count, and how much; as `Presence` of native/presence.h. */
+export interface Presence {
+  /** Of each of outer · inner positions, none below 0; undefined for 1 everywhere. */
+  readonly weights: Float64Array | undefined;
+  /** Whether a NaN in x is a missing value, which counts nothing. */
+  readonly missing: boolean;
+  /** Whether y of a missing value is that of the mean. */
+  readonly impute: boolean;
+  /** Whether y is 0 where the weight is 0, and lets no gradient through. */
+  readonly zero: boolean;
+}
+
+/** A pass that finds the statistics of what counts: all 0 in a channel where nothing does. */
+export interface MomentsOfPresentPass<T extends FloatArray> extends MomentsPass<T> {
+  readonly presence: Presence;
+  /** The sums of the weights, and of their squares. */
+  readonly count: Float64Array;
+  readonly squares: Float64Array;
+}
+
+/** An inference that is another one where `impute` or `zero` is true. */
+export interface InferPresentPass<T extends FloatArray> extends ForwardPass<T> {
+  readonly presence: Presence;
+}
+
+/** What goes back through a forward of values of which not all count alike. */
+export interface ThroughPresent<T extends FloatArray> extends ThroughForward<T> {
+  readonly presence: Presence;
+  readonly sums: Sums;
+}
+
+/** The sums, which it writes. */
+export interface GradSumsOfPresentPass<T extends FloatArray> extends ThroughPresent<T> {
+  /** With `impute` the gradient of the bias. */
+  readonly sumBias: Float64Array | undefined;
+}
+
+/** dx of sums over `counts` of weight per channel; 0, or undefined for all, where the statistics are constants. */
+export interface GradInputOfPresentPass<T extends FloatArray> extends ThroughPresent<T> {
+  readonly counts: Float64Array | undefined;
+  /** May be dy. */
+  readonly dx: T | undefined;
+}
+
+/** The gradients of the weights, which are there. */
+export interface GradWeightsPass<T extends FloatArray> extends ThroughPresent<T> {
+  readonly counts: Float64Array;
+  readonly dWeights: Float64Array;
+}
+
 /**
  * The passes for one data type. Callers have checked everything. Where an array has lost its buffer since, they throw
  * ERR_BATCHNORM_BUFFER_CHANGED, where a result overlaps an input of its size without being in its place,
@@ -124,6 +174,18 @@ export interface Passes<T extends FloatArray> {
     dWeight: T | undefined,
     dBias: T | undefined,
   ): void;
+  momentsOfPresent(pass: MomentsOfPresentPass<T>): void;
+  inferPresent(pass: InferPresentPass<T>): boolean;
+  gradSumsOfPresent(pass: GradSumsOfPresentPass<T>): void;
+  gradInputOfPresent(pass: GradInputOfPresentPass<T>): void;
+  gradWeights(pass: GradWeightsPass<T>): void;
+  /** The place of the first NaN in x that has weight; the size of x where there is none. */
+  findMissing(geometry: Geometry, x: T, weights: Float64Array | undefined): number;
+  momentsOfPresentLater(pass: MomentsOfPresentPass<T>, slot: Slot): void;
+  inferPresentLater(pass: InferPresentPass<T>, slot: Slot): boolean;
+  gradSumsOfPresentLater(pass: GradSumsOfPresentPass<T>, slot: Slot): void;
+  gradInputOfPresentLater(pass: GradInputOfPresentPass<T>, slot: Slot): void;
+  gradWeightsLater(pass: GradWeightsPass<T>, slot: Slot): void;
   forwardTrainingLater(pass: ForwardPass<T>, slot: Slot): boolean;
   forwardInferenceLater(pass: ForwardPass<T>, slot: Slot): boolean;
   momentsLater(pass: MomentsPass<T>, slot: Slot): void;

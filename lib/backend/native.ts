@@ -9,11 +9,14 @@ import {
   type ForwardPass,
   type GradInputPass,
   type GradSumsPass,
+  type InferPresentPass,
+  type MomentsOfPresentPass,
   type MomentsPass,
   nothingOnTheWay,
   type OnTheWay,
   type Passes,
   type Slot,
+  type ThroughPresent,
 } from './backend.js';
 import { l2Bytes, usualStreamBytes } from './caches.js';
 import { cpus } from './threads.js';
@@ -30,6 +33,17 @@ interface BoundPasses<T extends FloatArray>
   gradSums: Bound;
   gradInput: Bound;
   gradParameters: Bound;
+  momentsOfPresent: Bound;
+  inferPresent: BoundForward;
+  gradSumsOfPresent: Bound;
+  gradInputOfPresent: Bound;
+  gradWeights: Bound;
+  findMissing: (...operands: unknown[]) => number;
+  momentsOfPresentLater: Bound;
+  inferPresentLater: BoundForward;
+  gradSumsOfPresentLater: Bound;
+  gradInputOfPresentLater: Bound;
+  gradWeightsLater: Bound;
   forwardTrainingLater: BoundForward;
   forwardInferenceLater: BoundForward;
   momentsLater: Bound;
@@ -177,6 +191,91 @@ function spreadSums<T extends FloatArray>(
     );
 }
 
+function spreadMomentsOfPresent<T extends FloatArray>(
+  bound: Bound,
+): (pass: MomentsOfPresentPass<T>, slot?: Slot) => void {
+  return (pass, slot) =>
+    bound(
+      pass.geometry.outer,
+      pass.geometry.channels,
+      pass.geometry.inner,
+      pass.x,
+      pass.mean,
+      pass.variance,
+      pass.count,
+      pass.squares,
+      pass.presence.weights,
+      pass.presence.missing,
+      pass.presence.impute,
+      pass.presence.zero,
+      slot,
+    );
+}
+
+function spreadInferPresent<T extends FloatArray>(
+  bound: BoundForward,
+): (pass: InferPresentPass<T>, slot?: Slot) => boolean {
+  return (pass, slot) =>
+    bound(
+      pass.geometry.outer,
+      pass.geometry.channels,
+      pass.geometry.inner,
+      pass.eps,
+      pass.x,
+      pass.y,
+      pass.weight,
+      pass.bias,
+      pass.mean,
+      pass.variance,
+      pass.relu,
+      pass.residual,
+      pass.mask,
+      pass.presence.weights,
+      pass.presence.missing,
+      pass.presence.impute,
+      pass.presence.zero,
+      slot,
+    );
+}
+
+/** Each of them reads what its pass has. */
+interface OfPresent<T extends FloatArray> extends ThroughPresent<T> {
+  counts?: Float64Array | undefined;
+  dx?: T | undefined;
+  dWeights?: Float64Array;
+  sumBias?: Float64Array | undefined;
+}
+
+function spreadThroughPresent<T extends FloatArray>(bound: Bound): (pass: OfPresent<T>, slot?: Slot) => void {
+  return (pass, slot) =>
+    bound(
+      pass.geometry.outer,
+      pass.geometry.channels,
+      pass.geometry.inner,
+      pass.eps,
+      pass.dy,
+      pass.x,
+      pass.mean,
+      pass.variance,
+      pass.weight,
+      pass.bias,
+      pass.relu,
+      pass.residual,
+      pass.mask,
+      pass.dResidual,
+      pass.sums.sumDy,
+      pass.sums.sumDyXmu,
+      pass.counts,
+      pass.dWeights ?? pass.dx,
+      pass.presence.weights,
+      pass.presence.missing,
+      pass.presence.impute,
+      pass.presence.zero,
+      pass.sumBias,
+      slot,
+    );
+}
+
 function passesOf<T extends FloatArray>(bound: BoundPasses<T>): Passes<T> {
   return {
     forwardTraining: spreadForward(bound.forwardTraining),
@@ -187,6 +286,18 @@ function passesOf<T extends FloatArray>(bound: BoundPasses<T>): Passes<T> {
     gradInput: spreadSums(bound.gradInput),
     gradParameters: (channels, eps, mean, variance, { sumDy, sumDyXmu }, dWeight, dBias) =>
       bound.gradParameters(channels, eps, mean, variance, sumDy, sumDyXmu, dWeight, dBias),
+    momentsOfPresent: spreadMomentsOfPresent(bound.momentsOfPresent),
+    inferPresent: spreadInferPresent(bound.inferPresent),
+    gradSumsOfPresent: spreadThroughPresent(bound.gradSumsOfPresent),
+    gradInputOfPresent: spreadThroughPresent(bound.gradInputOfPresent),
+    gradWeights: spreadThroughPresent(bound.gradWeights),
+    findMissing: ({ outer, channels, inner }, x, weights) =>
+      bound.findMissing(outer, channels, inner, x, weights),
+    momentsOfPresentLater: spreadMomentsOfPresent(bound.momentsOfPresentLater),
+    inferPresentLater: spreadInferPresent(bound.inferPresentLater),
+    gradSumsOfPresentLater: spreadThroughPresent(bound.gradSumsOfPresentLater),
+    gradInputOfPresentLater: spreadThroughPresent(bound.gradInputOfPresentLater),
+    gradWeightsLater: spreadThroughPresent(bound.gradWeightsLater),
     forwardTrainingLater: spreadForward(bound.forwardTrainingLater),
     forwardInferenceLater: spreadForward(bound.forwardInferenceLater),
     momentsLater: spreadMoments(bound.momentsLater),

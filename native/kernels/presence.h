@@ -1,5 +1,7 @@
 // The passes over values of which not all count alike: weighted, outside of a mask, or missing. Sums are in
 // double, for weights make terms of all sizes; so neither stretches nor sums of a second kind are needed.
+//
+// There are so many cases that each line asks which one it is: a form for each would be a megabyte.
 #pragma once
 
 #include "loops.h"
@@ -19,24 +21,46 @@ ALWAYS_INLINE Vec<double> wide(ColumnChannels channel, const double* array, size
   return Vec<double>::load(array + channel.column + part * kLanes<double>);
 }
 
-/// The share of one line: of its columns, or of its row.
-template <typename T, typename Lanes>
-ALWAYS_INLINE Vec<T> share_of(RowChannel, const T* shares, size_t, size_t column, Lanes lanes) {
-  return Vec<T>::load(shares + column, lanes, Vec<T>::broadcast(0));
-}
-template <typename T, typename Lanes>
-ALWAYS_INLINE Vec<T> share_of(ColumnChannels, const T* shares, size_t row, size_t, Lanes) {
-  return Vec<T>::broadcast(shares[row]);
-}
-
-/// A line of a row.
-template <typename Lanes>
+/// A line of a row, or a part of one.
+template <typename T>
 struct Line {
   size_t row;
   size_t column;
   size_t place;  ///< in the tile
-  Lanes lanes;
+  size_t lanes;
+
+  ALWAYS_INLINE bool is_whole() const { return lanes == kLanes<T>; }
+  /// Values from `from` on, for all lanes: 0 where the line has none.
+  template <typename Value>
+  ALWAYS_INLINE const Value* of(const Value* from, Value (&room)[kLanes<T>]) const {
+    if (is_whole()) return from;
+    for (size_t lane = 0; lane < kLanes<T>; lane++) room[lane] = lane < lanes ? from[lane] : 0;
+    return room;
+  }
+  ALWAYS_INLINE Vec<T> load(const T* from) const {
+    T room[kLanes<T>];
+    return Vec<T>::load(of(from, room));
+  }
+  /// Past the caches, where it is a whole line that may be written so.
+  ALWAYS_INLINE void store(Vec<T> values, T* to, bool streams) const {
+    if (!is_whole())
+      values.store(to, lanes);
+    else if (streams)
+      values.stream(to);
+    else
+      values.store(to);
+  }
 };
+
+/// The share of a line: of its columns, or of its row.
+template <typename T>
+ALWAYS_INLINE Vec<T> share_of(RowChannel, const T* shares, const Line<T>& line) {
+  return line.load(shares + line.column);
+}
+template <typename T>
+ALWAYS_INLINE Vec<T> share_of(ColumnChannels, const T* shares, const Line<T>& line) {
+  return Vec<T>::broadcast(shares[line.row]);
+}
 
 /// Calls open(channel) for each row in channels-first, for each line in channels-last, visit(line) of what it
 /// returns for the lines, and close(). Lines begin where those of `to` do if it is given. Rows that `skip`
@@ -48,17 +72,18 @@ ALWAYS_INLINE void for_each_line(Tile tile, const T* to, Skip skip, Open open) {
     const size_t first = row * tile.stride;
     const size_t before = to ? before_first_line(to + first, tile.columns) : 0;
     const auto each = [&](auto visit) INLINED {
-      if (before > 0) visit(Line<size_t>{row, 0, first, before});
-      size_t at = before;
-      for (; at + kLanes<T> <= tile.columns; at += kLanes<T>) visit(Line<AllLanes>{row, at, first + at, {}});
-      if (at < tile.columns) visit(Line<size_t>{row, at, first + at, tile.columns - at});
+      size_t lanes = before > 0 ? before : kLanes<T>;
+      for (size_t at = 0; at < tile.columns; at += lanes, lanes = kLanes<T>) {
+        if (tile.columns - at < lanes) lanes = tile.columns - at;
+        visit(Line<T>{row, at, first + at, lanes});
+      }
     };
     if constexpr (Layout == batchnorm::kChannelsFirst) {
       auto channel = open(RowChannel{row});
-      each([&](auto line) INLINED { channel.visit(line); });
+      each([&](const Line<T>& line) INLINED { channel.visit(line); });
       channel.close();
     } else {
-      each([&](auto line) INLINED {
+      each([&](const Line<T>& line) INLINED {
         auto channel = open(ColumnChannels{line.column});
         channel.visit(line);
         channel.close();
@@ -66,9 +91,8 @@ ALWAYS_INLINE void for_each_line(Tile tile, const T* to, Skip skip, Open open) {
     }
   }
 }
-constexpr auto kNoSkip = [](size_t) { return false; };
 
-/// Some sums of a channel in double, in registers between open and close.
+/// Some sums of a channel in double, in registers between open and close; those of nullptr are not kept.
 template <typename T, size_t Count>
 struct WideSums {
   double* const (&all)[Count];
@@ -78,7 +102,8 @@ struct WideSums {
   ALWAYS_INLINE WideSums(double* const (&from)[Count], size_t first) : all(from), at(first) {
     for (size_t sum = 0; sum < Count; sum++)
       for (size_t part = 0; part < kParts<T>; part++)
-        if (all[sum]) sums[sum][part] = Vec<double>::load(all[sum] + at + part * kLanes<double>);
+        sums[sum][part] =
+            all[sum] ? Vec<double>::load(all[sum] + at + part * kLanes<double>) : Vec<double>::broadcast(0);
   }
   ALWAYS_INLINE void add(size_t sum, size_t part, Vec<double> values) {
     sums[sum][part] = sums[sum][part] + values;
@@ -90,49 +115,36 @@ struct WideSums {
   }
 };
 
-template <bool Missing, typename T, typename Channel>
+template <typename T, typename Channel>
 struct PresentMoments {
   const batchnorm::PresentMomentsWork<T>& work;
   Channel channel;
-  WideSums<T, Missing ? 4 : 2> sums;
+  WideSums<T, 4> sums;
 
-  ALWAYS_INLINE void add(size_t part, Vec<double> x, Vec<double> weight) {
-    const Vec<double> zero = Vec<double>::broadcast(0);
-    if constexpr (Missing) weight = select_ordered(x, weight, zero);
-    const Vec<double> deviation = keep_positive(x - wide(channel, work.shift, part), weight);
-    const Vec<double> weighted = weight * deviation;
-    sums.add(0, part, weighted);
-    sums.add(1, part, weighted * deviation);
-    if constexpr (Missing) {
-      sums.add(2, part, weight);
-      sums.add(3, part, weight * weight);
-    }
-  }
-  template <typename Lanes>
-  ALWAYS_INLINE void visit(Line<Lanes> line) {
-    const T* values = work.x + line.place;
-    const double* weights = work.present.weights;
-    constexpr bool by_columns = std::is_same_v<Channel, RowChannel>;
+  ALWAYS_INLINE void visit(const Line<T>& line) {
     T some_values[kLanes<T>];
     double some_weights[kLanes<T>];
-    if constexpr (!std::is_same_v<Lanes, AllLanes>) {
-      for (size_t i = 0; i < kLanes<T>; i++) {
-        const bool is_there = i < line.lanes;
-        some_values[i] = is_there ? values[i] : 0;
-        if (by_columns) some_weights[i] = is_there ? weights[line.column + i] : 0;
-      }
-      values = some_values;
-    }
+    const Vec<double> zero = Vec<double>::broadcast(0);
+    const T* const values = line.of(work.x + line.place, some_values);
+    const double* weights = work.present.weights + line.row;
+    if constexpr (std::is_same_v<Channel, RowChannel>)
+      weights = line.of(work.present.weights + line.column, some_weights);
     for (size_t part = 0; part < kParts<T>; part++) {
       const size_t at = part * kLanes<double>;
+      const Vec<double> x = Vec<double>::widen(values + at);
       Vec<double> weight;
-      if constexpr (!by_columns)
-        weight = Vec<double>::broadcast(weights[line.row]);
-      else if constexpr (std::is_same_v<Lanes, AllLanes>)
-        weight = Vec<double>::load(weights + line.column + at);
+      if constexpr (std::is_same_v<Channel, RowChannel>)
+        weight = Vec<double>::load(weights + at);
       else
-        weight = Vec<double>::load(some_weights + at);
-      add(part, Vec<double>::widen(values + at), weight);
+        weight = Vec<double>::broadcast(*weights);
+      if (work.present.missing) weight = select_ordered(x, weight, zero);
+      const Vec<double> deviation = keep_positive(x - wide(channel, work.shift, part), weight);
+      const Vec<double> weighted = weight * deviation;
+      sums.add(0, part, weighted);
+      sums.add(1, part, weighted * deviation);
+      if (!work.present.missing) continue;
+      sums.add(2, part, weight);
+      sums.add(3, part, weight * weight);
     }
   }
   ALWAYS_INLINE void close() const { sums.close(); }
@@ -154,44 +166,17 @@ ALWAYS_INLINE batchnorm::PresentMomentsWork<T> trimmed(batchnorm::PresentMoments
   return work;
 }
 
-template <bool Missing, batchnorm::Layout Layout, typename T>
-ALWAYS_INLINE void present_moments_of(const batchnorm::PresentMomentsWork<T>& all) {
+template <batchnorm::Layout Layout, typename T>
+void present_moments(const batchnorm::PresentMomentsWork<T>& all) {
   const auto work = trimmed<Layout>(all);
   double* const sums[] = {work.sums.first, work.sums.second, work.sums.weight, work.sums.squares};
-  double* const two[] = {work.sums.first, work.sums.second};
-  const auto open = [&](auto channel) INLINED {
-    const size_t at = channel.template sums<T>();
-    if constexpr (Missing)
-      return PresentMoments<true, T, decltype(channel)>{work, channel, {sums, at}};
-    else
-      return PresentMoments<false, T, decltype(channel)>{work, channel, {two, at}};
-  };
   // A row without weight is not read.
   const auto skip = [&](size_t row) INLINED {
     return Layout == batchnorm::kChannelsLast && work.present.weights[row] == 0;
   };
-  for_each_line<Layout, T>(work.tile, nullptr, skip, open);
-}
-
-template <batchnorm::Layout Layout, typename T>
-void present_moments(const batchnorm::PresentMomentsWork<T>& work) {
-  if (work.present.missing)
-    present_moments_of<true, Layout>(work);
-  else
-    present_moments_of<false, Layout>(work);
-}
-
-/// Writes a vector, past the caches where it is a whole line.
-template <typename T>
-ALWAYS_INLINE void put(Vec<T> values, T* to, size_t lanes, bool) {
-  values.store(to, lanes);
-}
-template <typename T>
-ALWAYS_INLINE void put(Vec<T> values, T* to, AllLanes, bool streams) {
-  if (streams)
-    values.stream(to);
-  else
-    values.store(to);
+  for_each_line<Layout, T>(work.tile, nullptr, skip, [&](auto channel) INLINED {
+    return PresentMoments<T, decltype(channel)>{work, channel, {sums, channel.template sums<T>()}};
+  });
 }
 
 template <typename T>
@@ -200,14 +185,20 @@ ALWAYS_INLINE void clear_row(T* to, size_t row, Tile tile) {
     for (size_t column = 0; column < tile.columns; column++) to[row * tile.stride + column] = 0;
 }
 
+/// Whether a whole row of channels-last is 0 in y, so that what it would be is not asked.
+template <batchnorm::Layout Layout, typename Work>
+ALWAYS_INLINE bool is_outside(const Work& work, size_t row) {
+  return Layout == batchnorm::kChannelsLast && work.present.zero && work.present.shares[row] == 0;
+}
+
 /// The coefficients of y of a channel.
-template <typename T, typename Channel>
+template <typename T>
 struct PresentCoefficients {
   Vec<T> mean;
   Vec<T> scale;
   Vec<T> offset;
   Vec<T> bias;
-  template <typename Work>
+  template <typename Work, typename Channel>
   ALWAYS_INLINE PresentCoefficients(const Work& work, Channel channel)
       : mean(channel.coefficient(work.mean)),
         scale(channel.coefficient(work.scale)),
@@ -220,54 +211,36 @@ struct PresentCoefficients {
   }
 };
 
-template <bool Adds, bool Relu, typename T, typename Channel>
+template <typename T, typename Channel>
 struct PresentNormalize {
   const batchnorm::PresentNormalizeWork<T>& work;
   Channel channel;
-  PresentCoefficients<T, Channel> of{work, channel};
+  PresentCoefficients<T> of{work, channel};
 
-  template <typename Lanes>
-  ALWAYS_INLINE void visit(Line<Lanes> line) const {
-    const Vec<T> x = Vec<T>::load(work.x + line.place, line.lanes, of.mean);
-    Vec<T> y = of.normalized(x, work.present.impute);
-    if constexpr (Adds) y = y + Vec<T>::load(work.residual + line.place, line.lanes, of.mean);
-    if constexpr (Relu) y = keep_positive(y, y);
-    if (work.present.zero)
-      y = keep_positive(y, share_of<T>(channel, work.present.shares, line.row, line.column, line.lanes));
-    put(y, work.y + line.place, line.lanes, work.streams);
+  ALWAYS_INLINE void visit(const Line<T>& line) const {
+    Vec<T> y = of.normalized(line.load(work.x + line.place), work.present.impute);
+    if (work.residual) y = y + line.load(work.residual + line.place);
+    if (work.activation == batchnorm::kRelu) y = keep_positive(y, y);
+    if (work.present.zero) y = keep_positive(y, share_of(channel, work.present.shares, line));
+    line.store(y, work.y + line.place, work.streams);
   }
   ALWAYS_INLINE void close() const {}
 };
 
-template <bool Adds, bool Relu, batchnorm::Layout Layout, typename T>
-ALWAYS_INLINE void present_normalize_of(const batchnorm::PresentNormalizeWork<T>& work) {
-  const auto open = [&](auto channel) INLINED {
-    return PresentNormalize<Adds, Relu, T, decltype(channel)>{work, channel};
-  };
-  const auto skip = [&](size_t row) INLINED {
-    if (Layout == batchnorm::kChannelsFirst || !work.present.zero || work.present.shares[row] != 0)
-      return false;
-    // What it would be of x is not asked.
-    clear_row(work.y, row, work.tile);
-    return true;
-  };
-  for_each_line<Layout, T>(work.tile, work.streams ? work.y : nullptr, skip, open);
-  if constexpr (Adds && Relu) {
-    if (!work.mask.bytes) return;
-    const MaskBits mask(work.mask);
-    for (size_t row = 0; row < work.tile.rows; row++)
-      set_mask(work.y + row * work.tile.stride, work.tile.columns, mask, row * work.tile.stride);
-  }
-}
-
 template <batchnorm::Layout Layout, typename T>
 void present_normalize(const batchnorm::PresentNormalizeWork<T>& work) {
-  const bool relu = work.activation == batchnorm::kRelu;
-  if (work.residual)
-    return relu ? present_normalize_of<true, true, Layout>(work)
-                : present_normalize_of<true, false, Layout>(work);
-  return relu ? present_normalize_of<false, true, Layout>(work)
-              : present_normalize_of<false, false, Layout>(work);
+  const auto skip = [&](size_t row) INLINED {
+    const bool skips = is_outside<Layout>(work, row);
+    if (skips) clear_row(work.y, row, work.tile);
+    return skips;
+  };
+  for_each_line<Layout, T>(work.tile, work.streams ? work.y : nullptr, skip, [&](auto channel) INLINED {
+    return PresentNormalize<T, decltype(channel)>{work, channel};
+  });
+  if (!work.mask.bytes) return;
+  const MaskBits mask(work.mask);
+  for (size_t row = 0; row < work.tile.rows; row++)
+    set_mask(work.y + row * work.tile.stride, work.tile.columns, mask, row * work.tile.stride);
 }
 
 /// What passes back through an activation, and what of it has a value to belong to.
@@ -277,17 +250,16 @@ struct PresentGradient {
   Vec<T> kept;
   Vec<T> share;
 
-  template <batchnorm::Gate Gate, typename Work, typename Channel, typename Lanes>
-  static ALWAYS_INLINE PresentGradient of(const Work& work,
-                                          const PresentCoefficients<T, Channel>& coefficients,
-                                          Channel channel, MaskBits mask, Line<Lanes> line, Vec<T> x) {
+  template <typename Work, typename Channel>
+  static ALWAYS_INLINE PresentGradient of(const Work& work, const PresentCoefficients<T>& coefficients,
+                                          Channel channel, MaskBits mask, const Line<T>& line, Vec<T> x) {
     const Vec<T> zero = Vec<T>::broadcast(0);
     const batchnorm::PresentWork<T>& present = work.present;
-    Vec<T> gradient = Vec<T>::load(work.dy + line.place, line.lanes, zero);
-    if constexpr (Gate == batchnorm::kRecomputed)
+    Vec<T> gradient = line.load(work.dy + line.place);
+    if (work.gate == batchnorm::kRecomputed)
       gradient = keep_positive(gradient, coefficients.normalized(x, present.impute));
-    if constexpr (Gate == batchnorm::kMasked) gradient = gradient.keep(mask.load(line.place));
-    const Vec<T> share = share_of<T>(channel, present.shares, line.row, line.column, line.lanes);
+    if (work.gate == batchnorm::kMasked) gradient = gradient.keep(mask.load(line.place));
+    const Vec<T> share = share_of(channel, present.shares, line);
     if (present.zero) gradient = keep_positive(gradient, share);
     const Vec<T> ordered = select_ordered(x, gradient, zero);
     if (present.missing)
@@ -298,20 +270,19 @@ struct PresentGradient {
   }
 };
 
-template <batchnorm::Gate Gate, bool Imputes, typename T, typename Channel>
+template <typename T, typename Channel>
 struct PresentGradSums {
   const batchnorm::PresentGradSumsWork<T>& work;
   MaskBits mask;
   Channel channel;
-  WideSums<T, Imputes ? 3 : 2> sums;
-  PresentCoefficients<T, Channel> of{work, channel};
+  WideSums<T, 3> sums;
+  PresentCoefficients<T> of{work, channel};
 
-  template <typename Lanes>
-  ALWAYS_INLINE void visit(Line<Lanes> line) {
-    const Vec<T> x = Vec<T>::load(work.x + line.place, line.lanes, of.mean);
-    const auto gradient = PresentGradient<T>::template of<Gate>(work, of, channel, mask, line, x);
+  ALWAYS_INLINE void visit(const Line<T>& line) {
+    const Vec<T> x = line.load(work.x + line.place);
+    const auto gradient = PresentGradient<T>::of(work, of, channel, mask, line, x);
     T all[kLanes<T>], kept[kLanes<T>], values[kLanes<T>];
-    if constexpr (Imputes) gradient.all.store(all);
+    gradient.all.store(all);
     gradient.kept.store(kept);
     x.store(values);
     const Vec<double> zero = Vec<double>::broadcast(0);
@@ -322,97 +293,54 @@ struct PresentGradSums {
       const Vec<double> deviation = select_ordered(value, value - wide(channel, work.centre, part), zero);
       sums.add(0, part, dy);
       sums.add(1, part, dy * deviation);
-      if constexpr (Imputes) sums.add(2, part, Vec<double>::widen(all + at));
+      if (work.all) sums.add(2, part, Vec<double>::widen(all + at));
     }
   }
   ALWAYS_INLINE void close() const { sums.close(); }
 };
 
-/// Of a row that is outside nothing passes back.
-template <batchnorm::Layout Layout, typename Work>
-ALWAYS_INLINE bool is_outside(const Work& work, size_t row) {
-  return Layout == batchnorm::kChannelsLast && work.present.zero && work.present.shares[row] == 0;
-}
-
-template <batchnorm::Gate Gate, bool Imputes, batchnorm::Layout Layout, typename T>
-ALWAYS_INLINE void present_grad_sums_of(const batchnorm::PresentGradSumsWork<T>& work) {
-  const MaskBits mask(work.mask);
-  double* const two[] = {work.dy_sum, work.dy_xc};
-  double* const three[] = {work.dy_sum, work.dy_xc, work.all};
-  const auto open = [&](auto channel) INLINED {
-    const size_t at = channel.template sums<T>();
-    if constexpr (Imputes)
-      return PresentGradSums<Gate, true, T, decltype(channel)>{work, mask, channel, {three, at}};
-    else
-      return PresentGradSums<Gate, false, T, decltype(channel)>{work, mask, channel, {two, at}};
-  };
-  const auto skip = [&](size_t row) INLINED { return is_outside<Layout>(work, row); };
-  for_each_line<Layout, T>(work.tile, nullptr, skip, open);
-}
-
 template <batchnorm::Layout Layout, typename T>
 void present_grad_sums(const batchnorm::PresentGradSumsWork<T>& work) {
-  const auto run = [&](auto gate) INLINED {
-    constexpr auto kGate = static_cast<batchnorm::Gate>(decltype(gate)::value);
-    return work.all ? present_grad_sums_of<kGate, true, Layout>(work)
-                    : present_grad_sums_of<kGate, false, Layout>(work);
-  };
-  switch (work.gate) {
-    case batchnorm::kOpen:
-      return run(Size<batchnorm::kOpen>{});
-    case batchnorm::kRecomputed:
-      return run(Size<batchnorm::kRecomputed>{});
-    case batchnorm::kMasked:
-      return run(Size<batchnorm::kMasked>{});
-  }
+  const MaskBits mask(work.mask);
+  double* const sums[] = {work.dy_sum, work.dy_xc, work.all};
+  const auto skip = [&](size_t row) INLINED { return is_outside<Layout>(work, row); };
+  for_each_line<Layout, T>(work.tile, nullptr, skip, [&](auto channel) INLINED {
+    return PresentGradSums<T, decltype(channel)>{work, mask, channel, {sums, channel.template sums<T>()}};
+  });
 }
 
-template <batchnorm::Gate Gate, typename T, typename Channel>
+template <typename T, typename Channel>
 struct PresentGradInput {
   const batchnorm::PresentGradInputWork<T>& work;
   MaskBits mask;
   Channel channel;
-  PresentCoefficients<T, Channel> of{work, channel};
+  PresentCoefficients<T> of{work, channel};
   Vec<T> slope = channel.coefficient(work.slope);
   Vec<T> constant = channel.coefficient(work.constant);
 
-  template <typename Lanes>
-  ALWAYS_INLINE void visit(Line<Lanes> line) const {
-    const Vec<T> x = Vec<T>::load(work.x + line.place, line.lanes, of.mean);
-    const auto gradient = PresentGradient<T>::template of<Gate>(work, of, channel, mask, line, x);
-    if (work.dresidual) put(gradient.all, work.dresidual + line.place, line.lanes, false);
+  ALWAYS_INLINE void visit(const Line<T>& line) const {
+    const Vec<T> x = line.load(work.x + line.place);
+    const auto gradient = PresentGradient<T>::of(work, of, channel, mask, line, x);
+    if (work.dresidual) line.store(gradient.all, work.dresidual + line.place, false);
     if (!work.dx) return;
     const Vec<T> term = keep_positive((x - of.mean) * slope + constant, gradient.share);
-    put((gradient.kept - term * gradient.share) * of.scale, work.dx + line.place, line.lanes, work.streams);
+    line.store((gradient.kept - term * gradient.share) * of.scale, work.dx + line.place, work.streams);
   }
   ALWAYS_INLINE void close() const {}
 };
 
-template <batchnorm::Gate Gate, batchnorm::Layout Layout, typename T>
-ALWAYS_INLINE void present_grad_input_of(const batchnorm::PresentGradInputWork<T>& work) {
-  const MaskBits mask(work.mask);
-  const auto open = [&](auto channel) INLINED {
-    return PresentGradInput<Gate, T, decltype(channel)>{work, mask, channel};
-  };
-  const auto skip = [&](size_t row) INLINED {
-    if (!is_outside<Layout>(work, row)) return false;
-    clear_row(work.dx, row, work.tile);
-    clear_row(work.dresidual, row, work.tile);
-    return true;
-  };
-  for_each_line<Layout, T>(work.tile, work.streams ? work.dx : nullptr, skip, open);
-}
-
 template <batchnorm::Layout Layout, typename T>
 void present_grad_input(const batchnorm::PresentGradInputWork<T>& work) {
-  switch (work.gate) {
-    case batchnorm::kOpen:
-      return present_grad_input_of<batchnorm::kOpen, Layout>(work);
-    case batchnorm::kRecomputed:
-      return present_grad_input_of<batchnorm::kRecomputed, Layout>(work);
-    case batchnorm::kMasked:
-      return present_grad_input_of<batchnorm::kMasked, Layout>(work);
-  }
+  const MaskBits mask(work.mask);
+  const auto skip = [&](size_t row) INLINED {
+    const bool skips = is_outside<Layout>(work, row);
+    if (skips) clear_row(work.dx, row, work.tile);
+    if (skips) clear_row(work.dresidual, row, work.tile);
+    return skips;
+  };
+  for_each_line<Layout, T>(work.tile, work.streams ? work.dx : nullptr, skip, [&](auto channel) INLINED {
+    return PresentGradInput<T, decltype(channel)>{work, mask, channel};
+  });
 }
 
 template <typename T, typename Channel>
@@ -420,11 +348,9 @@ struct GradWeights {
   const batchnorm::GradWeightsWork<T>& work;
   Channel channel;
 
-  template <typename Lanes>
-  ALWAYS_INLINE void visit(Line<Lanes> line) const {
-    const Vec<T> nothing = Vec<T>::broadcast(static_cast<T>(__builtin_nan("")));
-    T values[kLanes<T>];
-    Vec<T>::load(work.x + line.place, line.lanes, nothing).store(values);
+  ALWAYS_INLINE void visit(const Line<T>& line) const {
+    T some_values[kLanes<T>];
+    const T* const values = line.of(work.x + line.place, some_values);
     const Vec<double> zero = Vec<double>::broadcast(0);
     double terms[kLanes<T>];
     for (size_t part = 0; part < kParts<T>; part++) {
@@ -436,12 +362,11 @@ struct GradWeights {
       select_ordered(x, term, zero).store(terms + at);
     }
     if constexpr (std::is_same_v<Channel, RowChannel>) {
-      size_t count = kLanes<T>;
-      if constexpr (!std::is_same_v<Lanes, AllLanes>) count = line.lanes;
-      for (size_t i = 0; i < count; i++) work.dweights[line.column + i] += terms[i];
+      for (size_t lane = 0; lane < line.lanes; lane++) work.dweights[line.column + lane] += terms[lane];
     } else {
+      for (size_t lane = line.lanes; lane < kLanes<T>; lane++) terms[lane] = 0;
       for (size_t half = kLanes<T> / 2; half > 0; half /= 2)
-        for (size_t i = 0; i < half; i++) terms[i] += terms[i + half];
+        for (size_t lane = 0; lane < half; lane++) terms[lane] += terms[lane + half];
       work.dweights[line.row] += terms[0];
     }
   }
@@ -450,7 +375,8 @@ struct GradWeights {
 
 template <batchnorm::Layout Layout, typename T>
 void grad_weights(const batchnorm::GradWeightsWork<T>& work) {
-  for_each_line<Layout, T>(work.tile, nullptr, kNoSkip, [&](auto channel) INLINED {
+  const auto none = [](size_t) { return false; };
+  for_each_line<Layout, T>(work.tile, nullptr, none, [&](auto channel) INLINED {
     return GradWeights<T, decltype(channel)>{work, channel};
   });
 }
