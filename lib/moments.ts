@@ -19,7 +19,7 @@ import { filled, lengthOf } from './typed-array.js';
 import type { DType, FloatArray, TensorLike } from './types.js';
 import {
   checkAxis,
-  checkDivisors,
+  checkDivisor,
   checkLength,
   checkObject,
   checkOneOf,
@@ -348,19 +348,25 @@ function correctionOf(count: number, squares: number): number {
   return more > 0 ? (count * count) / more : Number.NaN;
 }
 
-/** Moments of a batch that x is a part of: each channel has values, one more than one. */
-export function checkWhole(value: unknown, channels: number, eps: number): Moments {
+/**
+ * Moments of a batch that x is a part of: each channel has values, one more than one.
+ *
+ * @param isUneven whether values may be missing or outside, so that channels may have none.
+ */
+export function checkWhole(value: unknown, channels: number, eps: number, isUneven = false): Moments {
   const moments = checkMoments('moments', value, channels);
+  const { count, squares, variance } = moments;
   let hasMany = false;
   for (let channel = 0; channel < channels; channel++) {
-    const count = moments.count[channel];
-    if (!(count > 0 && count < Infinity))
-      throw rangeError('moments', 'have values in every channel', `${count} in channel ${channel}`);
-    if (count * count > moments.squares[channel]) hasMany = true;
+    if (!(count[channel] > 0 && count[channel] < Infinity) && !(isUneven && count[channel] === 0))
+      throw rangeError('moments', 'have values in every channel', `${count[channel]} in channel ${channel}`);
+    if (count[channel] * count[channel] > squares[channel]) hasMany = true;
   }
-  if (!hasMany) throw rangeError('moments', 'have more than one value per channel', '1');
-  checkVariance('moments.variance', moments.variance, channels);
-  checkDivisors('moments.variance', moments.variance, eps);
+  if (!hasMany && !isUneven) throw rangeError('moments', 'have more than one value per channel', '1');
+  checkVariance('moments.variance', variance, channels);
+  if (eps === 0)
+    for (let channel = 0; channel < channels; channel++)
+      if (count[channel] > 0) checkDivisor('moments.variance', variance[channel], channel);
   return moments;
 }
 

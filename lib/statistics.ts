@@ -97,7 +97,11 @@ export class Statistics<D extends DType> {
   /** Puts them into `held`, but for those that the pass finds. */
   find(call: ForwardCall<ArrayOf<D>>, held: Held<ArrayOf<D>>): Found {
     if (call.origin === 'running') return this.#running(held);
-    if (call.whole !== undefined) return this.#partOf(call.whole, 'moments', held);
+    if (call.whole !== undefined) {
+      if (!call.present?.isUneven) return this.#partOf(call.whole, 'moments', held);
+      this.#fallBack(call.whole, held);
+      return { origin: 'moments', whole: call.whole, isFused: false };
+    }
     if (!this.takePass(call)) return fused;
     if (call.present?.isUneven) {
       const pass = presentPass(this.#pass(call, call.input.data, held), call.present.presence);

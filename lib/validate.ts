@@ -384,7 +384,12 @@ export function checkVariance(name: string, value: unknown, channels: number): F
 export function checkDivisors(name: string, variance: FloatArray, eps: number): void {
   if (eps > 0) return;
   const channel = channelOfZero(variance);
-  if (channel >= 0)
+  if (channel >= 0) checkDivisor(name, 0, channel);
+}
+
+/** The same of one channel, where eps is 0. */
+export function checkDivisor(name: string, variance: number, channel: number): void {
+  if (variance === 0)
     throw rangeError(name, 'be positive with eps: 0', `0 in channel ${channel}; give a positive eps`);
 }
 

@@ -10,15 +10,12 @@
 namespace batchnorm {
 namespace {
 
-/// Weights are those of rows or of columns, so that neither may be folded.
+/// A position has all its channels in a row, or a plane of them. Weights are those of rows or of columns, so
+/// that neither may be folded.
 template <typename T>
-Tiling<T> tiling_of_sums(const Shape& shape, const Presence& presence) {
-  if (!presence.weights) return Tiling<T>(shape, layout_of_sums(shape));
-  return Tiling<T>(shape, shape.inner == 1 ? kChannelsLast : kChannelsFirst, 1);
-}
-template <typename T>
-Tiling<T> tiling_of_write(const Shape& shape, const Presence& presence) {
-  return presence.weights ? tiling_of_sums<T>(shape, presence) : Tiling<T>(shape);
+Tiling<T> tiling_of(const Shape& shape, const Presence& presence) {
+  const Layout layout = shape.inner == 1 ? kChannelsLast : kChannelsFirst;
+  return presence.weights ? Tiling<T>(shape, layout, 1) : Tiling<T>(shape, layout);
 }
 
 /// What kernels take of a presence, and of which part of it at a place in the tensor.
@@ -119,7 +116,7 @@ void sum_span(const Kernels<T>& kernels, const Partition<T>& partition, const Sp
     partition.for_each_tile(span, first, first + together, straight_ahead(0),
                             [&](Tile tile, size_t at) { add(tile, at, first, sums); });
     for (size_t kind = 0; kind < Kinds; kind++)
-      if (to[kind]) kernels.collect_totals(lanes[kind], together, to[kind] + begin);
+      if (to[kind]) kernels.collect_totals[kChannelsFirst](lanes[kind], together, 1, to[kind] + begin);
   }
 }
 
@@ -137,8 +134,7 @@ class PresentMomentSums {
         x_(x),
         missing_(missing),
         to_(to) {
-    const size_t places = partition.shape().channels * partition.columns_of_channel();
-    for (double*& kind : merged_) kind = scratch.take<double>(places);
+    for (double*& kind : merged_) kind = scratch.take<double>(partition.shape().channels);
   }
 
   void sum(size_t chunk, Range channels, const PresentPartials& partials) const {
@@ -173,29 +169,19 @@ class PresentMomentSums {
     std::fill_n(partials.sums[3] + at, channels.end - channels.begin, squares);
   }
 
-  /// Of channels [begin, end) of the tensor, the chunks in their order, and the columns of a channel in
-  /// theirs.
+  /// Of channels [begin, end) of the tensor, the chunks in their order.
   void merge(Range channels, const PresentPartials& partials) const {
-    const size_t columns = partition_.columns_of_channel();
-    const Range places = places_of(partition_, channels);
-    for (double* kind : merged_) std::fill(kind + places.begin, kind + places.end, 0.0);
+    for (double* kind : merged_) std::fill(kind + channels.begin, kind + channels.end, 0.0);
     for (size_t chunk = 0; chunk < partition_.chunks(); chunk++)
-      for_each_copy(partition_, chunks_[chunk], places, [&](size_t in_chunk, size_t place, size_t count) {
+      for_each_copy(partition_, chunks_[chunk], channels, [&](size_t in_chunk, size_t first, size_t count) {
         const size_t at = partials.at(chunk, in_chunk);
         table_.merge_present(
             count, partials.shifts + at,
             {partials.sums[2] + at, partials.sums[3] + at, partials.sums[0] + at, partials.sums[1] + at},
-            merged(place));
+            merged(first));
       });
     for (size_t channel = channels.begin; channel < channels.end; channel++) {
-      const size_t first = channel * columns;
-      for (size_t place = first + 1; place < first + columns; place++) {
-        const PresentStatistics of = merged(place);
-        double sum = *of.mean * *of.weight;
-        double deviations = *of.deviations + *of.mean * sum;
-        table_.merge_present(1, of.reference, {of.weight, of.squares, &sum, &deviations}, merged(first));
-      }
-      const PresentStatistics of = merged(first);
+      const PresentStatistics of = merged(channel);
       const bool counts = *of.weight > 0;
       to_.count[channel] = *of.weight;
       to_.squares[channel] = *of.squares;
@@ -216,12 +202,13 @@ class PresentMomentSums {
   /// Of nine from all over the span, the middle one first.
   void find_shifts(const Span& span, Range channels, double* shifts) const {
     size_t places[9];
-    partition_.find_places(span, channels.begin, (partition_.values(span, channels.begin) - 1) / 8, places);
+    partition_.find_places(span, channels.begin, places);
     std::swap(places[0], places[4]);
+    const size_t channel_stride = partition_.layout() == kChannelsFirst ? partition_.shape().inner : 1;
     double weights[9];
     for (size_t i = 0; i < 9; i++) weights[i] = weights_.weight(places[i]);
     for (size_t channel = channels.begin; channel < channels.end; channel++) {
-      const size_t beyond = (channel - channels.begin) * partition_.channel_stride();
+      const size_t beyond = (channel - channels.begin) * channel_stride;
       size_t i = 0;
       while (i < 9 && !counts(places[i] + beyond, weights[i])) i++;
       shifts[channel - channels.begin] =
@@ -257,14 +244,9 @@ class PresentMomentSums {
 /// An array per channel, at all places of the channels of a tiling.
 template <typename T>
 void place(const Tiling<T>& tiling, const T* from, T* to) {
-  const Range channels = {0, tiling.shape().channels};
-  if (tiling.columns_of_channel() == 1) {
-    for (size_t channel = 0; channel < channels.end; channel++) to[channel] = from ? from[channel] : T{0};
-    return repeat(tiling, channels, to);
-  }
-  const T nothing[kSpread] = {};
-  for_each_spread(channels,
-                  [&](Range some) { spread(tiling, some, from ? from + some.begin : nothing, to); });
+  const size_t channels = tiling.shape().channels;
+  for (size_t channel = 0; channel < channels; channel++) to[channel] = from ? from[channel] : T{0};
+  repeat(tiling, {0, channels}, to);
 }
 
 /// Writes tiles of a work, whose members at() moves to the tile.
@@ -369,7 +351,7 @@ void sum_all(Scratch& scratch, const Execution& execution, const Partition<T>& p
   const size_t channels = partition.shape().channels;
   const Plan plan = plan_of(execution, partition, {summed, false, false, false});
   const PresentPartials partials(scratch, partition.chunks(), round_up(width, kLanes<T>));
-  const size_t values = partition.values(partition.chunk(0), 0);
+  const size_t values = partition.values(partition.chunk(0));
   const size_t group = partition.layout() == kChannelsLast
                            ? std::min(width, kBlockColumns)
                            : std::clamp<size_t>(kBlockBytes / (sizeof(T) * values), 1, width);
@@ -482,19 +464,14 @@ class PresentGradSums {
   }
 
   void merge(Range channels, const PresentPartials& partials) const {
-    const size_t columns = partition_.columns_of_channel();
-    const Range places = places_of(partition_, channels);
     for (size_t kind = 0; kind < 3; kind++) {
       double* const to = to_[kind];
       if (!to) continue;
       std::fill(to + channels.begin, to + channels.end, 0.0);
       for (size_t chunk = 0; chunk < partition_.chunks(); chunk++)
-        for_each_copy(partition_, chunks_[chunk], places, [&](size_t in_chunk, size_t place, size_t count) {
+        for_each_copy(partition_, chunks_[chunk], channels, [&](size_t in_chunk, size_t first, size_t count) {
           const double* const from = partials.sums[kind] + partials.at(chunk, in_chunk);
-          if (columns == 1)
-            for (size_t i = 0; i < count; i++) to[place + i] += from[i];
-          else
-            for (size_t i = 0; i < count; i++) to[(place + i) / columns] += from[i];
+          for (size_t i = 0; i < count; i++) to[first + i] += from[i];
         });
     }
   }
@@ -516,7 +493,7 @@ void moments_of_present(const Execution& execution, Shape shape, const T* x, con
                         Statistics statistics) {
   if (shape.size() == 0) return clear(shape.channels, statistics);
   Scratch scratch;
-  const Partition<T> partition(tiling_of_sums<T>(shape, presence));
+  const Partition<T> partition(tiling_of<T>(shape, presence));
   const Weights<T> weights(scratch, partition, presence, false);
   const PresentMomentSums<T> sums(scratch, execution, partition, weights, x, presence.missing, statistics);
   sum_all(scratch, execution, partition, 1, sums);
@@ -529,7 +506,7 @@ void infer_present(const Execution& execution, const Forward<T>& pass, const Pre
   const Shape& shape = pass.shape;
   if (shape.size() == 0) return;
   Scratch scratch;
-  const Tiling<T> tiling = tiling_of_write<T>(shape, presence);
+  const Tiling<T> tiling = tiling_of<T>(shape, presence);
   const WritePlan plan = plan_of_write(execution, tiling, pass.x == pass.y);
   const PresentForward<T> forward(scratch, execution, tiling, plan.stores, pass, presence);
   SettleNormalization<T>{forward.kernels, tiling,      pass.eps,  mean,
@@ -547,7 +524,7 @@ void grad_sums_of_present(const Execution& execution, const Backward<T>& pass, c
       if (array) std::fill_n(array, channels, 0.0);
     return;
   }
-  const Partition<T> partition(tiling_of_sums<T>(pass.shape, presence));
+  const Partition<T> partition(tiling_of<T>(pass.shape, presence));
   PresentBackward<T> backward(execution, partition, pass, presence, residual);
   const PresentGradSums<T> all(backward, kernels_of<T>(*execution.kernels), partition, pass, sums,
                                presence.impute ? bias : nullptr);
@@ -560,7 +537,7 @@ void grad_input_of_present(const Execution& execution, const Backward<T>& pass, 
   const Shape& shape = pass.shape;
   if (shape.size() == 0) return;
   const Kernels<T>& kernels = kernels_of<T>(*execution.kernels);
-  const Tiling<T> tiling = tiling_of_write<T>(shape, presence);
+  const Tiling<T> tiling = tiling_of<T>(shape, presence);
   const WritePlan plan = plan_of_write(execution, tiling, pass.dy == dx);
   PresentBackward<T> backward(execution, tiling, pass, presence, residual);
   const auto take = [&] { return backward.scratch.template take<double>(shape.channels); };
@@ -604,7 +581,7 @@ void grad_weights(const Execution& execution, const Backward<T>& pass, const Pre
   std::fill_n(dweights, shape.outer * shape.inner, 0.0);
   if (shape.size() == 0) return;
   Scratch scratch;
-  const Tiling<T> tiling = tiling_of_sums<T>(shape, presence);
+  const Tiling<T> tiling = tiling_of<T>(shape, presence);
   const auto take = [&] { return scratch.take<double>(padded_width(tiling) + kLanes<T>); };
   double* const mean = take();
   double* const inverse = take();

@@ -104,6 +104,7 @@ describe(`a layer as JSON (${seedNote})`, () => {
         trackRunningStats: true,
         reuse: false,
         singleValue: 'throw',
+        missing: 'propagate',
         convention: 'keras',
       },
       state: {
@@ -300,7 +301,7 @@ describe('JSON that is no layer', () => {
       0.9,
       'TypeError',
       'UNKNOWN_OPTION',
-      'json.config must only have axis, eps, dtype, decay, unbiasedRunningVar, weight, bias, trackRunningStats, activation, reuse, singleValue, convention, got "momentum"',
+      'json.config must only have axis, eps, dtype, decay, unbiasedRunningVar, weight, bias, trackRunningStats, activation, reuse, singleValue, missing, convention, got "momentum"',
     ],
     ['config.eps', -1, 'RangeError', 'INVALID_VALUE', 'eps must be a finite number from 0 on, got -1'],
     [
@@ -464,7 +465,7 @@ describe('a layer that is printed', () => {
   it('shows its settings, its mode and the batches seen', () => {
     const bn = new BatchNorm(64, { axis: -1, decay: 'cumulative', activation: 'relu', convention: 'onnx' });
     const settings =
-      "BatchNorm(64, { axis: -1, eps: 0.00001, dtype: 'float32', decay: 'cumulative', unbiasedRunningVar: false, weight: true, bias: true, trackRunningStats: true, activation: 'relu', reuse: false, singleValue: 'throw', convention: 'onnx' })";
+      "BatchNorm(64, { axis: -1, eps: 0.00001, dtype: 'float32', decay: 'cumulative', unbiasedRunningVar: false, weight: true, bias: true, trackRunningStats: true, activation: 'relu', reuse: false, singleValue: 'throw', missing: 'propagate', convention: 'onnx' })";
     expect(inspect(bn)).toBe(`${settings}, training, 0 batches seen; toJSON() can be saved and sent`);
     bn.forward({ data: new Float32Array(128), shape: [2, 64] });
     expect(inspect(bn)).toBe(`${settings}, training, 1 batch seen; toJSON() can be saved and sent`);

@@ -102,6 +102,25 @@ export function* goldenRows(library: typeof Library): Generator<GoldenRow> {
         add(`${fused}layer`, { runningMean, runningVar });
         add(`${fused}frozen`, { y: bn.freeze().run(x as never, run as never) });
       }
+      // Weights of positions, some of them 0, and values that are missing.
+      const gaps = { data: x.data.slice(), shape };
+      for (let i = 3; i < length; i += 7) gaps.data[i] = Number.NaN;
+      const weights = values(outer * inner, 6, 4, 1).map((value) => Math.max(0, value));
+      for (const [name, given] of [
+        ['weighted', { weights, activation: 'relu' }],
+        [
+          'masked',
+          { weights: Uint8Array.from(weights, Math.sign), missing: 'skip', outside: 'zero', residual },
+        ],
+        ['imputed', { missing: 'impute', activation: 'relu', residual }],
+      ] as const) {
+        const options = { weight, bias, ...given };
+        const of = name === 'weighted' ? x : gaps;
+        const { y, moments } = forwardTraining(of, options);
+        add(name, { y, count: moments.count, mean: moments.mean, variance: moments.variance });
+        const weightsGrad = name !== 'imputed';
+        add(`${name} backward`, backward(dy, of, { ...options, moments, weightsGrad }));
+      }
       yield { name: `${dtype} [${shape.join(', ')}]`, arrays };
     }
   }
