@@ -140,7 +140,8 @@ export function readForward<D extends DType>(
         : 'x';
   const residual = givenResidual === undefined ? undefined : readResidual(givenResidual, input);
   // No code of the caller's runs after this.
-  const moments = givenMoments === undefined ? undefined : checkWhole(givenMoments, channels, eps, present?.isUneven);
+  const moments =
+    givenMoments === undefined ? undefined : checkWhole(givenMoments, channels, eps, present?.isUneven);
   if (running !== undefined) {
     checkRunning(running, channels);
     if (!isOfBatch) {

@@ -591,6 +591,7 @@ export class BatchNorm<D extends DType = 'float32'> {
       mean,
       variance,
       activation,
+      missing: this.#config.missing,
     });
   }
 }

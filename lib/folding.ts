@@ -535,5 +535,6 @@ export function compose<D extends DType = DType>(
     mean,
     variance,
     activation,
+    missing: 'propagate',
   });
 }

@@ -1,6 +1,6 @@
 /// <reference lib="esnext.disposable" preserve="true" />
 import { type Activation, checkActivation } from './activation.js';
-import type { Passes } from './backend/backend.js';
+import type { InferPresentPass, Passes } from './backend/backend.js';
 import { backend, passesFor } from './backend/index.js';
 import { type Convention, defaultsOf } from './conventions.js';
 import { stateError, typeError } from './errors.js';
@@ -17,6 +17,7 @@ import {
 } from './json.js';
 import { operate, readAsync } from './operations.js';
 import { platform } from './platform/node.js';
+import { checkMissing, checkNoneMissing, type Missing } from './presence.js';
 import { areCallsUntouched, type Names, namesOf } from './properties.js';
 import { newResult } from './result.js';
 import { isStaged, stage, takeStaging, unstage } from './staging.js';
@@ -50,6 +51,8 @@ export interface FrozenOptions<D extends DType = DType> extends StateOptions {
   dtype?: D;
   /** What follows the normalization, in the same pass. Default: nothing. */
   activation?: Activation;
+  /** What a NaN in x means: see {@link Missing}. Default 'propagate'. */
+  missing?: Missing;
   /** Whose eps to take, and whose names the state may have too. Default: PyTorch's. */
   convention?: Convention;
 }
@@ -89,14 +92,24 @@ export interface FrozenParts<D extends DType> {
   mean: FloatArray;
   variance: FloatArray;
   activation: Activation | undefined;
+  missing: Missing;
 }
 
 /** Keeps the constructor to this library, which has checked what it gives. @internal */
 export const constructorKey = Symbol('frozen');
 
-const frozenNames = namesOf(['axis', 'eps', 'dtype', 'activation', 'convention', 'prefix', 'strict']);
+const frozenNames = namesOf([
+  'axis',
+  'eps',
+  'dtype',
+  'activation',
+  'missing',
+  'convention',
+  'prefix',
+  'strict',
+]);
 const jsonNames = ['type', 'version', 'channels', 'config', 'state'];
-const configNames = ['axis', 'eps', 'dtype', 'activation'];
+const configNames = ['axis', 'eps', 'dtype', 'activation', 'missing'];
 const jsonStateNames = ['weight', 'bias', 'running_mean', 'running_var'];
 const runNames = namesOf(['out', 'residual'], areCallsUntouched);
 const runAsyncNames = namesOf(['out', 'residual', 'signal', 'transfer'], areCallsUntouched);
@@ -183,6 +196,11 @@ export class FrozenBatchNorm<D extends DType = DType> {
     return this.#parts.activation;
   }
 
+  /** What a NaN in x means. */
+  get missing(): Missing {
+    return this.#parts.missing;
+  }
+
   /** Of the data it takes: that of the layer; undefined, either, where it was made from a state without naming one. */
   get dtype(): D | undefined {
     return this.#parts.dtype;
@@ -216,6 +234,7 @@ export class FrozenBatchNorm<D extends DType = DType> {
       eps: givenEps,
       dtype,
       activation,
+      missing,
       convention,
       prefix,
       strict,
@@ -248,6 +267,7 @@ export class FrozenBatchNorm<D extends DType = DType> {
       mean: running_mean as FloatArray,
       variance: running_var as FloatArray,
       activation,
+      missing: checkMissing(missing),
     });
   }
 
@@ -264,11 +284,12 @@ export class FrozenBatchNorm<D extends DType = DType> {
    */
   toJSON(): FrozenBatchNormJSON<D> {
     const { channels, axis, eps, dtype, activation, weight, bias, mean, variance } = this.#parts;
+    const missing = this.#parts.missing === 'propagate' ? undefined : this.#parts.missing;
     return {
       type: 'FrozenBatchNorm',
       version: jsonVersion,
       channels,
-      config: defined({ axis, eps, dtype, activation }),
+      config: defined({ axis, eps, dtype, activation, missing }),
       state: {
         ...(weight && { weight: toNumbers(weight) }),
         ...(bias && { bias: toNumbers(bias) }),
@@ -295,7 +316,7 @@ export class FrozenBatchNorm<D extends DType = DType> {
   static fromJSON<D extends DType = DType>(json: FrozenBatchNormJSON<D>): FrozenBatchNorm<D> {
     const fields = fieldsOf('json', json, jsonNames);
     const channels = readHead('FrozenBatchNorm', fields);
-    const { axis, eps, dtype, activation } = fieldsOf('json.config', fields.config, configNames);
+    const { axis, eps, dtype, activation, missing } = fieldsOf('json.config', fields.config, configNames);
     const state = fieldsOf('json.state', fields.state, jsonStateNames);
     const values = (name: string, isThere: boolean) =>
       partFrom<Float64Array>(`json.state.${name}`, state[name], isThere, channels, 'float64');
@@ -315,6 +336,7 @@ export class FrozenBatchNorm<D extends DType = DType> {
       mean: values('running_mean', true) as Float64Array,
       variance,
       activation: checkActivation(activation, 'json.config.activation'),
+      missing: checkMissing(missing, 'json.config.missing'),
     });
   }
 
@@ -323,10 +345,11 @@ export class FrozenBatchNorm<D extends DType = DType> {
     // The prototype has it too, and a proxy of a layer is none.
     if (!FrozenBatchNorm.isLayer(this)) return 'FrozenBatchNorm {}';
     const { channels, axis, eps, dtype, activation } = this.#parts;
+    const missing = this.#parts.missing === 'propagate' ? undefined : this.#parts.missing;
     return inspected(
       'FrozenBatchNorm',
       channels,
-      { axis, eps, dtype, activation },
+      { axis, eps, dtype, activation, missing },
       this.#disposed ? 'disposed of' : '',
     );
   }
@@ -359,6 +382,10 @@ export class FrozenBatchNorm<D extends DType = DType> {
       runNames,
     );
     const y = out ?? newResult<T>(dtype, size);
+    if (this.#parts.missing === 'impute') {
+      passesFor<T>(dtype).inferPresent(this.#imputing(dtype, outer, inner, data, y, residual));
+      return { data: y, shape };
+    }
     const { passes, memory } = this.#frozen[dtype] ?? this.#freeze(dtype);
     // What is absent is not given: the binding need not look at it.
     if (residual === undefined) passes.runFrozen(outer, inner, memory, data, y);
@@ -414,6 +441,7 @@ export class FrozenBatchNorm<D extends DType = DType> {
     const place = () => (isPrivate ? takeStaging<T>(dtype, size) : newResult<T>(dtype, size));
     let target = out !== undefined && isShared(out) ? out : inPlace ? source : place();
     const frozen = this.#frozen[dtype] ?? this.#freeze(dtype);
+    const imputes = this.#parts.missing === 'impute';
     // Before a signal of the caller's making can dispose of the layer.
     frozen.readers++;
     return operate(
@@ -422,6 +450,11 @@ export class FrozenBatchNorm<D extends DType = DType> {
         if (transfer) {
           source = move('x.data', data, dtype);
           target = source;
+        }
+        if (imputes) {
+          const pass = this.#imputing(dtype, outer, inner, source, target, added);
+          passesFor<T>(dtype).inferPresentLater(pass, slot);
+          return [pass, frozen];
         }
         frozen.passes.runFrozenLater(outer, inner, frozen.memory, source, target, added, slot);
         return [source, added, target, frozen];
@@ -467,13 +500,15 @@ export class FrozenBatchNorm<D extends DType = DType> {
     const parts = this.#parts;
     const input = readShape<T>('x', x, parts.dtype);
     const { data, shape, size, dtype } = input;
-    const { outer, inner } = geometryOf(input, parts.axis, parts.channels);
+    const geometry = geometryOf(input, parts.axis, parts.channels);
+    const { outer, inner } = geometry;
     const residual = givenResidual === undefined ? undefined : readResidual<T>(givenResidual, input);
     checkLength(input);
     if (residual !== undefined) checkLength(residual);
     if (out !== undefined) checkOut<T>(out, input);
     // A getter may have disposed of it meanwhile.
     this.#checkAlive(call);
+    if (parts.missing === 'throw') checkNoneMissing(passesFor<T>(dtype), geometry, data, undefined);
     return { data, shape, size, dtype, outer, inner, residual: residual?.data, out };
   }
 
@@ -483,6 +518,32 @@ export class FrozenBatchNorm<D extends DType = DType> {
         'DISPOSED',
         `a frozen layer must not be used after its disposal, got a call of ${call}`,
       );
+  }
+
+  /** The pass in which missing values become what the mean would. */
+  #imputing<T extends FloatArray>(
+    dtype: DType,
+    outer: number,
+    inner: number,
+    x: T,
+    y: T,
+    residual: T | undefined,
+  ): InferPresentPass<T> {
+    const { channels, eps, weight, bias, mean, variance, activation } = this.#parts;
+    return {
+      geometry: { outer, channels, inner },
+      eps,
+      x,
+      y,
+      weight: weight && toDtype<T>(weight, dtype),
+      bias: bias && toDtype<T>(bias, dtype),
+      mean: toDtype(mean, 'float64'),
+      variance: toDtype(variance, 'float64'),
+      relu: activation !== undefined,
+      residual,
+      mask: undefined,
+      presence: { weights: undefined, missing: true, impute: true, zero: false },
+    };
   }
 
   /** Prepares the coefficients for data of a dtype. */

@@ -196,7 +196,8 @@ export function forwardTraining<T extends FloatArray>(
   const { input, dtype, axis, geometry, eps, weight, bias, relu, residual, given } = readPass(x, read);
   const { channels } = geometry;
   const present = readPresence({ weights, outside, missing: checkMissing(missing) }, input, geometry, axis);
-  let whole = moments === undefined ? undefined : momentsOf(checkWhole(moments, channels, eps, present?.isUneven));
+  let whole =
+    moments === undefined ? undefined : momentsOf(checkWhole(moments, channels, eps, present?.isUneven));
   const passes = passesFor<T>(dtype);
   const mean = whole ? copyOf(whole.mean) : newArray<Float64Array>('float64', channels);
   const variance = whole ? copyOf(whole.variance) : newArray<Float64Array>('float64', channels);
@@ -331,7 +332,8 @@ export function backward<T extends FloatArray>(
   if (moments !== undefined && (mean !== undefined || variance !== undefined))
     throw typeError('mean and variance', 'be left out with moments', mean ?? variance);
   if (sums !== undefined && !training) throw typeError('sums', 'be left out with training: false', sums);
-  const whole = moments === undefined ? undefined : momentsOf(checkWhole(moments, channels, eps, present?.isUneven));
+  const whole =
+    moments === undefined ? undefined : momentsOf(checkWhole(moments, channels, eps, present?.isUneven));
   const stats = whole ?? statsOf(mean, variance, channels, eps);
   if (sums !== undefined) checkSums('sums', sums, channels);
   else if (

@@ -3,6 +3,7 @@
 import type { Activation } from './activation.js';
 import type { BatchNormConfig } from './config.js';
 import { describe, isArray, nameOf, rangeError, typeError, wordedTypeError } from './errors.js';
+import type { Missing } from './presence.js';
 import { propertyOf } from './properties.js';
 import { filled, lengthOf, typedArrayType } from './typed-array.js';
 import type { DType, FloatArray } from './types.js';
@@ -45,6 +46,8 @@ export interface FrozenConfigJSON<D extends DType = DType> {
   dtype?: D;
   /** What follows the normalization. */
   activation?: Activation;
+  /** What a NaN in x means; absent for 'propagate'. */
+  missing?: Missing;
 }
 
 /** What {@link BatchNorm.toJSON} gives, and {@link BatchNorm.fromJSON} takes. */

@@ -58,8 +58,8 @@ interface GivenWeights {
 const { max } = Math;
 const weightsRule = 'be a Float32Array, Float64Array or Uint8Array';
 
-export function checkMissing(missing: unknown = 'propagate'): Missing {
-  return checkOneOf('missing', missing, ['propagate', 'throw', 'skip', 'impute']);
+export function checkMissing(missing: unknown = 'propagate', name = 'missing'): Missing {
+  return checkOneOf(name, missing, ['propagate', 'throw', 'skip', 'impute']);
 }
 
 /**
@@ -153,10 +153,19 @@ export function checkPresent<T extends FloatArray>(
   geometry: Geometry,
   x: T,
 ): void {
-  if (!throws) return;
-  const place = passes.findMissing(geometry, x, presence.weights);
-  const { channels, inner } = geometry;
-  if (place === geometry.outer * channels * inner) return;
+  if (throws) checkNoneMissing(passes, geometry, x, presence.weights);
+}
+
+/** @throws RangeError where a NaN is in x, and has weight. */
+export function checkNoneMissing<T extends FloatArray>(
+  passes: Passes<T>,
+  geometry: Geometry,
+  x: T,
+  weights: Float64Array | undefined,
+): void {
+  const { outer, channels, inner } = geometry;
+  const place = passes.findMissing(geometry, x, weights);
+  if (place === outer * channels * inner) return;
   const channel = ((place - (place % inner)) / inner) % channels;
   throw rangeError(
     'x',

@@ -6,6 +6,7 @@ import {
   backward,
   type DType,
   type FloatArray,
+  FrozenBatchNorm,
   forwardInference,
   forwardTraining,
   GradientSums,
@@ -538,6 +539,31 @@ describe('batches in which little counts', () => {
     const { mean } = forwardTraining(infinite, { missing: 'skip' });
     expect(mean[0]).toBe(3);
     expect(Number.isFinite(mean[1])).toBe(false);
+  });
+});
+
+describe('frozen layers', () => {
+  const x = { data: Float32Array.of(1, Number.NaN, 3, 4), shape: [2, 2] };
+
+  it('take the missing values of their layer, at once, later and as JSON', async () => {
+    const bn = new BatchNorm(2, { missing: 'impute', eps: 1e-12 });
+    bn.bias?.fill(0.5);
+    const residual = { data: Float32Array.of(1, 2, 3, 4), shape: [2, 2] };
+    for (const frozen of [bn.freeze(), FrozenBatchNorm.fromJSON(JSON.parse(JSON.stringify(bn.freeze())))]) {
+      expect(frozen.missing).toBe('impute');
+      expect([...frozen.run(x).data]).toEqual([1.5, 0.5, 3.5, 4.5]);
+      expect([...frozen.run(x, { residual, out: new Float32Array(4) }).data]).toEqual([2.5, 2.5, 6.5, 8.5]);
+      expect([...(await frozen.runAsync(x, { residual })).data]).toEqual([2.5, 2.5, 6.5, 8.5]);
+      expect([...bn.eval().forward(x).data]).toEqual([...frozen.run(x).data]);
+    }
+    const state = { running_mean: [0, 0], running_var: [1, 1] };
+    const strict = FrozenBatchNorm.from(state, { missing: 'throw' });
+    expect(() => strict.run(x)).toThrow(
+      "x must have no NaN with missing: 'throw', got one at 1, in channel 1",
+    );
+    await expect(strict.runAsync(x)).rejects.toThrow(RangeError);
+    expect(FrozenBatchNorm.from(state, { missing: 'skip' }).run(x).data[1]).toBeNaN();
+    expect('missing' in new BatchNorm(2).freeze().toJSON().config).toBe(false);
   });
 });
 
