@@ -229,7 +229,7 @@ export class BatchNorm<D extends DType = 'float32'> {
    * @param options `out` to write to memory that is there already, `residual` to add a tensor on the way, `updateStats`.
    * @returns y in the dtype and shape of x.
    * @throws TypeError (`ERR_BATCHNORM_INVALID_TYPE`, `ERR_BATCHNORM_UNKNOWN_OPTION`), RangeError
-   *   (`ERR_BATCHNORM_INVALID_VALUE`, `ERR_BATCHNORM_OVERLAP`, `ERR_BATCHNORM_OUT_OF_MEMORY`) for what does not fit, RangeError
+   *   (`ERR_BATCHNORM_INVALID_VALUE`, `ERR_BATCHNORM_MISSING_VALUE`, `ERR_BATCHNORM_OVERLAP`, `ERR_BATCHNORM_OUT_OF_MEMORY`) for what does not fit, RangeError
    *   (`ERR_BATCHNORM_ONE_VALUE_PER_CHANNEL`) for training with one value per channel, Error
    *   (`ERR_BATCHNORM_BUFFER_CHANGED`) where an array of the layer has lost its buffer, (`ERR_BATCHNORM_GROUP_BROKEN`) where the members
    *   of its group are not at one; then nothing is written and no state has changed.
@@ -261,7 +261,7 @@ export class BatchNorm<D extends DType = 'float32'> {
    * @returns a promise of y. Nothing is thrown: it rejects, and then the layer has not changed.
    * @throws what {@link forward} throws; RangeError (`ERR_BATCHNORM_NOT_TRANSFERABLE`) for memory that cannot be moved in; Error
    *   (`ERR_BATCHNORM_BUFFER_CHANGED`) where `out` has lost its buffer meanwhile; the reason of `signal`. In full:
-   *   `ERR_BATCHNORM_INVALID_TYPE`, `ERR_BATCHNORM_UNKNOWN_OPTION`, `ERR_BATCHNORM_INVALID_VALUE`,
+   *   `ERR_BATCHNORM_INVALID_TYPE`, `ERR_BATCHNORM_UNKNOWN_OPTION`, `ERR_BATCHNORM_INVALID_VALUE`, `ERR_BATCHNORM_MISSING_VALUE`,
    *   `ERR_BATCHNORM_ONE_VALUE_PER_CHANNEL`, `ERR_BATCHNORM_OVERLAP`, `ERR_BATCHNORM_OUT_OF_MEMORY`,
    *   `ERR_BATCHNORM_NOT_TRANSFERABLE`, `ERR_BATCHNORM_BUFFER_CHANGED`, `ERR_BATCHNORM_NO_THREAD`, `ERR_BATCHNORM_GROUP_BROKEN`.
    * @example

@@ -362,7 +362,7 @@ export class FrozenBatchNorm<D extends DType = DType> {
    * @param options `out` to write to memory that is there already, `residual` to add a tensor on the way.
    * @returns y, in `out` or new.
    * @throws TypeError (`ERR_BATCHNORM_INVALID_TYPE`, `ERR_BATCHNORM_UNKNOWN_OPTION`), RangeError
-   *   (`ERR_BATCHNORM_INVALID_VALUE`, `ERR_BATCHNORM_OVERLAP`, `ERR_BATCHNORM_OUT_OF_MEMORY`) for what does not fit, Error
+   *   (`ERR_BATCHNORM_INVALID_VALUE`, `ERR_BATCHNORM_MISSING_VALUE`, `ERR_BATCHNORM_OVERLAP`, `ERR_BATCHNORM_OUT_OF_MEMORY`) for what does not fit, Error
    *   (`ERR_BATCHNORM_DISPOSED`) after disposal; then nothing is written.
    * @example
    * import { BatchNorm } from 'batchnorm';
@@ -407,7 +407,7 @@ export class FrozenBatchNorm<D extends DType = DType> {
    * @returns a promise of the result, in `out`, in the memory that was moved in, or new. Nothing is thrown: it rejects.
    * @throws what {@link run} throws; RangeError (`ERR_BATCHNORM_NOT_TRANSFERABLE`) for memory that cannot be moved in; Error
    *   (`ERR_BATCHNORM_BUFFER_CHANGED`) where `out` has lost its buffer meanwhile; the reason of `signal`. In full:
-   *   `ERR_BATCHNORM_INVALID_TYPE`, `ERR_BATCHNORM_UNKNOWN_OPTION`, `ERR_BATCHNORM_INVALID_VALUE`, `ERR_BATCHNORM_OVERLAP`,
+   *   `ERR_BATCHNORM_INVALID_TYPE`, `ERR_BATCHNORM_UNKNOWN_OPTION`, `ERR_BATCHNORM_INVALID_VALUE`, `ERR_BATCHNORM_MISSING_VALUE`, `ERR_BATCHNORM_OVERLAP`,
    *   `ERR_BATCHNORM_OUT_OF_MEMORY`, `ERR_BATCHNORM_DISPOSED`, `ERR_BATCHNORM_NOT_TRANSFERABLE`,
    *   `ERR_BATCHNORM_BUFFER_CHANGED`, `ERR_BATCHNORM_NO_THREAD`.
    * @example

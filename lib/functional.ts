@@ -176,7 +176,7 @@ function resultFor<T extends FloatArray>(
  * @param options axis 1, eps 1e-5, weight 1 and bias 0 by default.
  * @returns y in the dtype and shape of x; statistics in double.
  * @throws TypeError (`ERR_BATCHNORM_INVALID_TYPE`, `ERR_BATCHNORM_UNKNOWN_OPTION`), RangeError
- *   (`ERR_BATCHNORM_INVALID_VALUE`, `ERR_BATCHNORM_OVERLAP`, `ERR_BATCHNORM_OUT_OF_MEMORY`) for what does not fit, Error
+ *   (`ERR_BATCHNORM_INVALID_VALUE`, `ERR_BATCHNORM_MISSING_VALUE`, `ERR_BATCHNORM_OVERLAP`, `ERR_BATCHNORM_OUT_OF_MEMORY`) for what does not fit, Error
  *   (`ERR_BATCHNORM_BUFFER_CHANGED`) where a getter of the arguments takes the memory of an array away; then nothing is
  *   written.
  * @example
@@ -246,7 +246,7 @@ export function forwardTraining<T extends FloatArray>(
  * @param options `mean` and `variance` must be there; axis 1, eps 1e-5, weight 1 and bias 0 by default.
  * @returns y in the dtype and shape of x.
  * @throws TypeError (`ERR_BATCHNORM_INVALID_TYPE`, `ERR_BATCHNORM_UNKNOWN_OPTION`), RangeError
- *   (`ERR_BATCHNORM_INVALID_VALUE`, `ERR_BATCHNORM_OVERLAP`, `ERR_BATCHNORM_OUT_OF_MEMORY`) for what does not fit, Error
+ *   (`ERR_BATCHNORM_INVALID_VALUE`, `ERR_BATCHNORM_MISSING_VALUE`, `ERR_BATCHNORM_OVERLAP`, `ERR_BATCHNORM_OUT_OF_MEMORY`) for what does not fit, Error
  *   (`ERR_BATCHNORM_BUFFER_CHANGED`) where a getter of the arguments takes the memory of an array away; then nothing is
  *   written.
  * @example
@@ -300,7 +300,7 @@ export function forwardInference<T extends FloatArray>(
  *   has an effect only with an activation.
  * @returns dx in the dtype and shape of x; dWeight and dBias in its dtype, one value per channel.
  * @throws TypeError (`ERR_BATCHNORM_INVALID_TYPE`, `ERR_BATCHNORM_UNKNOWN_OPTION`), RangeError
- *   (`ERR_BATCHNORM_INVALID_VALUE`, `ERR_BATCHNORM_OVERLAP`, `ERR_BATCHNORM_OUT_OF_MEMORY`) for what does not fit, Error
+ *   (`ERR_BATCHNORM_INVALID_VALUE`, `ERR_BATCHNORM_MISSING_VALUE`, `ERR_BATCHNORM_OVERLAP`, `ERR_BATCHNORM_OUT_OF_MEMORY`) for what does not fit, Error
  *   (`ERR_BATCHNORM_BUFFER_CHANGED`) where a getter of the arguments takes the memory of an array away; then nothing is
  *   written.
  * @example

@@ -137,7 +137,7 @@ export class GradientSums {
    * @param options `moments` must be there; axis 1 and eps 1e-5 by default. With an activation also weight, bias and residual.
    * @returns its sums.
    * @throws TypeError (`ERR_BATCHNORM_INVALID_TYPE`, `ERR_BATCHNORM_UNKNOWN_OPTION`), RangeError
-   *   (`ERR_BATCHNORM_INVALID_VALUE`, `ERR_BATCHNORM_OUT_OF_MEMORY`), Error (`ERR_BATCHNORM_BUFFER_CHANGED`) for what does not fit.
+   *   (`ERR_BATCHNORM_INVALID_VALUE`, `ERR_BATCHNORM_MISSING_VALUE`, `ERR_BATCHNORM_OUT_OF_MEMORY`), Error (`ERR_BATCHNORM_BUFFER_CHANGED`) for what does not fit.
    * @example
    * import { GradientSums, Moments } from 'batchnorm';
    *
@@ -166,7 +166,7 @@ export class GradientSums {
    * @param options those, and `signal` and `transfer`, which is for dy.
    * @returns a promise of the sums.
    * @throws what {@link GradientSums.of} throws, as a rejection; the reason of `signal`. In full: `ERR_BATCHNORM_INVALID_TYPE`,
-   *   `ERR_BATCHNORM_UNKNOWN_OPTION`, `ERR_BATCHNORM_INVALID_VALUE`, `ERR_BATCHNORM_OVERLAP`, `ERR_BATCHNORM_OUT_OF_MEMORY`,
+   *   `ERR_BATCHNORM_UNKNOWN_OPTION`, `ERR_BATCHNORM_INVALID_VALUE`, `ERR_BATCHNORM_MISSING_VALUE`, `ERR_BATCHNORM_OVERLAP`, `ERR_BATCHNORM_OUT_OF_MEMORY`,
    *   `ERR_BATCHNORM_NOT_TRANSFERABLE`, `ERR_BATCHNORM_BUFFER_CHANGED`, `ERR_BATCHNORM_NO_THREAD`.
    * @example
    * import { GradientSums, Moments } from 'batchnorm';

@@ -140,7 +140,7 @@ export class Moments {
    * @param options axis 1 by default.
    * @returns its moments.
    * @throws TypeError (`ERR_BATCHNORM_INVALID_TYPE`, `ERR_BATCHNORM_UNKNOWN_OPTION`), RangeError
-   *   (`ERR_BATCHNORM_INVALID_VALUE`, `ERR_BATCHNORM_OUT_OF_MEMORY`), Error (`ERR_BATCHNORM_BUFFER_CHANGED`) for what does not fit.
+   *   (`ERR_BATCHNORM_INVALID_VALUE`, `ERR_BATCHNORM_MISSING_VALUE`, `ERR_BATCHNORM_OUT_OF_MEMORY`), Error (`ERR_BATCHNORM_BUFFER_CHANGED`) for what does not fit.
    * @example
    * import { Moments } from 'batchnorm';
    *
@@ -169,7 +169,7 @@ export class Moments {
    * @param options those, and `signal` and `transfer`.
    * @returns a promise of its moments.
    * @throws what {@link Moments.of} throws, as a rejection; the reason of `signal`. In full: `ERR_BATCHNORM_INVALID_TYPE`,
-   *   `ERR_BATCHNORM_UNKNOWN_OPTION`, `ERR_BATCHNORM_INVALID_VALUE`, `ERR_BATCHNORM_OUT_OF_MEMORY`,
+   *   `ERR_BATCHNORM_UNKNOWN_OPTION`, `ERR_BATCHNORM_INVALID_VALUE`, `ERR_BATCHNORM_MISSING_VALUE`, `ERR_BATCHNORM_OUT_OF_MEMORY`,
    *   `ERR_BATCHNORM_NOT_TRANSFERABLE`, `ERR_BATCHNORM_BUFFER_CHANGED`, `ERR_BATCHNORM_NO_THREAD`.
    * @example
    * import { Moments } from 'batchnorm';
