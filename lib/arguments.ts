@@ -3,10 +3,11 @@ import type { CoreConfig, ForwardOptions, LayerBackwardOptions } from './calls.j
 import { isObject, oneValuePerChannelError, stateError, typeError } from './errors.js';
 import { checkSums, type GradientSums } from './gradient-sums.js';
 import { checkKept } from './handover.js';
-import { checkWhole, type Moments } from './moments.js';
+import { checkWhole, type Moments, momentsOf } from './moments.js';
 import { type Pending, pendingOf, type Result, resultOf } from './pending.js';
 import { areCallsUntouched, type Names, namesOf } from './properties.js';
 import type { RunningStatistics } from './running.js';
+import type { Origin } from './statistics.js';
 import type { ArrayOf, DType, FloatArray, TensorLike } from './types.js';
 import {
   checkApart,
@@ -39,12 +40,14 @@ export interface LayerFacts<D extends DType> {
 export interface ForwardCall<T extends FloatArray> {
   readonly input: ReadTensor<T>;
   readonly geometry: Geometry;
-  /** Whether the statistics are those of x. */
-  readonly batchStats: boolean;
+  /** Whose statistics it is to normalize with; the members of a group may find that these are not there. */
+  readonly origin: Origin;
   /** Whether they go into the running ones. */
   readonly updates: boolean;
   /** Those that were given instead of those of x. */
   readonly moments: Moments | undefined;
+  /** A copy of them. */
+  readonly whole: Moments | undefined;
   readonly residual: T | undefined;
   readonly out: T | undefined;
   /** Of an x that a layer with `reuse` has returned. */
@@ -87,7 +90,7 @@ export function checkRunning({ mean, variance }: RunningStatistics, channels: nu
 
 /** All of it is checked, last of all the lengths: no code of the caller's runs after them. */
 export function readForward<D extends DType>(
-  { channels, config: { axis, dtype, singleValue, eps }, running, arrays }: LayerFacts<D>,
+  { channels, config: { axis, dtype, singleValue, eps, group }, running, arrays }: LayerFacts<D>,
   x: TensorLike<ArrayOf<D>>,
   options: ForwardOptions<ArrayOf<D>> | undefined,
   names: Names,
@@ -100,22 +103,32 @@ export function readForward<D extends DType>(
     moments: givenMoments,
   } = readOptions(options, names);
   checkBoolean('updateStats', updateStats);
+  if (givenMoments !== undefined && group !== undefined)
+    throw typeError('moments', 'be left out in a layer with a group', givenMoments);
   if (givenMoments !== undefined && !training)
     throw typeError('moments', 'be left out in evaluation', givenMoments);
   const input = readShape<ArrayOf<D>>('x', x, dtype);
   const geometry = geometryOf(input, axis, channels);
   const { outer, inner } = geometry;
   const count = outer * inner;
-  const hasOne = count === 1 && givenMoments === undefined;
+  // In a group all members together tell.
+  const hasOne = count === 1 && givenMoments === undefined && !(training && group !== undefined);
   const isSingle = hasOne && singleValue === 'running';
-  const batchStats = (training && !isSingle) || running === undefined;
-  if (batchStats && hasOne) throw oneValuePerChannelError(input.shape, training);
+  const isOfBatch = (training && !isSingle) || running === undefined;
+  if (isOfBatch && hasOne) throw oneValuePerChannelError(input.shape, training);
+  const origin: Origin = !isOfBatch
+    ? 'running'
+    : givenMoments !== undefined
+      ? 'moments'
+      : training && group !== undefined
+        ? 'group'
+        : 'x';
   const residual = givenResidual === undefined ? undefined : readResidual(givenResidual, input);
   // No code of the caller's runs after this.
   const moments = givenMoments === undefined ? undefined : checkWhole(givenMoments, channels, eps);
   if (running !== undefined) {
     checkRunning(running, channels);
-    if (!batchStats) {
+    if (!isOfBatch) {
       checkVariance('runningVar', running.variance, channels);
       checkDivisors('runningVar', running.variance, eps);
     }
@@ -126,13 +139,13 @@ export function readForward<D extends DType>(
     checkOut(out, input);
     checkApart('out', out, arrays);
   }
-  const updates = training && batchStats && updateStats && (count > 0 || moments !== undefined);
   return {
     input,
     geometry,
-    batchStats,
-    updates,
+    origin,
+    updates: updateStats,
     moments,
+    whole: moments && momentsOf(moments),
     residual: residual?.data,
     out,
     source: resultOf(x),
@@ -142,7 +155,7 @@ export function readForward<D extends DType>(
 /** All of it is checked but what hangs on the forward, and the length of dy. */
 export function readBackward<D extends DType>(
   owner: object,
-  { channels, config: { dtype } }: LayerFacts<D>,
+  { channels, config: { dtype, group } }: LayerFacts<D>,
   dy: TensorLike<ArrayOf<D>>,
   options: LayerBackwardOptions<ArrayOf<D>> | undefined,
   names: Names,
@@ -163,6 +176,8 @@ export function readBackward<D extends DType>(
       'NO_FORWARD',
       'of must be the tensor that forward() of this layer returned, got another; a copy of it is another too',
     );
+  if (sums !== undefined && group !== undefined)
+    throw typeError('sums', 'be left out in a layer with a group', sums);
   if (sums !== undefined) checkSums('sums', sums, channels);
   const wantsInput = only !== 'parameters';
   const wantsParameters = only !== 'input';

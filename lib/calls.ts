@@ -1,6 +1,7 @@
 // What the calls of a layer take and give.
 import type { Activation } from './activation.js';
 import type { GradientSums } from './gradient-sums.js';
+import type { ProcessGroup } from './group.js';
 import type { Moments } from './moments.js';
 import type { DType, FloatArray, Tensor, TensorLike } from './types.js';
 
@@ -81,6 +82,7 @@ export interface CoreConfig<D extends DType> {
   readonly activation: Activation | undefined;
   readonly reuse: boolean;
   readonly singleValue: SingleValue;
+  readonly group: ProcessGroup | undefined;
 }
 
 /** What a training batch with one value per channel is: an error, or normalized with the running statistics. */

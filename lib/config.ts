@@ -3,6 +3,8 @@ import { type Activation, checkActivation } from './activation.js';
 import type { SingleValue } from './calls.js';
 import { type Convention, type Decay, defaultsOf } from './conventions.js';
 import { rangeError, typeError } from './errors.js';
+import { checkGroup } from './exchange.js';
+import type { ProcessGroup } from './group.js';
 import { namesOf } from './properties.js';
 import type { DType } from './types.js';
 import { checkAxis, checkBoolean, checkEps, checkFraction, checkOneOf, readOptions } from './validate.js';
@@ -40,6 +42,11 @@ export interface BatchNormConfig<D extends DType = DType> {
    * are ('running', only with trackRunningStats). Default 'throw'.
    */
   singleValue: SingleValue;
+  /**
+   * Those whose layers see parts of one batch: in training statistics and dx are of the samples of all members, dWeight and dBias this
+   * member's own. Every member makes its layers in the same order and calls them alike. Default: none.
+   */
+  group: ProcessGroup | undefined;
   /** Whose defaults were taken for eps, decay and unbiasedRunningVar, and whose names states may have too. Default: PyTorch's. */
   convention: Convention | undefined;
 }
@@ -67,6 +74,7 @@ const optionNames = namesOf([
   'singleValue',
   'convention',
   'momentum',
+  'group',
 ]);
 
 /** A number from 0 to 1, or 'cumulative'. */
@@ -92,6 +100,7 @@ export function readConfig<D extends DType>(options: BatchNormOptions<D>): Batch
     activation,
     reuse = false,
     singleValue = 'throw',
+    group,
   } = read;
   if (givenDecay !== undefined && momentum !== undefined)
     throw typeError('decay', 'be left out beside momentum', givenDecay);
@@ -110,6 +119,7 @@ export function readConfig<D extends DType>(options: BatchNormOptions<D>): Batch
     activation: checkActivation(activation),
     reuse: checkBoolean('reuse', reuse),
     singleValue: checkOneOf('singleValue', singleValue, ['throw', 'running']),
+    group: group === undefined ? undefined : checkGroup(group),
     convention,
   });
 }

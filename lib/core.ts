@@ -4,7 +4,6 @@ import {
   type BackwardCall,
   backwardAsyncNames,
   backwardNames,
-  checkRunning,
   type ForwardCall,
   forwardAsyncNames,
   forwardNames,
@@ -12,7 +11,7 @@ import {
   readBackward,
   readForward,
 } from './arguments.js';
-import { type BackwardPass, type ForwardPass, maskBytes, type Passes, type Slot } from './backend/backend.js';
+import { type BackwardPass, type ForwardPass, maskBytes, type Passes } from './backend/backend.js';
 import { passesFor } from './backend/index.js';
 import type {
   AsyncOptions,
@@ -22,14 +21,13 @@ import type {
   LayerGradients,
 } from './calls.js';
 import { rangeError, typeError } from './errors.js';
-import { GradientSums, gradInputOf, newSums, throughForward } from './gradient-sums.js';
+import { Forwards } from './forwards.js';
+import { GradientSums } from './gradient-sums.js';
 import { checkKept, deliver, isShared, move } from './handover.js';
-import { evenCountOf, type Moments, momentsOf } from './moments.js';
-import { after, operate, readAsync, settled } from './operations.js';
-import { normalizeByOwn } from './pass.js';
+import { evenCountOf, type Moments } from './moments.js';
+import { operate, readAsync, Sequence } from './operations.js';
 import {
   checkForward,
-  checkPending,
   type Forward,
   fingerprintOf,
   type Held,
@@ -41,6 +39,7 @@ import {
 import { gradientsOf, newResult, ResultBuffer } from './result.js';
 import type { RunningStatistics } from './running.js';
 import { isStaged, stage, unstage } from './staging.js';
+import { type Found, Statistics, throughForward, throughForwardLater } from './statistics.js';
 import { copyInto, filled, lengthOf, shareBuffer } from './typed-array.js';
 import type { ArrayOf, DType, FloatArray, Tensor, TensorLike } from './types.js';
 import {
@@ -48,7 +47,6 @@ import {
   checkElsewhere,
   checkLength,
   checkOut,
-  checkVaries,
   copyOf,
   isInPlace,
   type NamedArrays,
@@ -58,25 +56,6 @@ import {
 } from './validate.js';
 
 const { hasOwn } = Object;
-const { apply } = Reflect;
-const WeakSetClass = WeakSet;
-const { has: hasSeen, add: addSeen } = WeakSet.prototype;
-
-/** Not by `then`, which somebody may have replaced: what follows each other here must. */
-async function startAfter<R>(before: Promise<void>, start: () => Promise<R>): Promise<R> {
-  await before;
-  return start();
-}
-
-/** Calls `then` when both are settled: what a signal has cancelled is so before what it waited for. */
-async function settledAfter(
-  before: Promise<void> | undefined,
-  call: Promise<unknown>,
-  then: () => void,
-): Promise<void> {
-  await before;
-  await settled(call, then);
-}
 
 /** A copy of what there is. */
 function copied<T extends FloatArray>(array: T | undefined): T | undefined {
@@ -86,18 +65,6 @@ function copied<T extends FloatArray>(array: T | undefined): T | undefined {
 /** What is missing in one is missing in the other. */
 function copyThere(target: FloatArray | undefined, source: FloatArray | undefined): void {
   if (target && source) copyInto(target, source);
-}
-
-/** What has been seen: by a set whose methods nobody can have replaced. */
-class Seen {
-  readonly #objects = new WeakSetClass<object>();
-
-  /** Whether it is there for the first time. */
-  add(object: object): boolean {
-    if (apply(hasSeen, this.#objects, [object])) return false;
-    apply(addSeen, this.#objects, [object]);
-    return true;
-  }
 }
 
 /** See the top of the file. Its methods are those of the layer, which documents them. */
@@ -115,27 +82,11 @@ export class LayerCore<D extends DType> {
   readonly #dResidual: ResultBuffer<ArrayOf<D>>;
   /** The layer's gradients by the names that messages give them. */
   readonly #grads: NamedArrays;
-  /** The last forwards that are done, in training and in evaluation. */
-  #lastTraining: Pending<ArrayOf<D>> | undefined;
-  #lastEvaluation: Pending<ArrayOf<D>> | undefined;
-  /** Those that were called last, done or not. */
-  #calledTraining: Pending<ArrayOf<D>> | undefined;
-  #calledEvaluation: Pending<ArrayOf<D>> | undefined;
-  #order = 0;
-  /** Forwards from before the last one are gone. */
-  #clears = 0;
+  readonly #forwards = new Forwards<ArrayOf<D>>();
   readonly #sets: HeldSets<ArrayOf<D>>;
-  /** The statistics of the last training batch, and how many values per channel it had. */
-  #moments: Held<ArrayOf<D>> | undefined;
-  #momentsCount = 0;
-  #momentsOrder = 0;
-  /** Those that the last training forward was given. */
-  #whole: Moments | undefined;
-  /** All that have gone into the running statistics. */
-  #taken: Seen | undefined;
+  readonly #statistics: Statistics<D>;
   #mask: Uint8Array | undefined;
-  /** Settled when all asynchronous calls are; undefined where there are none. */
-  #calls: Promise<void> | undefined;
+  readonly #calls = new Sequence();
 
   /** @param running of evaluation; undefined where the statistics are always those of the batch. */
   constructor(channels: number, config: CoreConfig<D>, running: RunningStatistics | undefined) {
@@ -151,8 +102,8 @@ export class LayerCore<D extends DType> {
     this.biasGrad = bias ? newArray(dtype, channels) : undefined;
     this.#sets = new HeldSets(dtype, channels, weight, bias);
     // Before anything is computed, where memory may be lacking.
-    this.#release(this.#sets.make());
-    this.#release(this.#sets.make());
+    this.#sets.release(this.#sets.make());
+    this.#sets.release(this.#sets.make());
     this.#grads = { 'the gradient of weight': this.weightGrad, 'the gradient of bias': this.biasGrad };
     const arrays = {
       weight: this.weight,
@@ -162,27 +113,29 @@ export class LayerCore<D extends DType> {
       ...this.#grads,
     };
     this.#layer = { channels, config, running, arrays };
+    this.#statistics = new Statistics(this.#layer, this.#passes, this.#sets);
   }
 
   forward(x: TensorLike<ArrayOf<D>>, options?: ForwardOptions<ArrayOf<D>>): Tensor<ArrayOf<D>> {
     // Before any getter of the arguments: the mode of this moment.
-    const pending = this.#newPending();
+    const pending = this.#forwards.begin(this, this.training);
     const call = readForward(this.#layer, x, options, forwardNames, pending.mode);
     const { input, residual, out } = call;
     const held = this.#sets.take();
     try {
       this.#holdParameters(held);
-      const whole = call.moments && momentsOf(call.moments);
-      this.#holdStatistics(held, call, whole);
+      const found = this.#statistics.find(call, held);
+      // The code of a group is the caller's.
+      if (call.origin === 'group') this.checkOwn();
       const y = out ?? this.#y.take(this.#layer.config.dtype, input.size, input.data, residual);
-      const forward = this.#forwardOf(call, input.data, false, held, whole);
+      const forward = this.#forwardOf(call, input.data, false, held, found);
       const pass = this.#forwardPass(forward, y, residual);
-      const findsOwn = call.batchStats && whole === undefined;
-      const inPlace = findsOwn ? normalizeByOwn(this.#passes, pass) : this.#passes.forwardInference(pass);
-      this.#complete(call, pending, forward, inPlace, whole);
+      const { forwardTraining, forwardInference } = this.#passes;
+      const inPlace = found.isFused ? forwardTraining(pass) : forwardInference(pass);
+      this.#complete(call, pending, forward, found, inPlace);
       return marked({ data: y, shape: input.shape }, pending, out === undefined ? this.#y.next() : undefined);
     } catch (error) {
-      this.#release(held);
+      this.#sets.release(held);
       throw error;
     }
   }
@@ -191,9 +144,8 @@ export class LayerCore<D extends DType> {
     x: TensorLike<ArrayOf<D>>,
     options?: ForwardOptions<ArrayOf<D>> & AsyncOptions,
   ): Promise<Tensor<ArrayOf<D>>> {
-    // From its call on, so that a backward that is called next goes through this one or through none.
-    const pending = this.#newPending();
-    this.#called(pending);
+    const pending = this.#forwards.begin(this, this.training);
+    this.#forwards.called(pending);
     try {
       return await this.#forwardLater(x, options, pending);
     } catch (error) {
@@ -211,7 +163,7 @@ export class LayerCore<D extends DType> {
     const { signal, transfer } = readAsync(options);
     const call = readForward(this.#layer, x, options, forwardAsyncNames, pending.mode);
     const { input, out } = call;
-    const { dtype, eps } = this.#layer.config;
+    const { dtype } = this.#layer.config;
     if (out !== undefined) {
       isInPlace(out, 'x.data', input.data);
       if (call.residual) checkApart('out', out, { 'residual.data': call.residual });
@@ -229,32 +181,25 @@ export class LayerCore<D extends DType> {
     const given = transfer ? input.data : stage(input.data, dtype);
     const held = this.#sets.make();
     this.#holdParameters(held);
-    // As they are now, like all else that is given.
-    const moments = call.moments && momentsOf(call.moments);
-    return this.#inTurn(signal, async () => {
+    return this.#calls.inTurn(signal, async () => {
       checkKept('x.data', given, input.size);
       const y = out !== undefined && isShared(out) ? out : newResult<ArrayOf<D>>(dtype, input.size);
-      this.#holdStatistics(held, call, moments);
-      const forward = this.#forwardOf(call, given, true, held, moments);
-      const { forwardTrainingLater, forwardInferenceLater, momentsLater } = this.#passes;
-      const findsOwn = call.batchStats && moments === undefined;
-      const compute = findsOwn && eps > 0 ? forwardTrainingLater : forwardInferenceLater;
-      // As normalizeByOwn() has it.
-      if (findsOwn && eps === 0)
-        await operate(
-          signal,
-          (slot) => {
-            if (transfer) forward.x = move('x.data', given, dtype);
-            momentsLater(this.#forwardPass(forward, y, residual), slot);
-            return forward;
-          },
-          () => checkVaries(held.variance),
-        );
+      let source = given;
+      const take = () => {
+        if (transfer && source === given) source = move('x.data', given, dtype);
+        return source;
+      };
+      const found = this.#statistics.takePass(call)
+        ? await this.#statistics.findLater(call, held, signal, take)
+        : this.#statistics.find(call, held);
+      const forward = this.#forwardOf(call, source, true, held, found);
+      const { forwardTrainingLater, forwardInferenceLater } = this.#passes;
+      const compute = found.isFused ? forwardTrainingLater : forwardInferenceLater;
       let inPlace = false;
       return operate(
         signal,
         (slot) => {
-          if (transfer && forward.x === given) forward.x = move('x.data', given, dtype);
+          forward.x = take();
           inPlace = compute(this.#forwardPass(forward, y, residual), slot);
           return [forward, y, residual];
         },
@@ -262,7 +207,7 @@ export class LayerCore<D extends DType> {
           this.checkOwn();
           const data = out === undefined ? y : deliver(y, out);
           unstage(residual);
-          this.#complete(call, pending, forward, inPlace, moments);
+          this.#complete(call, pending, forward, found, inPlace);
           return marked({ data, shape: input.shape }, pending, undefined);
         },
       );
@@ -275,9 +220,9 @@ export class LayerCore<D extends DType> {
   ): LayerGradients<ArrayOf<D>> {
     // Before any getter of the arguments: the mode and the forward of this moment.
     const { training } = this;
-    const last = training ? this.#lastTraining : this.#lastEvaluation;
+    const last = this.#forwards.lastDone(training);
     const call = readBackward(this, this.#layer, dy, options, backwardNames);
-    const pending = checkPending(call.pending ?? last, this.#clears, training, call);
+    const pending = this.#forwards.check(call.pending ?? last, training, call);
     const forward = checkForward(pending.forward, call, this.#layer.arrays);
     const { gradient, out, wantsInput, wantsParameters, accumulate, sums } = call;
     const { data, size, shape } = gradient;
@@ -293,7 +238,7 @@ export class LayerCore<D extends DType> {
     const dResidual =
       wantsInput && forward.residual ? this.#dResidual.take(dtype, size, data, forward.x, out) : undefined;
     const pass = this.#backwardPass(forward, data, forward.x, dx, dWeight, dBias, dResidual);
-    throughForward(this.#passes, pass, sums, forward.count);
+    throughForward(this.#passes, pass, this.#statistics.sumsOf(forward, sums));
     if (accumulate) this.#accumulate(dWeight, dBias);
     this.#mark(pending, call);
     this.#letGo(pending);
@@ -307,9 +252,9 @@ export class LayerCore<D extends DType> {
     options?: LayerBackwardOptions<ArrayOf<D>> & AsyncOptions,
   ): Promise<LayerGradients<ArrayOf<D>>> {
     const { training } = this;
-    const called = training ? this.#calledTraining : this.#calledEvaluation;
+    const called = this.#forwards.lastCalled(training);
     const { signal, transfer } = readAsync(options);
-    const { dtype, eps } = this.#layer.config;
+    const { dtype } = this.#layer.config;
     const call = readBackward(this, this.#layer, dy, options, backwardAsyncNames);
     const { out, wantsInput, wantsParameters, accumulate } = call;
     const { data, size, shape } = call.gradient;
@@ -322,10 +267,10 @@ export class LayerCore<D extends DType> {
     if (transfer) checkElsewhere('dy.data', data, this.#layer.arrays);
     const kept = transfer ? data : stage(data, dtype);
     const sums = call.sums && GradientSums.merge(call.sums);
-    return this.#inTurn(signal, async () => {
+    return this.#calls.inTurn(signal, async () => {
       checkKept('dy.data', kept, size);
       if (out !== undefined) checkKept('out', out, size);
-      const pending = checkPending(call.pending ?? called, this.#clears, training, call);
+      const pending = this.#forwards.check(call.pending ?? called, training, call);
       const forward = checkForward(pending.forward, call, this.#layer.arrays);
       this.checkOwn();
       // x is copied, but the next backward needs it again.
@@ -347,43 +292,26 @@ export class LayerCore<D extends DType> {
       const { leavesInput, leavesParameters } = pending;
       this.#mark(pending, call);
       pending.busy++;
-      // As throughForward() has it.
-      const { channels } = forward.geometry;
-      const { mean, variance } = forward.held;
-      const own = sums && wantsInput && wantsParameters ? newSums(channels) : undefined;
-      const begin = (slot: Slot, isLast: boolean) => {
+      const begin = () => {
         // x may have lain in its buffer, until it was copied.
-        if (transfer && gradient === kept) gradient = move('dy.data', kept, dtype);
+        if (transfer) gradient = move('dy.data', kept, dtype);
         if (transfer && wantsInput) target = gradient;
-        const pass = this.#backwardPass(forward, gradient, x, target, dWeight, dBias, dResidual);
-        if (!isLast && own !== undefined) this.#passes.gradSumsLater({ ...pass, sums: own }, slot);
-        else if (sums === undefined || target === undefined) this.#passes.backwardLater(pass, slot);
-        else this.#passes.gradInputLater(gradInputOf(pass, target, sums, forward.count), slot);
-        return [gradient, x, target, dWeight, dBias, dResidual, forward, sums, own];
+        return this.#backwardPass(forward, gradient, x, target, dWeight, dBias, dResidual);
       };
+      const sumsOrigin = this.#statistics.sumsOf(forward, sums);
       try {
-        if (own !== undefined)
-          await operate(
-            signal,
-            (slot) => begin(slot, false),
-            () => this.#passes.gradParameters(channels, eps, mean, variance, own, dWeight, dBias),
-          );
-        return await operate(
-          signal,
-          (slot) => begin(slot, true),
-          () => {
-            this.checkOwn();
-            const dx = target && out !== undefined ? deliver(target, out) : target;
-            if (gradient !== dx) unstage(gradient);
-            if (!forward.isOwn) unstage(x);
-            if (accumulate) this.#accumulate(dWeight, dBias);
-            else {
-              copyThere(this.weightGrad, dWeight);
-              copyThere(this.biasGrad, dBias);
-            }
-            return gradientsOf(shape, dx, dWeight, dBias, dResidual);
-          },
-        );
+        return await throughForwardLater(this.#passes, sumsOrigin, call, signal, begin, () => {
+          this.checkOwn();
+          const dx = target && out !== undefined ? deliver(target, out) : target;
+          if (gradient !== dx) unstage(gradient);
+          if (!forward.isOwn) unstage(x);
+          if (accumulate) this.#accumulate(dWeight, dBias);
+          else {
+            copyThere(this.weightGrad, dWeight);
+            copyThere(this.biasGrad, dBias);
+          }
+          return gradientsOf(shape, dx, dWeight, dBias, dResidual);
+        });
       } catch (error) {
         // What another backward has gone through meanwhile stays gone.
         if (!call.retain && wantsInput) pending.leavesInput ||= leavesInput;
@@ -397,11 +325,7 @@ export class LayerCore<D extends DType> {
   }
 
   clear(): void {
-    this.#clears++;
-    this.#forget(this.#lastTraining);
-    this.#forget(this.#lastEvaluation);
-    this.#forget(this.#calledTraining);
-    this.#forget(this.#calledEvaluation);
+    this.#forwards.clear();
   }
 
   zeroGrad(): void {
@@ -412,10 +336,7 @@ export class LayerCore<D extends DType> {
 
   /** A copy of the statistics of the last training batch. */
   moments(): Moments | undefined {
-    if (this.#whole !== undefined) return momentsOf(this.#whole);
-    if (this.#moments === undefined) return undefined;
-    const { mean, variance } = this.#moments;
-    return momentsOf({ count: this.#momentsCount, squares: this.#momentsCount, mean, variance });
+    return this.#statistics.last();
   }
 
   /** The caller may have detached them. */
@@ -427,32 +348,6 @@ export class LayerCore<D extends DType> {
     }
   }
 
-  /** No forward needs it any more. */
-  #release(held: Held<ArrayOf<D>>): void {
-    held.isNeeded = false;
-    if (held !== this.#moments) this.#sets.giveBack(held);
-  }
-
-  #newPending(): Pending<ArrayOf<D>> {
-    return {
-      owner: this,
-      order: ++this.#order,
-      mode: this.training,
-      state: 'waiting',
-      cause: undefined,
-      busy: 0,
-      clears: this.#clears,
-      leavesInput: true,
-      leavesParameters: true,
-      forward: undefined,
-    };
-  }
-
-  #called(pending: Pending<ArrayOf<D>>): void {
-    if (pending.mode) this.#calledTraining = pending;
-    else this.#calledEvaluation = pending;
-  }
-
   /** The caller may have taken the memory of the layer's own away. */
   #holdParameters({ weight, bias }: Held<ArrayOf<D>>): void {
     if (this.weight) checkKept('weight', this.weight, this.#layer.channels);
@@ -461,29 +356,12 @@ export class LayerCore<D extends DType> {
     copyThere(bias, this.bias);
   }
 
-  /** Those of the batch are written by the pass. */
-  #holdStatistics(
-    { mean, variance }: Held<ArrayOf<D>>,
-    { batchStats }: ForwardCall<ArrayOf<D>>,
-    whole: Moments | undefined,
-  ): void {
-    if (whole !== undefined) {
-      copyInto(mean, whole.mean);
-      copyInto(variance, whole.variance);
-    }
-    const running = this.#layer.running;
-    if (batchStats || running === undefined) return;
-    checkRunning(running, this.#layer.channels);
-    copyInto(mean, running.mean);
-    copyInto(variance, running.variance);
-  }
-
   #forwardOf(
-    { input, geometry, batchStats, residual, source }: ForwardCall<ArrayOf<D>>,
+    { input, geometry, residual, source }: ForwardCall<ArrayOf<D>>,
     x: ArrayOf<D>,
     isOwn: boolean,
     held: Held<ArrayOf<D>>,
-    whole: Moments | undefined,
+    { origin, whole }: Found,
   ): Forward<ArrayOf<D>> {
     const mask = residual && this.#layer.config.activation ? this.#maskFor(input.size, isOwn) : undefined;
     return {
@@ -494,10 +372,9 @@ export class LayerCore<D extends DType> {
       // The caller has the other.
       shape: shapeOf(input.shape),
       geometry,
-      training: batchStats,
+      origin,
       held,
       count: whole ? (evenCountOf(whole) ?? whole.count) : geometry.outer * geometry.inner,
-      isPart: whole !== undefined,
       residual: residual !== undefined,
       mask,
     };
@@ -514,40 +391,15 @@ export class LayerCore<D extends DType> {
 
   /** A forward has been computed: what it leaves to backward. */
   #complete(
-    { updates, geometry, batchStats, moments }: ForwardCall<ArrayOf<D>>,
+    call: ForwardCall<ArrayOf<D>>,
     pending: Pending<ArrayOf<D>>,
     forward: Forward<ArrayOf<D>>,
+    found: Found,
     inPlace: boolean,
-    whole: Moments | undefined,
   ): void {
     if (inPlace) forward.x = undefined;
-    pending.forward = forward;
-    pending.state = 'done';
-    pending.clears = this.#clears;
-    if (pending.mode) {
-      if (pending.order >= (this.#lastTraining?.order ?? 0)) this.#lastTraining = pending;
-      if (pending.order >= (this.#calledTraining?.order ?? 0)) this.#calledTraining = pending;
-    } else {
-      if (pending.order >= (this.#lastEvaluation?.order ?? 0)) this.#lastEvaluation = pending;
-      if (pending.order >= (this.#calledEvaluation?.order ?? 0)) this.#calledEvaluation = pending;
-    }
-    const { mean, variance } = forward.held;
-    const count = geometry.outer * geometry.inner;
-    const isSeen = pending.mode && batchStats && (count > 0 || whole !== undefined);
-    if (isSeen && pending.order >= this.#momentsOrder) {
-      const before = this.#moments;
-      this.#moments = forward.held;
-      this.#momentsCount = count;
-      this.#whole = whole;
-      this.#momentsOrder = pending.order;
-      if (before !== undefined && !before.isNeeded) this.#release(before);
-    }
-    if (!updates) return;
-    if (whole === undefined || moments === undefined) this.#layer.running?.update(count, mean, variance);
-    else {
-      this.#taken ??= new Seen();
-      if (this.#taken.add(moments)) this.#layer.running?.updateFrom(whole);
-    }
+    this.#forwards.done(pending, forward);
+    this.#statistics.done(call, found, forward.held, pending);
   }
 
   /** What has been gone back through, unless it is to be gone through again. */
@@ -562,15 +414,9 @@ export class LayerCore<D extends DType> {
     const { forward, busy, leavesInput, leavesParameters } = pending;
     if (forward === undefined || busy > 0 || leavesInput || leavesParameters) return;
     pending.forward = undefined;
-    this.#release(forward.held);
+    this.#sets.release(forward.held);
     if (forward.isOwn) unstage(forward.x);
     if (forward.mask !== undefined && this.#layer.config.reuse) this.#mask = forward.mask;
-  }
-
-  #forget(pending: Pending<ArrayOf<D>> | undefined): void {
-    if (pending?.state !== 'done') return;
-    pending.state = 'cleared';
-    pending.forward = undefined;
   }
 
   /** Where one backward writes a gradient: beside the layer's where it is to be added. */
@@ -606,7 +452,7 @@ export class LayerCore<D extends DType> {
   }
 
   #backwardPass(
-    { geometry, training, held, mask }: Forward<ArrayOf<D>>,
+    { geometry, origin, held, mask }: Forward<ArrayOf<D>>,
     dy: ArrayOf<D>,
     x: ArrayOf<D>,
     dx: ArrayOf<D> | undefined,
@@ -617,7 +463,7 @@ export class LayerCore<D extends DType> {
     return {
       geometry,
       eps: this.#layer.config.eps,
-      training,
+      training: origin !== 'running',
       dy,
       x,
       mean: held.mean,
@@ -633,16 +479,5 @@ export class LayerCore<D extends DType> {
       dBias,
       dResidual,
     };
-  }
-
-  /** Starts when all asynchronous calls before have settled: at once where there are none. */
-  #inTurn<R>(signal: AbortSignal | undefined, start: () => Promise<R>): Promise<R> {
-    const before = this.#calls;
-    const call = before === undefined ? start() : startAfter(after(before, signal), start);
-    const calls = settledAfter(before, call, () => {
-      if (this.#calls === calls) this.#calls = undefined;
-    });
-    this.#calls = calls;
-    return call;
   }
 }

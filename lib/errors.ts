@@ -13,6 +13,8 @@ export type Reason =
   | 'NO_FORWARD'
   | 'INPUT_OVERWRITTEN'
   | 'NO_RUNNING_STATS'
+  | 'GROUP_BROKEN'
+  | 'GROUP_BUSY'
   | 'NOT_FOLDABLE'
   | 'NOT_DIFFERENTIABLE'
   | 'DISPOSED'

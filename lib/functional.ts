@@ -2,12 +2,13 @@
 
 import { passesFor } from './backend/index.js';
 import { typeError } from './errors.js';
-import { checkSums, type GradientSums, sumsError, throughForward } from './gradient-sums.js';
+import { checkSums, type GradientSums, sumsError } from './gradient-sums.js';
 import { checkWhole, evenCountOf, type Moments, momentsOf } from './moments.js';
-import { defaultEps, normalizeByOwn, type PassOptions, passNames, readPass } from './pass.js';
+import { defaultEps, type PassOptions, passNames, readPass } from './pass.js';
 import { namesOf, propertiesOf } from './properties.js';
 import { newResult } from './result.js';
 import { updateRunningArrays } from './running.js';
+import { findOwn, throughForward } from './statistics.js';
 import { lengthOf } from './typed-array.js';
 import type { FloatArray, Tensor, TensorLike } from './types.js';
 import {
@@ -186,7 +187,7 @@ export function forwardTraining<T extends FloatArray>(
     residual: residual?.data,
     mask: undefined,
   };
-  if (whole === undefined) normalizeByOwn(passes, pass);
+  if (whole === undefined && findOwn(passes, eps, pass)) passes.forwardTraining(pass);
   else passes.forwardInference(pass);
   const size = geometry.outer * geometry.inner;
   const count = whole ? largestOf(whole.count) : size;
@@ -313,7 +314,7 @@ export function backward<T extends FloatArray>(
     dResidual,
   };
   const count = whole ? (evenCountOf(whole) ?? whole.count) : input.size / channels;
-  throughForward(passesFor<T>(dtype), pass, sums, count);
+  throughForward(passesFor<T>(dtype), pass, { given: sums, exchange: undefined, count });
   return {
     dx: { data: dx, shape: input.shape },
     dWeight,

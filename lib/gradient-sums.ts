@@ -1,4 +1,4 @@
-import type { BackwardPass, GradInputPass, Passes, Sums, ThroughForward } from './backend/backend.js';
+import type { Sums, ThroughForward } from './backend/backend.js';
 import { passesFor } from './backend/index.js';
 import type { AsyncOptions } from './calls.js';
 import { isObject, rangeError, stateError, typeError } from './errors.js';
@@ -293,48 +293,9 @@ function readSums<T extends FloatArray>(dy: unknown, x: unknown, options: Gradie
   };
 }
 
-/** Of a backward pass dx alone, of sums over `count` values per channel. */
-export function gradInputOf<T extends FloatArray>(
-  pass: BackwardPass<T>,
-  dx: T,
-  sums: Sums,
-  count: number | Float64Array,
-): GradInputPass<T> {
-  if (typeof count === 'number') return { ...pass, dx, sums, count };
-  // Each channel has its own: of the mean of dy there is one value.
-  const sumDy = copyOf(sums.sumDy);
-  const sumDyXmu = copyOf(sums.sumDyXmu);
-  for (let channel = 0; channel < lengthOf(sumDy); channel++) {
-    sumDy[channel] /= count[channel];
-    sumDyXmu[channel] /= count[channel];
-  }
-  return { ...pass, dx, sums: { sumDy, sumDyXmu }, count: 1 };
-}
-
 /** Sums of 0. */
 export function newSums(channels: number): Sums {
   return { sumDy: newArray('float64', channels), sumDyXmu: newArray('float64', channels) };
-}
-
-/** A backward pass at once: with the sums of all parts, where they are given. */
-export function throughForward<T extends FloatArray>(
-  passes: Passes<T>,
-  pass: BackwardPass<T>,
-  sums: Sums | undefined,
-  count: number | Float64Array,
-): void {
-  const { geometry, eps, dx, dWeight, dBias } = pass;
-  if (sums === undefined || dx === undefined) {
-    passes.backward(pass);
-    return;
-  }
-  // Of this part; and before dx takes the place of dy.
-  if (dWeight || dBias) {
-    const own = newSums(geometry.channels);
-    passes.gradSums({ ...pass, sums: own });
-    passes.gradParameters(geometry.channels, eps, pass.mean, pass.variance, own, dWeight, dBias);
-  }
-  passes.gradInput(gradInputOf(pass, dx, sums, count));
 }
 
 /** For a backward that knows but its own part. */

@@ -8,6 +8,7 @@ export {
   type AsyncOptions,
   BatchNorm,
   type ForwardOptions,
+  type FromJSONOptions,
   type LayerBackwardOptions,
   type LayerGradients,
   type Parameter,
@@ -48,6 +49,7 @@ export {
   type GradientSumsOptions,
   type GradientSumsParts,
 } from './gradient-sums.js';
+export type { ProcessGroup } from './group.js';
 export type { BatchNormJSON, FrozenBatchNormJSON, FrozenConfigJSON, NumberJSON, StateJSON } from './json.js';
 export { Moments, type MomentsJSON, type MomentsOptions, type MomentsParts } from './moments.js';
 export type { PassOptions } from './pass.js';

@@ -56,7 +56,7 @@ export interface BatchNormJSON<D extends DType = DType> {
   /** Values per channel array. */
   channels: number;
   /** The options in full, those that are undefined left out. */
-  config: Omit<BatchNormConfig<D>, 'activation' | 'convention'> &
+  config: Omit<BatchNormConfig<D>, 'activation' | 'convention' | 'group'> &
     Partial<Pick<BatchNormConfig<D>, 'activation' | 'convention'>>;
   /** What {@link BatchNorm.stateDict} has. */
   state: StateJSON;

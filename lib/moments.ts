@@ -198,38 +198,7 @@ export class Moments {
     if (number === 0) throw rangeError('moments', 'be one at least', 'none');
     for (let i = 0; i < number; i++)
       checkMoments(`moments[${i}]`, parts[i], i === 0 ? undefined : parts[0].channels);
-    const { channels } = parts[0];
-    const count = newArray<Float64Array>('float64', channels);
-    const squares = newArray<Float64Array>('float64', channels);
-    const mean = newArray<Float64Array>('float64', channels);
-    const variance = newArray<Float64Array>('float64', channels);
-    for (let c = 0; c < channels; c++) {
-      let first: Moments | undefined;
-      let filled = 0;
-      for (let i = 0; i < number; i++) {
-        const part = parts[i];
-        if (part.count[c] === 0) continue;
-        first ??= part;
-        filled++;
-        count[c] += part.count[c];
-        squares[c] += part.squares[c];
-      }
-      if (first === undefined) continue;
-      if (filled === 1) {
-        mean[c] = first.mean[c];
-        variance[c] = first.variance[c];
-        continue;
-      }
-      const centre = first.mean[c];
-      const shift = sumOf(parts, c, (part) => part.count[c] * (part.mean[c] - centre)) / count[c];
-      mean[c] = centre + shift;
-      const squared = (part: Moments) => {
-        const distance = part.mean[c] - centre - shift;
-        return part.count[c] * (part.variance[c] + distance * distance);
-      };
-      variance[c] = sumOf(parts, c, squared) / count[c];
-    }
-    return new Moments(constructorKey, count, squares, mean, variance);
+    return mergeMoments(parts, number);
   }
 
   /**
@@ -304,6 +273,42 @@ export class Moments {
       variance: toNumbers(this.variance),
     };
   }
+}
+
+/** The first `number` of some parts, together. */
+export function mergeMoments(parts: Readonly<Record<number, Moments>>, number: number): Moments {
+  const { channels } = parts[0];
+  const count = newArray<Float64Array>('float64', channels);
+  const squares = newArray<Float64Array>('float64', channels);
+  const mean = newArray<Float64Array>('float64', channels);
+  const variance = newArray<Float64Array>('float64', channels);
+  for (let c = 0; c < channels; c++) {
+    let first: Moments | undefined;
+    let filled = 0;
+    for (let i = 0; i < number; i++) {
+      const part = parts[i];
+      if (part.count[c] === 0) continue;
+      first ??= part;
+      filled++;
+      count[c] += part.count[c];
+      squares[c] += part.squares[c];
+    }
+    if (first === undefined) continue;
+    if (filled === 1) {
+      mean[c] = first.mean[c];
+      variance[c] = first.variance[c];
+      continue;
+    }
+    const centre = first.mean[c];
+    const shift = sumOf(parts, number, c, (part) => part.count[c] * (part.mean[c] - centre)) / count[c];
+    mean[c] = centre + shift;
+    const squared = (part: Moments) => {
+      const distance = part.mean[c] - centre - shift;
+      return part.count[c] * (part.variance[c] + distance * distance);
+    };
+    variance[c] = sumOf(parts, number, c, squared) / count[c];
+  }
+  return new Moments(constructorKey, count, squares, mean, variance);
 }
 
 /** What the unbiased variance is more than the biased one: NaN where there is none. */
@@ -398,10 +403,15 @@ export function evenCountOf({ channels, count, squares }: Moments): number | und
 }
 
 /** A sum over the parts that are not empty in a channel, and beside it what its roundings have lost (Neumaier, 1974). */
-function sumOf(parts: readonly Moments[], channel: number, term: (part: Moments) => number): number {
+function sumOf(
+  parts: Readonly<Record<number, Moments>>,
+  number: number,
+  channel: number,
+  term: (part: Moments) => number,
+): number {
   let sum = 0;
   let lost = 0;
-  for (let i = 0; i < parts.length; i++) {
+  for (let i = 0; i < number; i++) {
     if (parts[i].count[channel] === 0) continue;
     const value = term(parts[i]);
     const total = sum + value;

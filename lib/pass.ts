@@ -1,12 +1,10 @@
-// What the functions read of x and their options, and what training is where nothing else gives its statistics.
+// What the functions read of x and their options.
 import { type Activation, checkActivation } from './activation.js';
-import type { ForwardPass, Passes } from './backend/backend.js';
 import type { DType, FloatArray, TensorLike } from './types.js';
 import {
   checkAxis,
   checkEps,
   checkPerChannel,
-  checkVaries,
   type Geometry,
   geometryOf,
   type NamedArrays,
@@ -80,16 +78,4 @@ export function readPass<T extends FloatArray>(
     residual: residual === undefined ? undefined : readResidual<T>(residual, input),
     given: { weight, bias },
   };
-}
-
-/**
- * Normalizes x with its own statistics. Returns whether y is x.
- *
- * @throws RangeError where eps is 0 and a channel does not vary: then nothing is written but the statistics.
- */
-export function normalizeByOwn<T extends FloatArray>(passes: Passes<T>, pass: ForwardPass<T>): boolean {
-  if (pass.eps > 0) return passes.forwardTraining(pass);
-  passes.moments(pass);
-  checkVaries(pass.variance);
-  return passes.forwardInference(pass);
 }

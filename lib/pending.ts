@@ -2,6 +2,7 @@
 import { dtypes } from './dtype.js';
 import { stateError, typeError } from './errors.js';
 import { type GradientSums, sumsError } from './gradient-sums.js';
+import type { Origin } from './statistics.js';
 import { viewOf } from './typed-array.js';
 import type { DType, FloatArray, Tensor } from './types.js';
 import {
@@ -62,13 +63,11 @@ export interface Forward<T extends FloatArray> {
   readonly source: Result | undefined;
   readonly shape: readonly number[];
   readonly geometry: Geometry;
-  /** Whether the statistics are those of x. */
-  readonly training: boolean;
+  /** Whose statistics it has. */
+  readonly origin: Origin;
   readonly held: Held<T>;
   /** Values per channel that the statistics are of. */
   readonly count: number | Float64Array;
-  /** Whether those of other parts are among them. */
-  readonly isPart: boolean;
   /** Whether there was one. */
   readonly residual: boolean;
   /** What a ReLU after it lets through. */
@@ -82,7 +81,7 @@ export interface Result {
 }
 
 /** What a tensor that a layer has returned knows. */
-interface Origin {
+interface Mark {
   readonly pending: Pending<FloatArray>;
   readonly result: Result | undefined;
 }
@@ -96,15 +95,15 @@ const Returned = function (this: unknown, object: object) {
 ) => object;
 
 class Marked extends Returned {
-  #origin: Origin | undefined;
+  #mark: Mark | undefined;
 
-  constructor(tensor: object, origin: Origin) {
+  constructor(tensor: object, mark: Mark) {
     super(tensor);
-    this.#origin = origin;
+    this.#mark = mark;
   }
 
-  static originOf(value: object): Origin | undefined {
-    return #origin in value ? value.#origin : undefined;
+  static markOf(value: object): Mark | undefined {
+    return #mark in value ? value.#mark : undefined;
   }
 }
 
@@ -122,7 +121,7 @@ export function marked<T extends FloatArray>(
 
 /** The forward that returned a tensor; undefined for any other object. */
 export function pendingOf<T extends FloatArray>(tensor: object): Pending<T> | undefined {
-  return Marked.originOf(tensor)?.pending as unknown as Pending<T> | undefined;
+  return Marked.markOf(tensor)?.pending as unknown as Pending<T> | undefined;
 }
 
 /** Whether a layer has ever used its memory again: to ask a tensor costs as much as all other checks together. */
@@ -135,7 +134,7 @@ export function noteReuse(): void {
 
 /** Which result in reused memory a tensor is; undefined where it is none. */
 export function resultOf(tensor: object): Result | undefined {
-  return isAnyReused ? Marked.originOf(tensor)?.result : undefined;
+  return isAnyReused ? Marked.markOf(tensor)?.result : undefined;
 }
 
 /** The halves of a backward that are wanted. */
@@ -204,8 +203,9 @@ export function checkForward<T extends FloatArray>(
   arrays: NamedArrays,
 ): Known<T> {
   const { x, fingerprint, source } = forward;
-  if (sums !== undefined && !forward.training) throw typeError('sums', 'be left out in evaluation', sums);
-  if (forward.isPart && wantsInput && sums === undefined) throw sumsError();
+  if (sums !== undefined && forward.origin === 'running')
+    throw typeError('sums', 'be left out in evaluation', sums);
+  if (forward.origin === 'moments' && wantsInput && sums === undefined) throw sumsError();
   if (x === undefined)
     throw stateError(
       'INPUT_OVERWRITTEN',
@@ -274,6 +274,7 @@ export function matches(x: FloatArray, size: number, fingerprint: Fingerprint): 
 export class HeldSets<T extends FloatArray> {
   readonly #free: Record<number, Held<T>> = create(null);
   #freeCount = 0;
+  #kept: Held<T> | undefined;
   #memory: ArrayBuffer | undefined;
   #used = 0;
   #sets = 1;
@@ -322,8 +323,20 @@ export class HeldSets<T extends FloatArray> {
     return held;
   }
 
-  /** Gives one back: enough are kept for a loop of forward and backward to make none. */
-  giveBack(held: Held<T>): void {
-    if (this.#freeCount < 2) this.#free[this.#freeCount++] = held;
+  /** No forward needs it any more. Enough are kept for a loop of forward and backward to make none. */
+  release(held: Held<T>): void {
+    held.isNeeded = false;
+    if (held !== this.#kept && this.#freeCount < 2) this.#free[this.#freeCount++] = held;
+  }
+
+  /** Nobody else gets it before another is kept, whether a forward needs it or not. */
+  keep(held: Held<T>): void {
+    const before = this.#kept;
+    this.#kept = held;
+    if (before !== undefined && !before.isNeeded) this.release(before);
+  }
+
+  get kept(): Held<T> | undefined {
+    return this.#kept;
   }
 }

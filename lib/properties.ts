@@ -74,6 +74,8 @@ function areAllUntouched(): boolean {
       'singleValue' in objectPrototype ||
       'convention' in objectPrototype ||
       'momentum' in objectPrototype ||
+      'group' in objectPrototype ||
+      'timeout' in objectPrototype ||
       // statistics and states
       'count' in objectPrototype ||
       'squares' in objectPrototype ||
