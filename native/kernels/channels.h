@@ -10,6 +10,13 @@ namespace {
 
 using batchnorm::kLanes;
 
+inline float absolute(float value) {
+  return __builtin_fabsf(value);
+}
+inline double absolute(double value) {
+  return __builtin_fabs(value);
+}
+
 /// Of nine values the one nearest to their mean: nearer to that of all than their median is.
 template <typename T>
 inline void centres_at(const T* const (&from)[9], size_t stride, size_t channels, T* to) {
@@ -18,7 +25,7 @@ inline void centres_at(const T* const (&from)[9], size_t stride, size_t channels
     T sum = from[0][at];
     for (size_t i = 1; i < 9; i++) sum += from[i][at];
     const T mean = sum * static_cast<T>(1.0 / 9);
-    const auto distance = [=](T value) { return value < mean ? mean - value : value - mean; };
+    const auto distance = [=](T value) { return absolute(value - mean); };
     T nearest = from[0][at];
     T shortest = distance(nearest);
     for (size_t i = 1; i < 9; i++) {
