@@ -5,13 +5,12 @@ import type { BackwardPass, GradInputPass, MomentsPass, Passes, Sums } from './b
 import { oneValuePerChannelError } from './errors.js';
 import { Exchange } from './exchange.js';
 import { newSums } from './gradient-sums.js';
-import { checkKept } from './handover.js';
 import { evenCountOf, type Moments, momentsOf } from './moments.js';
 import { operate } from './operations.js';
 import type { Forward, Held, HeldSets } from './pending.js';
 import { copyInto, lengthOf } from './typed-array.js';
 import type { ArrayOf, DType, FloatArray } from './types.js';
-import { checkVaries, copyOf } from './validate.js';
+import { checkKept, checkVaries, copyOf } from './validate.js';
 
 /** Whose statistics a forward normalizes with: the running ones, those of x, those of `moments`, or those of a group. */
 export type Origin = 'running' | 'x' | 'moments' | 'group';
