@@ -13,7 +13,9 @@ assert.equal(capabilities().version, version);
 
 const required = createRequire(import.meta.url)('batchnorm');
 assert.equal(required.BatchNorm, BatchNorm, 'require and import must give one library');
-assert.equal(createRequire(import.meta.url)('batchnorm/workers').WorkerGroup, WorkerGroup);
+// Which need not be one, for a group is what its memory says.
+const { WorkerGroup: RequiredGroup } = createRequire(import.meta.url)('batchnorm/workers');
+assert.equal(RequiredGroup.join(new WorkerGroup(3).handle, 2).size, 3);
 
 const bn = new BatchNorm(16, { activation: 'relu' });
 const tensor = () => ({

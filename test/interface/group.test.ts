@@ -188,6 +188,17 @@ describe(`a group (${seedNote})`, () => {
     expect([...(dx?.data ?? [])]).toEqual([1, 2]);
     expect(members[0].stateDict()).toEqual(before);
     expect(members[0].lastMoments).toBeUndefined();
+    // Which must be fit for it.
+    for (const bn of members) bn.runningVar?.fill(0);
+    const refused = await Promise.allSettled([
+      members[0].forwardAsync(row(5, 7)),
+      members[1].forwardAsync(row()),
+    ]);
+    for (const one of refused) {
+      const { code, message } = (one as PromiseRejectedResult).reason;
+      expect(code).toBe('ERR_BATCHNORM_INVALID_VALUE');
+      expectListed(message);
+    }
   });
 
   it('with eps 0 refuses a channel that does not vary in any part, and takes one that varies between them', async () => {
