@@ -4,10 +4,10 @@
 import type { Sums } from './backend/backend.js';
 import { isObject, stateError, typeError } from './errors.js';
 import type { ProcessGroup } from './group.js';
-import { type Moments, mergeMoments, momentsOf } from './moments.js';
+import { type Moments, mergeMoments, type Part } from './moments.js';
 import { settled } from './operations.js';
 import { propertyOf } from './properties.js';
-import { copyInto, lengthOf, partOf } from './typed-array.js';
+import { copyInto, filled, lengthOf, partOf } from './typed-array.js';
 import { checkInteger, checkKept, type Geometry, newArray } from './validate.js';
 
 /** Doubles in a frame: 4 KB. */
@@ -127,14 +127,15 @@ export class Exchange {
   #merged(gathered: Float64Array): Moments {
     const channels = this.#channels;
     const length = 1 + 2 * channels;
-    const parts: Record<number, Moments> = create(null);
+    const parts: Record<number, Part> = create(null);
     for (let rank = 0; rank < this.#size; rank++) {
       const count = gathered[rank * length];
       if (!isSafeInteger(count) || count < 0)
         throw this.#break(`the count of rank ${rank} must be an integer from 0 on, got ${count}`);
       const mean = partOf(gathered, 'float64', rank * length + 1, channels);
       const variance = partOf(gathered, 'float64', rank * length + 1 + channels, channels);
-      parts[rank] = momentsOf({ count, squares: count, mean, variance });
+      const counts = filled(newArray<Float64Array>('float64', channels), count);
+      parts[rank] = { channels, count: counts, squares: counts, mean, variance };
     }
     return mergeMoments(parts, this.#size);
   }
