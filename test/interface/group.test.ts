@@ -74,77 +74,78 @@ const variants: BatchNormOptions<DType>[] = [
 ];
 
 describe(`a group (${seedNote})`, () => {
-  for (const dtype of dtypes)
-    for (const size of [1, 2, 3, 7])
-      it(`of ${size} has the gradient of one process, ${dtype}`, async () => {
-        const random = new Random();
-        for (const options of variants)
-          for (const channels of [3, 600])
-            for (const hasResidual of [false, true]) {
-              const shape = [12, channels, 4];
-              const draw = () => ({ data: randomActivations(random, dtype, extentsOf(shape, 1)), shape });
-              const [x, residual] = [draw(), draw()];
-              const dy = { data: randomNormals(random, dtype, x.data.length), shape };
-              const bounds = boundsOf(random, 12, size);
-              const one = new BatchNorm<DType>(channels, { dtype, ...options });
-              const groups = groupOf(size);
-              const members = groups.map(
-                (group) => new BatchNorm<DType>(channels, { dtype, ...options, group }),
-              );
-              const { weight, bias } = randomParameters(random, dtype, channels);
-              for (const bn of [one, ...members]) {
-                bn.weight?.set(weight);
-                bn.bias?.set(bias);
-              }
-              const given = hasResidual ? { residual } : {};
-              const y = one.forward(x, given);
-              const expected = one.backward(dy);
-              const each = <R>(call: (bn: BatchNorm<DType>, of: (tensor: Tensor) => Tensor) => Promise<R>) =>
-                Promise.all(members.map((bn, i) => call(bn, (tensor) => samplesOf(tensor, ...bounds[i]))));
-              const ys = await each((bn, of) =>
-                bn.forwardAsync(of(x), hasResidual ? { residual: of(residual) } : {}),
-              );
-              const gradients = await each((bn, of) => bn.backwardAsync(of(dy)));
-
-              const joined = (tensors: readonly ({ data: FloatArray } | undefined)[]) =>
-                tensors.flatMap((tensor) => [...(tensor?.data ?? [])]);
-              const share = dtype === 'float64' ? 1e-12 : 1e-6;
-              expectClose(joined(ys), y.data, share * largest(y.data), 'y');
-              const dx = expected.dx?.data ?? [];
-              expectClose(joined(gradients.map((each) => each.dx)), dx, share * largest(dx), 'dx');
-              expectSame(
-                joined(gradients.map((each) => each.dResidual)),
-                expected.dResidual?.data ?? [],
-                'dResidual',
-              );
-              for (const name of ['dWeight', 'dBias'] as const) {
-                const wanted = expected[name] ?? [];
-                const sums = Array.from(wanted, (_, c) =>
-                  gradients.reduce((sum, each) => sum + (each[name]?.[c] ?? 0), 0),
-                );
-                expectClose(sums, wanted, share * 48 * largest(dy.data), name);
-              }
-              for (const bn of members) {
-                expect(bn.stateDict(), 'every member has the same bits').toEqual(members[0].stateDict());
-                expect(bn.lastMoments?.toJSON()).toEqual(members[0].lastMoments?.toJSON());
-              }
-              expectClose(members[0].runningMean ?? [], one.runningMean ?? [], share, 'runningMean');
-              expectClose(members[0].runningVar ?? [], one.runningVar ?? [], share * 4, 'runningVar');
-              expect(members[0].batchesTracked).toBe(one.batchesTracked);
-              if (size > 1) continue;
-              expectSame(ys[0].data, y.data, 'y of one member');
-              expectSame(gradients[0].dx?.data ?? [], dx, 'dx of one member');
-              expectSame(gradients[0].dWeight ?? [], expected.dWeight ?? [], 'dWeight of one member');
-              expect(members[0].stateDict()).toEqual(one.stateDict());
-              const [sync] = [new BatchNorm<DType>(channels, { dtype, ...options, group: groupOf(1)[0] })];
-              sync.weight?.set(weight);
-              sync.bias?.set(bias);
-              expectSame(sync.forward(x, given).data, y.data, 'y at once');
-              const now = sync.backward(dy);
-              expectSame(now.dx?.data ?? [], dx, 'dx at once');
-              expectSame(now.dBias ?? [], expected.dBias ?? [], 'dBias at once');
+  it.each(dtypes.flatMap((dtype) => [1, 2, 3, 7].map((size) => ({ dtype, size }))))(
+    'of $size has the gradient of one process, $dtype',
+    async ({ dtype, size }) => {
+      const random = new Random();
+      for (const options of variants)
+        for (const channels of [3, 600])
+          for (const hasResidual of [false, true]) {
+            const shape = [12, channels, 4];
+            const draw = () => ({ data: randomActivations(random, dtype, extentsOf(shape, 1)), shape });
+            const [x, residual] = [draw(), draw()];
+            const dy = { data: randomNormals(random, dtype, x.data.length), shape };
+            const bounds = boundsOf(random, 12, size);
+            const one = new BatchNorm<DType>(channels, { dtype, ...options });
+            const groups = groupOf(size);
+            const members = groups.map(
+              (group) => new BatchNorm<DType>(channels, { dtype, ...options, group }),
+            );
+            const { weight, bias } = randomParameters(random, dtype, channels);
+            for (const bn of [one, ...members]) {
+              bn.weight?.set(weight);
+              bn.bias?.set(bias);
             }
-      });
+            const given = hasResidual ? { residual } : {};
+            const y = one.forward(x, given);
+            const expected = one.backward(dy);
+            const each = <R>(call: (bn: BatchNorm<DType>, of: (tensor: Tensor) => Tensor) => Promise<R>) =>
+              Promise.all(members.map((bn, i) => call(bn, (tensor) => samplesOf(tensor, ...bounds[i]))));
+            const ys = await each((bn, of) =>
+              bn.forwardAsync(of(x), hasResidual ? { residual: of(residual) } : {}),
+            );
+            const gradients = await each((bn, of) => bn.backwardAsync(of(dy)));
+
+            const joined = (tensors: readonly ({ data: FloatArray } | undefined)[]) =>
+              tensors.flatMap((tensor) => [...(tensor?.data ?? [])]);
+            const share = dtype === 'float64' ? 1e-12 : 1e-6;
+            expectClose(joined(ys), y.data, share * largest(y.data), 'y');
+            const dx = expected.dx?.data ?? [];
+            expectClose(joined(gradients.map((each) => each.dx)), dx, share * largest(dx), 'dx');
+            expectSame(
+              joined(gradients.map((each) => each.dResidual)),
+              expected.dResidual?.data ?? [],
+              'dResidual',
+            );
+            for (const name of ['dWeight', 'dBias'] as const) {
+              const wanted = expected[name] ?? [];
+              const sums = Array.from(wanted, (_, c) =>
+                gradients.reduce((sum, each) => sum + (each[name]?.[c] ?? 0), 0),
+              );
+              expectClose(sums, wanted, share * 48 * largest(dy.data), name);
+            }
+            for (const bn of members) {
+              expect(bn.stateDict(), 'every member has the same bits').toEqual(members[0].stateDict());
+              expect(bn.lastMoments?.toJSON()).toEqual(members[0].lastMoments?.toJSON());
+            }
+            expectClose(members[0].runningMean ?? [], one.runningMean ?? [], share, 'runningMean');
+            expectClose(members[0].runningVar ?? [], one.runningVar ?? [], share * 4, 'runningVar');
+            expect(members[0].batchesTracked).toBe(one.batchesTracked);
+            if (size > 1) continue;
+            expectSame(ys[0].data, y.data, 'y of one member');
+            expectSame(gradients[0].dx?.data ?? [], dx, 'dx of one member');
+            expectSame(gradients[0].dWeight ?? [], expected.dWeight ?? [], 'dWeight of one member');
+            expect(members[0].stateDict()).toEqual(one.stateDict());
+            const [sync] = [new BatchNorm<DType>(channels, { dtype, ...options, group: groupOf(1)[0] })];
+            sync.weight?.set(weight);
+            sync.bias?.set(bias);
+            expectSame(sync.forward(x, given).data, y.data, 'y at once');
+            const now = sync.backward(dy);
+            expectSame(now.dx?.data ?? [], dx, 'dx at once');
+            expectSame(now.dBias ?? [], expected.dBias ?? [], 'dBias at once');
+          }
+    },
+  );
 
   it('judges over all members whether there is one value per channel', async () => {
     const groups = groupOf(2);
