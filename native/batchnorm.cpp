@@ -73,13 +73,26 @@ class GradientPass {
               : mask_                               ? kMasked
                                                     : kRecomputed),
         partition_(pass.shape),
+        written_(tiling_of_write(partition_)),
         plan_(plan_of(execution, partition_, traffic())),
         slope_(take()),
         constant_(take()),
         // Only an activation asks for the offset of y.
-        normalization_{take(), take(), gate_ == kRecomputed ? take() : constant_} {
-    SettleNormalization<T>{kernels_,      partition_,  pass.eps,  pass.mean,
-                           pass.variance, pass.weight, pass.bias, normalization_}({0, pass.shape.channels});
+        normalization_{take(), take(), gate_ == kRecomputed ? take() : constant_},
+        summed_(normalization_) {
+    const Range channels = {0, pass.shape.channels};
+    SettleNormalization<T>{kernels_,      written_,    pass.eps,  pass.mean,
+                           pass.variance, pass.weight, pass.bias, normalization_}(channels);
+    if (written_.layout() == partition_.layout()) return;
+    const auto spread_out = [&](const T* from) {
+      T* const to = scratch_.template take<T>(padded_width(partition_));
+      spread(kernels_, partition_, channels, from, to);
+      return to;
+    };
+    summed_.mean = spread_out(normalization_.mean);
+    if (gate_ != kRecomputed) return;
+    summed_.scale = spread_out(normalization_.scale);
+    summed_.offset = spread_out(normalization_.offset);
   }
 
   Gate gate() const { return gate_; }
@@ -106,21 +119,21 @@ class GradientPass {
   /// dx of sums that are known.
   void write(GradientSums sums) {
     settle(sums, nullptr, nullptr)({0, pass_.shape.channels});
-    write_all(plan_of_write(execution_, partition_, pass_.dy == dx_), partition_, writer());
+    write_all(plan_of_write(execution_, written_, pass_.dy == dx_), written_, writer());
   }
 
   /// dx where mean and variance are constants: dy * scale.
   void write_fixed() {
-    const WritePlan plan = plan_of_write(execution_, partition_, pass_.dy == dx_);
+    const WritePlan plan = plan_of_write(execution_, written_, pass_.dy == dx_);
     if (gate_ == kRecomputed)
       return write_all(
-          plan, partition_,
-          Writer(execution_, kernels_.frozen_grad_input, partition_.layout(), plan.stores, work()));
+          plan, written_,
+          Writer(execution_, kernels_.frozen_grad_input, written_.layout(), plan.stores, work()));
     // Nothing to subtract, nothing to add.
-    std::fill_n(constant_, padded_width(partition_), T{0});
-    write_all(plan, partition_,
-              normalizer<T>(execution_, partition_, plan.stores, gate_ == kMasked ? dresidual_ : pass_.dy,
-                            dx_, {constant_, normalization_.scale, constant_}, {}, nullptr));
+    std::fill_n(constant_, padded_width(written_), T{0});
+    write_all(plan, written_,
+              normalizer<T>(execution_, written_, plan.stores, gate_ == kMasked ? dresidual_ : pass_.dy, dx_,
+                            {constant_, normalization_.scale, constant_}, {}, nullptr));
   }
 
  private:
@@ -139,22 +152,21 @@ class GradientPass {
     return {2, dx_ != nullptr, pass_.dy == dx_, kernels_.grad_input[gate_].stream_beside != nullptr};
   }
 
-  T* take() { return take_coefficients<T>(scratch_, partition_, plan_.stores, dx_); }
+  T* take() { return take_coefficients<T>(scratch_, written_, plan_.stores, dx_); }
 
   template <typename Settle, typename Writer>
   void sum_then(GradientSums to, Settle settle, const Writer* writer) {
-    const GradSums<T> sums(scratch_, execution_, partition_, pass_.dy, pass_.x, gate_, mask_, normalization_,
-                           to);
+    const GradSums<T> sums(scratch_, execution_, partition_, pass_.dy, pass_.x, gate_, mask_, summed_, to);
     const auto merge_and_settle = [&](Range channels, const Partials<T>& partials) {
       sums.merge(channels, partials);
       settle(channels);
     };
-    sum_settle_write(scratch_, kernels_, plan_, partition_, sums, merge_and_settle, writer);
+    sum_settle_write(scratch_, kernels_, plan_, partition_, sums, merge_and_settle, written_, writer);
   }
 
   SettleGradients<T> settle(GradientSums sums, T* dweight, T* dbias) const {
-    return {kernels_, partition_, pass_.eps, count_,  pass_.mean, pass_.variance, normalization_.mean,
-            sums,     slope_,     constant_, dweight, dbias};
+    return {kernels_, written_, pass_.eps, count_,  pass_.mean, pass_.variance, normalization_.mean,
+            sums,     slope_,   constant_, dweight, dbias};
   }
 
   GradInputWork<T> work() const {
@@ -163,7 +175,7 @@ class GradientPass {
   }
 
   auto writer() const {
-    return Writer(execution_, kernels_.grad_input[gate_], partition_.layout(), plan_.stores, work());
+    return Writer(execution_, kernels_.grad_input[gate_], written_.layout(), plan_.stores, work());
   }
 
   const Execution& execution_;
@@ -176,12 +188,15 @@ class GradientPass {
   unsigned char* const mask_;
   const Gate gate_;
   const Partition<T> partition_;
+  const Tiling<T> written_;
   const Plan plan_;
   // Behind find_mask(), which is a pass of its own: calls do not nest.
   Scratch scratch_;
   T* const slope_;
   T* const constant_;
   const Normalization<T> normalization_;
+  /// The same as the sums read it.
+  Normalization<T> summed_;
 };
 
 }  // namespace
@@ -206,18 +221,19 @@ void forward_training(const Execution& execution, const Forward<T>& pass, double
   const bool has_beside = normalize_of(kernels, pass.epilogue).stream_beside != nullptr;
   const Plan plan = plan_of(execution, partition, {1, true, pass.x == pass.y, has_beside});
   const MomentSums<T> sums(scratch, execution, partition, pass.x);
-  const auto take = [&] { return take_coefficients(scratch, partition, plan.stores, pass.y); };
+  const Tiling<T> written = tiling_of_write(partition);
+  const auto take = [&] { return take_coefficients(scratch, written, plan.stores, pass.y); };
   const Normalization<T> coefficients = {take(), take(), take()};
-  const SettleNormalization<T> settle = {kernels,  partition,   pass.eps,  mean,
+  const SettleNormalization<T> settle = {kernels,  written,     pass.eps,  mean,
                                          variance, pass.weight, pass.bias, coefficients};
   const auto merge_and_settle = [&](Range channels, const Partials<T>& partials) {
     sums.merge(channels, partials, mean, variance);
     settle(channels);
   };
-  const auto writer = normalizer<T>(execution, partition, plan.stores, pass.x, pass.y, coefficients,
-                                    pass.epilogue, pass.mask);
+  const auto writer =
+      normalizer<T>(execution, written, plan.stores, pass.x, pass.y, coefficients, pass.epilogue, pass.mask);
   clear_mask(pass.mask, pass.y, shape.size());
-  sum_settle_write(scratch, kernels, plan, partition, sums, merge_and_settle, &writer);
+  sum_settle_write(scratch, kernels, plan, partition, sums, merge_and_settle, written, &writer);
 }
 
 template <typename T>
@@ -231,7 +247,7 @@ void moments(const Execution& execution, Shape shape, const T* x, double* mean, 
     sums.merge(channels, partials, mean, variance);
   };
   using Nothing = Writer<NormalizeWork<T>, MomentsWork<T>>;
-  sum_settle_write(scratch, kernels_of<T>(*execution.kernels), plan, partition, sums, merge,
+  sum_settle_write(scratch, kernels_of<T>(*execution.kernels), plan, partition, sums, merge, partition,
                    static_cast<const Nothing*>(nullptr));
 }
 
@@ -405,7 +421,7 @@ void run_frozen(const Execution& execution, Shape shape, const unsigned char* me
   const auto copy = [&](const T* array) {
     T* copied = take_coefficients(scratch, tiling, plan.stores, y);
     if (has_columns)
-      spread(tiling, {0, shape.channels}, array, copied);
+      spread(kernels_of<T>(*execution.kernels), tiling, {0, shape.channels}, array, copied);
     else
       std::copy_n(array, padded_width(tiling), copied);
     return static_cast<const T*>(copied);

@@ -221,10 +221,13 @@ template <typename T>
 struct Kernels {
   /// to[channel] = a value near the centre of the nine values from[i][channel * stride]
   void (*centres)(const T* const (&from)[9], size_t stride, size_t channels, T* to);
-  /// to[channel] = the sum of the channel's sums, halved until one is left
-  void (*collect[2])(const T* sums, size_t channels, double* to);
-  /// The same of totals, in channels-first.
-  void (*collect_totals)(const double* totals, size_t channels, double* to);
+  /// to[place] = from[channel] for the `columns` places of each channel, one channel after the other
+  void (*spread)(const T* from, size_t channels, size_t columns, T* to);
+  /// to[channel] = the sum of the channel's sums: in kChannelsFirst halved until one is left, in
+  /// kChannelsLast of so many columns
+  void (*collect[2])(const T* sums, size_t channels, size_t columns, double* to);
+  /// The same of totals.
+  void (*collect_totals[2])(const double* totals, size_t channels, size_t columns, double* to);
   /// The first channel whose sums are not finite, or in float32 owe more than kMostDistant of the squares to
   /// the distance between shift and mean, or have squares below kLeastSquare, so that rounding the squares
   /// has cost digits of the variance; or `channels`.

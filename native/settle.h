@@ -40,21 +40,13 @@ constexpr size_t kSpread = 64;
 
 /// The same from an array that has one value for each of these channels, to all their places.
 template <typename T>
-void spread(const Tiling<T>& tiling, Range channels, const T* from, T* to) {
-  // Stores of a fixed size, of which each covers what the one before has written too much.
-  constexpr size_t kStored = 16 / sizeof(T);
+void spread(const Kernels<T>& kernels, const Tiling<T>& tiling, Range channels, const T* from, T* to) {
   const size_t columns = tiling.columns_of_channel();
   const size_t begin = channels.begin * columns;
   const size_t width = tiling.shape().channels * columns;
   const size_t end = filled_width(tiling);
   const size_t count = (channels.end - channels.begin) * columns;
-  T* at = to + begin;
-  T* const last = at + count;
-  const T* value = from;
-  for (; at + columns + kStored <= last; at += columns, value++)
-    for (size_t column = 0; column < columns; column += kStored)
-      for (size_t i = 0; i < kStored; i++) at[column + i] = *value;
-  for (; at < last; at += columns, value++) std::fill_n(at, columns, *value);
+  kernels.spread(from, channels.end - channels.begin, columns, to + begin);
   for (size_t copy = begin + width; copy < end; copy += width)
     std::copy_n(to + begin, std::min(count, end - copy), to + copy);
 }
@@ -97,9 +89,9 @@ struct SettleNormalization {
     for_each_spread(channels, [&](Range some) {
       T coefficients[3][kSpread];
       find(some, {coefficients[0], coefficients[1], coefficients[2]});
-      spread(tiling, some, coefficients[0], to.mean);
-      spread(tiling, some, coefficients[1], to.scale);
-      spread(tiling, some, coefficients[2], to.offset);
+      spread(kernels, tiling, some, coefficients[0], to.mean);
+      spread(kernels, tiling, some, coefficients[1], to.scale);
+      spread(kernels, tiling, some, coefficients[2], to.offset);
     });
   }
 
@@ -141,8 +133,8 @@ struct SettleGradients {
       for (size_t channel = some.begin; channel < some.end; channel++)
         coefficients[0][channel - some.begin] = high[channel * columns];
       find(some, coefficients[0], coefficients[1], coefficients[2]);
-      spread(tiling, some, coefficients[1], slope);
-      spread(tiling, some, coefficients[2], constant);
+      spread(kernels, tiling, some, coefficients[1], slope);
+      spread(kernels, tiling, some, coefficients[2], constant);
     });
   }
 

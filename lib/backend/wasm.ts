@@ -258,7 +258,7 @@ interface Cut {
 
 /** Whether channels lie side by side for a pass that sums; as layout_of_sums of native/partition.h. */
 function sumsColumns(outer: number, inner: number): boolean {
-  return inner === 1 || (inner <= 32 && inner <= outer);
+  return inner <= 32 && outer >= (inner <= 8 ? 1 : inner < 16 ? 4 : 5);
 }
 
 /**

@@ -2,6 +2,8 @@
 // ISA's instructions. All that is not written in T is in double.
 #pragma once
 
+#include <type_traits>
+
 #include "../kernels.h"
 
 namespace {
@@ -52,12 +54,76 @@ inline double sum_of_halves(const T* values) {
 
 /// `Lanes` of From make up a channel.
 template <size_t Lanes, typename From>
-void collect(const From* sums, size_t channels, double* to) {
+void collect_lanes(const From* sums, size_t channels, size_t, double* to) {
   for (size_t channel = 0; channel < channels; channel++)
-    if constexpr (Lanes == 1)
-      to[channel] = static_cast<double>(sums[channel]);
-    else
-      to[channel] = sum_of_halves<Lanes / 2>(sums + channel * Lanes);
+    to[channel] = sum_of_halves<Lanes / 2>(sums + channel * Lanes);
+}
+
+/// Calls with<columns>() for numbers of columns that many planes have, else with<0>().
+template <typename With>
+inline void with_columns(size_t columns, With with) {
+  switch (columns) {
+    case 2:
+      return with(std::integral_constant<size_t, 2>{});
+    case 4:
+      return with(std::integral_constant<size_t, 4>{});
+    case 8:
+      return with(std::integral_constant<size_t, 8>{});
+    case 16:
+      return with(std::integral_constant<size_t, 16>{});
+    default:
+      return with(std::integral_constant<size_t, 0>{});
+  }
+}
+
+/// Columns are added to eight lanes, one group after the other, and those in halves, which of a number that
+/// is known are only its own.
+template <size_t Columns, typename From>
+inline void collect_columns_as(const From* sums, size_t channels, size_t columns, double* to) {
+  constexpr size_t kGroup = 8;
+  for (size_t channel = 0; channel < channels; channel++)
+    if constexpr (Columns > 0) {
+      to[channel] = sum_of_halves<Columns / 2>(sums + channel * Columns);
+    } else {
+      const From* const of = sums + channel * columns;
+      double lanes[kGroup] = {};
+      size_t column = 0;
+      for (; column + kGroup <= columns; column += kGroup)
+        for (size_t lane = 0; lane < kGroup; lane++) lanes[lane] += static_cast<double>(of[column + lane]);
+      const size_t left = columns - column;
+      for (size_t lane = 0; lane < kGroup; lane++)
+        lanes[lane] += lane < left ? static_cast<double>(of[column + lane]) : 0;
+      to[channel] = sum_of_halves<kGroup / 2>(lanes);
+    }
+}
+
+template <typename From>
+void collect_columns(const From* sums, size_t channels, size_t columns, double* to) {
+  if (columns > 1)
+    return with_columns(columns,
+                        [=](auto known) { collect_columns_as<known.value>(sums, channels, columns, to); });
+  for (size_t channel = 0; channel < channels; channel++) to[channel] = static_cast<double>(sums[channel]);
+}
+
+template <size_t Columns, typename T>
+inline void spread_as(const T* __restrict from, size_t channels, size_t columns, T* __restrict to) {
+  if constexpr (Columns > 0) {
+    for (size_t channel = 0; channel < channels; channel++)
+      for (size_t column = 0; column < Columns; column++) to[channel * Columns + column] = from[channel];
+  } else {
+    // Whole vectors, of which each covers what the one before has written too much.
+    T* const end = to + channels * columns;
+    for (; to + columns + kLanes<T> <= end; to += columns, from++)
+      for (size_t column = 0; column < columns; column += kLanes<T>)
+        for (size_t lane = 0; lane < kLanes<T>; lane++) to[column + lane] = *from;
+    for (; to < end; to += columns, from++)
+      for (size_t column = 0; column < columns; column++) to[column] = *from;
+  }
+}
+
+template <typename T>
+void spread(const T* from, size_t channels, size_t columns, T* to) {
+  with_columns(columns, [=](auto known) { spread_as<known.value>(from, channels, columns, to); });
 }
 
 template <typename T>

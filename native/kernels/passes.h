@@ -520,8 +520,9 @@ constexpr batchnorm::Kernels<T> all_kernels() {
   using Masked = Gated<kMasked>;
   return {
       centres<T>,
-      {collect<kLanes<T>, T>, collect<1, T>},
-      collect<kLanes<T>, double>,
+      spread<T>,
+      {collect_lanes<kLanes<T>, T>, collect_columns<T>},
+      {collect_lanes<kLanes<T>, double>, collect_columns<double>},
       find_bad<T>,
       add_in_double<T>,
       merge<T>,

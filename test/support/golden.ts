@@ -25,6 +25,13 @@ const shapes: [number, number, number][] = [
   [33, 16, 4],
   [300, 9, 32],
   [2000, 5, 3],
+  [6, 300, 1],
+  [1, 70, 8],
+  [4, 70, 9],
+  [3, 9, 12],
+  [12, 100, 16],
+  [5, 70, 25],
+  [4, 5, 32],
 ];
 
 /** The arrays of a data type and a shape, by the pass they come from. */
