@@ -5,13 +5,12 @@ import type { BackwardPass, GradInputPass, MomentsPass, Passes, Sums } from './b
 import { oneValuePerChannelError } from './errors.js';
 import { Exchange } from './exchange.js';
 import { newSums } from './gradient-sums.js';
-import { checkKept } from './handover.js';
 import { evenCountOf, type Moments, momentsOf } from './moments.js';
 import { operate } from './operations.js';
 import type { Forward, Held, HeldSets } from './pending.js';
 import { copyInto, lengthOf } from './typed-array.js';
 import type { ArrayOf, DType, FloatArray } from './types.js';
-import { checkVaries, copyOf } from './validate.js';
+import { checkDivisors, checkKept, checkVariance, checkVaries, copyOf } from './validate.js';
 
 /** Whose statistics a forward normalizes with: the running ones, those of x, those of `moments`, or those of a group. */
 export type Origin = 'running' | 'x' | 'moments' | 'group';
@@ -182,11 +181,14 @@ export class Statistics<D extends DType> {
 
   /** What is to be done with what all members have. */
   #together({ input }: ForwardCall<ArrayOf<D>>, whole: Moments, held: Held<ArrayOf<D>>): Found {
-    const { eps, singleValue } = this.#layer.config;
+    const { channels, config, running } = this.#layer;
+    const { eps, singleValue } = config;
     const count = evenCountOf(whole);
     if (count === 0) return cut;
     if (count === 1) {
       if (singleValue === 'throw') throw oneValuePerChannelError(input.shape, true);
+      // Readers of arguments could not know that they would be needed.
+      checkDivisors('runningVar', checkVariance('runningVar', running?.variance, channels), eps);
       return this.#running(held);
     }
     if (eps === 0) checkVaries(whole.variance);
