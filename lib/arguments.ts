@@ -2,7 +2,6 @@
 import type { CoreConfig, ForwardOptions, LayerBackwardOptions } from './calls.js';
 import { isObject, oneValuePerChannelError, stateError, typeError } from './errors.js';
 import { checkSums, type GradientSums } from './gradient-sums.js';
-import { checkKept } from './handover.js';
 import { checkWhole, type Moments, momentsOf } from './moments.js';
 import { type Pending, pendingOf, type Result, resultOf } from './pending.js';
 import { type ReadPresence, readPresence } from './presence.js';
@@ -14,6 +13,7 @@ import {
   checkApart,
   checkBoolean,
   checkDivisors,
+  checkKept,
   checkLength,
   checkOneOf,
   checkOut,

@@ -222,7 +222,7 @@ export class BatchNorm<D extends DType = 'float32'> {
    * update the running ones; in evaluation, with the running ones. For {@link backward} the layer and the tensor that is returned
    * keep a reference to x, and of a residual with an activation one bit per value.
    *
-   * An empty x gives an empty y and changes no state. A channel whose batch mean or variance is not finite shows it in
+   * An empty x gives an empty y and changes no state; in a group it takes part, and the others' samples count. A channel whose batch mean or variance is not finite shows it in
    * y, leaves its running statistics alone and counts in {@link rejectedUpdates}.
    *
    * @param x of the layer's dtype, with `channels` at the channel axis, of any rank that has it.

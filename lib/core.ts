@@ -23,7 +23,7 @@ import type {
 import { rangeError, typeError } from './errors.js';
 import { Forwards } from './forwards.js';
 import { GradientSums } from './gradient-sums.js';
-import { checkKept, deliver, isShared, move } from './handover.js';
+import { deliver, isShared, move } from './handover.js';
 import { evenCountOf, type Moments } from './moments.js';
 import { operate, readAsync, Sequence } from './operations.js';
 import {
@@ -53,6 +53,7 @@ import type { ArrayOf, DType, FloatArray, Tensor, TensorLike } from './types.js'
 import {
   checkApart,
   checkElsewhere,
+  checkKept,
   checkLength,
   checkOut,
   copyOf,

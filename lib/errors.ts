@@ -16,6 +16,8 @@ export type Reason =
   | 'NO_RUNNING_STATS'
   | 'GROUP_BROKEN'
   | 'GROUP_BUSY'
+  | 'MAIN_THREAD'
+  | 'NO_SHARED_MEMORY'
   | 'NOT_FOLDABLE'
   | 'NOT_DIFFERENTIABLE'
   | 'DISPOSED'

@@ -3,13 +3,12 @@
 // same place find it out instead of taking each other's numbers.
 import type { Sums } from './backend/backend.js';
 import { isObject, stateError, typeError } from './errors.js';
-import { newSums } from './gradient-sums.js';
 import type { ProcessGroup } from './group.js';
-import { checkKept } from './handover.js';
-import { type Moments, mergeMoments, momentsOf } from './moments.js';
+import { type Moments, mergeMoments, type Part } from './moments.js';
+import { settled } from './operations.js';
 import { propertyOf } from './properties.js';
-import { copyInto, lengthOf, partOf, zeros } from './typed-array.js';
-import { checkInteger, type Geometry, newArray } from './validate.js';
+import { copyInto, filled, lengthOf, partOf } from './typed-array.js';
+import { checkInteger, checkKept, type Geometry, newArray } from './validate.js';
 
 /** Doubles in a frame: 4 KB. */
 const frameLength = 512;
@@ -29,7 +28,7 @@ const directions = { forward: 1, backward: 2 } as const;
 type Direction = keyof typeof directions;
 
 /** Per channel. */
-interface Statistics {
+interface MeanAndVariance {
   readonly mean: Float64Array;
   readonly variance: Float64Array;
 }
@@ -38,11 +37,12 @@ const WeakMapClass = WeakMap;
 const { apply } = Reflect;
 const { get: getOf, set: setOf } = WeakMap.prototype;
 const { create } = Object;
+const { isSafeInteger } = Number;
 
 /** Of every group how many layers have joined it, and why it is broken. */
 interface Known {
   layers: number;
-  broken: Error | undefined;
+  broken: string | undefined;
 }
 const knownGroups = new WeakMapClass<object, Known>();
 
@@ -54,63 +54,65 @@ function knownOf(group: object): Known {
   return first;
 }
 
-/** A group, of which as much is checked as can be without an exchange. */
-export function checkGroup(value: unknown): ProcessGroup {
+/** What a group says of itself: as much is checked as can be without an exchange. */
+function readGroup(value: unknown): { group: ProcessGroup; size: number; rank: number } {
   if (!isObject(value)) throw typeError('group', 'be a ProcessGroup', value);
-  const size = propertyOf(value, 'size');
-  const rank = propertyOf(value, 'rank');
+  const givenSize = propertyOf(value, 'size');
+  const givenRank = propertyOf(value, 'rank');
   const allGather = propertyOf(value, 'allGather');
-  const checkedSize = checkInteger('group.size', size, 1, Number.MAX_SAFE_INTEGER);
-  checkInteger('group.rank', rank, 0, checkedSize - 1);
+  const size = checkInteger('group.size', givenSize, 1, Number.MAX_SAFE_INTEGER);
+  const rank = checkInteger('group.rank', givenRank, 0, size - 1);
   if (typeof allGather !== 'function') throw typeError('group.allGather', 'be a function', allGather);
-  return value as ProcessGroup;
+  return { group: value as ProcessGroup, size, rank };
+}
+
+export function checkGroup(value: unknown): ProcessGroup {
+  return readGroup(value).group;
 }
 
 /** The exchanges of one layer. */
 export class Exchange {
-  readonly rank: number;
-  readonly size: number;
   readonly #group: ProcessGroup;
+  readonly #size: number;
+  readonly #rank: number;
   readonly #known: Known;
   readonly #layer: number;
   readonly #channels: number;
+  /** How many exchanges it has begun. */
   #step = 0;
 
-  constructor(group: ProcessGroup, channels: number) {
+  constructor(value: ProcessGroup, channels: number) {
+    const { group, size, rank } = readGroup(value);
     this.#group = group;
-    this.rank = group.rank;
-    this.size = group.size;
+    this.#size = size;
+    this.#rank = rank;
     this.#channels = channels;
     this.#known = knownOf(group);
     this.#layer = this.#known.layers++;
   }
 
   /** The statistics of all members' values, of this one's: as many per channel as it has. */
-  moments({ outer, inner }: Geometry, statistics: Statistics): Moments {
-    const values = this.#valuesOf(outer * inner, statistics);
-    return this.#merged(this.#gather('forward', values, lengthOf(values)));
+  moments({ outer, inner }: Geometry, statistics: MeanAndVariance): Moments {
+    return this.#merged(this.#gather('forward', this.#valuesOf(outer * inner, statistics)));
   }
 
   /** {@link moments}, off the event loop where the group can. */
-  async momentsLater({ outer, inner }: Geometry, statistics: Statistics): Promise<Moments> {
-    const values = this.#valuesOf(outer * inner, statistics);
-    return this.#merged(await this.#gatherLater('forward', values, lengthOf(values)));
+  async momentsLater({ outer, inner }: Geometry, statistics: MeanAndVariance): Promise<Moments> {
+    return this.#merged(await this.#gatherLater('forward', this.#valuesOf(outer * inner, statistics)));
   }
 
   /** The sums over all members, of this one's. */
   sums(own: Sums): Sums {
-    const values = this.#joined(own);
-    return this.#added(this.#gather('backward', values, lengthOf(values)));
+    return this.#added(this.#gather('backward', this.#joined(own)));
   }
 
   /** {@link sums}, off the event loop where the group can. */
   async sumsLater(own: Sums): Promise<Sums> {
-    const values = this.#joined(own);
-    return this.#added(await this.#gatherLater('backward', values, lengthOf(values)));
+    return this.#added(await this.#gatherLater('backward', this.#joined(own)));
   }
 
   /** How many values a channel has, and its mean and variance, if there are any. */
-  #valuesOf(count: number, { mean, variance }: Statistics): Float64Array {
+  #valuesOf(count: number, { mean, variance }: MeanAndVariance): Float64Array {
     const channels = this.#channels;
     const values = newArray<Float64Array>('float64', 1 + 2 * channels);
     values[0] = count;
@@ -121,17 +123,21 @@ export class Exchange {
     return values;
   }
 
-  #merged(gathered: Readonly<Record<number, Float64Array>>): Moments {
+  /** In the order of ranks, so that all members have the same bits. */
+  #merged(gathered: Float64Array): Moments {
     const channels = this.#channels;
-    const parts: Record<number, Moments> = create(null);
-    for (let rank = 0; rank < this.size; rank++) {
-      const values = gathered[rank];
-      const count = values[0];
-      const mean = partOf(values, 'float64', 1, channels);
-      const variance = partOf(values, 'float64', 1 + channels, channels);
-      parts[rank] = momentsOf({ count, squares: count, mean, variance });
+    const length = 1 + 2 * channels;
+    const parts: Record<number, Part> = create(null);
+    for (let rank = 0; rank < this.#size; rank++) {
+      const count = gathered[rank * length];
+      if (!isSafeInteger(count) || count < 0)
+        throw this.#break(`the count of rank ${rank} must be an integer from 0 on, got ${count}`);
+      const mean = partOf(gathered, 'float64', rank * length + 1, channels);
+      const variance = partOf(gathered, 'float64', rank * length + 1 + channels, channels);
+      const counts = filled(newArray<Float64Array>('float64', channels), count);
+      parts[rank] = { channels, count: counts, squares: counts, mean, variance };
     }
-    return mergeMoments(parts, this.size);
+    return mergeMoments(parts, this.#size);
   }
 
   #joined({ sumDy, sumDyXmu }: Sums): Float64Array {
@@ -142,55 +148,55 @@ export class Exchange {
     return values;
   }
 
-  #added(gathered: Readonly<Record<number, Float64Array>>): Sums {
+  /** In the order of ranks too. */
+  #added(gathered: Float64Array): Sums {
     const channels = this.#channels;
-    const { sumDy, sumDyXmu } = newSums(channels);
-    for (let rank = 0; rank < this.size; rank++)
+    const sumDy = partOf(gathered, 'float64', 0, channels);
+    const sumDyXmu = partOf(gathered, 'float64', channels, channels);
+    for (let rank = 1; rank < this.#size; rank++)
       for (let c = 0; c < channels; c++) {
-        sumDy[c] += gathered[rank][c];
-        sumDyXmu[c] += gathered[rank][channels + c];
+        sumDy[c] += gathered[2 * rank * channels + c];
+        sumDyXmu[c] += gathered[(2 * rank + 1) * channels + c];
       }
     return { sumDy, sumDyXmu };
   }
 
   /** The values of all members, in the order of their ranks: as many as this one brings, of each. */
-  #gather(direction: Direction, values: Float64Array, length: number): Record<number, Float64Array> {
-    const mine = this.#frame(direction, values, length);
+  #gather(direction: Direction, values: Float64Array): Float64Array {
+    const mine = this.#frame(direction, values);
     const all = this.#room(frameLength);
     this.#exchange(mine, all);
-    const rest = this.#rest(all, values, length);
+    const rest = this.#rest(mine, all, values);
     if (rest !== undefined) this.#exchange(rest.mine, rest.all);
-    return this.#take(all, rest?.all, length);
+    return this.#taken(all, rest?.all, lengthOf(values));
   }
 
-  async #gatherLater(
-    direction: Direction,
-    values: Float64Array,
-    length: number,
-  ): Promise<Record<number, Float64Array>> {
-    const mine = this.#frame(direction, values, length);
+  async #gatherLater(direction: Direction, values: Float64Array): Promise<Float64Array> {
+    const mine = this.#frame(direction, values);
     const all = this.#room(frameLength);
     await this.#exchangeLater(mine, all);
-    const rest = this.#rest(all, values, length);
+    const rest = this.#rest(mine, all, values);
     if (rest !== undefined) await this.#exchangeLater(rest.mine, rest.all);
-    return this.#take(all, rest?.all, length);
+    return this.#taken(all, rest?.all, lengthOf(values));
   }
 
   #room(length: number): Float64Array {
-    return zeros('float64', this.size * length);
+    return newArray('float64', this.#size * length);
   }
 
-  #frame(direction: Direction, values: Float64Array, length: number): Float64Array {
-    if (this.#known.broken !== undefined) throw this.#known.broken;
-    const frame = zeros<Float64Array>('float64', frameLength);
+  #frame(direction: Direction, values: Float64Array): Float64Array {
+    const { broken } = this.#known;
+    if (broken !== undefined) throw brokenError(broken);
+    const length = lengthOf(values);
+    const frame = newArray<Float64Array>('float64', frameLength);
     frame[magicAt] = magic;
     frame[versionAt] = version;
     frame[layerAt] = this.#layer;
     frame[channelsAt] = this.#channels;
-    frame[stepAt] = this.#step++;
+    frame[stepAt] = this.#step;
     frame[directionAt] = directions[direction];
     frame[lengthAt] = length;
-    const count = length < inFrame ? length : inFrame;
+    const count = inFrameOf(length);
     copyInto(partOf(frame, 'float64', headerLength, count), partOf(values, 'float64', 0, count));
     return frame;
   }
@@ -198,16 +204,17 @@ export class Exchange {
   #exchange(mine: Float64Array, all: Float64Array): void {
     const length = lengthOf(all);
     const returned: unknown = this.#group.allGather(mine, all);
-    if (isObject(returned) && typeof (returned as PromiseLike<unknown>).then === 'function')
-      throw this.#break(
-        typeError(
-          'group.allGather',
-          'return when all have come',
-          returned,
-          'INVALID_TYPE',
-          '; give it as allGatherAsync, and call forwardAsync() and backwardAsync()',
-        ),
+    if (isObject(returned) && typeof (returned as PromiseLike<unknown>).then === 'function') {
+      // That it fails is no news.
+      settled(returned as unknown as Promise<unknown>, () => {});
+      throw typeError(
+        'group.allGather',
+        'return when all have come',
+        returned,
+        'INVALID_TYPE',
+        '; give it as allGatherAsync, and call forwardAsync() and backwardAsync()',
       );
+    }
     checkKept('all', all, length);
   }
 
@@ -224,53 +231,63 @@ export class Exchange {
 
   /** All must be at the same place; then what did not fit into the frames. */
   #rest(
+    mine: Float64Array,
     all: Float64Array,
     values: Float64Array,
-    length: number,
   ): { mine: Float64Array; all: Float64Array } | undefined {
-    for (let rank = 1; rank < this.size; rank++)
+    this.#step++;
+    for (let rank = 1; rank < this.#size; rank++)
       for (let i = 0; i < headerLength; i++)
-        if (all[rank * frameLength + i] !== all[i]) throw this.#break(mismatchError(all, rank));
+        if (all[rank * frameLength + i] !== all[i])
+          throw this.#break(
+            `all members must make the same exchange, got ${toldOf(all, 0)} and ${toldOf(all, rank)}`,
+          );
+    for (let i = 0; i < headerLength; i++)
+      if (all[i] !== mine[i])
+        throw this.#break(
+          `group.allGather must give what each member brings, got ${toldOf(all, 0)} where this one brought ${toldOf(mine, 0, this.#rank)}`,
+        );
+    const length = lengthOf(values);
     if (length <= inFrame) return undefined;
-    const mine = zeros<Float64Array>('float64', length - inFrame);
-    copyInto(mine, partOf(values, 'float64', inFrame, length - inFrame));
-    return { mine, all: this.#room(length - inFrame) };
+    const rest = newArray<Float64Array>('float64', length - inFrame);
+    copyInto(rest, partOf(values, 'float64', inFrame, length - inFrame));
+    return { mine: rest, all: this.#room(length - inFrame) };
   }
 
-  #take(all: Float64Array, rest: Float64Array | undefined, length: number): Record<number, Float64Array> {
-    const taken: Record<number, Float64Array> = create(null);
-    const count = length < inFrame ? length : inFrame;
-    for (let rank = 0; rank < this.size; rank++) {
-      const values = zeros<Float64Array>('float64', length);
+  #taken(all: Float64Array, rest: Float64Array | undefined, length: number): Float64Array {
+    const taken = this.#room(length);
+    const count = inFrameOf(length);
+    const left = length - count;
+    for (let rank = 0; rank < this.#size; rank++) {
+      const begin = rank * length;
       copyInto(
-        partOf(values, 'float64', 0, count),
+        partOf(taken, 'float64', begin, count),
         partOf(all, 'float64', rank * frameLength + headerLength, count),
       );
       if (rest !== undefined)
-        copyInto(
-          partOf(values, 'float64', count, length - count),
-          partOf(rest, 'float64', rank * (length - count), length - count),
-        );
-      taken[rank] = values;
+        copyInto(partOf(taken, 'float64', begin + count, left), partOf(rest, 'float64', rank * left, left));
     }
     return taken;
   }
 
-  #break(error: Error): Error {
-    this.#known.broken = error;
-    return error;
+  #break(why: string): Error {
+    this.#known.broken = why;
+    return brokenError(why);
   }
 }
 
-function mismatchError(all: Float64Array, rank: number): Error {
-  const told = (of: number) => {
-    const at = (index: number) => all[of * frameLength + index];
-    if (at(magicAt) !== magic || at(versionAt) !== version) return `something else from rank ${of}`;
-    const direction = at(directionAt) === directions.forward ? 'forward' : 'backward';
-    return `${direction} of layer ${at(layerAt)} with ${at(channelsAt)} channels as exchange ${at(stepAt)} from rank ${of}`;
-  };
-  return stateError(
-    'GROUP_BROKEN',
-    `all members must make the same exchange, got ${told(0)} and ${told(rank)}; the group is broken`,
-  );
+function inFrameOf(length: number): number {
+  return length < inFrame ? length : inFrame;
+}
+
+function brokenError(why: string): Error {
+  return stateError('GROUP_BROKEN', `${why}; the group is broken`);
+}
+
+/** What the header of a member's frame says. */
+function toldOf(frames: Float64Array, place: number, rank = place): string {
+  const at = (index: number) => frames[place * frameLength + index];
+  if (at(magicAt) !== magic || at(versionAt) !== version) return `something else from rank ${rank}`;
+  const direction = at(directionAt) === directions.forward ? 'forward' : 'backward';
+  return `${direction} of layer ${at(layerAt)} with ${at(channelsAt)} channels as exchange ${at(stepAt)} from rank ${rank}`;
 }

@@ -305,15 +305,18 @@ export class Moments {
   }
 }
 
+/** What is merged: moments, or what somebody has sent of them. */
+export type Part = Pick<Moments, 'channels' | 'count' | 'squares' | 'mean' | 'variance'>;
+
 /** The first `number` of some parts, together. */
-export function mergeMoments(parts: Readonly<Record<number, Moments>>, number: number): Moments {
+export function mergeMoments(parts: Readonly<Record<number, Part>>, number: number): Moments {
   const { channels } = parts[0];
   const count = newArray<Float64Array>('float64', channels);
   const squares = newArray<Float64Array>('float64', channels);
   const mean = newArray<Float64Array>('float64', channels);
   const variance = newArray<Float64Array>('float64', channels);
   for (let c = 0; c < channels; c++) {
-    let first: Moments | undefined;
+    let first: Part | undefined;
     let filled = 0;
     for (let i = 0; i < number; i++) {
       const part = parts[i];
@@ -332,7 +335,7 @@ export function mergeMoments(parts: Readonly<Record<number, Moments>>, number: n
     const centre = first.mean[c];
     const shift = sumOf(parts, number, c, (part) => part.count[c] * (part.mean[c] - centre)) / count[c];
     mean[c] = centre + shift;
-    const squared = (part: Moments) => {
+    const squared = (part: Part) => {
       const distance = part.mean[c] - centre - shift;
       return part.count[c] * (part.variance[c] + distance * distance);
     };
@@ -440,10 +443,10 @@ export function evenCountOf({ channels, count, squares }: Moments): number | und
 
 /** A sum over the parts that are not empty in a channel, and beside it what its roundings have lost (Neumaier, 1974). */
 function sumOf(
-  parts: Readonly<Record<number, Moments>>,
+  parts: Readonly<Record<number, Part>>,
   number: number,
   channel: number,
-  term: (part: Moments) => number,
+  term: (part: Part) => number,
 ): number {
   let sum = 0;
   let lost = 0;

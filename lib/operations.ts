@@ -215,7 +215,7 @@ function after(before: Promise<unknown>, signal: AbortSignal | undefined): Promi
 }
 
 /** Calls `then` when a promise is settled, whatever has become of that method. */
-async function settled(promise: Promise<unknown>, then: () => void): Promise<void> {
+export async function settled(promise: Promise<unknown>, then: () => void): Promise<void> {
   try {
     await promise;
   } catch {

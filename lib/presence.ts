@@ -201,7 +201,7 @@ export function gradientOfWeights(
  * @example
  * import { maskOf } from 'batchnorm';
  *
- * console.log(maskOf([2, 3], 4)); // Uint8Array(8) [ 1, 1, 0, 0, 1, 1, 1, 0 ]
+ * console.log(maskOf([2, 1], 3)); // Uint8Array(6) [ 1, 1, 0, 1, 0, 0 ]
  */
 export function maskOf(lengths: ArrayLike<number>, steps?: number): Uint8Array {
   if (!isArray(lengths) && typedArrayType(lengths) === undefined)

@@ -14,14 +14,13 @@ import type {
 import { oneValuePerChannelError } from './errors.js';
 import { Exchange } from './exchange.js';
 import { newSums } from './gradient-sums.js';
-import { checkKept } from './handover.js';
 import { evenCountOf, type Moments, momentsOf } from './moments.js';
 import { operate } from './operations.js';
 import type { Forward, Held, HeldSets } from './pending.js';
 import { presentPass } from './presence.js';
 import { copyInto, filled, lengthOf } from './typed-array.js';
 import type { ArrayOf, DType, FloatArray } from './types.js';
-import { checkVaries, copyOf, newArray } from './validate.js';
+import { checkDivisors, checkKept, checkVariance, checkVaries, copyOf, newArray } from './validate.js';
 
 /** Whose statistics a forward normalizes with: the running ones, those of x, those of `moments`, or those of a group. */
 export type Origin = 'running' | 'x' | 'moments' | 'group';
@@ -237,7 +236,10 @@ export class Statistics<D extends DType> {
     }
     if (hasValues && !hasMany && config.singleValue === 'throw')
       throw oneValuePerChannelError(input.shape, true);
-    if (!hasMany && running !== undefined) return this.#running(held);
+    if (!hasMany && running !== undefined) {
+      this.#checkRunning();
+      return this.#running(held);
+    }
     if (hasValues && !hasMany) throw oneValuePerChannelError(input.shape, false);
     this.#fallBack(whole, held);
     return { origin: hasMany ? 'x' : 'running', whole: hasMany ? whole : undefined, isFused: false };
@@ -246,13 +248,19 @@ export class Statistics<D extends DType> {
   /** Statistics in which a channel may have no value: there y is as in evaluation, or the bias where there is none. */
   #fallBack(whole: Moments, { mean, variance }: Held<ArrayOf<D>>): void {
     const { running, channels, config } = this.#layer;
-    if (running !== undefined) checkRunning(running, channels);
+    if (running !== undefined) this.#checkRunning();
     for (let channel = 0; channel < channels; channel++) {
       const isThere = whole.count[channel] > 0;
       mean[channel] = isThere ? whole.mean[channel] : (running?.mean[channel] ?? 0);
       variance[channel] = isThere ? whole.variance[channel] : (running?.variance[channel] ?? Infinity);
     }
     if (config.eps === 0) checkVaries(variance);
+  }
+
+  /** Readers of arguments could not know that they would be needed. */
+  #checkRunning(): void {
+    const { running, channels, config } = this.#layer;
+    checkDivisors('runningVar', checkVariance('runningVar', running?.variance, channels), config.eps);
   }
 
   #alone({ variance }: Held<ArrayOf<D>>): Found {
@@ -267,6 +275,7 @@ export class Statistics<D extends DType> {
     if (count === 0) return cut;
     if (count === 1) {
       if (singleValue === 'throw') throw oneValuePerChannelError(input.shape, true);
+      this.#checkRunning();
       return this.#running(held);
     }
     if (eps === 0) checkVaries(whole.variance);

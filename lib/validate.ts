@@ -8,6 +8,7 @@ import {
   isArray,
   isObject,
   rangeError,
+  stateError,
   typeError,
   wordedTypeError,
 } from './errors.js';
@@ -502,4 +503,13 @@ function sharedBytes(a: FloatArray, b: FloatArray): number {
 
 function overlapError(name: string, rule: string, bytes: number): Error {
   return rangeError(name, rule, `views that share ${bytes} bytes`, 'OVERLAP');
+}
+
+/** The caller may have detached or shrunk its memory since it was checked. */
+export function checkKept(name: string, array: FloatArray, length: number): void {
+  if (lengthOf(array) !== length)
+    throw stateError(
+      'BUFFER_CHANGED',
+      `${name} must keep its length, got a buffer that was detached or resized`,
+    );
 }

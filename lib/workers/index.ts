@@ -5,10 +5,9 @@
  */
 import { isArray, isObject, rangeError, stateError, typeError } from '../errors.js';
 import type { ProcessGroup } from '../group.js';
-import { checkKept } from '../handover.js';
-import { namesOf } from '../properties.js';
+import { namesOf, propertyOf } from '../properties.js';
 import { copyInto, lengthOf, partOf, typedArrayType, zeros } from '../typed-array.js';
-import { readOptions } from '../validate.js';
+import { checkInteger, checkKept, readOptions } from '../validate.js';
 import {
   type Broken,
   capacity,
@@ -16,6 +15,7 @@ import {
   GroupMemory,
   isGroupMemory,
   maxSize,
+  mayWait,
   newGroupMemory,
 } from './memory.js';
 
@@ -34,7 +34,6 @@ export interface WorkerGroupHandle {
 }
 
 const optionNames = namesOf(['timeout']);
-const { isInteger } = Number;
 const { freeze } = Object;
 
 /**
@@ -71,17 +70,15 @@ export class WorkerGroup {
   /**
    * @param size how many members: an integer from 1 to 1,024.
    * @param options how long members wait for each other.
-   * @throws TypeError (`ERR_BATCHNORM_INVALID_TYPE`, `ERR_BATCHNORM_UNKNOWN_OPTION`), RangeError (`ERR_BATCHNORM_INVALID_VALUE`).
+   * @throws TypeError (`ERR_BATCHNORM_INVALID_TYPE`, `ERR_BATCHNORM_UNKNOWN_OPTION`), RangeError (`ERR_BATCHNORM_INVALID_VALUE`,
+   *   `ERR_BATCHNORM_OUT_OF_MEMORY`), Error (`ERR_BATCHNORM_NO_SHARED_MEMORY`) in a page that is not isolated.
    */
   constructor(size: number, options?: WorkerGroupOptions) {
     const { timeout = 30_000 } = readOptions(options, optionNames);
-    if (typeof size !== 'number') throw typeError('size', 'be an integer', size);
-    if (!isInteger(size) || size < 1 || size > maxSize)
-      throw rangeError('size', `be an integer from 1 to ${maxSize}`, String(size));
+    this.size = checkInteger('size', size, 1, maxSize);
     if (typeof timeout !== 'number') throw typeError('timeout', 'be a number of milliseconds', timeout);
     if (!(timeout >= 1 && timeout <= 2 ** 31 - 1))
       throw rangeError('timeout', 'be a number of milliseconds from 1 to 2147483647', String(timeout));
-    this.size = size;
     this.handle = freeze({ memory: newGroupMemory(size, timeout) });
   }
 
@@ -91,7 +88,7 @@ export class WorkerGroup {
    * @param handle of {@link WorkerGroup.handle}, as it came to this worker.
    * @param rank which member this is: an integer from 0 to size − 1 that no other member has.
    * @returns the group as this member sees it. Its exchanges throw, or reject with, Error (`GROUP_BROKEN`, `GROUP_BUSY`,
-   *   `BUFFER_CHANGED` behind `ERR_BATCHNORM_`).
+   *   `BUFFER_CHANGED`, and where one may not wait `MAIN_THREAD`, behind `ERR_BATCHNORM_`).
    * @throws TypeError (`ERR_BATCHNORM_INVALID_TYPE`), RangeError (`ERR_BATCHNORM_INVALID_VALUE`) for what is no handle, and for a
    *   rank that the group does not have, or another member has.
    * @example
@@ -103,14 +100,12 @@ export class WorkerGroup {
    * console.log(values); // Float64Array(2) [ 1, 2 ]
    */
   static join(handle: WorkerGroupHandle, rank: number): Required<ProcessGroup> {
-    const memory = isObject(handle) ? handle.memory : undefined;
+    const memory = isObject(handle) ? propertyOf(handle, 'memory') : undefined;
     if (!isGroupMemory(memory)) throw typeError('handle', 'be the handle of a WorkerGroup', handle);
     const shared = new GroupMemory(memory);
-    if (typeof rank !== 'number') throw typeError('rank', 'be an integer', rank);
-    if (!isInteger(rank) || rank < 0 || rank >= shared.size)
-      throw rangeError('rank', `be an integer from 0 to ${shared.size - 1}`, String(rank));
+    checkInteger('rank', rank, 0, shared.size - 1);
     if (!shared.enter(rank)) throw rangeError('rank', 'be of one member only', `${rank}, which has joined`);
-    return new Member(shared, rank);
+    return new Member(shared, rank, shared.size === 1 || mayWait(memory));
   }
 }
 
@@ -124,13 +119,15 @@ class Member implements Required<ProcessGroup> {
   readonly rank: number;
   readonly size: number;
   readonly #memory: GroupMemory;
+  readonly #mayWait: boolean;
   /** The last of the asynchronous exchanges on their way, which follow each other. */
   #last: Promise<unknown> | undefined;
   /** What an exchange gives, until it has all of it: one that fails leaves the caller's arrays as they were. */
   #result = zeros<Float64Array>('float64', 0);
 
-  constructor(memory: GroupMemory, rank: number) {
+  constructor(memory: GroupMemory, rank: number, mayWait: boolean) {
     this.#memory = memory;
+    this.#mayWait = mayWait;
     this.rank = rank;
     this.size = memory.size;
   }
@@ -164,6 +161,11 @@ class Member implements Required<ProcessGroup> {
       throw stateError(
         'GROUP_BUSY',
         `${kind}() must wait for the asynchronous exchanges of its member, got one on its way`,
+      );
+    if (!this.#mayWait)
+      throw stateError(
+        'MAIN_THREAD',
+        `${kind}() must be called in a worker, got a page, which may not wait; call ${kind}Async(), or forwardAsync() and backwardAsync() of a layer`,
       );
     const values = this.#lengthOf(kind, length);
     if (lengthOf(this.#result) < values) this.#result = zeros('float64', values);

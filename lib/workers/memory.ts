@@ -1,6 +1,7 @@
 // The memory that the members of a group share: what each has put there in which round. A member puts its values of round n
 // into the one half of its slot, says so, and waits for the others; it comes back to that half in round n + 2 only, when
 // all have come to round n + 1 and so are done with round n: one wait a round is enough.
+import { rangeError, stateError } from '../errors.js';
 import { copyInto, partOf, sharedBytesOf, viewOf, viewOfIntegers } from '../typed-array.js';
 
 /** More would be a mistake. */
@@ -32,10 +33,8 @@ const sizeAt = 1;
 const timeoutAt = 2;
 /** Counts whatever happens: what members sleep on. */
 const bellAt = 3;
-const stateAt = 4;
-const whyAt = 5;
-const brokenRankAt = 6;
-const brokenExchangesAt = 7;
+/** 0, or why the group is broken and because of whom, as one number: who says so may be ended at any moment. */
+const brokenAt = 4;
 const ranksAt = 16;
 
 // Of each rank.
@@ -45,14 +44,14 @@ const exchanges = 2;
 const integersPerRank = 6;
 
 const magic = 0x424e_5731;
-const [isWhole, isBreaking, isBroken] = [0, 1, 2];
-const [late, mismatch] = [1, 2];
+const [late, mismatch] = [1, 2] as const;
+const bitsOfWhy = 2;
 
 /** Values of a member in each half of its slot: what is longer goes in several rounds. */
 export const capacity = 4096;
 
 /** Some tens of microseconds, for members that come at the same time; who waits for longer sleeps. */
-const looks = 4000;
+const looks = 8000;
 
 const { load, store, add, compareExchange, notify, wait } = Atomics;
 // Of ES2024; Node.js has it.
@@ -72,6 +71,17 @@ const millisecondsBetweenLooks = 1;
 
 const time = (): number => apply(now, clock, []);
 
+/** Pages have workers wait for them, and never wait themselves. */
+export function mayWait(memory: SharedArrayBuffer): boolean {
+  try {
+    // Another value stands there.
+    wait(viewOfIntegers(memory, 0, ranksAt), magicAt, 0, 0);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
 /** Slots begin at a line. */
 function bytesBeforeSlots(size: number): number {
   return ceil(((ranksAt + integersPerRank * size) * 4) / 64) * 64;
@@ -82,12 +92,25 @@ function bytesOfGroup(size: number): number {
 }
 
 export function newGroupMemory(size: number, timeout: number): SharedArrayBuffer {
-  const memory = new SharedMemory(bytesOfGroup(size));
+  if (SharedMemory === undefined)
+    throw stateError(
+      'NO_SHARED_MEMORY',
+      'a WorkerGroup must have shared memory, got a page that is not isolated; serve it with Cross-Origin-Opener-Policy: same-origin and Cross-Origin-Embedder-Policy: require-corp',
+    );
+  const memory = newSharedMemory(bytesOfGroup(size));
   const integers = viewOfIntegers(memory, 0, ranksAt);
   integers[sizeAt] = size;
   integers[timeoutAt] = ceil(timeout);
   integers[magicAt] = magic;
   return memory;
+}
+
+function newSharedMemory(bytes: number): SharedArrayBuffer {
+  try {
+    return new SharedMemory(bytes);
+  } catch (error) {
+    throw rangeError('size', 'fit into memory', `${bytes} bytes for it`, 'OUT_OF_MEMORY', error);
+  }
 }
 
 export function isGroupMemory(value: unknown): value is SharedArrayBuffer {
@@ -140,10 +163,12 @@ export class GroupMemory {
   /** Waits until all have begun the round. */
   wait(): Broken | undefined {
     const end = time() + this.#integers[timeoutAt];
-    for (let i = 0; i < looks; i++) if (this.#missing() === undefined) return this.#different();
+    // Who has come stays: only the others are asked for again.
+    let missing = this.#missing(0);
+    for (let i = 0; missing !== undefined && i < looks; i++) missing = this.#missing(missing);
     for (;;) {
       const bell = load(this.#integers, bellAt);
-      const missing = this.#missing();
+      missing = this.#missing(missing ?? this.size);
       if (missing === undefined) return this.#different();
       const broken = this.#broken();
       if (broken !== undefined) return broken;
@@ -156,9 +181,10 @@ export class GroupMemory {
   /** {@link GroupMemory.wait} in turns of the event loop, which it keeps alive. */
   async waitAsync(): Promise<Broken | undefined> {
     const end = time() + this.#integers[timeoutAt];
+    let missing: number | undefined = 0;
     for (;;) {
       const bell = load(this.#integers, bellAt);
-      const missing = this.#missing();
+      missing = this.#missing(missing);
       if (missing === undefined) return this.#different();
       const broken = this.#broken();
       if (broken !== undefined) return broken;
@@ -195,9 +221,9 @@ export class GroupMemory {
     notify(this.#integers, bellAt);
   }
 
-  /** The first that has not begun the round. */
-  #missing(): number | undefined {
-    for (let rank = 0; rank < this.size; rank++)
+  /** The first, from this rank on, that has not begun the round. */
+  #missing(from: number): number | undefined {
+    for (let rank = from; rank < this.size; rank++)
       if (((load(this.#integers, this.#of(rank) + round) - this.#round) | 0) < 0) return rank;
     return undefined;
   }
@@ -213,34 +239,17 @@ export class GroupMemory {
   }
 
   #break(why: number, rank: number): Broken | undefined {
-    const integers = this.#integers;
-    if (compareExchange(integers, stateAt, isWhole, isBreaking) === isWhole) {
-      integers[whyAt] = why;
-      integers[brokenRankAt] = rank;
-      for (let i = 0; i < 2; i++) {
-        integers[brokenExchangesAt + i] = integers[this.#exchangeAt(0) + i];
-        integers[brokenExchangesAt + 2 + i] = integers[this.#exchangeAt(rank) + i];
-      }
-      store(integers, stateAt, isBroken);
-      this.#ring();
-    }
+    if (compareExchange(this.#integers, brokenAt, 0, why | (rank << bitsOfWhy)) === 0) this.#ring();
     return this.#broken();
   }
 
   #broken(): Broken | undefined {
-    const integers = this.#integers;
-    if (load(integers, stateAt) === isWhole) return undefined;
-    // Of another member, that is some stores away.
-    while (load(integers, stateAt) !== isBroken);
-    const rank = integers[brokenRankAt];
-    if (integers[whyAt] === late) return { why: 'late', rank, timeout: integers[timeoutAt] };
-    const exchange = (i: number): Exchange => ({ code: integers[i], length: integers[i + 1] });
-    return {
-      why: 'mismatch',
-      first: exchange(brokenExchangesAt),
-      rank,
-      other: exchange(brokenExchangesAt + 2),
-    };
+    const broken = load(this.#integers, brokenAt);
+    if (broken === 0) return undefined;
+    const rank = broken >> bitsOfWhy;
+    if ((broken & mismatch) === 0) return { why: 'late', rank, timeout: this.#integers[timeoutAt] };
+    // All have come to this round, and nobody goes on to the next.
+    return { why: 'mismatch', first: this.#exchangeOf(0), rank, other: this.#exchangeOf(rank) };
   }
 
   /** Resolves when the bell is another, or some time has passed. */

@@ -1,4 +1,5 @@
 // A member of a WorkerGroup in a worker of its own: does what `workerData.job` says, and tells what came of it.
+import { isDeepStrictEqual } from 'node:util';
 import { parentPort, workerData } from 'node:worker_threads';
 import { BatchNorm, setThreads } from 'batchnorm';
 import { WorkerGroup } from 'batchnorm/workers';
@@ -29,6 +30,23 @@ const jobs = {
     ]);
     return { all, sums, last: long[4999] };
   },
+  /** Turns of the event loop while rank 1 is not there yet. */
+  async turns(group) {
+    if (rank === 1) await new Promise((resolve) => setTimeout(resolve, 300));
+    const bn = new BatchNorm(1, { group });
+    const x = { data: Float32Array.of(1, 2), shape: [2, 1] };
+    let turns = 0;
+    let isOver = false;
+    const count = () => {
+      if (isOver) return;
+      turns++;
+      setTimeout(count, 1);
+    };
+    count();
+    await bn.forwardAsync(x);
+    isOver = true;
+    return turns;
+  },
   busy(group) {
     const later = group.allReduceAsync(Float64Array.of(1));
     try {
@@ -54,6 +72,40 @@ const jobs = {
   async waits(group) {
     if (rank === 1) await new Promise((resolve) => setTimeout(resolve, 60_000).unref());
     return group.allReduceAsync(new Float64Array(1));
+  },
+  /** Rank 1 never comes back from its fifth step, in which it is ended from outside. */
+  async killed(group) {
+    const bn = new BatchNorm(2, { group });
+    const tensor = { data: Float32Array.of(1, 2, 3, 5), shape: [2, 2] };
+    let before;
+    for (let step = 0; ; step++) {
+      before = structuredClone(bn.stateDict());
+      if (step === 5 && rank === 1) {
+        parentPort.postMessage('now');
+        for (;;);
+      }
+      try {
+        if (options.later) await bn.forwardAsync(tensor);
+        else bn.forward(tensor);
+      } catch (error) {
+        const isUnchanged = isDeepStrictEqual(bn.stateDict(), before);
+        return { step, code: error.code, message: error.message, isUnchanged };
+      }
+      bn.backward(tensor);
+    }
+  },
+  /** Rank 1 is in evaluation. */
+  evaluates(group) {
+    const bn = new BatchNorm(1, { group });
+    if (rank === 1) bn.eval();
+    const y = bn.forward({ data: Float32Array.of(1, 3), shape: [2, 1] });
+    return [...y.data].map(Math.round);
+  },
+  /** Layers exchange in the order in which they are called. */
+  crossed(group) {
+    const layers = [new BatchNorm(2, { group }), new BatchNorm(2, { group })];
+    const tensor = { data: Float32Array.of(1, 2, 3, 5), shape: [2, 2] };
+    return layers[rank].forward(tensor);
   },
   /** Two exchanges, of which the second fails because the group is broken. */
   again(group) {

@@ -1,4 +1,6 @@
 // Groups of workers over shared memory: what each member gets, and what it is told where another does not come.
+import { spawnSync } from 'node:child_process';
+import { fileURLToPath } from 'node:url';
 import { Worker } from 'node:worker_threads';
 import { describe, expect, it } from 'vitest';
 import { BatchNorm } from '../../lib/index.js';
@@ -13,6 +15,7 @@ interface Told {
 }
 
 const program = new URL('member.mjs', import.meta.url);
+const idle = new URL('idle.mjs', import.meta.url);
 
 /** What the members of a group tell; undefined of one that ends without a word. */
 function run(
@@ -26,7 +29,10 @@ function run(
     Array.from({ length: size }, (_, rank) => {
       const worker = new Worker(program, { workerData: { handle, rank, job, ...data(rank) } });
       return new Promise<Told | undefined>((resolve) => {
-        worker.once('message', resolve);
+        worker.on('message', (told) => {
+          if (told === 'now') worker.terminate();
+          else resolve(told);
+        });
         // What it throws it has told.
         worker.on('error', () => {});
         worker.once('exit', () => resolve(undefined));
@@ -103,6 +109,53 @@ describe('a WorkerGroup', () => {
     }
   });
 
+  it.each([false, true])('tells the others of a member that is killed, later: %s', async (later) => {
+    const told = await run(3, 'killed', () => ({ options: { later } }), 500);
+    expect(told[1]).toBeUndefined();
+    for (const rank of [0, 2])
+      expect(told[rank]?.result).toEqual({
+        step: 5,
+        code: 'ERR_BATCHNORM_GROUP_BROKEN',
+        message:
+          'rank 1 must come to the exchange within 500 ms, got nothing of it; the group is broken; make a new WorkerGroup',
+        isUnchanged: true,
+      });
+  });
+
+  it('tells of a member in evaluation, which exchanges nothing', async () => {
+    const told = await run(3, 'evaluates', undefined, 300);
+    expect(told[1]?.result).toEqual([1, 3]);
+    for (const rank of [0, 2])
+      expect(told[rank]?.error?.message).toBe(
+        'rank 1 must come to the exchange within 300 ms, got nothing of it; the group is broken; make a new WorkerGroup',
+      );
+  });
+
+  it('tells every member of layers that exchange in another order', async () => {
+    for (const told of await run(2, 'crossed'))
+      expect(told?.error).toEqual({
+        code: 'ERR_BATCHNORM_GROUP_BROKEN',
+        message:
+          'all members must make the same exchange, got forward of layer 0 with 2 channels as exchange 0 from rank 0 and forward of layer 1 with 2 channels as exchange 0 from rank 1; the group is broken',
+      });
+  });
+
+  it('leaves the event loop to others while members are on their way', async () => {
+    const turns = await results<number>(2, 'turns');
+    expect(turns[0]).toBeGreaterThan(10);
+  });
+
+  it('sleeps while it waits', () => {
+    const { status, stdout, stderr } = spawnSync(process.execPath, [fileURLToPath(idle)], {
+      encoding: 'utf8',
+    });
+    expect({ status, stderr }).toEqual({ status: 0, stderr: '' });
+    // Of 1.5 seconds of waiting: who does not sleep takes all of it.
+    const { blocking, later } = JSON.parse(stdout) as Record<'blocking' | 'later', number>;
+    expect(blocking).toBeLessThan(750);
+    expect(later).toBeLessThan(750);
+  });
+
   it('says that it is broken from then on', async () => {
     const [messages] = await run(2, 'again', undefined, 300);
     expect(messages?.result).toHaveLength(2);
@@ -123,7 +176,26 @@ describe('a WorkerGroup', () => {
       () => new WorkerGroup(2, { timeout: 0 }),
       'timeout must be a number of milliseconds from 1 to 2147483647, got 0',
     );
+    for (const size of [-1, 1.5, 1025, Number.NaN])
+      range(() => new WorkerGroup(size), `size must be an integer from 1 to 1024, got ${size}`);
+    range(() => new WorkerGroup('2' as never), 'size must be an integer from 1 to 1024, got "2"');
+    for (const timeout of [-1, 0.5, Infinity, Number.NaN])
+      range(
+        () => new WorkerGroup(2, { timeout }),
+        `timeout must be a number of milliseconds from 1 to 2147483647, got ${timeout}`,
+      );
+    expect(() => new WorkerGroup(2, { time: 1 } as never)).toThrow(
+      'options must only have timeout, got "time"',
+    );
     const { handle } = new WorkerGroup(2);
+    for (const rank of [-1, 0.5, Number.NaN])
+      range(() => WorkerGroup.join(handle, rank), `rank must be an integer from 0 to 1, got ${rank}`);
+    // Of a smaller group, and of none.
+    range(() => WorkerGroup.join(new WorkerGroup(1).handle, 1), 'rank must be an integer from 0 to 0, got 1');
+    for (const wrong of [undefined, null, 3, new SharedArrayBuffer(0), { memory: new ArrayBuffer(4096) }])
+      expect(() => WorkerGroup.join(wrong as never, 0)).toThrow(
+        'handle must be the handle of a WorkerGroup, got',
+      );
     range(() => WorkerGroup.join(handle, 2), 'rank must be an integer from 0 to 1, got 2');
     range(
       () => WorkerGroup.join({ memory: new SharedArrayBuffer(64) }, 0),

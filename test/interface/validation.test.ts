@@ -328,7 +328,7 @@ const cases: [title: string, call: () => unknown, expected: Failure][] = [
     'a mode for forward',
     () => new BatchNorm(3).forward(x(), { training: false } as Wrong),
     type(
-      'options must only have out, updateStats, residual, moments, got "training"; did you mean train() or eval()?',
+      'options must only have out, updateStats, residual, moments, weights, outside, got "training"; did you mean train() or eval()?',
       'ERR_BATCHNORM_UNKNOWN_OPTION',
     ),
   ],
@@ -336,7 +336,7 @@ const cases: [title: string, call: () => unknown, expected: Failure][] = [
     'running statistics for the function',
     () => forwardInference(x(), { running_mean: stats().mean, running_var: stats().variance } as Wrong),
     type(
-      'options must only have axis, eps, weight, bias, activation, residual, out, mean, variance, got "running_mean"; did you mean mean?',
+      'options must only have axis, eps, weight, bias, activation, residual, out, mean, variance, missing, got "running_mean"; did you mean mean?',
       'ERR_BATCHNORM_UNKNOWN_OPTION',
     ),
   ],
@@ -362,7 +362,7 @@ const cases: [title: string, call: () => unknown, expected: Failure][] = [
     'an unknown option of a function',
     () => forwardTraining(x(), { gamma: 1 } as Wrong),
     type(
-      'options must only have axis, eps, weight, bias, activation, residual, out, moments, got "gamma"; did you mean weight?',
+      'options must only have axis, eps, weight, bias, activation, residual, out, moments, weights, outside, missing, got "gamma"; did you mean weight?',
       'ERR_BATCHNORM_UNKNOWN_OPTION',
     ),
   ],
