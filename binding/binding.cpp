@@ -530,7 +530,8 @@ napi_value grad_input_of_present(napi_env env, napi_callback_info info) {
   return nullptr;
 }
 
-/// gradWeights(as gradSumsOfPresent, in the place of dx dWeights), which reads of what counts the weights alone
+/// gradWeights(as gradSumsOfPresent, in the place of dx dWeights), which reads of what counts the weights
+/// alone
 template <typename T, typename When>
 napi_value grad_weights(napi_env env, napi_callback_info info) {
   constexpr size_t kBegin = BackwardArguments<T>::kCount;
