@@ -1,18 +1,9 @@
 // The C++ as WebAssembly: the same arithmetic wherever no binary can be loaded. Arrays are copied into the module's memory
 // and results, which take the place of the input, out of it; binding/wasm.cpp is the other side.
-import { dtypeNamed, dtypes } from '../dtype.js';
-import { rangeError, stateError } from '../errors.js';
+import { dtypes } from '../dtype.js';
+import { stateError } from '../errors.js';
 import { platform } from '../platform/node.js';
-import {
-  byteLengthOf,
-  bytesOf,
-  copyInto,
-  lengthOf,
-  partOf,
-  typedArrayType,
-  viewOf,
-  viewOfBytes,
-} from '../typed-array.js';
+import { bytesOf, lengthOf, viewOfBytes } from '../typed-array.js';
 import type { DType, FloatArray } from '../types.js';
 import { checkApart, isInPlace } from '../validate.js';
 import {
@@ -21,231 +12,36 @@ import {
   type ForwardPass,
   type GradInputPass,
   type GradSumsPass,
-  type InferPresentPass,
-  type MomentsOfPresentPass,
   type MomentsPass,
   maskBytes,
   nothingOnTheWay,
   type Passes,
-  type Presence,
   type Sums,
   type ThroughForward,
-  type ThroughPresent,
 } from './backend.js';
+import {
+  bytesFor,
+  checkLengths,
+  Machine,
+  now,
+  outOfMemory,
+  type Part,
+  type Pointer,
+  roundUp,
+} from './machine.js';
 import { type Prepared, Turns } from './turns.js';
 import { wasmBytes } from './wasm-bytes.js';
+import { presentPassesOf } from './wasm-presence.js';
 
-const { apply } = Reflect;
-
-/** An address in the memory of the module; 0 for an array that is absent. */
-type Pointer = number;
-
-interface Exports {
-  readonly memory: WebAssembly.Memory;
-  _initialize(): void;
-  /** 0 where there is no more memory. */
-  allocate(bytes: number): Pointer;
-  release(memory: Pointer): void;
-  updateRunningStats(...args: number[]): number;
-}
-
-type PassName =
-  | 'forwardTraining'
-  | 'forwardInference'
-  | 'moments'
-  | 'backward'
-  | 'gradSums'
-  | 'gradInput'
-  | 'gradParameters'
-  | 'momentsOfPresent'
-  | 'inferPresent'
-  | 'gradSumsOfPresent'
-  | 'gradInputOfPresent'
-  | 'gradWeights'
-  | 'findMissing'
-  | 'frozenBytes'
-  | 'freeze'
-  | 'runFrozen';
-type NumericFunction = (...args: (number | boolean)[]) => number;
-
-type AnyArray = FloatArray | Uint8Array;
-
-/** Arrays begin at lines, as the module's own do. */
-const lineBytes = 64;
-/** Memory that is kept from call to call. What needs more gets its own, and gives it back to the module, not to the system. */
-const keptBytes = 2 ** 24;
-const pageBytes = 2 ** 16;
 /** Of each tensor, what stays in a cache while it is copied in, computed and copied out. */
 const partBytes = 2 ** 17;
 /** Shorter runs cost more to copy one by one than is won. */
 const runBytes = 2 ** 12;
 /** Of a channel at least so many values, beside which the arithmetic of its coefficients is little. */
 const perChannel = 32;
-const mostBytes = 2 ** 32 - pageBytes;
 
 /** Three coefficients of 8 bytes for each come to less than 2 GiB. */
 const mostFrozen = 2 ** 26;
-
-function roundUp(bytes: number): number {
-  return Math.ceil(bytes / lineBytes) * lineBytes;
-}
-
-function outOfMemory(what: string, actual: string, cause?: unknown): Error {
-  return rangeError(what, 'fit into the memory of WebAssembly', actual, 'OUT_OF_MEMORY', cause);
-}
-
-/** The module and its memory, and the room that a call has in it. */
-class Machine {
-  readonly #module: WebAssembly.Module;
-  #exports: Exports;
-  #buffer: ArrayBuffer;
-  #kept: Pointer = 0;
-  #keptBytes = 0;
-  #next = 0;
-
-  constructor(bytes: Uint8Array) {
-    this.#module = new WebAssembly.Module(bytes);
-    this.#exports = this.#instantiate();
-    this.#buffer = this.#exports.memory.buffer;
-  }
-
-  #instantiate(): Exports {
-    const exports = new WebAssembly.Instance(this.#module).exports as Exports;
-    exports._initialize();
-    return exports;
-  }
-
-  /** The pass of a dtype. */
-  pass(name: PassName, dtype: DType): NumericFunction {
-    const { suffix } = dtypes[dtype];
-    const full = `${name}${suffix}` as never;
-    return (...args) => this.invoke(full, args);
-  }
-
-  /** Calls a function of the module. One that runs out of memory leaves it in no state to go on: another takes its place. */
-  invoke(name: keyof Exports, args: (number | boolean)[]): number {
-    try {
-      return apply(this.#exports[name] as unknown as NumericFunction, undefined, args);
-    } catch (error) {
-      this.#exports = this.#instantiate();
-      this.#buffer = this.#exports.memory.buffer;
-      this.#kept = 0;
-      this.#keptBytes = 0;
-      this.#next = 0;
-      throw outOfMemory('an operation', 'no more of it', error);
-    }
-  }
-
-  /** Runs a call with room for so many bytes, each array of which {@link put} or {@link reserve} takes its part. */
-  within<R>(bytes: number, use: () => R): R {
-    const own = bytes > keptBytes;
-    const place = own ? this.#take(bytes) : this.#keep(bytes);
-    this.#next = place;
-    try {
-      return use();
-    } finally {
-      // After a failure there is another memory, in which nothing was taken.
-      if (own && this.#next !== 0) this.#exports.release(place);
-    }
-  }
-
-  #keep(bytes: number): Pointer {
-    if (bytes > this.#keptBytes) {
-      if (this.#kept !== 0) this.#exports.release(this.#kept);
-      this.#kept = 0;
-      this.#keptBytes = 0;
-      const more = Math.min(keptBytes, 2 ** Math.ceil(Math.log2(Math.max(bytes, pageBytes))));
-      this.#kept = this.#take(more);
-      this.#keptBytes = more;
-    }
-    return this.#kept;
-  }
-
-  #take(bytes: number): Pointer {
-    const place = bytes > mostBytes ? 0 : this.invoke('allocate', [bytes]) >>> 0;
-    if (place === 0) throw outOfMemory('an operation', `${bytes} bytes`);
-    return place;
-  }
-
-  /** Room for an array, or for what of it goes through at once. */
-  reserve(array: AnyArray | undefined, bytes?: number): Pointer {
-    if (array === undefined) return 0;
-    const place = this.#next;
-    this.#next += bytesFor(bytes, array);
-    return place;
-  }
-
-  /** Room for an array with its values in it. */
-  put(array: AnyArray | undefined): Pointer {
-    const place = this.reserve(array);
-    this.copyIn(array, place);
-    return place;
-  }
-
-  putBytes(memory: ArrayBuffer): Pointer {
-    return this.put(viewOfBytes(memory, 0, bytesOf(memory)));
-  }
-
-  copyIn(array: AnyArray | undefined, place: Pointer, part?: Part): void {
-    if (array !== undefined) this.#copy(array, place, part, false);
-  }
-
-  /** Copies a result out. */
-  get(array: AnyArray | undefined, place: Pointer, part?: Part): void {
-    if (array !== undefined) this.#copy(array, place, part, true);
-  }
-
-  /** Into the module, or out of it. */
-  #copy(array: AnyArray, place: Pointer, part: Part | undefined, out: boolean): void {
-    const length = lengthOf(array);
-    if (part === undefined || part.length === length) {
-      const inside = this.#view(array, place, length);
-      if (out) copyInto(array, inside);
-      else copyInto(inside, array);
-      return;
-    }
-    const values = array as FloatArray;
-    const dtype = dtypeNamed(typedArrayType(values)) as DType;
-    const runBytes = part.length * dtypes[dtype].bytes;
-    for (let run = 0; run < part.runs; run++) {
-      const inside = this.#view(values, place + run * runBytes, part.length);
-      const outside = partOf(values, dtype, part.first + run * part.stride, part.length);
-      if (out) copyInto(outside, inside);
-      else copyInto(inside, outside);
-    }
-  }
-
-  #view(array: AnyArray, place: Pointer, length: number): AnyArray {
-    // A memory that grows loses its buffer. To ask for the buffer takes as long as a small copy.
-    if (bytesOf(this.#buffer) === 0) this.#buffer = this.#exports.memory.buffer;
-    const buffer = this.#buffer;
-    const dtype = dtypeNamed(typedArrayType(array));
-    return dtype === undefined ? viewOfBytes(buffer, place, length) : viewOf(dtype, buffer, place, length);
-  }
-}
-
-/** The bytes that arrays take together: `each` where that is given, or as many as they have. */
-function bytesFor(each: number | undefined, ...arrays: (AnyArray | undefined)[]): number {
-  let bytes = 0;
-  for (let i = 0; i < arrays.length; i++) {
-    const array = arrays[i];
-    if (array !== undefined) bytes += roundUp(each ?? byteLengthOf(array));
-  }
-  return bytes;
-}
-
-/** What of a tensor goes through the module at once: `runs` runs of `length` neighbouring values. */
-interface Part {
-  outer: number;
-  /** Its first channel. */
-  channel: number;
-  channels: number;
-  first: number;
-  runs: number;
-  length: number;
-  /** From the beginning of a run to that of the next. */
-  stride: number;
-}
 
 /** What may be taken apart. A pass that sums a channel must see all of its samples. */
 type Along = 'nothing' | 'samples' | 'channels' | 'both';
@@ -311,23 +107,6 @@ function partAt(index: number, cut: Cut, outer: number, channels: number, inner:
     length,
     stride,
   };
-}
-
-/** Each array must still be as long as it was when it was checked. */
-function checkLengths(length: number, ...arrays: (AnyArray | undefined)[]): void {
-  for (let i = 0; i < arrays.length; i++) {
-    const array = arrays[i];
-    if (array !== undefined && lengthOf(array) !== length)
-      throw stateError(
-        'BUFFER_CHANGED',
-        'every array must keep its length during a call, got a buffer that was detached or resized',
-      );
-  }
-}
-
-function now<R>({ result, compute }: Prepared<R>): R {
-  compute();
-  return result;
 }
 
 function passesOf<T extends FloatArray>(dtype: DType, machine: Machine, turns: Turns): Passes<T> {
@@ -547,172 +326,6 @@ function passesOf<T extends FloatArray>(dtype: DType, machine: Machine, turns: T
     backThrough('gradInput', { ...pass, dWeight: undefined, dBias: undefined });
   const gradParameters = machine.pass('gradParameters', dtype);
 
-  // The passes over values of which not all count alike take all at once.
-  const momentsOfPresentPass = machine.pass('momentsOfPresent', dtype);
-  const momentsOfPresent = ({
-    geometry: { outer, channels, inner },
-    x,
-    mean,
-    variance,
-    count,
-    squares,
-    presence: { weights, missing, impute, zero },
-  }: MomentsOfPresentPass<T>): Prepared<void> => {
-    checkLengths(outer * channels * inner, x);
-    checkLengths(outer * inner, weights);
-    checkLengths(channels, mean, variance, count, squares);
-    const compute = () =>
-      machine.within(bytesFor(undefined, x, weights, mean, variance, count, squares), () => {
-        const px = machine.put(x);
-        const pWeights = machine.put(weights);
-        const [pMean, pVariance] = [machine.reserve(mean), machine.reserve(variance)];
-        const [pCount, pSquares] = [machine.reserve(count), machine.reserve(squares)];
-        momentsOfPresentPass(
-          outer,
-          channels,
-          inner,
-          px,
-          pMean,
-          pVariance,
-          pCount,
-          pSquares,
-          pWeights,
-          missing,
-          impute,
-          zero,
-        );
-        machine.get(mean, pMean);
-        machine.get(variance, pVariance);
-        machine.get(count, pCount);
-        machine.get(squares, pSquares);
-      });
-    return { result: undefined, compute };
-  };
-
-  const inferPresentPass = machine.pass('inferPresent', dtype);
-  const inferPresent = (pass: InferPresentPass<T>): Prepared<boolean> => {
-    const { geometry, eps, x, y, weight, bias, mean, variance, relu, residual, mask, presence } = pass;
-    const { outer, channels, inner } = geometry;
-    const { weights, missing, impute, zero } = presence;
-    const size = outer * channels * inner;
-    checkLengths(size, x, y, residual);
-    checkLengths(channels, weight, bias, mean, variance);
-    checkLengths(maskBytes(size), mask);
-    checkLengths(outer * inner, weights);
-    const result = isInPlace(y, 'x.data', x);
-    if (residual) checkApart('out', y, { 'residual.data': residual });
-    const bytes = bytesFor(undefined, x, residual, weight, bias, mean, variance, mask, weights);
-    const compute = () =>
-      machine.within(bytes, () => {
-        const px = machine.put(x);
-        const pMask = machine.reserve(mask);
-        inferPresentPass(
-          outer,
-          channels,
-          inner,
-          eps,
-          px,
-          px,
-          machine.put(weight),
-          machine.put(bias),
-          machine.put(mean),
-          machine.put(variance),
-          relu,
-          machine.put(residual),
-          pMask,
-          machine.put(weights),
-          missing,
-          impute,
-          zero,
-        );
-        machine.get(y, px);
-        machine.get(mask, pMask);
-      });
-    return { result, compute };
-  };
-
-  /** What goes back through such a forward has, beside that which all of them have. */
-  interface BesidePresent {
-    readonly counts?: Float64Array | undefined;
-    readonly dx?: T | undefined;
-    readonly dWeights?: Float64Array | undefined;
-    readonly sumBias?: Float64Array | undefined;
-  }
-  const throughPresentPasses = {
-    gradSumsOfPresent: machine.pass('gradSumsOfPresent', dtype),
-    gradInputOfPresent: machine.pass('gradInputOfPresent', dtype),
-    gradWeights: machine.pass('gradWeights', dtype),
-  };
-  const throughPresent = (
-    name: keyof typeof throughPresentPasses,
-    pass: ThroughPresent<T> & BesidePresent,
-  ): Prepared<void> => {
-    const { geometry, eps, dy, x, mean, variance, weight, bias, relu, residual, mask, dResidual } = pass;
-    const { outer, channels, inner } = geometry;
-    const { weights, missing, impute, zero }: Presence = pass.presence;
-    const { sumDy, sumDyXmu } = pass.sums;
-    // A pass may be one of a whole backward, and have what this one does not write.
-    const dx = name === 'gradInputOfPresent' ? pass.dx : undefined;
-    const dWeights = name === 'gradWeights' ? pass.dWeights : undefined;
-    const counts = name === 'gradSumsOfPresent' ? undefined : pass.counts;
-    const sumBias = name === 'gradSumsOfPresent' ? pass.sumBias : undefined;
-    const size = outer * channels * inner;
-    checkLengths(size, dy, x, residual, dx, dResidual);
-    checkLengths(channels, mean, variance, weight, bias, sumDy, sumDyXmu, counts, sumBias);
-    checkLengths(maskBytes(size), mask);
-    checkLengths(outer * inner, weights, dWeights);
-    if (dx) {
-      isInPlace(dx, 'dy.data', dy);
-      checkApart('out', dx, { 'x.data': x, 'residual.data': residual });
-    }
-    const bytes =
-      bytesFor(undefined, dy, x, residual, dResidual, mean, variance, weight, bias, mask, sumDy, sumDyXmu) +
-      bytesFor(undefined, weights, dWeights, counts, sumBias);
-    const compute = () =>
-      machine.within(bytes, () => {
-        const pDy = machine.put(dy);
-        const pDResidual = machine.reserve(dResidual);
-        const pSumDy = machine.put(sumDy);
-        const pSumDyXmu = machine.put(sumDyXmu);
-        const pDWeights = machine.reserve(dWeights);
-        const pSumBias = machine.reserve(sumBias);
-        throughPresentPasses[name](
-          outer,
-          channels,
-          inner,
-          eps,
-          pDy,
-          machine.put(x),
-          machine.put(mean),
-          machine.put(variance),
-          machine.put(weight),
-          machine.put(bias),
-          relu,
-          machine.put(residual),
-          machine.put(mask),
-          pDResidual,
-          pSumDy,
-          pSumDyXmu,
-          machine.put(counts),
-          dWeights ? pDWeights : dx ? pDy : 0,
-          machine.put(weights),
-          missing,
-          impute,
-          zero,
-          pSumBias,
-        );
-        machine.get(dx, pDy);
-        machine.get(dWeights, pDWeights);
-        if (name !== 'gradWeights') machine.get(dResidual, pDResidual);
-        if (name !== 'gradSumsOfPresent') return;
-        machine.get(sumDy, pSumDy);
-        machine.get(sumDyXmu, pSumDyXmu);
-        machine.get(sumBias, pSumBias);
-      });
-    return { result: undefined, compute };
-  };
-  const findMissing = machine.pass('findMissing', dtype);
-
   const frozenBytes = machine.pass('frozenBytes', dtype);
   const freezePass = machine.pass('freeze', dtype);
   const runPass = machine.pass('runFrozen', dtype);
@@ -769,23 +382,7 @@ function passesOf<T extends FloatArray>(dtype: DType, machine: Machine, turns: T
         machine.get(dBias, pDBias);
       });
     },
-    momentsOfPresent: (pass) => now(momentsOfPresent(pass)),
-    inferPresent: (pass) => now(inferPresent(pass)),
-    gradSumsOfPresent: (pass) => now(throughPresent('gradSumsOfPresent', pass)),
-    gradInputOfPresent: (pass) => now(throughPresent('gradInputOfPresent', pass)),
-    gradWeights: (pass) => now(throughPresent('gradWeights', pass)),
-    findMissing({ outer, channels, inner }, x, weights) {
-      checkLengths(outer * channels * inner, x);
-      checkLengths(outer * inner, weights);
-      return machine.within(bytesFor(undefined, x, weights), () =>
-        findMissing(outer, channels, inner, machine.put(x), machine.put(weights)),
-      );
-    },
-    momentsOfPresentLater: (pass, slot) => turns.later(momentsOfPresent(pass), slot),
-    inferPresentLater: (pass, slot) => turns.later(inferPresent(pass), slot),
-    gradSumsOfPresentLater: (pass, slot) => turns.later(throughPresent('gradSumsOfPresent', pass), slot),
-    gradInputOfPresentLater: (pass, slot) => turns.later(throughPresent('gradInputOfPresent', pass), slot),
-    gradWeightsLater: (pass, slot) => turns.later(throughPresent('gradWeights', pass), slot),
+    ...presentPassesOf<T>(dtype, machine, turns),
     forwardTrainingLater: (pass, slot) => turns.later(forward(false, pass), slot),
     forwardInferenceLater: (pass, slot) => turns.later(forward(true, pass), slot),
     momentsLater: (pass, slot) => turns.later(moments(pass), slot),

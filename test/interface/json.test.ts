@@ -424,7 +424,7 @@ describe('JSON that is no layer', () => {
     ['config.eps', Number.NaN, 'json.config.eps must be a finite number from 0 on, got NaN'],
     ['config.dtype', 'float16', `json.config.dtype must be 'float32' or 'float64', got "float16"`],
     ['config.activation', 'gelu', `json.config.activation must be 'relu', got "gelu"`],
-    ['config.decay', 0.9, 'json.config must only have axis, eps, dtype, activation, got "decay"'],
+    ['config.decay', 0.9, 'json.config must only have axis, eps, dtype, activation, missing, got "decay"'],
     ['state.running_mean', undefined, 'json.state.running_mean must be an array of numbers, got undefined'],
     ['state.running_var', [1], 'json.state.running_var must have 2 values (one per channel), got 1'],
     [
