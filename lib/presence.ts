@@ -1,7 +1,7 @@
 // Which values of a batch count, and how much: weights, masks and missing values, read and checked.
 import type { MomentsOfPresentPass, MomentsPass, Passes, Presence } from './backend/backend.js';
 import { describe, isArray, rangeError, typeError } from './errors.js';
-import { lengthOf, typedArrayType } from './typed-array.js';
+import { copyInto, lengthOf, typedArrayType } from './typed-array.js';
 import type { DType, FloatArray } from './types.js';
 import { checkInteger, checkOneOf, type Geometry, newArray, newBytes, type ReadTensor } from './validate.js';
 
@@ -108,25 +108,32 @@ function readWeights(weights: unknown, positions: number, samples: number) {
         : `have ${perPosition}`;
     throw rangeError('weights', rule, describe(length));
   }
-  const shared = length === positions ? 1 : positions / samples;
-  const values = newArray<Float64Array>('float64', positions);
+  // Of one type from here on, which makes loops several times as fast.
+  const each = newArray<Float64Array>('float64', length);
+  copyInto(each, given);
   let present = 0;
   let sum = 0;
   let squares = 0;
   for (let i = 0; i < length; i++) {
-    const weight = given[i];
+    const weight = each[i];
     if (!(weight >= 0 && weight < Infinity))
       throw rangeError('weights', 'be finite numbers from 0 on', `${weight} at ${i}`);
-    if (weight === 0) continue;
-    present += shared;
-    sum += shared * weight;
-    squares += shared * weight * weight;
-    for (let at = i * shared; at < (i + 1) * shared; at++) values[at] = weight;
+    if (weight > 0) present++;
+    sum += weight;
+    squares += weight * weight;
   }
+  const shared = length === positions ? 1 : positions / samples;
+  sum *= shared;
+  squares *= shared;
   if (!(sum < Infinity && squares < Infinity))
     throw rangeError('weights', 'have a finite sum, and a finite sum of squares', `${sum} and ${squares}`);
+  let values = each;
+  if (shared !== 1) {
+    values = newArray('float64', positions);
+    for (let i = 0; i < positions; i++) values[i] = each[(i - (i % shared)) / shared];
+  }
   const dtype: DType = type === 'Float32Array' ? 'float32' : 'float64';
-  return { values, present, given: { length, dtype, shared } };
+  return { values, present: present * shared, given: { length, dtype, shared } };
 }
 
 /** A pass that finds the statistics of what counts. */

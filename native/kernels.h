@@ -259,6 +259,7 @@ struct PresentGradInputWork {
   const T* bias;
   PresentWork<T> present;
   bool streams;
+  bool flows;  ///< whether all shares are the same
 };
 
 /// dweights += linear * n + square * (n * n - least), where n = (x - mean) * inverse, over the channels of a

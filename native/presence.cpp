@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 #include <memory>
+#include <type_traits>
 
 #include "traversal.h"
 
@@ -39,12 +40,18 @@ class Weights {
     }
     weights_ = presence.weights;
     if (!shares) return;
+    if constexpr (std::is_same_v<T, double>) {
+      shares_ = weights_;
+      return;
+    }
+    // In float32 as parts of the largest, so that none of them is too large; nor too small to be told from 0.
     const size_t positions = shape.outer * shape.inner;
     const double most = *std::max_element(weights_, weights_ + positions);
-    largest_ = most > 0 ? most : 1;
+    largest_ = most >= std::numeric_limits<T>::min() ? most : 1;
+    const double scale = 1 / largest_;
     own_shares_.reset(new T[positions]);
     for (size_t i = 0; i < positions; i++) {
-      const T share = static_cast<T>(weights_[i] / largest_);
+      const T share = static_cast<T>(weights_[i] * scale);
       own_shares_[i] = weights_[i] > 0 ? std::max(share, std::numeric_limits<T>::denorm_min()) : T{0};
     }
     shares_ = own_shares_.get();
@@ -135,6 +142,9 @@ class PresentMomentSums {
         missing_(missing),
         to_(to) {
     for (double*& kind : merged_) kind = scratch.take<double>(partition.shape().channels);
+    if (missing) return;
+    for (double*& kind : totals_) kind = scratch.take<double>(partition.chunks());
+    for (size_t chunk = 0; chunk < partition.chunks(); chunk++) add_weights(chunk);
   }
 
   void sum(size_t chunk, Range channels, const PresentPartials& partials) const {
@@ -143,30 +153,25 @@ class PresentMomentSums {
     if (channels.begin >= channels.end) return;
     const size_t at = partials.at(chunk, channels.begin);
     double* const shifts = partials.shifts + at;
-    find_shifts(span, channels, shifts);
+    const bool has_weight = find_shifts(span, channels, shifts);
+    if (!has_weight) {
+      for (double* kind : partials.sums) std::fill_n(kind + at, channels.end - channels.begin, 0.0);
+      return;
+    }
     double* const to[] = {partials.sums[0] + at, partials.sums[1] + at,
                           missing_ ? partials.sums[2] + at : nullptr,
                           missing_ ? partials.sums[3] + at : nullptr};
-    double total = 0;
-    double squares = 0;
     sum_span(kernels_, partition_, span, channels, to,
              [&](Tile tile, size_t first, size_t channel, double* const(&sums)[4]) {
-               const PresentWork<T> present = weights_.work(first);
                kernels_.present_moments[partition_.layout()]({tile,
                                                               x_ + first,
                                                               shifts + (channel - channels.begin),
-                                                              present,
+                                                              weights_.work(first),
                                                               {sums[2], sums[3], sums[0], sums[1]}});
-               if (missing_ || channel != channels.begin) return;
-               const size_t count = partition_.layout() == kChannelsLast ? tile.rows : tile.columns;
-               for (size_t i = 0; i < count; i++) {
-                 total += present.weights[i];
-                 squares += present.weights[i] * present.weights[i];
-               }
              });
     if (missing_) return;
-    std::fill_n(partials.sums[2] + at, channels.end - channels.begin, total);
-    std::fill_n(partials.sums[3] + at, channels.end - channels.begin, squares);
+    std::fill_n(partials.sums[2] + at, channels.end - channels.begin, totals_[0][chunk]);
+    std::fill_n(partials.sums[3] + at, channels.end - channels.begin, totals_[1][chunk]);
   }
 
   /// Of channels [begin, end) of the tensor, the chunks in their order.
@@ -196,37 +201,61 @@ class PresentMomentSums {
             merged_[4] + place};
   }
 
-  bool counts(size_t at, double weight) const { return weight > 0 && !(missing_ && std::isnan(x_[at])); }
+  /// Sums of the weights of a chunk and of their squares, which all channels share where no value is missing.
+  void add_weights(size_t chunk) {
+    double total = 0;
+    double squares = 0;
+    const bool is_last = partition_.layout() == kChannelsLast;
+    partition_.for_each_tile(chunks_[chunk], 0, 1, straight_ahead(0), [&](Tile tile, size_t at) {
+      const double* const weights = weights_.work(at).weights;
+      const size_t count = is_last ? tile.rows : tile.columns;
+      for (size_t i = 0; i < count; i++) {
+        total += weights[i];
+        squares += weights[i] * weights[i];
+      }
+    });
+    totals_[0][chunk] = total;
+    totals_[1][chunk] = squares;
+  }
 
-  /// A value of each channel that counts: being one of the data, a channel of equal values has no variance.
-  /// Of nine from all over the span, the middle one first.
-  void find_shifts(const Span& span, Range channels, double* shifts) const {
+  /// Finds a value of each channel that counts: being one of the data, a channel of equal values has no
+  /// variance. Of nine from all over the span, the middle one first; else the first there is. Returns whether
+  /// anything has weight.
+  bool find_shifts(const Span& span, Range channels, double* shifts) const {
     size_t places[9];
     partition_.find_places(span, channels.begin, places);
     std::swap(places[0], places[4]);
+    size_t known = 0;
+    for (const size_t place : places)
+      if (weights_.weight(place) > 0) places[known++] = place;
+    if (known == 0) known = find_weight(span, channels.begin, false, places[0]) ? 1 : 0;
     const size_t channel_stride = partition_.layout() == kChannelsFirst ? partition_.shape().inner : 1;
-    double weights[9];
-    for (size_t i = 0; i < 9; i++) weights[i] = weights_.weight(places[i]);
     for (size_t channel = channels.begin; channel < channels.end; channel++) {
       const size_t beyond = (channel - channels.begin) * channel_stride;
+      double& shift = shifts[channel - channels.begin];
       size_t i = 0;
-      while (i < 9 && !counts(places[i] + beyond, weights[i])) i++;
-      shifts[channel - channels.begin] =
-          i < 9 ? static_cast<double>(x_[places[i] + beyond]) : first_that_counts(span, channel);
+      while (i < known && missing_ && std::isnan(x_[places[i] + beyond])) i++;
+      shift = 0;
+      if (i < known)
+        shift = static_cast<double>(x_[places[i] + beyond]);
+      else if (size_t place; known > 0 && find_weight(span, channel, missing_, place))
+        shift = static_cast<double>(x_[place]);
     }
+    return known > 0;
   }
 
-  double first_that_counts(const Span& span, size_t channel) const {
-    double found = 0;
+  /// The first place of a channel in a span that has weight, and with `looks` a value.
+  bool find_weight(const Span& span, size_t channel, bool looks, size_t& found) const {
     bool is_found = false;
     partition_.for_each_tile(span, channel, channel + 1, straight_ahead(0), [&](Tile tile, size_t at) {
+      if (is_found) return;
+      const double* const weights = weights_.work(at).weights;
       for (size_t i = 0; i < tile.rows * tile.columns && !is_found; i++) {
-        const size_t place = at + (partition_.layout() == kChannelsLast ? i * tile.stride : i);
-        is_found = counts(place, weights_.weight(place));
-        if (is_found) found = static_cast<double>(x_[place]);
+        found = at + (partition_.layout() == kChannelsLast ? i * tile.stride : i);
+        is_found = weights[i] > 0 && !(looks && std::isnan(x_[found]));
       }
     });
-    return found;
+    return is_found;
   }
 
   const KernelTable& table_;
@@ -239,6 +268,8 @@ class PresentMomentSums {
   Statistics to_;
   /// Weights, their squares, references, means, deviations.
   double* merged_[5];
+  /// Of chunks.
+  double* totals_[2] = {};
 };
 
 /// An array per channel, at all places of the channels of a tiling.
@@ -570,7 +601,8 @@ void grad_input_of_present(const Execution& execution, const Backward<T>& pass, 
                                                           c.offset,
                                                           backward.bias(),
                                                           {},
-                                                          plan.stores == kStreamed && dx != nullptr});
+                                                          plan.stores == kStreamed && dx != nullptr,
+                                                          presence.weights == nullptr});
   sweep(plan.crew, tiling, writer, false);
 }
 

@@ -37,10 +37,13 @@ struct Line {
     for (size_t lane = 0; lane < kLanes<T>; lane++) room[lane] = lane < lanes ? from[lane] : 0;
     return room;
   }
+  /// The same, and asks memory for what comes later.
   ALWAYS_INLINE Vec<T> load(const T* from) const {
     T room[kLanes<T>];
+    ask(from);
     return Vec<T>::load(of(from, room));
   }
+  ALWAYS_INLINE void ask(const T* from) const { prefetch(from, 8192 / sizeof(T)); }
   /// Past the caches, where it is a whole line that may be written so.
   ALWAYS_INLINE void store(Vec<T> values, T* to, bool streams) const {
     if (!is_whole())
@@ -55,7 +58,8 @@ struct Line {
 /// The share of a line: of its columns, or of its row.
 template <typename T>
 ALWAYS_INLINE Vec<T> share_of(RowChannel, const T* shares, const Line<T>& line) {
-  return line.load(shares + line.column);
+  T room[kLanes<T>];
+  return Vec<T>::load(line.of(shares + line.column, room));
 }
 template <typename T>
 ALWAYS_INLINE Vec<T> share_of(ColumnChannels, const T* shares, const Line<T>& line) {
@@ -64,18 +68,27 @@ ALWAYS_INLINE Vec<T> share_of(ColumnChannels, const T* shares, const Line<T>& li
 
 /// Calls open(channel) for each row in channels-first, for each line in channels-last, visit(line) of what it
 /// returns for the lines, and close(). Lines begin where those of `to` do if it is given. Rows that `skip`
-/// are passed over.
+/// are passed over. `flows`: rows of channels-last without gaps, of which none is like no other, are one,
+/// whose lines go on from row to row; coefficients do so beyond their last column.
 template <batchnorm::Layout Layout, typename T, typename Skip, typename Open>
-ALWAYS_INLINE void for_each_line(Tile tile, const T* to, Skip skip, Open open) {
+ALWAYS_INLINE void for_each_line(Tile tile, const T* to, bool flows, Skip skip, Open open) {
+  const size_t width = tile.columns;
+  if (Layout == batchnorm::kChannelsLast && flows && tile.stride == tile.columns) {
+    tile.columns *= tile.rows;
+    tile.rows = tile.rows > 0 ? 1 : 0;
+  }
   for (size_t row = 0; row < tile.rows; row++) {
     if (skip(row)) continue;
     const size_t first = row * tile.stride;
     const size_t before = to ? before_first_line(to + first, tile.columns) : 0;
     const auto each = [&](auto visit) INLINED {
       size_t lanes = before > 0 ? before : kLanes<T>;
+      size_t column = 0;
       for (size_t at = 0; at < tile.columns; at += lanes, lanes = kLanes<T>) {
         if (tile.columns - at < lanes) lanes = tile.columns - at;
-        visit(Line<T>{row, at, first + at, lanes});
+        visit(Line<T>{row, column, first + at, lanes});
+        column += lanes;
+        while (column >= width) column -= width;
       }
     };
     if constexpr (Layout == batchnorm::kChannelsFirst) {
@@ -126,6 +139,7 @@ struct PresentMoments {
     double some_weights[kLanes<T>];
     const Vec<double> zero = Vec<double>::broadcast(0);
     const T* const values = line.of(work.x + line.place, some_values);
+    line.ask(work.x + line.place);
     const double* weights = work.present.weights + line.row;
     if constexpr (std::is_same_v<Channel, RowChannel>)
       weights = line.of(work.present.weights + line.column, some_weights);
@@ -174,7 +188,7 @@ void present_moments(const batchnorm::PresentMomentsWork<T>& all) {
   const auto skip = [&](size_t row) INLINED {
     return Layout == batchnorm::kChannelsLast && work.present.weights[row] == 0;
   };
-  for_each_line<Layout, T>(work.tile, nullptr, skip, [&](auto channel) INLINED {
+  for_each_line<Layout, T>(work.tile, nullptr, false, skip, [&](auto channel) INLINED {
     return PresentMoments<T, decltype(channel)>{work, channel, {sums, channel.template sums<T>()}};
   });
 }
@@ -234,9 +248,10 @@ void present_normalize(const batchnorm::PresentNormalizeWork<T>& work) {
     if (skips) clear_row(work.y, row, work.tile);
     return skips;
   };
-  for_each_line<Layout, T>(work.tile, work.streams ? work.y : nullptr, skip, [&](auto channel) INLINED {
-    return PresentNormalize<T, decltype(channel)>{work, channel};
-  });
+  for_each_line<Layout, T>(work.tile, work.streams ? work.y : nullptr, !work.present.zero, skip,
+                           [&](auto channel) INLINED {
+                             return PresentNormalize<T, decltype(channel)>{work, channel};
+                           });
   if (!work.mask.bytes) return;
   const MaskBits mask(work.mask);
   for (size_t row = 0; row < work.tile.rows; row++)
@@ -304,7 +319,7 @@ void present_grad_sums(const batchnorm::PresentGradSumsWork<T>& work) {
   const MaskBits mask(work.mask);
   double* const sums[] = {work.dy_sum, work.dy_xc, work.all};
   const auto skip = [&](size_t row) INLINED { return is_outside<Layout>(work, row); };
-  for_each_line<Layout, T>(work.tile, nullptr, skip, [&](auto channel) INLINED {
+  for_each_line<Layout, T>(work.tile, nullptr, false, skip, [&](auto channel) INLINED {
     return PresentGradSums<T, decltype(channel)>{work, mask, channel, {sums, channel.template sums<T>()}};
   });
 }
@@ -338,9 +353,10 @@ void present_grad_input(const batchnorm::PresentGradInputWork<T>& work) {
     if (skips) clear_row(work.dresidual, row, work.tile);
     return skips;
   };
-  for_each_line<Layout, T>(work.tile, work.streams ? work.dx : nullptr, skip, [&](auto channel) INLINED {
-    return PresentGradInput<T, decltype(channel)>{work, mask, channel};
-  });
+  for_each_line<Layout, T>(work.tile, work.streams ? work.dx : nullptr, work.flows, skip,
+                           [&](auto channel) INLINED {
+                             return PresentGradInput<T, decltype(channel)>{work, mask, channel};
+                           });
 }
 
 template <typename T, typename Channel>
@@ -376,7 +392,7 @@ struct GradWeights {
 template <batchnorm::Layout Layout, typename T>
 void grad_weights(const batchnorm::GradWeightsWork<T>& work) {
   const auto none = [](size_t) { return false; };
-  for_each_line<Layout, T>(work.tile, nullptr, none, [&](auto channel) INLINED {
+  for_each_line<Layout, T>(work.tile, nullptr, false, none, [&](auto channel) INLINED {
     return GradWeights<T, decltype(channel)>{work, channel};
   });
 }
