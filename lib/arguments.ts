@@ -116,8 +116,6 @@ export function readForward<D extends DType>(
     throw typeError('moments', 'be left out in a layer with a group', givenMoments);
   if (givenMoments !== undefined && !training)
     throw typeError('moments', 'be left out in evaluation', givenMoments);
-  if (weights !== undefined && group !== undefined)
-    throw typeError('weights', 'be left out in a layer with a group', weights);
   const input = readShape<ArrayOf<D>>('x', x, dtype);
   const geometry = geometryOf(input, axis, channels);
   const present = readPresence({ weights, outside, missing }, input, geometry, axis);

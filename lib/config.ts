@@ -2,7 +2,7 @@
 import { type Activation, checkActivation } from './activation.js';
 import type { SingleValue } from './calls.js';
 import { type Convention, type Decay, defaultsOf } from './conventions.js';
-import { describe, rangeError, typeError } from './errors.js';
+import { rangeError, typeError } from './errors.js';
 import { checkGroup } from './exchange.js';
 import type { ProcessGroup } from './group.js';
 import { checkMissing, type Missing } from './presence.js';
@@ -113,8 +113,6 @@ export function readConfig<D extends DType>(options: BatchNormOptions<D>): Batch
     throw typeError('decay', 'be left out beside momentum', givenDecay);
   if (singleValue === 'running' && trackRunningStats === false)
     throw rangeError('singleValue', "be 'throw' with trackRunningStats: false", "'running'");
-  if (group !== undefined && missing !== 'propagate' && missing !== 'throw')
-    throw rangeError('missing', "be 'propagate' or 'throw' in a layer with a group", describe(missing));
   const decay = givenDecay === undefined ? defaults.decay : givenDecay;
   return Object.freeze({
     axis: checkAxis(axis),

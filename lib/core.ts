@@ -337,7 +337,7 @@ export class LayerCore<D extends DType> {
           return gradientsOf(shape, dx, dWeight, dBias, dResidual, dWeights);
         };
         return await (present
-          ? throughPresentLater(this.#passes, present, signal, begin, finish)
+          ? throughPresentLater(this.#passes, present, call, signal, begin, finish)
           : throughForwardLater(this.#passes, sumsOrigin, call, signal, begin, finish));
       } catch (error) {
         // What another backward has gone through meanwhile stays gone.

@@ -382,7 +382,11 @@ export function backward<T extends FloatArray>(
     const counts = whole?.count ?? counting.count;
     if (weightsGrad) dWeights = newArray('float64', geometry.outer * geometry.inner);
     const used = training ? fallBack(counts, stats) : stats;
-    throughPresent(passes, { ...pass, ...used }, { presence, given: sums, counts, dWeights });
+    throughPresent(
+      passes,
+      { ...pass, ...used },
+      { presence, given: sums, exchange: undefined, counts, dWeights },
+    );
   } else {
     const count = whole ? (evenCountOf(whole) ?? whole.count) : input.size / channels;
     throughForward(passes, pass, { given: sums, exchange: undefined, count });

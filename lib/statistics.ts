@@ -4,7 +4,6 @@ import { checkRunning, type ForwardCall, type LayerFacts } from './arguments.js'
 import type {
   BackwardPass,
   GradInputPass,
-  MomentsOfPresentPass,
   MomentsPass,
   Passes,
   Presence,
@@ -105,7 +104,8 @@ export class Statistics<D extends DType> {
     if (call.present?.isUneven) {
       const pass = presentPass(this.#pass(call, call.input.data, held), call.present.presence);
       this.#passes.momentsOfPresent(pass);
-      return this.#ofPresent(call, momentsOf(pass), held);
+      const whole = call.origin === 'group' ? this.#exchange?.momentsOfPresent(pass) : undefined;
+      return this.#ofPresent(call, whole ?? momentsOf(pass), held);
     }
     this.#passes.moments(this.#pass(call, call.input.data, held));
     return this.#exchange !== undefined && call.origin === 'group'
@@ -126,16 +126,18 @@ export class Statistics<D extends DType> {
   ): Promise<Found> {
     const { present } = call;
     if (present?.isUneven) {
-      let pass: MomentsOfPresentPass<ArrayOf<D>>;
-      return operate(
+      let pass = presentPass(this.#pass(call, call.input.data, held), present.presence);
+      await operate(
         signal,
         (slot) => {
-          pass = presentPass(this.#pass(call, take(), held), present.presence);
+          pass = { ...pass, x: take() };
           this.#passes.momentsOfPresentLater(pass, slot);
           return pass;
         },
-        () => this.#ofPresent(call, momentsOf(pass), held),
+        () => undefined,
       );
+      const whole = call.origin === 'group' ? await this.#exchange?.momentsOfPresentLater(pass) : undefined;
+      return this.#ofPresent(call, whole ?? momentsOf(pass), held);
     }
     await operate(
       signal,
@@ -191,7 +193,7 @@ export class Statistics<D extends DType> {
 
   /** What the backward behind a forward has where not all values count alike; undefined where they do. */
   presentOf(
-    { present, geometry, count }: Forward<ArrayOf<D>>,
+    { present, geometry, count, origin }: Forward<ArrayOf<D>>,
     given: Sums | undefined,
     weightsGrad: boolean,
   ): PresentBackward | undefined {
@@ -200,6 +202,7 @@ export class Statistics<D extends DType> {
     return {
       presence: present.presence,
       given,
+      exchange: origin === 'group' ? this.#exchange : undefined,
       counts: typeof count === 'number' ? filled(newArray<Float64Array>('float64', channels), count) : count,
       dWeights: weightsGrad ? newArray('float64', outer * inner) : undefined,
     };
@@ -225,7 +228,7 @@ export class Statistics<D extends DType> {
   }
 
   /** What is to be done with the statistics of what counts. */
-  #ofPresent({ input }: ForwardCall<ArrayOf<D>>, whole: Moments, held: Held<ArrayOf<D>>): Found {
+  #ofPresent({ input, origin }: ForwardCall<ArrayOf<D>>, whole: Moments, held: Held<ArrayOf<D>>): Found {
     const { running, channels, config } = this.#layer;
     const { count, squares } = whole;
     let hasValues = false;
@@ -242,7 +245,7 @@ export class Statistics<D extends DType> {
     }
     if (hasValues && !hasMany) throw oneValuePerChannelError(input.shape, false);
     this.#fallBack(whole, held);
-    return { origin: hasMany ? 'x' : 'running', whole: hasMany ? whole : undefined, isFused: false };
+    return { origin: hasMany ? origin : 'running', whole: hasMany ? whole : undefined, isFused: false };
   }
 
   /** Statistics in which a channel may have no value: there y is as in evaluation, or the bias where there is none. */
@@ -301,34 +304,43 @@ export interface PresentBackward {
   readonly presence: Presence;
   /** Those of all parts, where x is one of them. */
   readonly given: Sums | undefined;
+  /** Where those of all parts come from otherwise. */
+  readonly exchange: Exchange | undefined;
   /** Of what counts, per channel and of all parts. */
   readonly counts: Float64Array;
   /** For each position, where they are asked for. */
   readonly dWeights: Float64Array | undefined;
 }
 
-/** The steps of such a backward pass, each of which `now` or `later` computes. */
+/** The sums of this part, which the other steps of such a backward pass follow. */
+function ownSums<T extends FloatArray>(pass: BackwardPass<T>, { presence }: PresentBackward) {
+  const { channels } = pass.geometry;
+  const sumBias = presence.impute && pass.dBias ? newArray<Float64Array>('float64', channels) : undefined;
+  return { ...pass, presence, sums: newSums(channels), sumBias };
+}
+
+/** What follows from the sums of all parts; undefined where it is not asked for. */
 function presentSteps<T extends FloatArray>(
   pass: BackwardPass<T>,
-  { presence, given, counts, dWeights }: PresentBackward,
+  { presence, counts, dWeights }: PresentBackward,
+  sums: Sums,
 ) {
-  const { dx, dBias, dResidual, training } = pass;
-  const { channels } = pass.geometry;
-  const own = newSums(channels);
-  const sumBias = presence.impute && dBias ? newArray<Float64Array>('float64', channels) : undefined;
-  const sums = given ?? own;
+  const { dx, dResidual, training } = pass;
   return {
-    sums: { ...pass, presence, sums: own, sumBias },
     // In evaluation statistics are constants, which no weight changes.
     weights: dWeights && training ? { ...pass, presence, sums, counts, dWeights } : undefined,
     input:
       dx || dResidual ? { ...pass, presence, sums, counts: training ? counts : undefined, dx } : undefined,
-    /** Before dx may take the place of dy; after all sums. */
-    writeParameters(passes: Passes<T>): void {
-      gradParameters(passes, pass, own);
-      if (dBias && sumBias) copyInto(dBias, sumBias);
-    },
   };
+}
+
+function writeParameters<T extends FloatArray>(passes: Passes<T>, own: ReturnType<typeof ownSums<T>>): void {
+  const { geometry, dWeight, dBias, sums, sumBias } = own;
+  // The code of a group is the caller's.
+  if (dWeight) checkKept('the gradient of weight', dWeight, geometry.channels);
+  if (dBias) checkKept('the gradient of bias', dBias, geometry.channels);
+  gradParameters(passes, own, sums);
+  if (dBias && sumBias) copyInto(dBias, sumBias);
 }
 
 /** {@link throughForward} behind values of which not all count alike. */
@@ -337,10 +349,14 @@ export function throughPresent<T extends FloatArray>(
   pass: BackwardPass<T>,
   beside: PresentBackward,
 ): void {
-  const { sums, weights, input, writeParameters } = presentSteps(pass, beside);
-  passes.gradSumsOfPresent(sums);
+  const own = ownSums(pass, beside);
+  passes.gradSumsOfPresent(own);
+  const { given, exchange, dWeights } = beside;
+  const exchanged = pass.dx || dWeights ? exchange?.sums(own.sums) : undefined;
+  const { weights, input } = presentSteps(pass, beside, exchanged ?? given ?? own.sums);
   if (weights) passes.gradWeights(weights);
-  writeParameters(passes);
+  // Before dx may take the place of dy.
+  writeParameters(passes, own);
   if (input) passes.gradInputOfPresent(input);
 }
 
@@ -348,25 +364,36 @@ export function throughPresent<T extends FloatArray>(
 export async function throughPresentLater<T extends FloatArray, R>(
   passes: Passes<T>,
   beside: PresentBackward,
+  { wantsInput }: { readonly wantsInput: boolean },
   signal: AbortSignal | undefined,
   take: () => BackwardPass<T>,
   finish: () => R,
 ): Promise<R> {
-  let steps: ReturnType<typeof presentSteps<T>> | undefined;
-  const step = (compute: (steps: ReturnType<typeof presentSteps<T>>, slot: Slot) => unknown) =>
+  const { given, exchange, dWeights } = beside;
+  let sums: ReturnType<typeof ownSums<T>> | undefined;
+  const own = await operate(
+    signal,
+    (slot) => {
+      sums = ownSums(take(), beside);
+      passes.gradSumsOfPresentLater(sums, slot);
+      return sums;
+    },
+    () => sums as ReturnType<typeof ownSums<T>>,
+  );
+  const exchanged = wantsInput || dWeights ? await exchange?.sumsLater(own.sums) : undefined;
+  const { weights, input } = presentSteps(own, beside, exchanged ?? given ?? own.sums);
+  const step = (compute: (slot: Slot) => void) =>
     operate(
       signal,
       (slot) => {
-        steps ??= presentSteps(take(), beside);
-        compute(steps, slot);
-        return [steps, beside];
+        compute(slot);
+        return [own, weights, input];
       },
       () => undefined,
     );
-  await step((all, slot) => passes.gradSumsOfPresentLater(all.sums, slot));
-  if (steps?.weights) await step((all, slot) => all.weights && passes.gradWeightsLater(all.weights, slot));
-  if (steps?.input) await step((all, slot) => all.input && passes.gradInputOfPresentLater(all.input, slot));
-  steps?.writeParameters(passes);
+  if (weights) await step((slot) => passes.gradWeightsLater(weights, slot));
+  if (input) await step((slot) => passes.gradInputOfPresentLater(input, slot));
+  writeParameters(passes, own);
   return finish();
 }
 
