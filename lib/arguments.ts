@@ -43,6 +43,8 @@ export interface ForwardCall<T extends FloatArray> {
   readonly geometry: Geometry;
   /** Whose statistics it is to normalize with; the members of a group may find that these are not there. */
   readonly origin: Origin;
+  /** The mode. */
+  readonly training: boolean;
   /** Whether they go into the running ones. */
   readonly updates: boolean;
   /** Those that were given instead of those of x. */
@@ -157,6 +159,7 @@ export function readForward<D extends DType>(
     input,
     geometry,
     origin,
+    training,
     updates: updateStats,
     moments,
     whole: moments && momentsOf(moments),

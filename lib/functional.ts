@@ -3,7 +3,7 @@
 import { passesFor } from './backend/index.js';
 import { typeError } from './errors.js';
 import { checkSums, type GradientSums, sumsError } from './gradient-sums.js';
-import { checkWhole, evenCountOf, type Moments, momentsOf } from './moments.js';
+import { checkMoments, checkWhole, evenCountOf, Moments, momentsOf } from './moments.js';
 import { defaultEps, type PassOptions, passNames, readPass } from './pass.js';
 import {
   checkMissing,
@@ -17,7 +17,7 @@ import {
 } from './presence.js';
 import { namesOf, propertiesOf } from './properties.js';
 import { newResult } from './result.js';
-import { updateRunningArrays } from './running.js';
+import { unevenBatch, updateRunningArrays } from './running.js';
 import { findOwn, throughForward, throughPresent } from './statistics.js';
 import { lengthOf } from './typed-array.js';
 import type { FloatArray, Tensor, TensorLike } from './types.js';
@@ -115,6 +115,8 @@ export interface BatchStats {
   variance: FloatArray;
   /** Values per channel. */
   count: number;
+  /** Where they tell channels apart, as behind weights and missing values, what they say counts. */
+  moments?: Moments;
 }
 
 /** What {@link updateRunningStats} writes to. */
@@ -146,7 +148,7 @@ const backwardNames = namesOf([
   'weightsGrad',
 ]);
 const runningNames = namesOf(['runningMean', 'runningVar']);
-const batchNames = namesOf(['mean', 'variance', 'count']);
+const batchNames = namesOf(['mean', 'variance', 'count', 'moments']);
 const updateNames = namesOf(['decay', 'unbiasedRunningVar']);
 
 /** `out`, or a new array. Its checks come last: no code of the caller's runs after them. */
@@ -197,7 +199,9 @@ export function forwardTraining<T extends FloatArray>(
   const { channels } = geometry;
   const present = readPresence({ weights, outside, missing: checkMissing(missing) }, input, geometry, axis);
   let whole =
-    moments === undefined ? undefined : momentsOf(checkWhole(moments, channels, eps, present?.isUneven));
+    moments === undefined
+      ? undefined
+      : momentsOf(checkWhole(moments, channels, eps, present?.isUneven, !present?.isUneven));
   const passes = passesFor<T>(dtype);
   const mean = whole ? copyOf(whole.mean) : newArray<Float64Array>('float64', channels);
   const variance = whole ? copyOf(whole.variance) : newArray<Float64Array>('float64', channels);
@@ -264,7 +268,12 @@ export function forwardInference<T extends FloatArray>(
   const read = readOptions(options, inferenceNames);
   const { mean, variance, out, missing } = read;
   const { input, dtype, axis, geometry, eps, weight, bias, relu, residual, given } = readPass(x, read);
-  const present = readPresence({ missing: checkMissing(missing) }, input, geometry, axis);
+  const present = readPresence(
+    { weights: undefined, outside: undefined, missing: checkMissing(missing) },
+    input,
+    geometry,
+    axis,
+  );
   const stats = statsOf(mean, variance, geometry.channels, eps);
   const y = resultFor(out, input, residual, { ...given, mean, variance });
   const passes = passesFor<T>(dtype);
@@ -333,8 +342,11 @@ export function backward<T extends FloatArray>(
     throw typeError('mean and variance', 'be left out with moments', mean ?? variance);
   if (sums !== undefined && !training) throw typeError('sums', 'be left out with training: false', sums);
   const whole =
-    moments === undefined ? undefined : momentsOf(checkWhole(moments, channels, eps, present?.isUneven));
-  const stats = whole ?? statsOf(mean, variance, channels, eps);
+    moments === undefined
+      ? undefined
+      : momentsOf(checkWhole(moments, channels, eps, present?.isUneven, !present?.isUneven));
+  // Of channels without values eps 0 asks nothing.
+  const stats = whole ?? statsOf(mean, variance, channels, present?.isUneven ? 1 : eps);
   if (sums !== undefined) checkSums('sums', sums, channels);
   else if (
     training &&
@@ -382,6 +394,7 @@ export function backward<T extends FloatArray>(
     const counts = whole?.count ?? counting.count;
     if (weightsGrad) dWeights = newArray('float64', geometry.outer * geometry.inner);
     const used = training ? fallBack(counts, stats) : stats;
+    checkDivisors('variance', used.variance, eps);
     throughPresent(
       passes,
       { ...pass, ...used },
@@ -460,17 +473,34 @@ export function updateRunningStats(
   checkObject('running', running);
   checkObject('batch', batch);
   const { runningMean, runningVar } = propertiesOf(running, runningNames);
-  const { mean, variance, count } = propertiesOf(batch, batchNames);
+  const { mean, variance, count, moments } = propertiesOf(batch, batchNames);
   const { decay = 0.9, unbiasedRunningVar = true } = readOptions(options, updateNames);
   const channels = channelsOf('runningMean', runningMean);
   checkVariance('runningVar', runningVar, channels);
   const stats = statsOf(mean, variance, channels, defaultEps);
-  checkInteger('count', count, 0, Number.MAX_SAFE_INTEGER);
+  const uneven = Moments.isOne(moments) && evenCountOf(moments) === undefined ? moments : undefined;
+  if (uneven) checkMoments('moments', uneven, channels);
+  else checkInteger('count', count, 0, Number.MAX_SAFE_INTEGER);
   checkApart('runningMean', runningMean, { runningVar, mean, variance });
   checkApart('runningVar', runningVar, { mean, variance });
   checkFraction('decay', decay);
   checkBoolean('unbiasedRunningVar', unbiasedRunningVar);
   if (count === 0) return 0;
+  if (uneven) {
+    const offered = unevenBatch(uneven, unbiasedRunningVar, runningVar);
+    const rejected = updateRunningArrays(
+      offered.mean,
+      offered.variance,
+      channels,
+      1,
+      decay,
+      false,
+      runningMean,
+      runningVar,
+    );
+    for (let c = 0; c < channels; c++) if (!Number.isNaN(offered.kept[c])) runningVar[c] = offered.kept[c];
+    return rejected - offered.empty;
+  }
   return updateRunningArrays(
     stats.mean,
     stats.variance,

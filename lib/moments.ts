@@ -354,18 +354,28 @@ function correctionOf(count: number, squares: number): number {
 /**
  * Moments of a batch that x is a part of: each channel has values, one more than one.
  *
- * @param isUneven whether values may be missing or outside, so that channels may have none.
+ * @param isUneven whether values may be missing or outside, so that channels may have none, or all of them.
+ * @param needsMany whether one value per channel is an error.
  */
-export function checkWhole(value: unknown, channels: number, eps: number, isUneven = false): Moments {
+export function checkWhole(
+  value: unknown,
+  channels: number,
+  eps: number,
+  isUneven = false,
+  needsMany = true,
+): Moments {
   const moments = checkMoments('moments', value, channels);
   const { count, squares, variance } = moments;
   let hasMany = false;
+  let hasValues = false;
   for (let channel = 0; channel < channels; channel++) {
     if (!(count[channel] > 0 && count[channel] < Infinity) && !(isUneven && count[channel] === 0))
       throw rangeError('moments', 'have values in every channel', `${count[channel]} in channel ${channel}`);
+    if (count[channel] > 0) hasValues = true;
     if (count[channel] * count[channel] > squares[channel]) hasMany = true;
   }
-  if (!hasMany && !isUneven) throw rangeError('moments', 'have more than one value per channel', '1');
+  if (hasValues && !hasMany && needsMany)
+    throw rangeError('moments', 'have more than one value per channel', '1');
   checkVariance('moments.variance', variance, channels);
   if (eps === 0)
     for (let channel = 0; channel < channels; channel++)
@@ -481,7 +491,12 @@ function readInput<T extends FloatArray>(
   if (dtype !== undefined) checkOneOf('dtype', dtype, ['float32', 'float64']);
   const input = readShape<T>('x', x, dtype);
   const geometry = geometryOf(input, axis);
-  const present = readPresence({ weights, missing: checkMissing(missing) }, input, geometry, axis);
+  const present = readPresence(
+    { weights, outside: undefined, missing: checkMissing(missing) },
+    input,
+    geometry,
+    axis,
+  );
   checkLength(input);
   return { input, geometry, present };
 }

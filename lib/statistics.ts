@@ -19,7 +19,16 @@ import type { Forward, Held, HeldSets } from './pending.js';
 import { presentPass } from './presence.js';
 import { copyInto, filled, lengthOf } from './typed-array.js';
 import type { ArrayOf, DType, FloatArray } from './types.js';
-import { checkDivisors, checkKept, checkVariance, checkVaries, copyOf, newArray } from './validate.js';
+import {
+  checkApart,
+  checkDivisors,
+  checkKept,
+  checkVariance,
+  checkVaries,
+  copyOf,
+  isInPlace,
+  newArray,
+} from './validate.js';
 
 /** Whose statistics a forward normalizes with: the running ones, those of x, those of `moments`, or those of a group. */
 export type Origin = 'running' | 'x' | 'moments' | 'group';
@@ -97,8 +106,7 @@ export class Statistics<D extends DType> {
     if (call.origin === 'running') return this.#running(held);
     if (call.whole !== undefined) {
       if (!call.present?.isUneven) return this.#partOf(call.whole, 'moments', held);
-      this.#fallBack(call.whole, held);
-      return { origin: 'moments', whole: call.whole, isFused: false };
+      return this.#ofPresent(call, call.whole, held);
     }
     if (!this.takePass(call)) return fused;
     if (call.present?.isUneven) {
@@ -228,22 +236,27 @@ export class Statistics<D extends DType> {
   }
 
   /** What is to be done with the statistics of what counts. */
-  #ofPresent({ input, origin }: ForwardCall<ArrayOf<D>>, whole: Moments, held: Held<ArrayOf<D>>): Found {
+  #ofPresent(
+    { input, geometry, origin, training, present }: ForwardCall<ArrayOf<D>>,
+    whole: Moments,
+    held: Held<ArrayOf<D>>,
+  ): Found {
     const { running, channels, config } = this.#layer;
     const { count, squares } = whole;
+    // Without missing values positions tell more exactly than sums of weights can.
+    const isCounted = origin === 'x' && present !== undefined && !present.presence.missing;
     let hasValues = false;
-    let hasMany = false;
+    let hasMany = isCounted && present.positions > 1;
     for (let channel = 0; channel < channels; channel++) {
       hasValues ||= count[channel] > 0;
-      hasMany ||= count[channel] * count[channel] > squares[channel];
+      hasMany ||= !isCounted && count[channel] * count[channel] > squares[channel];
     }
-    if (hasValues && !hasMany && config.singleValue === 'throw')
-      throw oneValuePerChannelError(input.shape, true);
+    if (hasValues && !hasMany && (config.singleValue === 'throw' || running === undefined))
+      throw oneValuePerChannelError(input.shape, training);
     if (!hasMany && running !== undefined) {
-      this.#checkRunning();
+      if (geometry.outer * geometry.inner > 0) this.#checkRunning();
       return this.#running(held);
     }
-    if (hasValues && !hasMany) throw oneValuePerChannelError(input.shape, false);
     this.#fallBack(whole, held);
     return { origin: hasMany ? origin : 'running', whole: hasMany ? whole : undefined, isFused: false };
   }
@@ -251,9 +264,13 @@ export class Statistics<D extends DType> {
   /** Statistics in which a channel may have no value: there y is as in evaluation, or the bias where there is none. */
   #fallBack(whole: Moments, { mean, variance }: Held<ArrayOf<D>>): void {
     const { running, channels, config } = this.#layer;
-    if (running !== undefined) this.#checkRunning();
+    let isChecked = running === undefined;
     for (let channel = 0; channel < channels; channel++) {
       const isThere = whole.count[channel] > 0;
+      if (!isThere && !isChecked) {
+        this.#checkRunning();
+        isChecked = true;
+      }
       mean[channel] = isThere ? whole.mean[channel] : (running?.mean[channel] ?? 0);
       variance[channel] = isThere ? whole.variance[channel] : (running?.variance[channel] ?? Infinity);
     }
@@ -297,6 +314,13 @@ export function findOwn<T extends FloatArray>(passes: Passes<T>, eps: number, pa
   passes.moments(pass);
   checkVaries(pass.variance);
   return false;
+}
+
+/** Before gradients of parameters are written: the pass that writes dx comes after them. */
+function checkResult<T extends FloatArray>({ dx, dy, x, residual }: BackwardPass<T>): void {
+  if (dx === undefined) return;
+  isInPlace(dx, 'dy.data', dy);
+  checkApart('out', dx, { 'x.data': x, 'residual.data': residual });
 }
 
 /** What a backward behind values of which not all count alike has beside its pass. */
@@ -349,6 +373,7 @@ export function throughPresent<T extends FloatArray>(
   pass: BackwardPass<T>,
   beside: PresentBackward,
 ): void {
+  checkResult(pass);
   const own = ownSums(pass, beside);
   passes.gradSumsOfPresent(own);
   const { given, exchange, dWeights } = beside;
@@ -408,6 +433,7 @@ export function throughForward<T extends FloatArray>(
     passes.backward(pass);
     return;
   }
+  checkResult(pass);
   // Of this part; and before dx takes the place of dy.
   const own = exchange || dWeight || dBias ? newSums(pass.geometry.channels) : undefined;
   if (own !== undefined) passes.gradSums({ ...pass, sums: own });

@@ -260,6 +260,7 @@ struct PresentGradInputWork {
   PresentWork<T> present;
   bool streams;
   bool flows;  ///< whether all shares are the same
+  bool fixed;  ///< whether statistics are constants, so that nothing is taken away
 };
 
 /// dweights += linear * n + square * (n * n - least), where n = (x - mean) * inverse, over the channels of a

@@ -47,7 +47,7 @@ class Weights {
     // In float32 as parts of the largest, so that none of them is too large; nor too small to be told from 0.
     const size_t positions = shape.outer * shape.inner;
     const double most = *std::max_element(weights_, weights_ + positions);
-    largest_ = most >= std::numeric_limits<T>::min() ? most : 1;
+    largest_ = most >= std::numeric_limits<double>::min() ? most : 1;
     const double scale = 1 / largest_;
     own_shares_.reset(new T[positions]);
     for (size_t i = 0; i < positions; i++) {
@@ -57,6 +57,7 @@ class Weights {
     shares_ = own_shares_.get();
   }
 
+  bool are_given() const { return presence_.weights != nullptr; }
   /// What shares are parts of.
   double largest() const { return largest_; }
 
@@ -142,6 +143,11 @@ class PresentMomentSums {
         missing_(missing),
         to_(to) {
     for (double*& kind : merged_) kind = scratch.take<double>(partition.shape().channels);
+    if (weights.are_given()) {
+      heaviest_ = scratch.take<size_t>(partition.chunks());
+      for (size_t chunk = 0; chunk < partition.chunks(); chunk++)
+        if (!find_heaviest(chunks_[chunk], 0, false, heaviest_[chunk])) heaviest_[chunk] = kNone;
+    }
     if (missing) return;
     for (double*& kind : totals_) kind = scratch.take<double>(partition.chunks());
     for (size_t chunk = 0; chunk < partition.chunks(); chunk++) add_weights(chunk);
@@ -153,7 +159,7 @@ class PresentMomentSums {
     if (channels.begin >= channels.end) return;
     const size_t at = partials.at(chunk, channels.begin);
     double* const shifts = partials.shifts + at;
-    const bool has_weight = find_shifts(span, channels, shifts);
+    const bool has_weight = find_shifts(chunk, channels, shifts);
     if (!has_weight) {
       for (double* kind : partials.sums) std::fill_n(kind + at, channels.end - channels.begin, 0.0);
       return;
@@ -196,6 +202,8 @@ class PresentMomentSums {
   }
 
  private:
+  static constexpr size_t kNone = ~size_t{0};
+
   PresentStatistics merged(size_t place) const {
     return {merged_[0] + place, merged_[1] + place, merged_[2] + place, merged_[3] + place,
             merged_[4] + place};
@@ -219,43 +227,48 @@ class PresentMomentSums {
   }
 
   /// Finds a value of each channel that counts: being one of the data, a channel of equal values has no
-  /// variance. Of nine from all over the span, the middle one first; else the first there is. Returns whether
-  /// anything has weight.
-  bool find_shifts(const Span& span, Range channels, double* shifts) const {
-    size_t places[9];
-    partition_.find_places(span, channels.begin, places);
-    std::swap(places[0], places[4]);
-    size_t known = 0;
-    for (const size_t place : places)
-      if (weights_.weight(place) > 0) places[known++] = place;
-    if (known == 0) known = find_weight(span, channels.begin, false, places[0]) ? 1 : 0;
+  /// variance. With weights the heaviest, for beside a distant one of little weight those that have more
+  /// would lose their digits. Returns whether anything has weight.
+  bool find_shifts(size_t chunk, Range channels, double* shifts) const {
+    const Span& span = chunks_[chunk];
     const size_t channel_stride = partition_.layout() == kChannelsFirst ? partition_.shape().inner : 1;
+    size_t places[9];
+    size_t known = 1;
+    if (heaviest_) {
+      if (heaviest_[chunk] == kNone) return false;
+      places[0] = heaviest_[chunk] + channels.begin * channel_stride;
+    } else {
+      // From all over the span, the middle one first.
+      partition_.find_places(span, channels.begin, places);
+      std::swap(places[0], places[4]);
+      known = 9;
+    }
     for (size_t channel = channels.begin; channel < channels.end; channel++) {
       const size_t beyond = (channel - channels.begin) * channel_stride;
-      double& shift = shifts[channel - channels.begin];
       size_t i = 0;
       while (i < known && missing_ && std::isnan(x_[places[i] + beyond])) i++;
-      shift = 0;
-      if (i < known)
-        shift = static_cast<double>(x_[places[i] + beyond]);
-      else if (size_t place; known > 0 && find_weight(span, channel, missing_, place))
-        shift = static_cast<double>(x_[place]);
+      size_t place = 0;
+      const bool counts = i < known || find_heaviest(span, channel, missing_, place);
+      if (i < known) place = places[i] + beyond;
+      shifts[channel - channels.begin] = counts ? static_cast<double>(x_[place]) : 0;
     }
-    return known > 0;
+    return true;
   }
 
-  /// The first place of a channel in a span that has weight, and with `looks` a value.
-  bool find_weight(const Span& span, size_t channel, bool looks, size_t& found) const {
-    bool is_found = false;
+  /// The first of the heaviest places of a channel in a span, and with `looks` of those that have a value.
+  bool find_heaviest(const Span& span, size_t channel, bool looks, size_t& found) const {
+    double most = 0;
+    const bool is_last = partition_.layout() == kChannelsLast;
     partition_.for_each_tile(span, channel, channel + 1, straight_ahead(0), [&](Tile tile, size_t at) {
-      if (is_found) return;
       const double* const weights = weights_.work(at).weights;
-      for (size_t i = 0; i < tile.rows * tile.columns && !is_found; i++) {
-        found = at + (partition_.layout() == kChannelsLast ? i * tile.stride : i);
-        is_found = weights[i] > 0 && !(looks && std::isnan(x_[found]));
+      for (size_t i = 0; i < tile.rows * tile.columns; i++) {
+        const size_t place = at + (is_last ? i * tile.stride : i);
+        if (weights[i] <= most || (looks && std::isnan(x_[place]))) continue;
+        most = weights[i];
+        found = place;
       }
     });
-    return is_found;
+    return most > 0;
   }
 
   const KernelTable& table_;
@@ -270,6 +283,8 @@ class PresentMomentSums {
   double* merged_[5];
   /// Of chunks.
   double* totals_[2] = {};
+  /// Of chunks, where there are weights: the place of the heaviest in the first channel, or kNone.
+  size_t* heaviest_ = nullptr;
 };
 
 /// An array per channel, at all places of the channels of a tiling.
@@ -602,7 +617,8 @@ void grad_input_of_present(const Execution& execution, const Backward<T>& pass, 
                                                           backward.bias(),
                                                           {},
                                                           plan.stores == kStreamed && dx != nullptr,
-                                                          presence.weights == nullptr});
+                                                          presence.weights == nullptr,
+                                                          count == nullptr});
   sweep(plan.crew, tiling, writer, false);
 }
 
@@ -635,6 +651,9 @@ void grad_weights(const Execution& execution, const Backward<T>& pass, const Pre
     linear[channel] = part * sums.dy[channel];
     square[channel] = part / 2 * dy_normalized;
     least[channel] = pass.variance[channel] * inverse[channel] * inverse[channel];
+    if (count[channel] > 0) continue;
+    // Of what does not count.
+    for (double* const array : {inverse, linear, square, least}) array[channel] = 0;
   }
   // A row of channels-last, or a sample, is a task's at a time.
   const size_t columns = tiling.layout() == kChannelsLast ? tiling.width() : shape.channels * shape.inner;

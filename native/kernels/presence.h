@@ -261,9 +261,11 @@ void present_normalize(const batchnorm::PresentNormalizeWork<T>& work) {
 /// What passes back through an activation, and what of it has a value to belong to.
 template <typename T>
 struct PresentGradient {
-  Vec<T> all;
+  Vec<T> residual;  ///< of y, imputed or not
+  Vec<T> bias;      ///< with imputed values
   Vec<T> kept;
   Vec<T> share;
+  Vec<T> x;  ///< the mean where it belongs to nothing
 
   template <typename Work, typename Channel>
   static ALWAYS_INLINE PresentGradient of(const Work& work, const PresentCoefficients<T>& coefficients,
@@ -276,12 +278,17 @@ struct PresentGradient {
     if (work.gate == batchnorm::kMasked) gradient = gradient.keep(mask.load(line.place));
     const Vec<T> share = share_of(channel, present.shares, line);
     if (present.zero) gradient = keep_positive(gradient, share);
-    const Vec<T> ordered = select_ordered(x, gradient, zero);
-    if (present.missing)
-      return {present.impute ? gradient : ordered, ordered, select_ordered(x, share, zero)};
-    // A NaN that has weight is in all sums as it is.
-    const Vec<T> kept = select_positive(share, gradient, ordered);
-    return {kept, kept, share};
+    // Outside, what is not finite is nothing; one that has weight is in all sums as it is.
+    const Vec<T> finite = x - x;
+    const Vec<T> outside = present.zero ? zero : select_ordered(finite, gradient, zero);
+    const Vec<T> outside_x = present.zero ? coefficients.mean : select_ordered(finite, x, coefficients.mean);
+    const Vec<T> kept = select_positive(share, gradient, outside);
+    const Vec<T> kept_x = select_positive(share, x, outside_x);
+    if (!present.missing) return {kept, kept, kept, share, kept_x};
+    const Vec<T> there = select_ordered(x, kept, zero);
+    return {present.impute ? gradient : there,
+            present.impute ? select_ordered(x, kept, keep_positive(gradient, share)) : there, there,
+            select_ordered(x, share, zero), select_ordered(x, kept_x, coefficients.mean)};
   }
 };
 
@@ -297,15 +304,13 @@ struct PresentGradSums {
     const Vec<T> x = line.load(work.x + line.place);
     const auto gradient = PresentGradient<T>::of(work, of, channel, mask, line, x);
     T all[kLanes<T>], kept[kLanes<T>], values[kLanes<T>];
-    gradient.all.store(all);
+    gradient.bias.store(all);
     gradient.kept.store(kept);
-    x.store(values);
-    const Vec<double> zero = Vec<double>::broadcast(0);
+    gradient.x.store(values);
     for (size_t part = 0; part < kParts<T>; part++) {
       const size_t at = part * kLanes<double>;
-      const Vec<double> value = Vec<double>::widen(values + at);
       const Vec<double> dy = Vec<double>::widen(kept + at);
-      const Vec<double> deviation = select_ordered(value, value - wide(channel, work.centre, part), zero);
+      const Vec<double> deviation = Vec<double>::widen(values + at) - wide(channel, work.centre, part);
       sums.add(0, part, dy);
       sums.add(1, part, dy * deviation);
       if (work.all) sums.add(2, part, Vec<double>::widen(all + at));
@@ -336,10 +341,12 @@ struct PresentGradInput {
   ALWAYS_INLINE void visit(const Line<T>& line) const {
     const Vec<T> x = line.load(work.x + line.place);
     const auto gradient = PresentGradient<T>::of(work, of, channel, mask, line, x);
-    if (work.dresidual) line.store(gradient.all, work.dresidual + line.place, false);
+    if (work.dresidual) line.store(gradient.residual, work.dresidual + line.place, false);
     if (!work.dx) return;
-    const Vec<T> term = keep_positive((x - of.mean) * slope + constant, gradient.share);
-    line.store((gradient.kept - term * gradient.share) * of.scale, work.dx + line.place, work.streams);
+    Vec<T> left = gradient.kept;
+    if (!work.fixed)
+      left = left - keep_positive((x - of.mean) * slope + constant, gradient.share) * gradient.share;
+    line.store(left * of.scale, work.dx + line.place, work.streams);
   }
   ALWAYS_INLINE void close() const {}
 };
@@ -375,7 +382,7 @@ struct GradWeights {
       const Vec<double> x = Vec<double>::widen(values + at);
       const Vec<double> n = (x - of(work.mean)) * of(work.inverse);
       const Vec<double> term = of(work.linear) * n + of(work.square) * (n * n - of(work.least));
-      select_ordered(x, term, zero).store(terms + at);
+      select_ordered(x - x, term, zero).store(terms + at);
     }
     if constexpr (std::is_same_v<Channel, RowChannel>) {
       for (size_t lane = 0; lane < line.lanes; lane++) work.dweights[line.column + lane] += terms[lane];
