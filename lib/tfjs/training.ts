@@ -125,8 +125,7 @@ function normalize(
               ...plain,
               geometry,
               eps,
-              // The moving ones are constants.
-              training: count > 0,
+              training: true,
               dy: dyValues,
               x: values,
               mean,
@@ -142,6 +141,7 @@ function normalize(
               passes.backward(pass);
               return;
             }
+            // 0 of them says that the statistics are constants.
             const counts = filled(newArray<Float64Array>('float64', channels), count);
             throughPresent(passes, pass, { presence, given: undefined, counts, dWeights: undefined });
           },

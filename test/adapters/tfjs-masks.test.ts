@@ -254,11 +254,14 @@ eachBackend('a batch norm that is called with a mask', () => {
       expectWarnings(masked);
     });
 
-    it('says so on an axis that is not the last, as Keras has no mask there', () => {
-      const norm = normOf({ axis: 1 });
-      call(norm, x(), tf.ones([2, 2], 'bool'));
-      expectWarnings(norm);
-    });
+    it.each([[[2]], [[2, 2]]])(
+      'says so on an axis that is not the last, as Keras has no mask there: %j',
+      (shape) => {
+        const norm = normOf({ axis: 1 });
+        call(norm, x(), tf.ones(shape, 'bool'));
+        expectWarnings(norm);
+      },
+    );
 
     it('says so in gradients of gradients, which TensorFlow.js computes', () => {
       const norm = normOf();
@@ -473,6 +476,16 @@ eachBackend('the mask that a model has', () => {
     compile(model);
     const seen = sequences();
     await step(model, tf.tensor(seen.x, seen.shape));
+    expectStatistics(norm, { ...seen, mask: new Uint8Array(16).fill(1) });
+    expectWarnings();
+  });
+
+  it('is not what a model is called with: TensorFlow.js takes none', () => {
+    const norm = normOf({ inputShape: steps });
+    const model = tf.sequential({ layers: [norm] });
+    const seen = sequences();
+    const mask = tf.tensor(seen.mask, [4, 4], 'bool');
+    model.apply(tf.tensor(seen.x, seen.shape), { training: true, mask } as object);
     expectStatistics(norm, { ...seen, mask: new Uint8Array(16).fill(1) });
     expectWarnings();
   });
