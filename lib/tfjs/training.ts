@@ -143,7 +143,13 @@ function normalize(
             }
             // 0 of them says that the statistics are constants.
             const counts = filled(newArray<Float64Array>('float64', channels), count);
-            throughPresent(passes, pass, { presence, given: undefined, counts, dWeights: undefined });
+            throughPresent(passes, pass, {
+              presence,
+              given: undefined,
+              exchange: undefined,
+              counts,
+              dWeights: undefined,
+            });
           },
         )
         .filter((info) => info !== undefined)
