@@ -398,7 +398,7 @@ export function backward<T extends FloatArray>(
     throughPresent(
       passes,
       { ...pass, ...used },
-      { presence, given: sums, exchange: undefined, counts, dWeights },
+      { presence, given: sums, gather: undefined, gatherLater: undefined, counts, dWeights },
     );
   } else {
     const count = whole ? (evenCountOf(whole) ?? whole.count) : input.size / channels;

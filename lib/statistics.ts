@@ -206,11 +206,13 @@ export class Statistics<D extends DType> {
     weightsGrad: boolean,
   ): PresentBackward | undefined {
     if (!present?.isUneven) return undefined;
+    const exchange = origin === 'group' ? this.#exchange : undefined;
     const { outer, channels, inner } = geometry;
     return {
       presence: present.presence,
       given,
-      exchange: origin === 'group' ? this.#exchange : undefined,
+      gather: exchange && ((own) => exchange.sums(own)),
+      gatherLater: exchange && ((own) => exchange.sumsLater(own)),
       counts: typeof count === 'number' ? filled(newArray<Float64Array>('float64', channels), count) : count,
       dWeights: weightsGrad ? newArray('float64', outer * inner) : undefined,
     };
@@ -328,8 +330,10 @@ export interface PresentBackward {
   readonly presence: Presence;
   /** Those of all parts, where x is one of them. */
   readonly given: Sums | undefined;
-  /** Where those of all parts come from otherwise. */
-  readonly exchange: Exchange | undefined;
+  /** Those of all parts otherwise, of this one's. */
+  readonly gather: ((own: Sums) => Sums) | undefined;
+  /** The same off the event loop. */
+  readonly gatherLater: ((own: Sums) => Promise<Sums>) | undefined;
   /** Of what counts, per channel and of all parts. */
   readonly counts: Float64Array;
   /** For each position, where they are asked for. */
@@ -376,8 +380,8 @@ export function throughPresent<T extends FloatArray>(
   checkResult(pass);
   const own = ownSums(pass, beside);
   passes.gradSumsOfPresent(own);
-  const { given, exchange, dWeights } = beside;
-  const exchanged = pass.dx || dWeights ? exchange?.sums(own.sums) : undefined;
+  const { given, gather, dWeights } = beside;
+  const exchanged = pass.dx || dWeights ? gather?.(own.sums) : undefined;
   const { weights, input } = presentSteps(pass, beside, exchanged ?? given ?? own.sums);
   if (weights) passes.gradWeights(weights);
   // Before dx may take the place of dy.
@@ -394,7 +398,7 @@ export async function throughPresentLater<T extends FloatArray, R>(
   take: () => BackwardPass<T>,
   finish: () => R,
 ): Promise<R> {
-  const { given, exchange, dWeights } = beside;
+  const { given, gatherLater, dWeights } = beside;
   let sums: ReturnType<typeof ownSums<T>> | undefined;
   const own = await operate(
     signal,
@@ -405,7 +409,7 @@ export async function throughPresentLater<T extends FloatArray, R>(
     },
     () => sums as ReturnType<typeof ownSums<T>>,
   );
-  const exchanged = wantsInput || dWeights ? await exchange?.sumsLater(own.sums) : undefined;
+  const exchanged = wantsInput || dWeights ? await gatherLater?.(own.sums) : undefined;
   const { weights, input } = presentSteps(own, beside, exchanged ?? given ?? own.sums);
   const step = (compute: (slot: Slot) => void) =>
     operate(

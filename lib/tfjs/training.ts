@@ -146,7 +146,8 @@ function normalize(
             throughPresent(passes, pass, {
               presence,
               given: undefined,
-              exchange: undefined,
+              gather: undefined,
+              gatherLater: undefined,
               counts,
               dWeights: undefined,
             });
