@@ -125,7 +125,7 @@ export function readForward<D extends DType>(
   // In a group all members together tell.
   const hasOne =
     count === 1 &&
-    !present?.presence.missing &&
+    !present?.presence?.missing &&
     givenMoments === undefined &&
     !(training && group !== undefined);
   const isSingle = hasOne && singleValue === 'running';
@@ -141,7 +141,9 @@ export function readForward<D extends DType>(
   const residual = givenResidual === undefined ? undefined : readResidual(givenResidual, input);
   // No code of the caller's runs after this.
   const moments =
-    givenMoments === undefined ? undefined : checkWhole(givenMoments, channels, eps, present?.isUneven);
+    givenMoments === undefined
+      ? undefined
+      : checkWhole(givenMoments, channels, eps, present?.presence !== undefined);
   if (running !== undefined) {
     checkRunning(running, channels);
     if (!isOfBatch) {

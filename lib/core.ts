@@ -143,7 +143,7 @@ export class LayerCore<D extends DType> {
       const { forwardTraining, forwardInference, inferPresent } = this.#passes;
       const inPlace = found.isFused
         ? forwardTraining(pass)
-        : present?.isUneven
+        : present?.presence
           ? inferPresent({ ...pass, presence: present.presence })
           : forwardInference(pass);
       this.#complete(call, pending, forward, found, inPlace);
@@ -217,7 +217,7 @@ export class LayerCore<D extends DType> {
           const pass = this.#forwardPass(forward, y, residual);
           inPlace = found.isFused
             ? forwardTrainingLater(pass, slot)
-            : present?.isUneven
+            : present?.presence
               ? inferPresentLater({ ...pass, presence: present.presence }, slot)
               : forwardInferenceLater(pass, slot);
           return [forward, y, residual];

@@ -198,10 +198,9 @@ export function forwardTraining<T extends FloatArray>(
   const { input, dtype, axis, geometry, eps, weight, bias, relu, residual, given } = readPass(x, read);
   const { channels } = geometry;
   const present = readPresence({ weights, outside, missing: checkMissing(missing) }, input, geometry, axis);
+  const isUneven = present?.presence !== undefined;
   let whole =
-    moments === undefined
-      ? undefined
-      : momentsOf(checkWhole(moments, channels, eps, present?.isUneven, !present?.isUneven));
+    moments === undefined ? undefined : momentsOf(checkWhole(moments, channels, eps, isUneven, !isUneven));
   const passes = passesFor<T>(dtype);
   const mean = whole ? copyOf(whole.mean) : newArray<Float64Array>('float64', channels);
   const variance = whole ? copyOf(whole.variance) : newArray<Float64Array>('float64', channels);
@@ -220,8 +219,8 @@ export function forwardTraining<T extends FloatArray>(
     mask: undefined,
   };
   if (present) checkPresent(passes, present, geometry, input.data);
-  if (present?.isUneven) {
-    const { presence } = present;
+  const presence = present?.presence;
+  if (presence) {
     if (whole === undefined) {
       const counting = presentPass(pass, presence);
       passes.momentsOfPresent(counting);
@@ -291,7 +290,7 @@ export function forwardInference<T extends FloatArray>(
     residual: residual?.data,
     mask: undefined,
   };
-  if (present?.isUneven) passes.inferPresent({ ...pass, presence: present.presence });
+  if (present?.presence) passes.inferPresent({ ...pass, presence: present.presence });
   else passes.forwardInference(pass);
   return { data: y, shape: input.shape };
 }
@@ -336,24 +335,18 @@ export function backward<T extends FloatArray>(
   checkSameShape(gradient, 'x', input.shape);
   checkBoolean('training', training);
   const present = readPresence({ weights, outside, missing: checkMissing(missing) }, input, geometry, axis);
+  const isUneven = present?.presence !== undefined;
   if (checkBoolean('weightsGrad', weightsGrad) && present?.given === undefined)
     throw typeError('weightsGrad', 'be left out without weights', weightsGrad);
   if (moments !== undefined && (mean !== undefined || variance !== undefined))
     throw typeError('mean and variance', 'be left out with moments', mean ?? variance);
   if (sums !== undefined && !training) throw typeError('sums', 'be left out with training: false', sums);
   const whole =
-    moments === undefined
-      ? undefined
-      : momentsOf(checkWhole(moments, channels, eps, present?.isUneven, !present?.isUneven));
+    moments === undefined ? undefined : momentsOf(checkWhole(moments, channels, eps, isUneven, !isUneven));
   // Of channels without values eps 0 asks nothing.
-  const stats = whole ?? statsOf(mean, variance, channels, present?.isUneven ? 1 : eps);
+  const stats = whole ?? statsOf(mean, variance, channels, isUneven ? 1 : eps);
   if (sums !== undefined) checkSums('sums', sums, channels);
-  else if (
-    training &&
-    whole !== undefined &&
-    !present?.isUneven &&
-    evenCountOf(whole) !== input.size / channels
-  )
+  else if (training && whole !== undefined && !isUneven && evenCountOf(whole) !== input.size / channels)
     throw sumsError();
   checkLength(input);
   const dx = resultFor(out, gradient, residual, { ...given, mean, variance });
@@ -381,13 +374,13 @@ export function backward<T extends FloatArray>(
   const passes = passesFor<T>(dtype);
   if (present) checkPresent(passes, present, geometry, input.data);
   let dWeights: Float64Array | undefined;
-  if (present?.isUneven) {
-    const { presence } = present;
+  const presence = present?.presence;
+  if (presence) {
     const counting = presentPass(
       { ...pass, mean: newArray('float64', channels), variance: newArray('float64', channels) },
       presence,
     );
-    if (training && sums === undefined) {
+    if (training && (sums === undefined || whole === undefined)) {
       passes.momentsOfPresent(counting);
       if (whole !== undefined && !haveSameCounts(whole, counting)) throw sumsError();
     }
@@ -398,7 +391,14 @@ export function backward<T extends FloatArray>(
     throughPresent(
       passes,
       { ...pass, ...used },
-      { presence, given: sums, gather: undefined, gatherLater: undefined, counts, dWeights },
+      {
+        presence,
+        given: sums,
+        gather: undefined,
+        gatherLater: undefined,
+        counts: training ? counts : undefined,
+        dWeights,
+      },
     );
   } else {
     const count = whole ? (evenCountOf(whole) ?? whole.count) : input.size / channels;

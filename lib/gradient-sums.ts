@@ -313,7 +313,7 @@ function readSums<T extends FloatArray>(dy: unknown, x: unknown, options: Gradie
   if (present) checkPresent(passesFor<T>(dtype), present, geometry, input.data);
   return {
     dtype,
-    presence: present?.isUneven ? present.presence : undefined,
+    presence: present?.presence,
     geometry,
     eps,
     dy: gradient.data,

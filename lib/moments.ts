@@ -153,7 +153,7 @@ export class Moments {
     const passes = passesFor<T>(input.dtype);
     const pass = { geometry, x: input.data, mean, variance };
     if (present) checkPresent(passes, present, geometry, input.data);
-    if (present?.isUneven) {
+    if (present?.presence) {
       const counting = presentPass(pass, present.presence);
       passes.momentsOfPresent(counting);
       return new Moments(constructorKey, counting.count, counting.squares, mean, variance);
@@ -187,15 +187,15 @@ export class Moments {
     const { count, mean, variance } = roomFor(geometry);
     const passes = passesFor<T>(dtype);
     if (present) checkPresent(passes, present, geometry, data);
-    const { presence, isUneven } = present ?? { isUneven: false };
-    const squares = isUneven ? newArray<Float64Array>('float64', geometry.channels) : copyOf(count);
+    const presence = present?.presence;
+    const squares = presence ? newArray<Float64Array>('float64', geometry.channels) : copyOf(count);
     let source = transfer ? data : stage(data, dtype);
     return operate(
       signal,
       (slot) => {
         if (transfer) source = move('x.data', data, dtype);
         const pass = { geometry, x: source, mean, variance };
-        if (presence && isUneven) passes.momentsOfPresentLater({ ...pass, presence, count, squares }, slot);
+        if (presence) passes.momentsOfPresentLater({ ...pass, presence, count, squares }, slot);
         else passes.momentsLater(pass, slot);
         return [pass, presence, count, squares];
       },

@@ -50,9 +50,8 @@ export const presenceNames = ['weights', 'outside', 'missing'];
 
 /** What counts in a batch, as read. */
 export interface ReadPresence {
-  readonly presence: Presence;
-  /** Whether not all values count alike. */
-  readonly isUneven: boolean;
+  /** undefined where all values count alike. */
+  readonly presence: Presence | undefined;
   /** Whether a NaN that counts is an error. */
   readonly throws: boolean;
   /** How many positions have weight. */
@@ -97,13 +96,15 @@ export function readPresence(
   const all = weights === undefined ? undefined : readWeights(weights, positions, index === 0 ? 0 : shape[0]);
   const leavesOut = missing === 'skip' || missing === 'impute';
   return {
-    isUneven: leavesOut || all !== undefined,
-    presence: {
-      weights: all?.values,
-      missing: leavesOut,
-      impute: missing === 'impute',
-      zero: zero && all !== undefined,
-    },
+    presence:
+      leavesOut || all
+        ? {
+            weights: all?.values,
+            missing: leavesOut,
+            impute: missing === 'impute',
+            zero: zero && all !== undefined,
+          }
+        : undefined,
     throws: missing === 'throw',
     positions: all?.present ?? positions,
     given: all?.given,
@@ -175,7 +176,7 @@ export function checkPresent<T extends FloatArray>(
   geometry: Geometry,
   x: T,
 ): void {
-  if (throws) checkNoneMissing(passes, geometry, x, presence.weights);
+  if (throws) checkNoneMissing(passes, geometry, x, presence?.weights);
 }
 
 /** @throws RangeError where a NaN is in x, and has weight. */

@@ -3,7 +3,9 @@
 import { checkRunning, type ForwardCall, type LayerFacts } from './arguments.js';
 import type {
   BackwardPass,
+  GradInputOfPresentPass,
   GradInputPass,
+  GradWeightsPass,
   MomentsPass,
   Passes,
   Presence,
@@ -97,7 +99,8 @@ export class Statistics<D extends DType> {
   /** Whether they take a pass of their own over x: where they decide whether anything may be written, and what. */
   takePass({ origin, present }: ForwardCall<ArrayOf<D>>): boolean {
     return (
-      origin === 'group' || (origin === 'x' && (this.#layer.config.eps === 0 || present?.isUneven === true))
+      origin === 'group' ||
+      (origin === 'x' && (this.#layer.config.eps === 0 || present?.presence !== undefined))
     );
   }
 
@@ -105,11 +108,11 @@ export class Statistics<D extends DType> {
   find(call: ForwardCall<ArrayOf<D>>, held: Held<ArrayOf<D>>): Found {
     if (call.origin === 'running') return this.#running(held);
     if (call.whole !== undefined) {
-      if (!call.present?.isUneven) return this.#partOf(call.whole, 'moments', held);
+      if (!call.present?.presence) return this.#partOf(call.whole, 'moments', held);
       return this.#ofPresent(call, call.whole, held);
     }
     if (!this.takePass(call)) return fused;
-    if (call.present?.isUneven) {
+    if (call.present?.presence) {
       const pass = presentPass(this.#pass(call, call.input.data, held), call.present.presence);
       this.#passes.momentsOfPresent(pass);
       const whole = call.origin === 'group' ? this.#exchange?.momentsOfPresent(pass) : undefined;
@@ -133,7 +136,7 @@ export class Statistics<D extends DType> {
     take: () => ArrayOf<D>,
   ): Promise<Found> {
     const { present } = call;
-    if (present?.isUneven) {
+    if (present?.presence) {
       let pass = presentPass(this.#pass(call, call.input.data, held), present.presence);
       await operate(
         signal,
@@ -205,7 +208,7 @@ export class Statistics<D extends DType> {
     given: Sums | undefined,
     weightsGrad: boolean,
   ): PresentBackward | undefined {
-    if (!present?.isUneven) return undefined;
+    if (!present?.presence) return undefined;
     const exchange = origin === 'group' ? this.#exchange : undefined;
     const { outer, channels, inner } = geometry;
     return {
@@ -213,7 +216,12 @@ export class Statistics<D extends DType> {
       given,
       gather: exchange && ((own) => exchange.sums(own)),
       gatherLater: exchange && ((own) => exchange.sumsLater(own)),
-      counts: typeof count === 'number' ? filled(newArray<Float64Array>('float64', channels), count) : count,
+      counts:
+        origin === 'running'
+          ? undefined
+          : typeof count === 'number'
+            ? filled(newArray<Float64Array>('float64', channels), count)
+            : count,
       dWeights: weightsGrad ? newArray('float64', outer * inner) : undefined,
     };
   }
@@ -246,7 +254,7 @@ export class Statistics<D extends DType> {
     const { running, channels, config } = this.#layer;
     const { count, squares } = whole;
     // Without missing values positions tell more exactly than sums of weights can.
-    const isCounted = origin === 'x' && present !== undefined && !present.presence.missing;
+    const isCounted = origin === 'x' && present !== undefined && !present.presence?.missing;
     let hasValues = false;
     let hasMany = isCounted && present.positions > 1;
     for (let channel = 0; channel < channels; channel++) {
@@ -334,8 +342,8 @@ export interface PresentBackward {
   readonly gather: ((own: Sums) => Sums) | undefined;
   /** The same off the event loop. */
   readonly gatherLater: ((own: Sums) => Promise<Sums>) | undefined;
-  /** Of what counts, per channel and of all parts. */
-  readonly counts: Float64Array;
+  /** Of what counts, per channel and of all parts; undefined where statistics are constants, as in evaluation. */
+  readonly counts: Float64Array | undefined;
   /** For each position, where they are asked for. */
   readonly dWeights: Float64Array | undefined;
 }
@@ -353,13 +361,22 @@ function presentSteps<T extends FloatArray>(
   { presence, counts, dWeights }: PresentBackward,
   sums: Sums,
 ) {
-  const { dx, dResidual, training } = pass;
+  const { dx, dResidual } = pass;
   return {
-    // In evaluation statistics are constants, which no weight changes.
-    weights: dWeights && training ? { ...pass, presence, sums, counts, dWeights } : undefined,
-    input:
-      dx || dResidual ? { ...pass, presence, sums, counts: training ? counts : undefined, dx } : undefined,
+    // Constants are changed by no weight.
+    weights: dWeights && counts ? { ...pass, presence, sums, counts, dWeights } : undefined,
+    input: dx || dResidual ? { ...pass, presence, sums, counts, dx } : undefined,
   };
+}
+
+/** Whether something follows from the sums of this part. */
+function needsOwn(
+  { given, gather, counts }: PresentBackward,
+  { wantsInput, wantsParameters }: { readonly wantsInput: boolean; readonly wantsParameters: boolean },
+): boolean {
+  return (
+    wantsParameters || (wantsInput && counts !== undefined && (gather !== undefined || given === undefined))
+  );
 }
 
 function writeParameters<T extends FloatArray>(passes: Passes<T>, own: ReturnType<typeof ownSums<T>>): void {
@@ -379,9 +396,11 @@ export function throughPresent<T extends FloatArray>(
 ): void {
   checkResult(pass);
   const own = ownSums(pass, beside);
-  passes.gradSumsOfPresent(own);
   const { given, gather, dWeights } = beside;
-  const exchanged = pass.dx || dWeights ? gather?.(own.sums) : undefined;
+  const wantsInput = pass.dx !== undefined || dWeights !== undefined;
+  const wantsParameters = pass.dWeight !== undefined || pass.dBias !== undefined;
+  if (needsOwn(beside, { wantsInput, wantsParameters })) passes.gradSumsOfPresent(own);
+  const exchanged = wantsInput ? gather?.(own.sums) : undefined;
   const { weights, input } = presentSteps(pass, beside, exchanged ?? given ?? own.sums);
   if (weights) passes.gradWeights(weights);
   // Before dx may take the place of dy.
@@ -393,36 +412,36 @@ export function throughPresent<T extends FloatArray>(
 export async function throughPresentLater<T extends FloatArray, R>(
   passes: Passes<T>,
   beside: PresentBackward,
-  { wantsInput }: { readonly wantsInput: boolean },
+  wants: { readonly wantsInput: boolean; readonly wantsParameters: boolean },
   signal: AbortSignal | undefined,
   take: () => BackwardPass<T>,
   finish: () => R,
 ): Promise<R> {
-  const { given, gatherLater, dWeights } = beside;
-  let sums: ReturnType<typeof ownSums<T>> | undefined;
-  const own = await operate(
-    signal,
-    (slot) => {
-      sums = ownSums(take(), beside);
-      passes.gradSumsOfPresentLater(sums, slot);
-      return sums;
-    },
-    () => sums as ReturnType<typeof ownSums<T>>,
-  );
-  const exchanged = wantsInput || dWeights ? await gatherLater?.(own.sums) : undefined;
-  const { weights, input } = presentSteps(own, beside, exchanged ?? given ?? own.sums);
+  let own: ReturnType<typeof ownSums<T>> | undefined;
+  let gathered: Sums | undefined;
+  // When the turn of the first step has come.
+  const begun = () => {
+    own ??= ownSums(take(), beside);
+    return own;
+  };
+  const stepsOf = () => presentSteps(begun(), beside, gathered ?? beside.given ?? begun().sums);
   const step = (compute: (slot: Slot) => void) =>
     operate(
       signal,
       (slot) => {
         compute(slot);
-        return [own, weights, input];
+        return [begun(), beside, gathered];
       },
       () => undefined,
     );
-  if (weights) await step((slot) => passes.gradWeightsLater(weights, slot));
-  if (input) await step((slot) => passes.gradInputOfPresentLater(input, slot));
-  writeParameters(passes, own);
+  const { wantsInput } = wants;
+  if (needsOwn(beside, wants)) await step((slot) => passes.gradSumsOfPresentLater(begun(), slot));
+  if (wantsInput) gathered = await beside.gatherLater?.(begun().sums);
+  if (beside.dWeights && beside.counts)
+    await step((slot) => passes.gradWeightsLater(stepsOf().weights as GradWeightsPass<T>, slot));
+  if (wantsInput)
+    await step((slot) => passes.gradInputOfPresentLater(stepsOf().input as GradInputOfPresentPass<T>, slot));
+  writeParameters(passes, begun());
   return finish();
 }
 

@@ -68,7 +68,6 @@ class Weights {
     const size_t column = at % shape.inner;
     return presence_.weights ? at / (shape.channels * shape.inner) * shape.inner + column : column;
   }
-  double weight(size_t at) const { return weights_[position(at)]; }
 
   /// Of the tile whose first value lies there.
   PresentWork<T> work(size_t at) const {
@@ -92,9 +91,8 @@ struct PresentPartials {
       : stride(channels), shifts(scratch.take<double>(chunks * channels)) {
     for (double*& kind : sums) kind = scratch.take<double>(chunks * channels);
   }
-  size_t at(size_t chunk, size_t channel) const { return chunk * stride + channel - origin; }
+  size_t at(size_t chunk, size_t channel) const { return chunk * stride + channel; }
 
-  size_t origin = 0;
   size_t stride;
   double* shifts;
   double* sums[4];
@@ -155,7 +153,7 @@ class PresentMomentSums {
 
   void sum(size_t chunk, Range channels, const PresentPartials& partials) const {
     const Span& span = chunks_[chunk];
-    if (partition_.layout() == kChannelsLast) channels.end = std::min(channels.end, span.length);
+    channels = partition_.channels_of(span, channels);
     if (channels.begin >= channels.end) return;
     const size_t at = partials.at(chunk, channels.begin);
     double* const shifts = partials.shifts + at;
@@ -295,7 +293,7 @@ void place(const Tiling<T>& tiling, const T* from, T* to) {
   repeat(tiling, {0, channels}, to);
 }
 
-/// Writes tiles of a work, whose members at() moves to the tile.
+/// Writes tiles of a work.
 template <typename T, typename Work>
 class PresentWriter {
  public:
@@ -303,8 +301,10 @@ class PresentWriter {
                 const Weights<T>& weights, const Work& all)
       : kernel_(kernel[tiling.layout()]), fence_(execution.kernels->fence), weights_(weights), all_(all) {}
   void write(Tile tile, size_t at, size_t channel) const {
-    Work work = part_of(all_, at, channel);
-    work.tile = tile;
+    Work work = all_;
+    static_cast<typename Work::Plain&>(work) =
+        part_of(static_cast<const typename Work::Plain&>(all_), tile, at, channel);
+    work.bias += channel;
     work.present = weights_.work(at);
     kernel_(work);
   }
@@ -313,29 +313,6 @@ class PresentWriter {
   }
 
  private:
-  template <typename Value>
-  static Value* from(Value* array, size_t at) {
-    return array ? array + at : nullptr;
-  }
-  static PresentNormalizeWork<T> part_of(PresentNormalizeWork<T> work, size_t at, size_t channel) {
-    work.x += at;
-    work.residual = from(work.residual, at);
-    work.mask.at += at;
-    work.y += at;
-    for (const T** array : {&work.mean, &work.scale, &work.offset, &work.bias}) *array += channel;
-    return work;
-  }
-  static PresentGradInputWork<T> part_of(PresentGradInputWork<T> work, size_t at, size_t channel) {
-    work.dy += at;
-    work.x += at;
-    work.mask.at += at;
-    work.dx = from(work.dx, at);
-    work.dresidual = from(work.dresidual, at);
-    for (const T** array : {&work.mean, &work.slope, &work.constant, &work.scale, &work.offset, &work.bias})
-      *array += channel;
-    return work;
-  }
-
   void (*kernel_)(const Work&);
   void (*fence_)();
   const Weights<T>& weights_;
@@ -346,67 +323,21 @@ bool writes_plain(const Presence& presence) {
   return !presence.impute && !presence.zero;
 }
 
-/// What a forward pass that is not plain writes with.
-template <typename T>
-struct PresentForward {
-  PresentForward(Scratch& scratch, const Execution& execution, const Tiling<T>& tiling, Stores stores,
-                 const Forward<T>& pass, const Presence& presence)
-      : kernels(kernels_of<T>(*execution.kernels)),
-        weights(scratch, tiling, presence, true),
-        coefficients{scratch.take<T>(padded_width(tiling)), scratch.take<T>(padded_width(tiling)),
-                     scratch.take<T>(padded_width(tiling))},
-        bias(scratch.take<T>(padded_width(tiling))),
-        // A mask is made of y.
-        streams(stores == kStreamed && !pass.mask) {
-    place(tiling, pass.bias, bias);
-  }
-
-  PresentWriter<T, PresentNormalizeWork<T>> writer(const Execution& execution, const Tiling<T>& tiling,
-                                                   const Forward<T>& pass) const {
-    const Normalization<T>& c = coefficients;
-    return {execution,
-            kernels.present_normalize,
-            tiling,
-            weights,
-            {{},
-             pass.x,
-             pass.epilogue.residual,
-             {pass.mask, 0},
-             pass.y,
-             c.mean,
-             c.scale,
-             c.offset,
-             bias,
-             pass.epilogue.activation,
-             {},
-             streams}};
-  }
-
-  const Kernels<T>& kernels;
-  const Weights<T> weights;
-  const Normalization<T> coefficients;
-  T* const bias;
-  const bool streams;
-};
-
 /// Sums of all chunks, then merge(channels).
 template <typename T, typename Sums>
 void sum_all(Scratch& scratch, const Execution& execution, const Partition<T>& partition, size_t summed,
              const Sums& sums) {
   const size_t width = partition.width();
   const size_t channels = partition.shape().channels;
-  const Plan plan = plan_of(execution, partition, {summed, false, false, false});
+  const Plan plan = plan_of_whole(execution, partition,
+                                  Crew(execution, summed * partition.shape().size() * sizeof(T)), kCached);
   const PresentPartials partials(scratch, partition.chunks(), round_up(width, kLanes<T>));
-  const size_t values = partition.values(partition.chunk(0));
-  const size_t group = partition.layout() == kChannelsLast
-                           ? std::min(width, kBlockColumns)
-                           : std::clamp<size_t>(kBlockBytes / (sizeof(T) * values), 1, width);
-  const size_t groups = divide_up(width, group);
-  work(plan.crew, partition.chunks() * groups,
-       [&](size_t task, size_t) { sums.sum(task / groups, part(width, group, task % groups), partials); });
-  const size_t settled = std::max<size_t>(64, divide_up(channels, 4 * plan.crew.threads));
-  work(plan.crew, divide_up(channels, settled),
-       [&](size_t task, size_t) { sums.merge(part(channels, settled, task), partials); });
+  const size_t groups = divide_up(width, plan.group);
+  work(plan.crew, partition.chunks() * groups, [&](size_t task, size_t) {
+    sums.sum(task / groups, part(width, plan.group, task % groups), partials);
+  });
+  work(plan.crew, divide_up(channels, plan.settled),
+       [&](size_t task, size_t) { sums.merge(part(channels, plan.settled, task), partials); });
 }
 
 void clear(size_t channels, const Statistics& statistics) {
@@ -484,7 +415,7 @@ class PresentGradSums {
 
   void sum(size_t chunk, Range channels, const PresentPartials& partials) const {
     const Span& span = chunks_[chunk];
-    if (partition_.layout() == kChannelsLast) channels.end = std::min(channels.end, span.length);
+    channels = partition_.channels_of(span, channels);
     if (channels.begin >= channels.end) return;
     const size_t at = partials.at(chunk, channels.begin);
     double* const to[] = {partials.sums[0] + at, partials.sums[1] + at,
@@ -554,11 +485,25 @@ void infer_present(const Execution& execution, const Forward<T>& pass, const Pre
   Scratch scratch;
   const Tiling<T> tiling = tiling_of<T>(shape, presence);
   const WritePlan plan = plan_of_write(execution, tiling, pass.x == pass.y);
-  const PresentForward<T> forward(scratch, execution, tiling, plan.stores, pass, presence);
-  SettleNormalization<T>{forward.kernels, tiling,      pass.eps,  mean,
-                         variance,        pass.weight, pass.bias, forward.coefficients}({0, shape.channels});
+  const Kernels<T>& kernels = kernels_of<T>(*execution.kernels);
+  const Weights<T> weights(scratch, tiling, presence, true);
+  const auto take = [&] { return scratch.take<T>(padded_width(tiling)); };
+  const Normalization<T> c = {take(), take(), take()};
+  SettleNormalization<T>{
+      kernels, tiling, pass.eps, mean, variance, pass.weight, pass.bias, c}({0, shape.channels});
+  T* const bias = take();
+  place(tiling, pass.bias, bias);
+  // A mask is made of y.
+  const bool streams = plan.stores == kStreamed && !pass.mask;
+  const PresentWriter<T, PresentNormalizeWork<T>> writer(
+      execution, kernels.present_normalize, tiling, weights,
+      {{{}, pass.x, pass.epilogue.residual, {pass.mask, 0}, pass.y, c.mean, c.scale, c.offset},
+       bias,
+       pass.epilogue.activation,
+       {},
+       streams});
   clear_mask(pass.mask, pass.y, shape.size());
-  sweep(plan.crew, tiling, forward.writer(execution, tiling, pass), false);
+  sweep(plan.crew, tiling, writer, false);
 }
 
 template <typename T>
@@ -600,25 +545,15 @@ void grad_input_of_present(const Execution& execution, const Backward<T>& pass, 
   const Normalization<T>& c = backward.normalization();
   SettleGradients<T>{kernels, tiling, pass.eps, 1,        pass.mean, pass.variance,
                      c.mean,  means,  slope,    constant, nullptr,   nullptr}({0, shape.channels});
-  const PresentWriter<T, PresentGradInputWork<T>> writer(execution, kernels.present_grad_input, tiling,
-                                                         backward.weights(),
-                                                         {{},
-                                                          pass.dy,
-                                                          pass.x,
-                                                          {backward.mask(), 0},
-                                                          backward.gate(),
-                                                          dx,
-                                                          residual,
-                                                          c.mean,
-                                                          slope,
-                                                          constant,
-                                                          c.scale,
-                                                          c.offset,
-                                                          backward.bias(),
-                                                          {},
-                                                          plan.stores == kStreamed && dx != nullptr,
-                                                          presence.weights == nullptr,
-                                                          count == nullptr});
+  const PresentWriter<T, PresentGradInputWork<T>> writer(
+      execution, kernels.present_grad_input, tiling, backward.weights(),
+      {{{}, pass.dy, pass.x, {backward.mask(), 0}, dx, residual, c.mean, slope, constant, c.scale, c.offset},
+       backward.bias(),
+       backward.gate(),
+       {},
+       plan.stores == kStreamed && dx != nullptr,
+       presence.weights == nullptr,
+       count == nullptr});
   sweep(plan.crew, tiling, writer, false);
 }
 

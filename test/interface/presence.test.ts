@@ -655,6 +655,16 @@ describe('what weighs little, and what lies outside', () => {
     expect(running.runningVar[1]).toBe(1);
   });
 
+  it('counts itself where sums come without moments', () => {
+    const x = { data: Float32Array.of(1, 2, 6, 4), shape: [4, 1] };
+    const dy = { data: Float32Array.of(1, 0, 0, 2), shape: [4, 1] };
+    const weights = Float32Array.of(1, 0.5, 2, 1);
+    const { mean, variance, moments } = forwardTraining(x, { weights });
+    const sums = GradientSums.of(dy, x, { weights, moments });
+    const { dx } = backward(dy, x, { weights, mean, variance, sums });
+    expectSame(dx.data, backward(dy, x, { weights, moments }).dx.data, 'dx');
+  });
+
   it('is as without weights in evaluation, where nothing is left out', () => {
     const x = { data: Float32Array.of(1, Number.NaN, 3, Infinity), shape: [4, 1] };
     const dy = { data: Float32Array.of(1, 2, 3, 4), shape: [4, 1] };
