@@ -8,7 +8,7 @@ import { availableParallelism } from 'node:os';
 import { join, resolve } from 'node:path';
 import { parseArgs } from 'node:util';
 import { startVitest } from 'vitest/node';
-import { run } from './run.js';
+import { buildTargets, run } from './run.js';
 import { computing } from './suite.js';
 
 const { values, positionals } = parseArgs({
@@ -54,14 +54,6 @@ const ran: string[] = [];
 
 function x86Emulator(cpu: string): string[] {
   return ['qemu-x86_64', '-cpu', [cpu, ...without.map((feature) => `-${feature}`)].join()];
-}
-
-/** Builds programs of test/native in a folder of its own, which it returns. */
-function buildNativeTests(name: string, programs: readonly string[], ...options: readonly string[]): string {
-  const build = join(folder, name);
-  run('cmake', ['-S', '.', '-B', build, '-DCMAKE_BUILD_TYPE=Release', ...options]);
-  run('cmake', ['--build', build, '--parallel', '2', '--target', ...programs]);
-  return build;
 }
 
 function runNativeTests(where: string, isas: readonly string[], [command, ...args]: readonly string[]): void {
@@ -147,20 +139,17 @@ function executes(instruction: string, cpu: string): boolean {
 async function testArm(binary: string | undefined): Promise<void> {
   const emulator = ['qemu-aarch64', '-L', '/usr/aarch64-linux-gnu'];
   const isas = ['neon', 'generic'];
-  const native = buildNativeTests('arm64-native', ['native_test'], `-DCMAKE_TOOLCHAIN_FILE=${toolchain}`);
-  runNativeTests('arm64', isas, [...emulator, join(native, 'native_test')]);
-
   // Where node-gyp-build looks for an addon below BATCHNORM_PREBUILD.
   const root = join(folder, 'arm64');
-  if (binary === undefined) {
-    run('npx', [
-      ...['cmake-js', 'compile', '--log-level', 'warn', '--arch', 'arm64', '--out', join(root, 'build')],
-      `--CDCMAKE_TOOLCHAIN_FILE=${toolchain}`,
-    ]);
-  } else {
-    mkdirSync(join(root, 'build/Release'), { recursive: true });
-    copyFileSync(binary, join(root, 'build/Release/batchnorm.node'));
+  const build = join(root, 'build');
+  const targets = ['native_test', ...(binary === undefined ? ['batchnorm'] : [])];
+  buildTargets(build, targets, { CMAKE_TOOLCHAIN_FILE: toolchain }, '--arch', 'arm64');
+  if (binary !== undefined) {
+    mkdirSync(join(build, 'Release'), { recursive: true });
+    copyFileSync(binary, join(build, 'Release/batchnorm.node'));
   }
+  runNativeTests('arm64', isas, [...emulator, join(build, 'native_test')]);
+
   const packages = join(folder, 'node');
   const quiet = ['--no-save', '--ignore-scripts', '--no-audit', '--no-fund'];
   run('npm', ['install', '--prefix', packages, ...quiet, '--force', '--cpu', 'arm64', armNode]);
@@ -174,7 +163,7 @@ async function testArm(binary: string | undefined): Promise<void> {
 }
 
 async function testX86(): Promise<void> {
-  const native = buildNativeTests('x64', ['native_test', 'cpus_test']);
+  const native = buildTargets('build', ['native_test', 'cpus_test']);
   run(join(native, 'cpus_test'), []);
   for (const { cpu, isas, has } of x86Cpus) {
     const where = `${cpu} (${has})`;
