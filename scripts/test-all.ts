@@ -60,7 +60,7 @@ const parts: readonly Part[] = [
     name: 'fuzz:native',
     title: 'The C++ interface, fuzzed',
     command: ['run', 'fuzz:native'],
-    short: ['--seconds', '60'],
+    short: ['--seconds', '30'],
     long: ['--seconds', '600'],
     after: ['native'],
   },
@@ -83,7 +83,7 @@ const parts: readonly Part[] = [
     name: 'install',
     title: 'The package, as users install it',
     command: ['run', 'test:install', '--ignore-scripts'],
-    short: shortTargets,
+    short: ['--short', ...shortTargets],
     after: ['prebuilds'],
   },
   {
@@ -123,7 +123,7 @@ const parts: readonly Part[] = [
     name: 'endurance',
     title: 'Endurance: memory over a million calls',
     command: ['run', 'test:endurance', '--ignore-scripts'],
-    short: ['--share', '0.5'],
+    short: ['--share', '0.3'],
     alone: true,
   },
   {
