@@ -69,7 +69,7 @@ const parts: readonly Part[] = [
     title: 'The suite, sanitized',
     command: ['run', 'test:sanitized', '--ignore-scripts'],
     // Native tests have run on every instruction set under sanitizers.
-    short: ['--isa', 'best'],
+    short: ['--isa', 'best', '--short'],
     after: ['wasm', 'fuzz:native'],
   },
   {
