@@ -197,6 +197,38 @@ export function operate<R>(
   });
 }
 
+/**
+ * Begins operations that belong together, one behind the other, and resolves when all have been computed. A signal has an effect as
+ * long as the first of them waits; where one fails, this rejects when none is on the way any more.
+ *
+ * @param begin as in {@link operate}, for each of them.
+ */
+export async function operateAll(
+  signal: AbortSignal | undefined,
+  count: number,
+  begin: (index: number, slot: Slot) => unknown,
+): Promise<void> {
+  await operate(signal, (slot) => begin(0, slot), nothing);
+  if (count === 1) return;
+  await new PromiseClass<void>((resolve, reject) => {
+    let left = count - 1;
+    let failure: { readonly cause: unknown } | undefined;
+    const one = async (index: number) => {
+      try {
+        await operate(undefined, (slot) => begin(index, slot), nothing);
+      } catch (cause) {
+        failure ??= { cause };
+      }
+      if (--left > 0) return;
+      if (failure) reject(failure.cause);
+      else resolve();
+    };
+    for (let index = 1; index < count; index++) one(index);
+  });
+}
+
+function nothing(): void {}
+
 /** Resolves when `before` is settled, and rejects with the signal's reason if that comes first. */
 function after(before: Promise<unknown>, signal: AbortSignal | undefined): Promise<void> {
   return new PromiseClass((resolve, reject) => {
