@@ -33,7 +33,7 @@ import {
 
 interface Tensor {
   data: FloatArray;
-  shape: number[];
+  shape: readonly number[];
 }
 
 interface Case {
@@ -85,6 +85,12 @@ function samplesOf({ data, shape }: Tensor, [from, to]: readonly [number, number
 function partsOf({ x, axis }: Case, size: number): [number, number][] {
   const { outer, inner } = extentsOf(x.shape, axis);
   return groups(x.shape[0], size, (outer * inner) / x.shape[0]);
+}
+
+function dot(first: FloatArray, second: FloatArray): number {
+  let sum = 0;
+  for (let i = 0; i < first.length; i++) sum += first[i] * second[i];
+  return sum;
 }
 
 const joined = (tensors: readonly (Tensor | undefined)[]) =>
@@ -184,7 +190,7 @@ describe(`ghost batch norm (${seedNote})`, () => {
       const drawn = { ...draw(new Random(50), 'float64', layout, 7, 2), relu: false };
       const { x, dy, residual } = drawn;
       const bn = layerFor(drawn, { virtualBatchSize: 3, eps: 0.1 });
-      const loss = () => bn.forward(x, { residual }).data.reduce((sum, y, i) => sum + y * dy.data[i], 0);
+      const loss = () => dot(bn.forward(x, { residual }).data, dy.data);
       loss();
       const { dx, dWeight, dBias } = bn.backward(dy);
       const difference = (array: FloatArray, i: number) => {
@@ -289,14 +295,7 @@ describe(`ghost batch norm (${seedNote})`, () => {
     const bytes = x.data.byteLength;
     // y lies a group behind x.
     const buffer = new SharedArrayBuffer(bytes * 2);
-    const other: SharedArrayBuffer = await new Promise((resolve) => {
-      const { port1, port2 } = new MessageChannel();
-      port2.onmessage = ({ data }) => {
-        port2.close();
-        resolve(data);
-      };
-      port1.postMessage(buffer);
-    });
+    const other = structuredClone(buffer);
     expect(other).not.toBe(buffer);
     const source = new Float32Array(buffer, 0, x.data.length);
     const out = new Float32Array(other, bytes / 4, x.data.length);
