@@ -101,11 +101,15 @@ export function groupsOf(
 /** The statistics of the batch, of those of its groups. */
 export function momentsOfGroups({ number, list }: Groups): Moments {
   const parts: Record<number, Part> = create(null);
+  let counts: Float64Array | undefined;
   for (let i = 0; i < number; i++) {
     const { geometry, mean, variance } = list[i];
     const { outer, channels, inner } = geometry;
-    const count = filled(newArray<Float64Array>('float64', channels), outer * inner);
-    parts[i] = { channels, count, squares: count, mean, variance };
+    const values = outer * inner;
+    // Only the last differs from the others.
+    if (counts === undefined || counts[0] !== values)
+      counts = filled(newArray<Float64Array>('float64', channels), values);
+    parts[i] = { channels, count: counts, squares: counts, mean, variance };
   }
   return mergeMoments(parts, number);
 }
