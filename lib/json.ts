@@ -70,6 +70,7 @@ export interface BatchNormJSON<D extends DType = DType> {
   /** The options in full, those that are undefined left out. */
   config: Omit<BatchNormConfig<D>, 'activation' | 'convention' | 'group' | 'virtualBatchSize' | 'renorm'> &
     Partial<Pick<BatchNormConfig<D>, 'activation' | 'convention' | 'virtualBatchSize'>> & {
+      /** As of the options. */
       renorm?: RenormJSON;
     };
   /** What {@link BatchNorm.stateDict} has. */

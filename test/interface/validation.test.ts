@@ -297,6 +297,8 @@ const cases: [title: string, call: () => unknown, expected: Failure][] = [
       ['activaton', 'activation'],
       ['unbiased', 'unbiasedRunningVar'],
       ['relu', "activation: 'relu'"],
+      ['renorm_clipping', 'renorm: { rMax, dMax }'],
+      ['virtual_batch_size', 'virtualBatchSize'],
       ['device', undefined],
       ['', undefined],
       ['name', undefined],
