@@ -1,10 +1,12 @@
 // Ghost batch norm (Hoffer, Hubara and Soudry, "Train longer, generalize better", 2017): groups of samples, each normalized by itself.
 import { type BackwardPass, type ForwardPass, maskBytes, type Passes, type Slot } from './backend/backend.js';
+import { backend } from './backend/index.js';
 import { isShared } from './handover.js';
 import { type Moments, mergeMoments, type Part } from './moments.js';
 import { operateAll } from './operations.js';
 import {
   bufferOf,
+  byteLengthOf,
   copyInto,
   extentOf,
   filled,
@@ -140,12 +142,14 @@ export function forwardGroups<T extends FloatArray>(
     for (let i = 0; i < number; i++) passes.moments(forwardPart(pass, dtype, list[i]));
     checkAllVary(number, list);
   }
-  let inPlace = false;
-  for (let i = 0; i < number; i++) {
-    const part = forwardPart(pass, dtype, list[i]);
-    inPlace = isFused ? passes.forwardTraining(part) : passes.forwardInference(part);
-  }
-  return inPlace;
+  return backend.inParts(byteLengthOf(pass.y), () => {
+    let inPlace = false;
+    for (let i = 0; i < number; i++) {
+      const part = forwardPart(pass, dtype, list[i]);
+      inPlace = isFused ? passes.forwardTraining(part) : passes.forwardInference(part);
+    }
+    return inPlace;
+  });
 }
 
 /**
@@ -172,7 +176,7 @@ export async function forwardGroupsLater<T extends FloatArray, R>(
     operateAll(stepSignal, number, (index, slot) => {
       pass ??= take();
       const part = forwardPart(pass, dtype, list[index]);
-      compute(part, slot);
+      backend.inParts(byteLengthOf(pass.y), () => compute(part, slot));
       return part;
     });
   if (eps > 0)
@@ -197,8 +201,10 @@ export function throughGroups<T extends FloatArray>(
   groups: Groups,
 ): void {
   const gradients = roomFor(pass, dtype, groups);
-  for (let i = 0; i < groups.number; i++)
-    passes.backward(backwardPart(pass, dtype, groups.list[i], i, gradients));
+  backend.inParts(byteLengthOf(pass.x), () => {
+    for (let i = 0; i < groups.number; i++)
+      passes.backward(backwardPart(pass, dtype, groups.list[i], i, gradients));
+  });
   addUp(pass, groups.number, gradients);
 }
 
@@ -217,7 +223,7 @@ export async function throughGroupsLater<T extends FloatArray, R>(
     pass ??= take();
     gradients ??= roomFor(pass, dtype, groups);
     const part = backwardPart(pass, dtype, groups.list[index], index, gradients);
-    passes.backwardLater(part, slot);
+    backend.inParts(byteLengthOf(pass.x), () => passes.backwardLater(part, slot));
     return part;
   });
   if (pass && gradients) addUp(pass, groups.number, gradients);

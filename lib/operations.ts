@@ -197,9 +197,12 @@ export function operate<R>(
   });
 }
 
+/** So many of those that belong together wait at once: the next has begun when one is done, and the event loop turns in between. */
+const mostAtOnce = 32;
+
 /**
  * Begins operations that belong together, one behind the other, and resolves when all have been computed. A signal has an effect as
- * long as the first of them waits; where one fails, this rejects when none is on the way any more.
+ * long as the first of them waits; where one fails, no more begin, and this rejects when none is on the way.
  *
  * @param begin as in {@link operate}, for each of them.
  */
@@ -209,21 +212,26 @@ export async function operateAll(
   begin: (index: number, slot: Slot) => unknown,
 ): Promise<void> {
   await operate(signal, (slot) => begin(0, slot), nothing);
-  if (count === 1) return;
+  let next = 1;
+  let onTheirWay = 0;
+  let failure: { readonly cause: unknown } | undefined;
   await new PromiseClass<void>((resolve, reject) => {
-    let left = count - 1;
-    let failure: { readonly cause: unknown } | undefined;
-    const one = async (index: number) => {
-      try {
-        await operate(undefined, (slot) => begin(index, slot), nothing);
-      } catch (cause) {
-        failure ??= { cause };
+    const one = async () => {
+      onTheirWay++;
+      while (next < count) {
+        const index = next++;
+        try {
+          await operate(undefined, (slot) => begin(index, slot), nothing);
+        } catch (cause) {
+          failure ??= { cause };
+          next = count;
+        }
       }
-      if (--left > 0) return;
+      if (--onTheirWay > 0) return;
       if (failure) reject(failure.cause);
       else resolve();
     };
-    for (let index = 1; index < count; index++) one(index);
+    for (let i = 0; i < mostAtOnce; i++) one();
   });
 }
 
