@@ -304,8 +304,8 @@ export class Statistics<D extends DType> {
     found: Found<ArrayOf<D>>,
   ): Found<ArrayOf<D>> {
     const { running, config } = this.#layer;
-    const isEmpty = geometry.outer * geometry.inner === 0 && found.whole === undefined;
-    if (renorm === undefined || running === undefined || found.origin === 'running' || isEmpty) return found;
+    if (renorm === undefined || running === undefined || found.origin === 'running') return found;
+    if (geometry.outer * geometry.inner === 0 && found.whole === undefined) return found;
     this.#checkRunning();
     // All parts of a batch are normalized alike, though the first of them changes the running statistics.
     const { mean, variance } = (moments && this.#taken?.before(moments)) ?? running;

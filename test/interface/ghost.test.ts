@@ -17,6 +17,8 @@ import { Random, seedNote } from '../support/random.js';
 import * as reference from '../support/reference.js';
 import { groups } from '../support/renorm.js';
 import {
+  beyondCaches,
+  eachKind,
   eachSummedKind,
   expectClose,
   expectSame,
@@ -160,6 +162,29 @@ describe(`ghost batch norm (${seedNote})`, () => {
       expectSame(bn.forward(x, { residual }).data, reference.forward(x, { residual }).data, 'evaluation');
       expectSame(bn.backward(dy).dx?.data ?? [], reference.backward(dy).dx?.data ?? [], 'its dx');
     }
+  });
+
+  eachKind('large results are written past the caches, to the same bits', async ({ dtype, layout }) => {
+    const shape = beyondCaches(dtype, layout);
+    const { axis } = layout;
+    const data = randomActivations(new Random(30), dtype, extentsOf(shape, axis));
+    const bn = new BatchNorm<DType>(shape.at(axis) as number, { dtype, axis, virtualBatchSize: 4 });
+    const x = { data, shape };
+    const y = bn.forward(x).data;
+    const { dx } = bn.backward(x);
+    const size = data.length / shape[0];
+    for (let from = 0; from < shape[0]; from += 4) {
+      const part = samplesOf(x, [from, Math.min(from + 4, shape[0])]);
+      const alone = new BatchNorm<DType>(bn.channels, { dtype, axis });
+      expectSame(y.subarray(from * size).subarray(0, part.data.length), alone.forward(part).data, 'y');
+      expectSame(
+        dx?.data.subarray(from * size).subarray(0, part.data.length) ?? [],
+        alone.backward(part).dx?.data ?? [],
+        'dx',
+      );
+    }
+    expectSame((await bn.forwardAsync(x)).data, y, 'y, later');
+    expectSame((await bn.backwardAsync(x)).dx?.data ?? [], dx?.data ?? [], 'dx, later');
   });
 
   it('is the textbook’s in each group', () => {
