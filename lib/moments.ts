@@ -308,53 +308,39 @@ export class Moments {
 /** What is merged: moments, or what somebody has sent of them. */
 export type Part = Pick<Moments, 'channels' | 'count' | 'squares' | 'mean' | 'variance'>;
 
-/** The first `number` of some parts, together: part by part, for there may be more of them than channels fit into a cache. */
+/** The first `number` of some parts, together. */
 export function mergeMoments(parts: Readonly<Record<number, Part>>, number: number): Moments {
   const { channels } = parts[0];
   const count = newArray<Float64Array>('float64', channels);
   const squares = newArray<Float64Array>('float64', channels);
   const mean = newArray<Float64Array>('float64', channels);
   const variance = newArray<Float64Array>('float64', channels);
-  /** The mean of the first part that is not empty, and how many are not. */
-  const centre = newArray<Float64Array>('float64', channels);
-  const filledParts = newArray<Float64Array>('float64', channels);
-  for (let i = 0; i < number; i++) {
-    const part = parts[i];
-    for (let c = 0; c < channels; c++) {
+  for (let c = 0; c < channels; c++) {
+    let first: Part | undefined;
+    let filled = 0;
+    for (let i = 0; i < number; i++) {
+      const part = parts[i];
       if (part.count[c] === 0) continue;
-      if (filledParts[c]++ === 0) {
-        centre[c] = part.mean[c];
-        variance[c] = part.variance[c];
-      }
+      first ??= part;
+      filled++;
       count[c] += part.count[c];
       squares[c] += part.squares[c];
     }
-  }
-  const shift = newArray<Float64Array>('float64', channels);
-  const lost = newArray<Float64Array>('float64', channels);
-  for (let i = 0; i < number; i++) {
-    const part = parts[i];
-    for (let c = 0; c < channels; c++)
-      if (part.count[c] !== 0) add(shift, lost, c, part.count[c] * (part.mean[c] - centre[c]));
-  }
-  for (let c = 0; c < channels; c++) {
-    mean[c] = centre[c];
-    if (filledParts[c] < 2) continue;
-    shift[c] = total(shift, lost, c) / count[c];
-    mean[c] += shift[c];
-    variance[c] = 0;
-  }
-  filled(lost, 0);
-  for (let i = 0; i < number; i++) {
-    const part = parts[i];
-    for (let c = 0; c < channels; c++) {
-      if (part.count[c] === 0 || filledParts[c] < 2) continue;
-      const distance = part.mean[c] - centre[c] - shift[c];
-      add(variance, lost, c, part.count[c] * (part.variance[c] + distance * distance));
+    if (first === undefined) continue;
+    if (filled === 1) {
+      mean[c] = first.mean[c];
+      variance[c] = first.variance[c];
+      continue;
     }
+    const centre = first.mean[c];
+    const shift = sumOf(parts, number, c, (part) => part.count[c] * (part.mean[c] - centre)) / count[c];
+    mean[c] = centre + shift;
+    const squared = (part: Part) => {
+      const distance = part.mean[c] - centre - shift;
+      return part.count[c] * (part.variance[c] + distance * distance);
+    };
+    variance[c] = sumOf(parts, number, c, squared) / count[c];
   }
-  for (let c = 0; c < channels; c++)
-    if (filledParts[c] > 1) variance[c] = total(variance, lost, c) / count[c];
   return new Moments(constructorKey, count, squares, mean, variance);
 }
 
@@ -455,17 +441,24 @@ export function evenCountOf({ channels, count, squares }: Moments): number | und
   return first;
 }
 
-/** Adds to a sum, and what its rounding loses to another one (Neumaier, 1974). */
-function add(sums: Float64Array, lost: Float64Array, index: number, value: number): void {
-  const sum = sums[index];
-  const next = sum + value;
-  lost[index] += abs(sum) >= abs(value) ? sum - next + value : value - next + sum;
-  sums[index] = next;
-}
-
-/** Of what is not finite, what was lost is NaN. */
-function total(sums: Float64Array, lost: Float64Array, index: number): number {
-  return Number.isFinite(sums[index]) ? sums[index] + lost[index] : sums[index];
+/** A sum over the parts that are not empty in a channel, and beside it what its roundings have lost (Neumaier, 1974). */
+function sumOf(
+  parts: Readonly<Record<number, Part>>,
+  number: number,
+  channel: number,
+  term: (part: Part) => number,
+): number {
+  let sum = 0;
+  let lost = 0;
+  for (let i = 0; i < number; i++) {
+    if (parts[i].count[channel] === 0) continue;
+    const value = term(parts[i]);
+    const total = sum + value;
+    lost += abs(sum) >= abs(value) ? sum - total + value : value - total + sum;
+    sum = total;
+  }
+  // Of what is not finite, what was lost is NaN.
+  return Number.isFinite(sum) ? sum + lost : sum;
 }
 
 function filledWith(channels: number, value: number): Float64Array {
