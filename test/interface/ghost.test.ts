@@ -340,6 +340,14 @@ describe(`ghost batch norm (${seedNote})`, () => {
       await bn[call]({ data: source, shape: x.shape }, { out });
       expectSame(out, dx?.data ?? [], call);
     }
+    source.set(x.data);
+    const over = layerFor(drawn, options);
+    expectSame(
+      (await over.forwardAsync({ data: source, shape: x.shape }, { out: source })).data,
+      wanted,
+      'y over x',
+    );
+    await expect(over.backwardAsync(drawn.dy)).rejects.toThrow('got one that wrote its result over x');
     const clash = new Float32Array(buffer, bytes / 4, x.data.length);
     const overlap = `got views that share ${(bytes * 3) / 4} bytes`;
     const bn = layerFor(drawn, options);
