@@ -52,6 +52,8 @@ export interface ForwardCall<T extends FloatArray> {
   readonly geometry: Geometry;
   /** Whose statistics it is to normalize with; the members of a group may find that these are not there. */
   readonly origin: Origin;
+  /** The mode. */
+  readonly training: boolean;
   /** Whether they go into the running ones. */
   readonly updates: boolean;
   /** Those that were given instead of those of x. */
@@ -136,8 +138,6 @@ export function readForward<D extends DType>(
     throw typeError('moments', 'be left out in a layer with a group', givenMoments);
   if (givenMoments !== undefined && !training)
     throw typeError('moments', 'be left out in evaluation', givenMoments);
-  if (weights !== undefined && group !== undefined)
-    throw typeError('weights', 'be left out in a layer with a group', weights);
   if (virtualBatchSize !== undefined) {
     if (givenMoments !== undefined)
       throw typeError('moments', 'be left out in a layer with virtualBatchSize', givenMoments);
@@ -151,7 +151,7 @@ export function readForward<D extends DType>(
   // In a group all members together tell.
   const hasOne =
     count === 1 &&
-    !present?.presence.missing &&
+    !present?.presence?.missing &&
     givenMoments === undefined &&
     !(training && group !== undefined);
   const division =
@@ -173,7 +173,9 @@ export function readForward<D extends DType>(
   const residual = givenResidual === undefined ? undefined : readResidual(givenResidual, input);
   // No code of the caller's runs after this.
   const moments =
-    givenMoments === undefined ? undefined : checkWhole(givenMoments, channels, eps, present?.isUneven);
+    givenMoments === undefined
+      ? undefined
+      : checkWhole(givenMoments, channels, eps, present?.presence !== undefined);
   if (running !== undefined) {
     checkRunning(running, channels);
     if (!isOfBatch) {
@@ -191,6 +193,7 @@ export function readForward<D extends DType>(
     input,
     geometry,
     origin,
+    training,
     updates: updateStats,
     moments,
     whole: moments && momentsOf(moments),

@@ -159,8 +159,6 @@ export function readConfig<D extends DType>(options: BatchNormOptions<D>): Batch
     throw typeError('decay', 'be left out beside momentum', givenDecay);
   if (singleValue === 'running' && trackRunningStats === false)
     throw rangeError('singleValue', "be 'throw' with trackRunningStats: false", "'running'");
-  if (group !== undefined && missing !== 'propagate' && missing !== 'throw')
-    throw rangeError('missing', "be 'propagate' or 'throw' in a layer with a group", describe(missing));
   if (virtualBatchSize !== undefined) checkVirtual(virtualBatchSize, axis, missing, group);
   const decay = givenDecay === undefined ? defaults.decay : givenDecay;
   return Object.freeze({

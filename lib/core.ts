@@ -172,7 +172,7 @@ export class LayerCore<D extends DType> {
         ? forwardGroups(this.#passes, pass, dtype, forward.groups)
         : found.isFused
           ? forwardTraining(pass)
-          : present?.isUneven
+          : present?.presence
             ? inferPresent({ ...pass, presence: present.presence })
             : forwardInference(pass);
       const data = out === undefined ? y : deliver(y, out);
@@ -263,7 +263,7 @@ export class LayerCore<D extends DType> {
           const pass = begin();
           inPlace = found.isFused
             ? forwardTrainingLater(pass, slot)
-            : present?.isUneven
+            : present?.presence
               ? inferPresentLater({ ...pass, presence: present.presence }, slot)
               : forwardInferenceLater(pass, slot);
           return [forward, y, residual];
@@ -394,7 +394,7 @@ export class LayerCore<D extends DType> {
           return gradientsOf(shape, dx, dWeight, dBias, dResidual, dWeights);
         };
         return await (present
-          ? throughPresentLater(this.#passes, present, signal, begin, finish)
+          ? throughPresentLater(this.#passes, present, call, signal, begin, finish)
           : forward.groups
             ? throughGroupsLater(this.#passes, dtype, forward.groups, signal, begin, finish)
             : throughForwardLater(this.#passes, sumsOrigin, call, signal, begin, finish));

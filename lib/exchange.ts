@@ -23,7 +23,7 @@ const [magicAt, versionAt, layerAt, channelsAt, stepAt, directionAt, lengthAt] =
   0, 1, 2, 3, 4, 5, 6,
 ] as const;
 
-const directions = { forward: 1, backward: 2 } as const;
+const directions = { forward: 1, backward: 2, 'forward with weights': 3 } as const;
 /** Which way an exchange goes. */
 type Direction = keyof typeof directions;
 
@@ -31,6 +31,12 @@ type Direction = keyof typeof directions;
 interface MeanAndVariance {
   readonly mean: Float64Array;
   readonly variance: Float64Array;
+}
+
+/** Per channel, with what counts. */
+interface Counted extends MeanAndVariance {
+  readonly count: Float64Array;
+  readonly squares: Float64Array;
 }
 
 const WeakMapClass = WeakMap;
@@ -101,6 +107,16 @@ export class Exchange {
     return this.#merged(await this.#gatherLater('forward', this.#valuesOf(outer * inner, statistics)));
   }
 
+  /** The same of values of which not all count alike. */
+  momentsOfPresent(statistics: Counted): Moments {
+    return this.#mergedCounted(this.#gather('forward with weights', this.#countedOf(statistics)));
+  }
+
+  /** {@link momentsOfPresent}, off the event loop where the group can. */
+  async momentsOfPresentLater(statistics: Counted): Promise<Moments> {
+    return this.#mergedCounted(await this.#gatherLater('forward with weights', this.#countedOf(statistics)));
+  }
+
   /** The sums over all members, of this one's. */
   sums(own: Sums): Sums {
     return this.#added(this.#gather('backward', this.#joined(own)));
@@ -136,6 +152,32 @@ export class Exchange {
       const variance = partOf(gathered, 'float64', rank * length + 1 + channels, channels);
       const counts = filled(newArray<Float64Array>('float64', channels), count);
       parts[rank] = { channels, count: counts, squares: counts, mean, variance };
+    }
+    return mergeMoments(parts, this.#size);
+  }
+
+  /** Per channel counts, squares, means and variances. */
+  #countedOf({ count, squares, mean, variance }: Counted): Float64Array {
+    const channels = this.#channels;
+    const values = newArray<Float64Array>('float64', 4 * channels);
+    copyInto(partOf(values, 'float64', 0, channels), count);
+    copyInto(partOf(values, 'float64', channels, channels), squares);
+    copyInto(partOf(values, 'float64', 2 * channels, channels), mean);
+    copyInto(partOf(values, 'float64', 3 * channels, channels), variance);
+    return values;
+  }
+
+  #mergedCounted(gathered: Float64Array): Moments {
+    const channels = this.#channels;
+    const parts: Record<number, Part> = create(null);
+    for (let rank = 0; rank < this.#size; rank++) {
+      const at = (index: number) =>
+        partOf(gathered, 'float64', (4 * rank + index) * channels, channels) as Float64Array;
+      const count = at(0);
+      for (let c = 0; c < channels; c++)
+        if (!(count[c] >= 0 && count[c] < Infinity))
+          throw this.#break(`the weights of rank ${rank} must have a finite sum from 0 on, got ${count[c]}`);
+      parts[rank] = { channels, count, squares: at(1), mean: at(2), variance: at(3) };
     }
     return mergeMoments(parts, this.#size);
   }
@@ -288,6 +330,12 @@ function brokenError(why: string): Error {
 function toldOf(frames: Float64Array, place: number, rank = place): string {
   const at = (index: number) => frames[place * frameLength + index];
   if (at(magicAt) !== magic || at(versionAt) !== version) return `something else from rank ${rank}`;
-  const direction = at(directionAt) === directions.forward ? 'forward' : 'backward';
+  const code = at(directionAt);
+  const isForward = code === directions.forward;
+  const direction: Direction = isForward
+    ? 'forward'
+    : code === directions.backward
+      ? 'backward'
+      : 'forward with weights';
   return `${direction} of layer ${at(layerAt)} with ${at(channelsAt)} channels as exchange ${at(stepAt)} from rank ${rank}`;
 }

@@ -284,12 +284,11 @@ export class FrozenBatchNorm<D extends DType = DType> {
    */
   toJSON(): FrozenBatchNormJSON<D> {
     const { channels, axis, eps, dtype, activation, weight, bias, mean, variance } = this.#parts;
-    const missing = this.#parts.missing === 'propagate' ? undefined : this.#parts.missing;
     return {
       type: 'FrozenBatchNorm',
       version: jsonVersion,
       channels,
-      config: defined({ axis, eps, dtype, activation, missing }),
+      config: defined({ axis, eps, dtype, activation, missing: this.#givenMissing }),
       state: {
         ...(weight && { weight: toNumbers(weight) }),
         ...(bias && { bias: toNumbers(bias) }),
@@ -345,11 +344,10 @@ export class FrozenBatchNorm<D extends DType = DType> {
     // The prototype has it too, and a proxy of a layer is none.
     if (!FrozenBatchNorm.isLayer(this)) return 'FrozenBatchNorm {}';
     const { channels, axis, eps, dtype, activation } = this.#parts;
-    const missing = this.#parts.missing === 'propagate' ? undefined : this.#parts.missing;
     return inspected(
       'FrozenBatchNorm',
       channels,
-      { axis, eps, dtype, activation, missing },
+      { axis, eps, dtype, activation, missing: this.#givenMissing },
       this.#disposed ? 'disposed of' : '',
     );
   }
@@ -510,6 +508,11 @@ export class FrozenBatchNorm<D extends DType = DType> {
     this.#checkAlive(call);
     if (parts.missing === 'throw') checkNoneMissing(passesFor<T>(dtype), geometry, data, undefined);
     return { data, shape, size, dtype, outer, inner, residual: residual?.data, out };
+  }
+
+  /** undefined for the default, which is not told. */
+  get #givenMissing(): Missing | undefined {
+    return this.#parts.missing === 'propagate' ? undefined : this.#parts.missing;
   }
 
   #checkAlive(call: string): void {

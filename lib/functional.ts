@@ -3,7 +3,7 @@
 import { passesFor } from './backend/index.js';
 import { typeError } from './errors.js';
 import { checkSums, type GradientSums, sumsError } from './gradient-sums.js';
-import { checkWhole, evenCountOf, type Moments, momentsOf } from './moments.js';
+import { checkMoments, checkWhole, evenCountOf, Moments, momentsOf } from './moments.js';
 import { defaultEps, type PassOptions, passNames, readPass } from './pass.js';
 import {
   checkMissing,
@@ -17,7 +17,7 @@ import {
 } from './presence.js';
 import { namesOf, propertiesOf } from './properties.js';
 import { newResult } from './result.js';
-import { updateRunningArrays } from './running.js';
+import { unevenBatch, updateRunningArrays } from './running.js';
 import { findOwn, throughForward, throughPresent } from './statistics.js';
 import { lengthOf } from './typed-array.js';
 import type { FloatArray, Tensor, TensorLike } from './types.js';
@@ -115,6 +115,8 @@ export interface BatchStats {
   variance: FloatArray;
   /** Values per channel. */
   count: number;
+  /** Where they tell channels apart, as behind weights and missing values, what they say counts. */
+  moments?: Moments;
 }
 
 /** What {@link updateRunningStats} writes to. */
@@ -146,7 +148,7 @@ const backwardNames = namesOf([
   'weightsGrad',
 ]);
 const runningNames = namesOf(['runningMean', 'runningVar']);
-const batchNames = namesOf(['mean', 'variance', 'count']);
+const batchNames = namesOf(['mean', 'variance', 'count', 'moments']);
 const updateNames = namesOf(['decay', 'unbiasedRunningVar']);
 
 /** `out`, or a new array. Its checks come last: no code of the caller's runs after them. */
@@ -196,8 +198,9 @@ export function forwardTraining<T extends FloatArray>(
   const { input, dtype, axis, geometry, eps, weight, bias, relu, residual, given } = readPass(x, read);
   const { channels } = geometry;
   const present = readPresence({ weights, outside, missing: checkMissing(missing) }, input, geometry, axis);
+  const isUneven = present?.presence !== undefined;
   let whole =
-    moments === undefined ? undefined : momentsOf(checkWhole(moments, channels, eps, present?.isUneven));
+    moments === undefined ? undefined : momentsOf(checkWhole(moments, channels, eps, isUneven, !isUneven));
   const passes = passesFor<T>(dtype);
   const mean = whole ? copyOf(whole.mean) : newArray<Float64Array>('float64', channels);
   const variance = whole ? copyOf(whole.variance) : newArray<Float64Array>('float64', channels);
@@ -216,8 +219,8 @@ export function forwardTraining<T extends FloatArray>(
     mask: undefined,
   };
   if (present) checkPresent(passes, present, geometry, input.data);
-  if (present?.isUneven) {
-    const { presence } = present;
+  const presence = present?.presence;
+  if (presence) {
     if (whole === undefined) {
       const counting = presentPass(pass, presence);
       passes.momentsOfPresent(counting);
@@ -264,7 +267,12 @@ export function forwardInference<T extends FloatArray>(
   const read = readOptions(options, inferenceNames);
   const { mean, variance, out, missing } = read;
   const { input, dtype, axis, geometry, eps, weight, bias, relu, residual, given } = readPass(x, read);
-  const present = readPresence({ missing: checkMissing(missing) }, input, geometry, axis);
+  const present = readPresence(
+    { weights: undefined, outside: undefined, missing: checkMissing(missing) },
+    input,
+    geometry,
+    axis,
+  );
   const stats = statsOf(mean, variance, geometry.channels, eps);
   const y = resultFor(out, input, residual, { ...given, mean, variance });
   const passes = passesFor<T>(dtype);
@@ -282,7 +290,7 @@ export function forwardInference<T extends FloatArray>(
     residual: residual?.data,
     mask: undefined,
   };
-  if (present?.isUneven) passes.inferPresent({ ...pass, presence: present.presence });
+  if (present?.presence) passes.inferPresent({ ...pass, presence: present.presence });
   else passes.forwardInference(pass);
   return { data: y, shape: input.shape };
 }
@@ -327,21 +335,18 @@ export function backward<T extends FloatArray>(
   checkSameShape(gradient, 'x', input.shape);
   checkBoolean('training', training);
   const present = readPresence({ weights, outside, missing: checkMissing(missing) }, input, geometry, axis);
+  const isUneven = present?.presence !== undefined;
   if (checkBoolean('weightsGrad', weightsGrad) && present?.given === undefined)
     throw typeError('weightsGrad', 'be left out without weights', weightsGrad);
   if (moments !== undefined && (mean !== undefined || variance !== undefined))
     throw typeError('mean and variance', 'be left out with moments', mean ?? variance);
   if (sums !== undefined && !training) throw typeError('sums', 'be left out with training: false', sums);
   const whole =
-    moments === undefined ? undefined : momentsOf(checkWhole(moments, channels, eps, present?.isUneven));
-  const stats = whole ?? statsOf(mean, variance, channels, eps);
+    moments === undefined ? undefined : momentsOf(checkWhole(moments, channels, eps, isUneven, !isUneven));
+  // Of channels without values eps 0 asks nothing.
+  const stats = whole ?? statsOf(mean, variance, channels, isUneven ? 1 : eps);
   if (sums !== undefined) checkSums('sums', sums, channels);
-  else if (
-    training &&
-    whole !== undefined &&
-    !present?.isUneven &&
-    evenCountOf(whole) !== input.size / channels
-  )
+  else if (training && whole !== undefined && !isUneven && evenCountOf(whole) !== input.size / channels)
     throw sumsError();
   checkLength(input);
   const dx = resultFor(out, gradient, residual, { ...given, mean, variance });
@@ -369,20 +374,32 @@ export function backward<T extends FloatArray>(
   const passes = passesFor<T>(dtype);
   if (present) checkPresent(passes, present, geometry, input.data);
   let dWeights: Float64Array | undefined;
-  if (present?.isUneven) {
-    const { presence } = present;
+  const presence = present?.presence;
+  if (presence) {
     const counting = presentPass(
       { ...pass, mean: newArray('float64', channels), variance: newArray('float64', channels) },
       presence,
     );
-    if (training && sums === undefined) {
+    if (training && (sums === undefined || whole === undefined)) {
       passes.momentsOfPresent(counting);
       if (whole !== undefined && !haveSameCounts(whole, counting)) throw sumsError();
     }
     const counts = whole?.count ?? counting.count;
     if (weightsGrad) dWeights = newArray('float64', geometry.outer * geometry.inner);
     const used = training ? fallBack(counts, stats) : stats;
-    throughPresent(passes, { ...pass, ...used }, { presence, given: sums, counts, dWeights });
+    checkDivisors('variance', used.variance, eps);
+    throughPresent(
+      passes,
+      { ...pass, ...used },
+      {
+        presence,
+        given: sums,
+        gather: undefined,
+        gatherLater: undefined,
+        counts: training ? counts : undefined,
+        dWeights,
+      },
+    );
   } else {
     const count = whole ? (evenCountOf(whole) ?? whole.count) : input.size / channels;
     throughForward(passes, pass, { given: sums, exchange: undefined, count });
@@ -456,17 +473,34 @@ export function updateRunningStats(
   checkObject('running', running);
   checkObject('batch', batch);
   const { runningMean, runningVar } = propertiesOf(running, runningNames);
-  const { mean, variance, count } = propertiesOf(batch, batchNames);
+  const { mean, variance, count, moments } = propertiesOf(batch, batchNames);
   const { decay = 0.9, unbiasedRunningVar = true } = readOptions(options, updateNames);
   const channels = channelsOf('runningMean', runningMean);
   checkVariance('runningVar', runningVar, channels);
   const stats = statsOf(mean, variance, channels, defaultEps);
-  checkInteger('count', count, 0, Number.MAX_SAFE_INTEGER);
+  const uneven = Moments.isOne(moments) && evenCountOf(moments) === undefined ? moments : undefined;
+  if (uneven) checkMoments('moments', uneven, channels);
+  else checkInteger('count', count, 0, Number.MAX_SAFE_INTEGER);
   checkApart('runningMean', runningMean, { runningVar, mean, variance });
   checkApart('runningVar', runningVar, { mean, variance });
   checkFraction('decay', decay);
   checkBoolean('unbiasedRunningVar', unbiasedRunningVar);
   if (count === 0) return 0;
+  if (uneven) {
+    const offered = unevenBatch(uneven, unbiasedRunningVar, runningVar);
+    const rejected = updateRunningArrays(
+      offered.mean,
+      offered.variance,
+      channels,
+      1,
+      decay,
+      false,
+      runningMean,
+      runningVar,
+    );
+    for (let c = 0; c < channels; c++) if (!Number.isNaN(offered.kept[c])) runningVar[c] = offered.kept[c];
+    return rejected - offered.empty;
+  }
   return updateRunningArrays(
     stats.mean,
     stats.variance,

@@ -22,7 +22,7 @@ import { stage, unstage } from './staging.js';
 import { lengthOf } from './typed-array.js';
 import type { DType, FloatArray, TensorLike } from './types.js';
 import {
-  checkDivisors,
+  checkDivisor,
   checkElsewhere,
   checkLength,
   checkObject,
@@ -305,14 +305,15 @@ function readSums<T extends FloatArray>(dy: unknown, x: unknown, options: Gradie
   // No code of the caller's runs after this.
   const { channels } = geometry;
   checkMoments('moments', moments, channels);
-  checkDivisors('moments.variance', moments.variance, eps);
+  for (let channel = 0; eps === 0 && channel < channels; channel++)
+    if (moments.count[channel] > 0) checkDivisor('moments.variance', moments.variance[channel], channel);
   checkLength(input);
   checkLength(gradient);
   if (residual !== undefined) checkLength(residual);
   if (present) checkPresent(passesFor<T>(dtype), present, geometry, input.data);
   return {
     dtype,
-    presence: present?.isUneven ? present.presence : undefined,
+    presence: present?.presence,
     geometry,
     eps,
     dy: gradient.data,

@@ -153,7 +153,7 @@ export class Moments {
     const passes = passesFor<T>(input.dtype);
     const pass = { geometry, x: input.data, mean, variance };
     if (present) checkPresent(passes, present, geometry, input.data);
-    if (present?.isUneven) {
+    if (present?.presence) {
       const counting = presentPass(pass, present.presence);
       passes.momentsOfPresent(counting);
       return new Moments(constructorKey, counting.count, counting.squares, mean, variance);
@@ -187,15 +187,15 @@ export class Moments {
     const { count, mean, variance } = roomFor(geometry);
     const passes = passesFor<T>(dtype);
     if (present) checkPresent(passes, present, geometry, data);
-    const { presence, isUneven } = present ?? { isUneven: false };
-    const squares = isUneven ? newArray<Float64Array>('float64', geometry.channels) : copyOf(count);
+    const presence = present?.presence;
+    const squares = presence ? newArray<Float64Array>('float64', geometry.channels) : copyOf(count);
     let source = transfer ? data : stage(data, dtype);
     return operate(
       signal,
       (slot) => {
         if (transfer) source = move('x.data', data, dtype);
         const pass = { geometry, x: source, mean, variance };
-        if (presence && isUneven) passes.momentsOfPresentLater({ ...pass, presence, count, squares }, slot);
+        if (presence) passes.momentsOfPresentLater({ ...pass, presence, count, squares }, slot);
         else passes.momentsLater(pass, slot);
         return [pass, presence, count, squares];
       },
@@ -354,18 +354,28 @@ function correctionOf(count: number, squares: number): number {
 /**
  * Moments of a batch that x is a part of: each channel has values, one more than one.
  *
- * @param isUneven whether values may be missing or outside, so that channels may have none.
+ * @param isUneven whether values may be missing or outside, so that channels may have none, or all of them.
+ * @param needsMany whether one value per channel is an error.
  */
-export function checkWhole(value: unknown, channels: number, eps: number, isUneven = false): Moments {
+export function checkWhole(
+  value: unknown,
+  channels: number,
+  eps: number,
+  isUneven = false,
+  needsMany = true,
+): Moments {
   const moments = checkMoments('moments', value, channels);
   const { count, squares, variance } = moments;
   let hasMany = false;
+  let hasValues = false;
   for (let channel = 0; channel < channels; channel++) {
     if (!(count[channel] > 0 && count[channel] < Infinity) && !(isUneven && count[channel] === 0))
       throw rangeError('moments', 'have values in every channel', `${count[channel]} in channel ${channel}`);
+    if (count[channel] > 0) hasValues = true;
     if (count[channel] * count[channel] > squares[channel]) hasMany = true;
   }
-  if (!hasMany && !isUneven) throw rangeError('moments', 'have more than one value per channel', '1');
+  if (hasValues && !hasMany && needsMany)
+    throw rangeError('moments', 'have more than one value per channel', '1');
   checkVariance('moments.variance', variance, channels);
   if (eps === 0)
     for (let channel = 0; channel < channels; channel++)
@@ -481,7 +491,12 @@ function readInput<T extends FloatArray>(
   if (dtype !== undefined) checkOneOf('dtype', dtype, ['float32', 'float64']);
   const input = readShape<T>('x', x, dtype);
   const geometry = geometryOf(input, axis);
-  const present = readPresence({ weights, missing: checkMissing(missing) }, input, geometry, axis);
+  const present = readPresence(
+    { weights, outside: undefined, missing: checkMissing(missing) },
+    input,
+    geometry,
+    axis,
+  );
   checkLength(input);
   return { input, geometry, present };
 }

@@ -1,9 +1,17 @@
 // Which values of a batch count, and how much: weights, masks and missing values, read and checked.
 import type { MomentsOfPresentPass, MomentsPass, Passes, Presence } from './backend/backend.js';
 import { describe, isArray, rangeError, typeError } from './errors.js';
-import { lengthOf, typedArrayType } from './typed-array.js';
+import { copyInto, lengthOf, typedArrayType } from './typed-array.js';
 import type { DType, FloatArray } from './types.js';
-import { checkInteger, checkOneOf, type Geometry, newArray, newBytes, type ReadTensor } from './validate.js';
+import {
+  checkInteger,
+  checkLength,
+  checkOneOf,
+  type Geometry,
+  newArray,
+  newBytes,
+  type ReadTensor,
+} from './validate.js';
 
 /**
  * What a NaN in x means. 'propagate': nothing, it makes its channel NaN. 'throw': an error, before anything is written. 'skip': a
@@ -31,13 +39,19 @@ export interface PresenceOptions {
   missing?: Missing;
 }
 
+/** The same as read: each is there, so that nothing of Object.prototype is. */
+interface Given {
+  weights: Weights | undefined;
+  outside: Outside | undefined;
+  missing: Missing;
+}
+
 export const presenceNames = ['weights', 'outside', 'missing'];
 
 /** What counts in a batch, as read. */
 export interface ReadPresence {
-  readonly presence: Presence;
-  /** Whether not all values count alike. */
-  readonly isUneven: boolean;
+  /** undefined where all values count alike. */
+  readonly presence: Presence | undefined;
   /** Whether a NaN that counts is an error. */
   readonly throws: boolean;
   /** How many positions have weight. */
@@ -67,25 +81,30 @@ export function checkMissing(missing: unknown = 'propagate', name = 'missing'): 
  * @returns undefined where all values count alike.
  */
 export function readPresence(
-  { weights, outside, missing = 'propagate' }: PresenceOptions,
-  { shape }: Pick<ReadTensor, 'shape'>,
+  { weights, outside, missing }: Given,
+  tensor: ReadTensor,
   { outer, inner }: Geometry,
   axis: number,
 ): ReadPresence | undefined {
   const zero = outside !== undefined && checkOneOf('outside', outside, ['normalize', 'zero']) === 'zero';
   if (weights === undefined && missing === 'propagate') return undefined;
+  // What its shape says is room for.
+  checkLength(tensor);
+  const { shape } = tensor;
   const positions = outer * inner;
   const index = axis < 0 ? axis + shape.length : axis;
   const all = weights === undefined ? undefined : readWeights(weights, positions, index === 0 ? 0 : shape[0]);
   const leavesOut = missing === 'skip' || missing === 'impute';
   return {
-    isUneven: leavesOut || all !== undefined,
-    presence: {
-      weights: all?.values,
-      missing: leavesOut,
-      impute: missing === 'impute',
-      zero: zero && all !== undefined,
-    },
+    presence:
+      leavesOut || all
+        ? {
+            weights: all?.values,
+            missing: leavesOut,
+            impute: missing === 'impute',
+            zero: zero && all !== undefined,
+          }
+        : undefined,
     throws: missing === 'throw',
     positions: all?.present ?? positions,
     given: all?.given,
@@ -108,25 +127,29 @@ function readWeights(weights: unknown, positions: number, samples: number) {
         : `have ${perPosition}`;
     throw rangeError('weights', rule, describe(length));
   }
-  const shared = length === positions ? 1 : positions / samples;
-  const values = newArray<Float64Array>('float64', positions);
+  // Of one type from here on, which makes loops several times as fast.
+  const each = newArray<Float64Array>('float64', length);
+  copyInto(each, given);
   let present = 0;
   let sum = 0;
-  let squares = 0;
   for (let i = 0; i < length; i++) {
-    const weight = given[i];
+    const weight = each[i];
     if (!(weight >= 0 && weight < Infinity))
       throw rangeError('weights', 'be finite numbers from 0 on', `${weight} at ${i}`);
-    if (weight === 0) continue;
-    present += shared;
-    sum += shared * weight;
-    squares += shared * weight * weight;
-    for (let at = i * shared; at < (i + 1) * shared; at++) values[at] = weight;
+    if (weight > 0) present++;
+    sum += weight;
   }
-  if (!(sum < Infinity && squares < Infinity))
-    throw rangeError('weights', 'have a finite sum, and a finite sum of squares', `${sum} and ${squares}`);
+  const shared = length === positions ? 1 : positions / samples;
+  sum *= shared;
+  // The unbiased variance has its square.
+  if (!(sum * sum < Infinity)) throw rangeError('weights', 'have a sum below 1e154', String(sum));
+  let values = each;
+  if (shared !== 1) {
+    values = newArray('float64', positions);
+    for (let i = 0; i < positions; i++) values[i] = each[(i - (i % shared)) / shared];
+  }
   const dtype: DType = type === 'Float32Array' ? 'float32' : 'float64';
-  return { values, present, given: { length, dtype, shared } };
+  return { values, present: present * shared, given: { length, dtype, shared } };
 }
 
 /** A pass that finds the statistics of what counts. */
@@ -153,7 +176,7 @@ export function checkPresent<T extends FloatArray>(
   geometry: Geometry,
   x: T,
 ): void {
-  if (throws) checkNoneMissing(passes, geometry, x, presence.weights);
+  if (throws) checkNoneMissing(passes, geometry, x, presence?.weights);
 }
 
 /** @throws RangeError where a NaN is in x, and has weight. */

@@ -59,24 +59,10 @@ export class RunningStatistics {
       this.update(even, moments.mean, moments.variance);
       return;
     }
-    const { count } = moments;
-    const unbiased = moments.unbiasedVariance();
-    const mean = copyAs<Float64Array>('float64', moments.mean);
-    const variance = copyAs<Float64Array>('float64', this.#unbiased ? unbiased : moments.variance);
-    const before = copyAs<Float64Array>('float64', this.variance);
-    // A channel of one value keeps its variance, and one of none all that it has.
-    const isKept = (c: number) => Number.isNaN(unbiased[c]) && !Number.isNaN(moments.variance[c]);
-    let empty = 0;
-    for (let c = 0; c < this.#channels; c++) {
-      if (isKept(c)) variance[c] = before[c];
-      if (count[c] > 0) continue;
-      // What is not finite is left out.
-      mean[c] = Number.NaN;
-      empty++;
-    }
+    const { mean, variance, kept, empty } = unevenBatch(moments, this.#unbiased, this.variance);
     this.#take(1, mean, variance, false);
     this.rejectedUpdates -= empty;
-    for (let c = 0; c < this.#channels; c++) if (isKept(c)) this.variance[c] = before[c];
+    for (let c = 0; c < this.#channels; c++) if (!Number.isNaN(kept[c])) this.variance[c] = kept[c];
   }
 
   #take(count: number, mean: Float64Array, variance: Float64Array, unbiased: boolean): void {
@@ -108,6 +94,31 @@ export class RunningStatistics {
     this.batchesTracked = batchesTracked;
     if (this.accepted) filled(this.accepted, batchesTracked);
   }
+}
+
+/**
+ * What a batch is worth whose channels differ in what counts: a channel of one value keeps its variance, and one of none all that it
+ * has, for what is not finite is left out.
+ *
+ * @returns mean and variance to take in as they are; the variances that are to be as before, else NaN; how many channels are empty.
+ */
+export function unevenBatch(moments: Moments, isUnbiased: boolean, before: FloatArray) {
+  const { channels, count } = moments;
+  const unbiased = moments.unbiasedVariance();
+  const mean = copyAs<Float64Array>('float64', moments.mean);
+  const variance = copyAs<Float64Array>('float64', isUnbiased ? unbiased : moments.variance);
+  const kept = filled(newArray<Float64Array>('float64', channels), Number.NaN);
+  let empty = 0;
+  for (let c = 0; c < channels; c++) {
+    if (Number.isNaN(unbiased[c]) && !Number.isNaN(moments.variance[c])) {
+      kept[c] = before[c];
+      variance[c] = before[c];
+    }
+    if (count[c] > 0) continue;
+    mean[c] = Number.NaN;
+    empty++;
+  }
+  return { mean, variance, kept, empty };
 }
 
 /**

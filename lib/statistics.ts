@@ -3,8 +3,9 @@
 import { checkRunning, type ForwardCall, type LayerFacts } from './arguments.js';
 import type {
   BackwardPass,
+  GradInputOfPresentPass,
   GradInputPass,
-  MomentsOfPresentPass,
+  GradWeightsPass,
   MomentsPass,
   Passes,
   Presence,
@@ -21,7 +22,16 @@ import { presentPass } from './presence.js';
 import { type Renormed, renormed } from './renorm.js';
 import { copyInto, filled, lengthOf } from './typed-array.js';
 import type { ArrayOf, DType, FloatArray } from './types.js';
-import { checkDivisors, checkKept, checkVariance, checkVaries, copyOf, newArray } from './validate.js';
+import {
+  checkApart,
+  checkDivisors,
+  checkKept,
+  checkVariance,
+  checkVaries,
+  copyOf,
+  isInPlace,
+  newArray,
+} from './validate.js';
 
 /** Whose statistics a forward normalizes with: the running ones, those of x, those of `moments`, or those of a group. */
 export type Origin = 'running' | 'x' | 'moments' | 'group';
@@ -104,7 +114,7 @@ export class Statistics<D extends DType> {
       origin === 'group' ||
       (origin === 'x' &&
         division === undefined &&
-        (this.#layer.config.eps === 0 || present?.isUneven === true || renorm !== undefined))
+        (this.#layer.config.eps === 0 || present?.presence !== undefined || renorm !== undefined))
     );
   }
 
@@ -116,15 +126,15 @@ export class Statistics<D extends DType> {
   #find(call: ForwardCall<ArrayOf<D>>, held: Held<ArrayOf<D>>): Found<ArrayOf<D>> {
     if (call.origin === 'running') return this.#running(held);
     if (call.whole !== undefined) {
-      if (!call.present?.isUneven) return this.#partOf(call.whole, 'moments', held);
-      this.#fallBack(call.whole, held);
-      return { ...cut, origin: 'moments', whole: call.whole };
+      if (!call.present?.presence) return this.#partOf(call.whole, 'moments', held);
+      return this.#ofPresent(call, call.whole, held);
     }
     if (!this.takePass(call)) return fused;
-    if (call.present?.isUneven) {
+    if (call.present?.presence) {
       const pass = presentPass(this.#pass(call, call.input.data, held), call.present.presence);
       this.#passes.momentsOfPresent(pass);
-      return this.#ofPresent(call, momentsOf(pass), held);
+      const whole = call.origin === 'group' ? this.#exchange?.momentsOfPresent(pass) : undefined;
+      return this.#ofPresent(call, whole ?? momentsOf(pass), held);
     }
     this.#passes.moments(this.#pass(call, call.input.data, held));
     return this.#exchange !== undefined && call.origin === 'group'
@@ -153,17 +163,19 @@ export class Statistics<D extends DType> {
     take: () => ArrayOf<D>,
   ): Promise<Found<ArrayOf<D>>> {
     const { present } = call;
-    if (present?.isUneven) {
-      let pass: MomentsOfPresentPass<ArrayOf<D>>;
-      return operate(
+    if (present?.presence) {
+      let pass = presentPass(this.#pass(call, call.input.data, held), present.presence);
+      await operate(
         signal,
         (slot) => {
-          pass = presentPass(this.#pass(call, take(), held), present.presence);
+          pass = { ...pass, x: take() };
           this.#passes.momentsOfPresentLater(pass, slot);
           return pass;
         },
-        () => this.#ofPresent(call, momentsOf(pass), held),
+        () => undefined,
       );
+      const whole = call.origin === 'group' ? await this.#exchange?.momentsOfPresentLater(pass) : undefined;
+      return this.#ofPresent(call, whole ?? momentsOf(pass), held);
     }
     await operate(
       signal,
@@ -219,16 +231,24 @@ export class Statistics<D extends DType> {
 
   /** What the backward behind a forward has where not all values count alike; undefined where they do. */
   presentOf(
-    { present, geometry, count }: Forward<ArrayOf<D>>,
+    { present, geometry, count, origin }: Forward<ArrayOf<D>>,
     given: Sums | undefined,
     weightsGrad: boolean,
   ): PresentBackward | undefined {
-    if (!present?.isUneven) return undefined;
+    if (!present?.presence) return undefined;
+    const exchange = origin === 'group' ? this.#exchange : undefined;
     const { outer, channels, inner } = geometry;
     return {
       presence: present.presence,
       given,
-      counts: typeof count === 'number' ? filled(newArray<Float64Array>('float64', channels), count) : count,
+      gather: exchange && ((own) => exchange.sums(own)),
+      gatherLater: exchange && ((own) => exchange.sumsLater(own)),
+      counts:
+        origin === 'running'
+          ? undefined
+          : typeof count === 'number'
+            ? filled(newArray<Float64Array>('float64', channels), count)
+            : count,
       dWeights: weightsGrad ? newArray('float64', outer * inner) : undefined,
     };
   }
@@ -253,32 +273,41 @@ export class Statistics<D extends DType> {
   }
 
   /** What is to be done with the statistics of what counts. */
-  #ofPresent({ input }: ForwardCall<ArrayOf<D>>, whole: Moments, held: Held<ArrayOf<D>>): Found<ArrayOf<D>> {
+  #ofPresent(
+    { input, geometry, origin, training, present }: ForwardCall<ArrayOf<D>>,
+    whole: Moments,
+    held: Held<ArrayOf<D>>,
+  ): Found<ArrayOf<D>> {
     const { running, channels, config } = this.#layer;
     const { count, squares } = whole;
+    // Without missing values positions tell more exactly than sums of weights can.
+    const isCounted = origin === 'x' && present !== undefined && !present.presence?.missing;
     let hasValues = false;
-    let hasMany = false;
+    let hasMany = isCounted && present.positions > 1;
     for (let channel = 0; channel < channels; channel++) {
       hasValues ||= count[channel] > 0;
-      hasMany ||= count[channel] * count[channel] > squares[channel];
+      hasMany ||= !isCounted && count[channel] * count[channel] > squares[channel];
     }
-    if (hasValues && !hasMany && config.singleValue === 'throw')
-      throw oneValuePerChannelError(input.shape, true);
+    if (hasValues && !hasMany && (config.singleValue === 'throw' || running === undefined))
+      throw oneValuePerChannelError(input.shape, training);
     if (!hasMany && running !== undefined) {
-      this.#checkRunning();
+      if (geometry.outer * geometry.inner > 0) this.#checkRunning();
       return this.#running(held);
     }
-    if (hasValues && !hasMany) throw oneValuePerChannelError(input.shape, false);
     this.#fallBack(whole, held);
-    return hasMany ? { ...cut, whole } : fromRunning;
+    return hasMany ? { ...cut, origin, whole } : fromRunning;
   }
 
   /** Statistics in which a channel may have no value: there y is as in evaluation, or the bias where there is none. */
   #fallBack(whole: Moments, { mean, variance }: Held<ArrayOf<D>>): void {
     const { running, channels, config } = this.#layer;
-    if (running !== undefined) this.#checkRunning();
+    let isChecked = running === undefined;
     for (let channel = 0; channel < channels; channel++) {
       const isThere = whole.count[channel] > 0;
+      if (!isThere && !isChecked) {
+        this.#checkRunning();
+        isChecked = true;
+      }
       mean[channel] = isThere ? whole.mean[channel] : (running?.mean[channel] ?? 0);
       variance[channel] = isThere ? whole.variance[channel] : (running?.variance[channel] ?? Infinity);
     }
@@ -341,39 +370,66 @@ export function findOwn<T extends FloatArray>(passes: Passes<T>, eps: number, pa
   return false;
 }
 
+/** Before gradients of parameters are written: the pass that writes dx comes after them. */
+function checkResult<T extends FloatArray>({ dx, dy, x, residual }: BackwardPass<T>): void {
+  if (dx === undefined) return;
+  isInPlace(dx, 'dy.data', dy);
+  checkApart('out', dx, { 'x.data': x, 'residual.data': residual });
+}
+
 /** What a backward behind values of which not all count alike has beside its pass. */
 export interface PresentBackward {
   readonly presence: Presence;
   /** Those of all parts, where x is one of them. */
   readonly given: Sums | undefined;
-  /** Of what counts, per channel and of all parts. */
-  readonly counts: Float64Array;
+  /** Those of all parts otherwise, of this one's. */
+  readonly gather: ((own: Sums) => Sums) | undefined;
+  /** The same off the event loop. */
+  readonly gatherLater: ((own: Sums) => Promise<Sums>) | undefined;
+  /** Of what counts, per channel and of all parts; undefined where statistics are constants, as in evaluation. */
+  readonly counts: Float64Array | undefined;
   /** For each position, where they are asked for. */
   readonly dWeights: Float64Array | undefined;
 }
 
-/** The steps of such a backward pass, each of which `now` or `later` computes. */
+/** The sums of this part, which the other steps of such a backward pass follow. */
+function ownSums<T extends FloatArray>(pass: BackwardPass<T>, { presence }: PresentBackward) {
+  const { channels } = pass.geometry;
+  const sumBias = presence.impute && pass.dBias ? newArray<Float64Array>('float64', channels) : undefined;
+  return { ...pass, presence, sums: newSums(channels), sumBias };
+}
+
+/** What follows from the sums of all parts; undefined where it is not asked for. */
 function presentSteps<T extends FloatArray>(
   pass: BackwardPass<T>,
-  { presence, given, counts, dWeights }: PresentBackward,
+  { presence, counts, dWeights }: PresentBackward,
+  sums: Sums,
 ) {
-  const { dx, dBias, dResidual, training } = pass;
-  const { channels } = pass.geometry;
-  const own = newSums(channels);
-  const sumBias = presence.impute && dBias ? newArray<Float64Array>('float64', channels) : undefined;
-  const sums = given ?? own;
+  const { dx, dResidual } = pass;
   return {
-    sums: { ...pass, presence, sums: own, sumBias },
-    // In evaluation statistics are constants, which no weight changes.
-    weights: dWeights && training ? { ...pass, presence, sums, counts, dWeights } : undefined,
-    input:
-      dx || dResidual ? { ...pass, presence, sums, counts: training ? counts : undefined, dx } : undefined,
-    /** Before dx may take the place of dy; after all sums. */
-    writeParameters(passes: Passes<T>): void {
-      gradParameters(passes, pass, own);
-      if (dBias && sumBias) copyInto(dBias, sumBias);
-    },
+    // Constants are changed by no weight.
+    weights: dWeights && counts ? { ...pass, presence, sums, counts, dWeights } : undefined,
+    input: dx || dResidual ? { ...pass, presence, sums, counts, dx } : undefined,
   };
+}
+
+/** Whether something follows from the sums of this part. */
+function needsOwn(
+  { given, gather, counts }: PresentBackward,
+  { wantsInput, wantsParameters }: { readonly wantsInput: boolean; readonly wantsParameters: boolean },
+): boolean {
+  return (
+    wantsParameters || (wantsInput && counts !== undefined && (gather !== undefined || given === undefined))
+  );
+}
+
+function writeParameters<T extends FloatArray>(passes: Passes<T>, own: ReturnType<typeof ownSums<T>>): void {
+  const { geometry, dWeight, dBias, sums, sumBias } = own;
+  // The code of a group is the caller's.
+  if (dWeight) checkKept('the gradient of weight', dWeight, geometry.channels);
+  if (dBias) checkKept('the gradient of bias', dBias, geometry.channels);
+  gradParameters(passes, own, sums);
+  if (dBias && sumBias) copyInto(dBias, sumBias);
 }
 
 /** {@link throughForward} behind values of which not all count alike. */
@@ -382,10 +438,17 @@ export function throughPresent<T extends FloatArray>(
   pass: BackwardPass<T>,
   beside: PresentBackward,
 ): void {
-  const { sums, weights, input, writeParameters } = presentSteps(pass, beside);
-  passes.gradSumsOfPresent(sums);
+  checkResult(pass);
+  const own = ownSums(pass, beside);
+  const { given, gather, dWeights } = beside;
+  const wantsInput = pass.dx !== undefined || dWeights !== undefined;
+  const wantsParameters = pass.dWeight !== undefined || pass.dBias !== undefined;
+  if (needsOwn(beside, { wantsInput, wantsParameters })) passes.gradSumsOfPresent(own);
+  const exchanged = wantsInput ? gather?.(own.sums) : undefined;
+  const { weights, input } = presentSteps(pass, beside, exchanged ?? given ?? own.sums);
   if (weights) passes.gradWeights(weights);
-  writeParameters(passes);
+  // Before dx may take the place of dy.
+  writeParameters(passes, own);
   if (input) passes.gradInputOfPresent(input);
 }
 
@@ -393,25 +456,36 @@ export function throughPresent<T extends FloatArray>(
 export async function throughPresentLater<T extends FloatArray, R>(
   passes: Passes<T>,
   beside: PresentBackward,
+  wants: { readonly wantsInput: boolean; readonly wantsParameters: boolean },
   signal: AbortSignal | undefined,
   take: () => BackwardPass<T>,
   finish: () => R,
 ): Promise<R> {
-  let steps: ReturnType<typeof presentSteps<T>> | undefined;
-  const step = (compute: (steps: ReturnType<typeof presentSteps<T>>, slot: Slot) => unknown) =>
+  let own: ReturnType<typeof ownSums<T>> | undefined;
+  let gathered: Sums | undefined;
+  // When the turn of the first step has come.
+  const begun = () => {
+    own ??= ownSums(take(), beside);
+    return own;
+  };
+  const stepsOf = () => presentSteps(begun(), beside, gathered ?? beside.given ?? begun().sums);
+  const step = (compute: (slot: Slot) => void) =>
     operate(
       signal,
       (slot) => {
-        steps ??= presentSteps(take(), beside);
-        compute(steps, slot);
-        return [steps, beside];
+        compute(slot);
+        return [begun(), beside, gathered];
       },
       () => undefined,
     );
-  await step((all, slot) => passes.gradSumsOfPresentLater(all.sums, slot));
-  if (steps?.weights) await step((all, slot) => all.weights && passes.gradWeightsLater(all.weights, slot));
-  if (steps?.input) await step((all, slot) => all.input && passes.gradInputOfPresentLater(all.input, slot));
-  steps?.writeParameters(passes);
+  const { wantsInput } = wants;
+  if (needsOwn(beside, wants)) await step((slot) => passes.gradSumsOfPresentLater(begun(), slot));
+  if (wantsInput) gathered = await beside.gatherLater?.(begun().sums);
+  if (beside.dWeights && beside.counts)
+    await step((slot) => passes.gradWeightsLater(stepsOf().weights as GradWeightsPass<T>, slot));
+  if (wantsInput)
+    await step((slot) => passes.gradInputOfPresentLater(stepsOf().input as GradInputOfPresentPass<T>, slot));
+  writeParameters(passes, begun());
   return finish();
 }
 
@@ -426,6 +500,7 @@ export function throughForward<T extends FloatArray>(
     passes.backward(pass);
     return;
   }
+  checkResult(pass);
   // Of this part; and before dx takes the place of dy.
   const own = exchange || dWeight || dBias ? newSums(pass.geometry.channels) : undefined;
   if (own !== undefined) passes.gradSums({ ...pass, sums: own });

@@ -204,17 +204,11 @@ struct PresentStatistics {
   double* deviations;  ///< weighted squares of the distances from the mean
 };
 
-/// normalize, for what takes missing values for the mean or writes zeros.
+/// normalize, for what takes missing values for the mean or writes zeros; with the activation, and a residual
+/// that may be absent.
 template <typename T>
-struct PresentNormalizeWork {
-  Tile tile;
-  const T* x;
-  const T* residual;  ///< nullptr for none
-  Mask mask;
-  T* y;
-  const T* mean;
-  const T* scale;
-  const T* offset;
+struct PresentNormalizeWork : NormalizeWork<T> {
+  using Plain = NormalizeWork<T>;
   const T* bias;  ///< what the mean becomes
   Activation activation;
   PresentWork<T> present;
@@ -241,24 +235,16 @@ struct PresentGradSumsWork {
   double* all;
 };
 
-/// grad_input, of which share * (deviation * slope + constant) is taken away.
+/// grad_input, of which share * (deviation * slope + constant) is taken away. dx and dresidual may be absent.
 template <typename T>
-struct PresentGradInputWork {
-  Tile tile;
-  const T* dy;
-  const T* x;
-  Mask mask;
-  Gate gate;
-  T* dx;         ///< nullptr for none
-  T* dresidual;  ///< nullptr for none
-  const T* mean;
-  const T* slope;
-  const T* constant;
-  const T* scale;
-  const T* offset;
+struct PresentGradInputWork : GradInputWork<T> {
+  using Plain = GradInputWork<T>;
   const T* bias;
+  Gate gate;
   PresentWork<T> present;
   bool streams;
+  bool flows;  ///< whether all shares are the same
+  bool fixed;  ///< whether statistics are constants, so that nothing is taken away
 };
 
 /// dweights += linear * n + square * (n * n - least), where n = (x - mean) * inverse, over the channels of a

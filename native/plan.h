@@ -116,16 +116,11 @@ Plan plan_of_groups(const Execution& execution, const Partition<T>& partition, c
   return {{crew, stores}, Plan::kGroups, group, beside, crowded, 0, false};
 }
 
-/// Of a pass that sums.
+/// The whole tensor, step by step.
 template <typename T>
-Plan plan_of(const Execution& execution, const Partition<T>& partition, const Traffic& traffic) {
+Plan plan_of_whole(const Execution& execution, const Partition<T>& partition, const Crew& crew,
+                   Stores stores) {
   const Shape& shape = partition.shape();
-  const Crew crew(execution, traffic.summed * shape.size() * sizeof(T));
-  const Stores stores = stores_of(execution, partition, traffic.in_place);
-  const size_t channel_bytes = traffic.summed * shape.count() * sizeof(T);
-  if (partition.layout() == kChannelsFirst && channel_bytes <= kLargeChannelBytes &&
-      (crew.threads == 1 || shape.channels >= 2 * crew.threads))
-    return plan_of_groups(execution, partition, traffic, crew, stores);
   const size_t chunk_values = partition.values(partition.chunk(0));
   const size_t width = partition.width_in_channels();
   // In channels-last their columns begin where vectors do.
@@ -138,6 +133,19 @@ Plan plan_of(const Execution& execution, const Partition<T>& partition, const Tr
   // What was read last is the nearest; in a tensor that no cache holds memory rather goes on as it went.
   const bool backwards = shape.size() * sizeof(T) < execution.stream_bytes;
   return {{crew, stores}, Plan::kWhole, group, false, false, settled, backwards};
+}
+
+/// Of a pass that sums.
+template <typename T>
+Plan plan_of(const Execution& execution, const Partition<T>& partition, const Traffic& traffic) {
+  const Shape& shape = partition.shape();
+  const Crew crew(execution, traffic.summed * shape.size() * sizeof(T));
+  const Stores stores = stores_of(execution, partition, traffic.in_place);
+  const size_t channel_bytes = traffic.summed * shape.count() * sizeof(T);
+  if (partition.layout() == kChannelsFirst && channel_bytes <= kLargeChannelBytes &&
+      (crew.threads == 1 || shape.channels >= 2 * crew.threads))
+    return plan_of_groups(execution, partition, traffic, crew, stores);
+  return plan_of_whole(execution, partition, crew, stores);
 }
 
 /// For people: `streamed, 2 threads`.

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 #include <memory>
+#include <type_traits>
 
 #include "traversal.h"
 
@@ -39,17 +40,24 @@ class Weights {
     }
     weights_ = presence.weights;
     if (!shares) return;
+    if constexpr (std::is_same_v<T, double>) {
+      shares_ = weights_;
+      return;
+    }
+    // In float32 as parts of the largest, so that none of them is too large; nor too small to be told from 0.
     const size_t positions = shape.outer * shape.inner;
     const double most = *std::max_element(weights_, weights_ + positions);
-    largest_ = most > 0 ? most : 1;
+    largest_ = most >= std::numeric_limits<double>::min() ? most : 1;
+    const double scale = 1 / largest_;
     own_shares_.reset(new T[positions]);
     for (size_t i = 0; i < positions; i++) {
-      const T share = static_cast<T>(weights_[i] / largest_);
+      const T share = static_cast<T>(weights_[i] * scale);
       own_shares_[i] = weights_[i] > 0 ? std::max(share, std::numeric_limits<T>::denorm_min()) : T{0};
     }
     shares_ = own_shares_.get();
   }
 
+  bool are_given() const { return presence_.weights != nullptr; }
   /// What shares are parts of.
   double largest() const { return largest_; }
 
@@ -60,7 +68,6 @@ class Weights {
     const size_t column = at % shape.inner;
     return presence_.weights ? at / (shape.channels * shape.inner) * shape.inner + column : column;
   }
-  double weight(size_t at) const { return weights_[position(at)]; }
 
   /// Of the tile whose first value lies there.
   PresentWork<T> work(size_t at) const {
@@ -84,9 +91,8 @@ struct PresentPartials {
       : stride(channels), shifts(scratch.take<double>(chunks * channels)) {
     for (double*& kind : sums) kind = scratch.take<double>(chunks * channels);
   }
-  size_t at(size_t chunk, size_t channel) const { return chunk * stride + channel - origin; }
+  size_t at(size_t chunk, size_t channel) const { return chunk * stride + channel; }
 
-  size_t origin = 0;
   size_t stride;
   double* shifts;
   double* sums[4];
@@ -135,38 +141,41 @@ class PresentMomentSums {
         missing_(missing),
         to_(to) {
     for (double*& kind : merged_) kind = scratch.take<double>(partition.shape().channels);
+    if (weights.are_given()) {
+      heaviest_ = scratch.take<size_t>(partition.chunks());
+      for (size_t chunk = 0; chunk < partition.chunks(); chunk++)
+        if (!find_heaviest(chunks_[chunk], 0, false, heaviest_[chunk])) heaviest_[chunk] = kNone;
+    }
+    if (missing) return;
+    for (double*& kind : totals_) kind = scratch.take<double>(partition.chunks());
+    for (size_t chunk = 0; chunk < partition.chunks(); chunk++) add_weights(chunk);
   }
 
   void sum(size_t chunk, Range channels, const PresentPartials& partials) const {
     const Span& span = chunks_[chunk];
-    if (partition_.layout() == kChannelsLast) channels.end = std::min(channels.end, span.length);
+    channels = partition_.channels_of(span, channels);
     if (channels.begin >= channels.end) return;
     const size_t at = partials.at(chunk, channels.begin);
     double* const shifts = partials.shifts + at;
-    find_shifts(span, channels, shifts);
+    const bool has_weight = find_shifts(chunk, channels, shifts);
+    if (!has_weight) {
+      for (double* kind : partials.sums) std::fill_n(kind + at, channels.end - channels.begin, 0.0);
+      return;
+    }
     double* const to[] = {partials.sums[0] + at, partials.sums[1] + at,
                           missing_ ? partials.sums[2] + at : nullptr,
                           missing_ ? partials.sums[3] + at : nullptr};
-    double total = 0;
-    double squares = 0;
     sum_span(kernels_, partition_, span, channels, to,
              [&](Tile tile, size_t first, size_t channel, double* const(&sums)[4]) {
-               const PresentWork<T> present = weights_.work(first);
                kernels_.present_moments[partition_.layout()]({tile,
                                                               x_ + first,
                                                               shifts + (channel - channels.begin),
-                                                              present,
+                                                              weights_.work(first),
                                                               {sums[2], sums[3], sums[0], sums[1]}});
-               if (missing_ || channel != channels.begin) return;
-               const size_t count = partition_.layout() == kChannelsLast ? tile.rows : tile.columns;
-               for (size_t i = 0; i < count; i++) {
-                 total += present.weights[i];
-                 squares += present.weights[i] * present.weights[i];
-               }
              });
     if (missing_) return;
-    std::fill_n(partials.sums[2] + at, channels.end - channels.begin, total);
-    std::fill_n(partials.sums[3] + at, channels.end - channels.begin, squares);
+    std::fill_n(partials.sums[2] + at, channels.end - channels.begin, totals_[0][chunk]);
+    std::fill_n(partials.sums[3] + at, channels.end - channels.begin, totals_[1][chunk]);
   }
 
   /// Of channels [begin, end) of the tensor, the chunks in their order.
@@ -191,42 +200,73 @@ class PresentMomentSums {
   }
 
  private:
+  static constexpr size_t kNone = ~size_t{0};
+
   PresentStatistics merged(size_t place) const {
     return {merged_[0] + place, merged_[1] + place, merged_[2] + place, merged_[3] + place,
             merged_[4] + place};
   }
 
-  bool counts(size_t at, double weight) const { return weight > 0 && !(missing_ && std::isnan(x_[at])); }
+  /// Sums of the weights of a chunk and of their squares, which all channels share where no value is missing.
+  void add_weights(size_t chunk) {
+    double total = 0;
+    double squares = 0;
+    const bool is_last = partition_.layout() == kChannelsLast;
+    partition_.for_each_tile(chunks_[chunk], 0, 1, straight_ahead(0), [&](Tile tile, size_t at) {
+      const double* const weights = weights_.work(at).weights;
+      const size_t count = is_last ? tile.rows : tile.columns;
+      for (size_t i = 0; i < count; i++) {
+        total += weights[i];
+        squares += weights[i] * weights[i];
+      }
+    });
+    totals_[0][chunk] = total;
+    totals_[1][chunk] = squares;
+  }
 
-  /// A value of each channel that counts: being one of the data, a channel of equal values has no variance.
-  /// Of nine from all over the span, the middle one first.
-  void find_shifts(const Span& span, Range channels, double* shifts) const {
-    size_t places[9];
-    partition_.find_places(span, channels.begin, places);
-    std::swap(places[0], places[4]);
+  /// Finds a value of each channel that counts: being one of the data, a channel of equal values has no
+  /// variance. With weights the heaviest, for beside a distant one of little weight those that have more
+  /// would lose their digits. Returns whether anything has weight.
+  bool find_shifts(size_t chunk, Range channels, double* shifts) const {
+    const Span& span = chunks_[chunk];
     const size_t channel_stride = partition_.layout() == kChannelsFirst ? partition_.shape().inner : 1;
-    double weights[9];
-    for (size_t i = 0; i < 9; i++) weights[i] = weights_.weight(places[i]);
+    size_t places[9];
+    size_t known = 1;
+    if (heaviest_) {
+      if (heaviest_[chunk] == kNone) return false;
+      places[0] = heaviest_[chunk] + channels.begin * channel_stride;
+    } else {
+      // From all over the span, the middle one first.
+      partition_.find_places(span, channels.begin, places);
+      std::swap(places[0], places[4]);
+      known = 9;
+    }
     for (size_t channel = channels.begin; channel < channels.end; channel++) {
       const size_t beyond = (channel - channels.begin) * channel_stride;
       size_t i = 0;
-      while (i < 9 && !counts(places[i] + beyond, weights[i])) i++;
-      shifts[channel - channels.begin] =
-          i < 9 ? static_cast<double>(x_[places[i] + beyond]) : first_that_counts(span, channel);
+      while (i < known && missing_ && std::isnan(x_[places[i] + beyond])) i++;
+      size_t place = 0;
+      const bool counts = i < known || find_heaviest(span, channel, missing_, place);
+      if (i < known) place = places[i] + beyond;
+      shifts[channel - channels.begin] = counts ? static_cast<double>(x_[place]) : 0;
     }
+    return true;
   }
 
-  double first_that_counts(const Span& span, size_t channel) const {
-    double found = 0;
-    bool is_found = false;
+  /// The first of the heaviest places of a channel in a span, and with `looks` of those that have a value.
+  bool find_heaviest(const Span& span, size_t channel, bool looks, size_t& found) const {
+    double most = 0;
+    const bool is_last = partition_.layout() == kChannelsLast;
     partition_.for_each_tile(span, channel, channel + 1, straight_ahead(0), [&](Tile tile, size_t at) {
-      for (size_t i = 0; i < tile.rows * tile.columns && !is_found; i++) {
-        const size_t place = at + (partition_.layout() == kChannelsLast ? i * tile.stride : i);
-        is_found = counts(place, weights_.weight(place));
-        if (is_found) found = static_cast<double>(x_[place]);
+      const double* const weights = weights_.work(at).weights;
+      for (size_t i = 0; i < tile.rows * tile.columns; i++) {
+        const size_t place = at + (is_last ? i * tile.stride : i);
+        if (weights[i] <= most || (looks && std::isnan(x_[place]))) continue;
+        most = weights[i];
+        found = place;
       }
     });
-    return found;
+    return most > 0;
   }
 
   const KernelTable& table_;
@@ -239,6 +279,10 @@ class PresentMomentSums {
   Statistics to_;
   /// Weights, their squares, references, means, deviations.
   double* merged_[5];
+  /// Of chunks.
+  double* totals_[2] = {};
+  /// Of chunks, where there are weights: the place of the heaviest in the first channel, or kNone.
+  size_t* heaviest_ = nullptr;
 };
 
 /// An array per channel, at all places of the channels of a tiling.
@@ -249,7 +293,7 @@ void place(const Tiling<T>& tiling, const T* from, T* to) {
   repeat(tiling, {0, channels}, to);
 }
 
-/// Writes tiles of a work, whose members at() moves to the tile.
+/// Writes tiles of a work.
 template <typename T, typename Work>
 class PresentWriter {
  public:
@@ -257,8 +301,10 @@ class PresentWriter {
                 const Weights<T>& weights, const Work& all)
       : kernel_(kernel[tiling.layout()]), fence_(execution.kernels->fence), weights_(weights), all_(all) {}
   void write(Tile tile, size_t at, size_t channel) const {
-    Work work = part_of(all_, at, channel);
-    work.tile = tile;
+    Work work = all_;
+    static_cast<typename Work::Plain&>(work) =
+        part_of(static_cast<const typename Work::Plain&>(all_), tile, at, channel);
+    work.bias += channel;
     work.present = weights_.work(at);
     kernel_(work);
   }
@@ -267,29 +313,6 @@ class PresentWriter {
   }
 
  private:
-  template <typename Value>
-  static Value* from(Value* array, size_t at) {
-    return array ? array + at : nullptr;
-  }
-  static PresentNormalizeWork<T> part_of(PresentNormalizeWork<T> work, size_t at, size_t channel) {
-    work.x += at;
-    work.residual = from(work.residual, at);
-    work.mask.at += at;
-    work.y += at;
-    for (const T** array : {&work.mean, &work.scale, &work.offset, &work.bias}) *array += channel;
-    return work;
-  }
-  static PresentGradInputWork<T> part_of(PresentGradInputWork<T> work, size_t at, size_t channel) {
-    work.dy += at;
-    work.x += at;
-    work.mask.at += at;
-    work.dx = from(work.dx, at);
-    work.dresidual = from(work.dresidual, at);
-    for (const T** array : {&work.mean, &work.slope, &work.constant, &work.scale, &work.offset, &work.bias})
-      *array += channel;
-    return work;
-  }
-
   void (*kernel_)(const Work&);
   void (*fence_)();
   const Weights<T>& weights_;
@@ -300,67 +323,21 @@ bool writes_plain(const Presence& presence) {
   return !presence.impute && !presence.zero;
 }
 
-/// What a forward pass that is not plain writes with.
-template <typename T>
-struct PresentForward {
-  PresentForward(Scratch& scratch, const Execution& execution, const Tiling<T>& tiling, Stores stores,
-                 const Forward<T>& pass, const Presence& presence)
-      : kernels(kernels_of<T>(*execution.kernels)),
-        weights(scratch, tiling, presence, true),
-        coefficients{scratch.take<T>(padded_width(tiling)), scratch.take<T>(padded_width(tiling)),
-                     scratch.take<T>(padded_width(tiling))},
-        bias(scratch.take<T>(padded_width(tiling))),
-        // A mask is made of y.
-        streams(stores == kStreamed && !pass.mask) {
-    place(tiling, pass.bias, bias);
-  }
-
-  PresentWriter<T, PresentNormalizeWork<T>> writer(const Execution& execution, const Tiling<T>& tiling,
-                                                   const Forward<T>& pass) const {
-    const Normalization<T>& c = coefficients;
-    return {execution,
-            kernels.present_normalize,
-            tiling,
-            weights,
-            {{},
-             pass.x,
-             pass.epilogue.residual,
-             {pass.mask, 0},
-             pass.y,
-             c.mean,
-             c.scale,
-             c.offset,
-             bias,
-             pass.epilogue.activation,
-             {},
-             streams}};
-  }
-
-  const Kernels<T>& kernels;
-  const Weights<T> weights;
-  const Normalization<T> coefficients;
-  T* const bias;
-  const bool streams;
-};
-
 /// Sums of all chunks, then merge(channels).
 template <typename T, typename Sums>
 void sum_all(Scratch& scratch, const Execution& execution, const Partition<T>& partition, size_t summed,
              const Sums& sums) {
   const size_t width = partition.width();
   const size_t channels = partition.shape().channels;
-  const Plan plan = plan_of(execution, partition, {summed, false, false, false});
+  const Plan plan = plan_of_whole(execution, partition,
+                                  Crew(execution, summed * partition.shape().size() * sizeof(T)), kCached);
   const PresentPartials partials(scratch, partition.chunks(), round_up(width, kLanes<T>));
-  const size_t values = partition.values(partition.chunk(0));
-  const size_t group = partition.layout() == kChannelsLast
-                           ? std::min(width, kBlockColumns)
-                           : std::clamp<size_t>(kBlockBytes / (sizeof(T) * values), 1, width);
-  const size_t groups = divide_up(width, group);
-  work(plan.crew, partition.chunks() * groups,
-       [&](size_t task, size_t) { sums.sum(task / groups, part(width, group, task % groups), partials); });
-  const size_t settled = std::max<size_t>(64, divide_up(channels, 4 * plan.crew.threads));
-  work(plan.crew, divide_up(channels, settled),
-       [&](size_t task, size_t) { sums.merge(part(channels, settled, task), partials); });
+  const size_t groups = divide_up(width, plan.group);
+  work(plan.crew, partition.chunks() * groups, [&](size_t task, size_t) {
+    sums.sum(task / groups, part(width, plan.group, task % groups), partials);
+  });
+  work(plan.crew, divide_up(channels, plan.settled),
+       [&](size_t task, size_t) { sums.merge(part(channels, plan.settled, task), partials); });
 }
 
 void clear(size_t channels, const Statistics& statistics) {
@@ -438,7 +415,7 @@ class PresentGradSums {
 
   void sum(size_t chunk, Range channels, const PresentPartials& partials) const {
     const Span& span = chunks_[chunk];
-    if (partition_.layout() == kChannelsLast) channels.end = std::min(channels.end, span.length);
+    channels = partition_.channels_of(span, channels);
     if (channels.begin >= channels.end) return;
     const size_t at = partials.at(chunk, channels.begin);
     double* const to[] = {partials.sums[0] + at, partials.sums[1] + at,
@@ -508,11 +485,25 @@ void infer_present(const Execution& execution, const Forward<T>& pass, const Pre
   Scratch scratch;
   const Tiling<T> tiling = tiling_of<T>(shape, presence);
   const WritePlan plan = plan_of_write(execution, tiling, pass.x == pass.y);
-  const PresentForward<T> forward(scratch, execution, tiling, plan.stores, pass, presence);
-  SettleNormalization<T>{forward.kernels, tiling,      pass.eps,  mean,
-                         variance,        pass.weight, pass.bias, forward.coefficients}({0, shape.channels});
+  const Kernels<T>& kernels = kernels_of<T>(*execution.kernels);
+  const Weights<T> weights(scratch, tiling, presence, true);
+  const auto take = [&] { return scratch.take<T>(padded_width(tiling)); };
+  const Normalization<T> c = {take(), take(), take()};
+  SettleNormalization<T>{
+      kernels, tiling, pass.eps, mean, variance, pass.weight, pass.bias, c}({0, shape.channels});
+  T* const bias = take();
+  place(tiling, pass.bias, bias);
+  // A mask is made of y.
+  const bool streams = plan.stores == kStreamed && !pass.mask;
+  const PresentWriter<T, PresentNormalizeWork<T>> writer(
+      execution, kernels.present_normalize, tiling, weights,
+      {{{}, pass.x, pass.epilogue.residual, {pass.mask, 0}, pass.y, c.mean, c.scale, c.offset},
+       bias,
+       pass.epilogue.activation,
+       {},
+       streams});
   clear_mask(pass.mask, pass.y, shape.size());
-  sweep(plan.crew, tiling, forward.writer(execution, tiling, pass), false);
+  sweep(plan.crew, tiling, writer, false);
 }
 
 template <typename T>
@@ -554,23 +545,15 @@ void grad_input_of_present(const Execution& execution, const Backward<T>& pass, 
   const Normalization<T>& c = backward.normalization();
   SettleGradients<T>{kernels, tiling, pass.eps, 1,        pass.mean, pass.variance,
                      c.mean,  means,  slope,    constant, nullptr,   nullptr}({0, shape.channels});
-  const PresentWriter<T, PresentGradInputWork<T>> writer(execution, kernels.present_grad_input, tiling,
-                                                         backward.weights(),
-                                                         {{},
-                                                          pass.dy,
-                                                          pass.x,
-                                                          {backward.mask(), 0},
-                                                          backward.gate(),
-                                                          dx,
-                                                          residual,
-                                                          c.mean,
-                                                          slope,
-                                                          constant,
-                                                          c.scale,
-                                                          c.offset,
-                                                          backward.bias(),
-                                                          {},
-                                                          plan.stores == kStreamed && dx != nullptr});
+  const PresentWriter<T, PresentGradInputWork<T>> writer(
+      execution, kernels.present_grad_input, tiling, backward.weights(),
+      {{{}, pass.dy, pass.x, {backward.mask(), 0}, dx, residual, c.mean, slope, constant, c.scale, c.offset},
+       backward.bias(),
+       backward.gate(),
+       {},
+       plan.stores == kStreamed && dx != nullptr,
+       presence.weights == nullptr,
+       count == nullptr});
   sweep(plan.crew, tiling, writer, false);
 }
 
@@ -603,6 +586,9 @@ void grad_weights(const Execution& execution, const Backward<T>& pass, const Pre
     linear[channel] = part * sums.dy[channel];
     square[channel] = part / 2 * dy_normalized;
     least[channel] = pass.variance[channel] * inverse[channel] * inverse[channel];
+    if (count[channel] > 0) continue;
+    // Of what does not count.
+    for (double* const array : {inverse, linear, square, least}) array[channel] = 0;
   }
   // A row of channels-last, or a sample, is a task's at a time.
   const size_t columns = tiling.layout() == kChannelsLast ? tiling.width() : shape.channels * shape.inner;

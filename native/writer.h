@@ -28,7 +28,7 @@ GradInputWork<T> part_of(const GradInputWork<T>& all, Tile tile, size_t at, size
           all.dy + at,
           all.x + at,
           {all.mask.bytes, all.mask.at + at},
-          all.dx + at,
+          all.dx ? all.dx + at : nullptr,
           all.dresidual ? all.dresidual + at : nullptr,
           all.mean + channel,
           all.slope + channel,

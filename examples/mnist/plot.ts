@@ -3,12 +3,19 @@ import { parseHTML } from 'linkedom';
 import { type Color, colorStyle, escapeHtml, plotStyle } from '../../bench/report/html.js';
 import type { History } from './train.js';
 
-/** A line of the plots. */
-export interface Curve {
+/** A training, whose losses and accuracies are lines. */
+export interface Curve extends Pick<Line, 'name' | 'color' | 'isDashed'> {
+  readonly history: History;
+}
+
+/** A line of a plot. */
+export interface Line {
   readonly name: string;
   /** A key of `CURVE_COLORS`. */
   readonly color: keyof typeof CURVE_COLORS;
-  readonly history: History;
+  /** Where it lies over another one. */
+  readonly isDashed?: boolean;
+  readonly points: readonly { readonly x: number; readonly y: number }[];
 }
 
 export const CURVE_COLORS = {
@@ -26,15 +33,32 @@ const LEGEND_LINE = 18;
 
 /** Losses and accuracies of the trainings over the epochs, as SVG elements in the colours of a page. */
 export function trainingPlots(curves: readonly Curve[]): string[] {
+  const epochs = Math.max(...curves.map(({ history }) => history.losses.length / history.stepsPerEpoch));
+  const every = Math.ceil(epochs / 10);
+  const x: Plot.ScaleOptions = {
+    label: 'epochs',
+    domain: [0, epochs],
+    ticks: Array.from({ length: Math.floor(epochs / every) + 1 }, (_, i) => i * every),
+    tickFormat: 'd',
+  };
+  const lines = (select: (history: History) => Float64Array): Line[] =>
+    curves.map(({ history, ...line }) => ({
+      ...line,
+      points: points(select(history), history.stepsPerEpoch),
+    }));
   return [
-    plot('Training loss (mean cross entropy, log scale)', curves, ({ losses }) => losses, {
-      type: 'log',
-      tickFormat: '~g',
-    }),
-    plot('Training accuracy (right of each batch, in %)', curves, ({ accuracies }) => accuracies, {
-      percent: true,
-      domain: [0, 100],
-    }),
+    plotLines(
+      'Training loss (mean cross entropy, log scale)',
+      lines(({ losses }) => losses),
+      x,
+      { type: 'log', tickFormat: '~g' },
+    ),
+    plotLines(
+      'Training accuracy (right of each batch, in %)',
+      lines(({ accuracies }) => accuracies),
+      x,
+      { percent: true, domain: [0, 100] },
+    ),
   ];
 }
 
@@ -51,15 +75,14 @@ ${nested.join('\n')}
 `;
 }
 
-function plot(
+/** Lines over one scale, with their names above them, as an SVG element in the colours of a page. */
+export function plotLines(
   title: string,
-  curves: readonly Curve[],
-  select: (history: History) => Float64Array,
+  lines: readonly Line[],
+  x: Plot.ScaleOptions,
   y: Plot.ScaleOptions,
 ): string {
-  const epochs = Math.max(...curves.map(({ history }) => history.losses.length / history.stepsPerEpoch));
-  const every = Math.ceil(epochs / 10);
-  const marginTop = 34 + LEGEND_LINE * curves.length;
+  const marginTop = 34 + LEGEND_LINE * lines.length;
   const heading = { frameAnchor: 'top-left', dx: -40 } as const;
   const { document } = parseHTML('<!doctype html><html><body></body></html>');
   return Plot.plot({
@@ -72,26 +95,15 @@ function plot(
     marginRight: 16,
     marginBottom: 44,
     style: { ...plotStyle, fontSize: '13px' },
-    x: {
-      label: 'epochs',
-      labelAnchor: 'center',
-      labelArrow: 'none',
-      domain: [0, epochs],
-      ticks: Array.from({ length: Math.floor(epochs / every) + 1 }, (_, i) => i * every),
-      tickFormat: 'd',
-    },
+    x: { labelAnchor: 'center', labelArrow: 'none', ...x },
     y: { label: null, grid: true, ...y },
     marks: [
       Plot.text([title], { ...heading, dy: -marginTop + 4, fontSize: 14, fontWeight: 600 }),
-      ...curves.flatMap(({ name, color, history }, i) => {
+      ...lines.flatMap(({ name, color, isDashed, points }, i) => {
         const stroke = `var(--${color})`;
+        const strokeDasharray = isDashed ? '6 8' : undefined;
         return [
-          Plot.lineY(points(select(history), history.stepsPerEpoch), {
-            x: 'epoch',
-            y: 'value',
-            stroke,
-            strokeWidth: 2,
-          }),
+          Plot.lineY(points, { x: 'x', y: 'y', stroke, strokeWidth: 2, strokeDasharray }),
           Plot.text([name], {
             ...heading,
             dy: -marginTop + 26 + LEGEND_LINE * i,
@@ -104,13 +116,13 @@ function plot(
   }).outerHTML;
 }
 
-function points(values: Float64Array, stepsPerEpoch: number): { epoch: number; value: number }[] {
+function points(values: Float64Array, stepsPerEpoch: number): Line['points'] {
   const width = Math.max(1, Math.floor(stepsPerEpoch / POINTS));
   return Array.from({ length: Math.floor(values.length / width) }, (_, i) => {
     const part = values.subarray(i * width, (i + 1) * width);
     return {
-      epoch: ((i + 0.5) * width) / stepsPerEpoch,
-      value: part.reduce((sum, value) => sum + value) / width,
+      x: ((i + 0.5) * width) / stepsPerEpoch,
+      y: part.reduce((sum, value) => sum + value) / width,
     };
   });
 }

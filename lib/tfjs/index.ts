@@ -10,7 +10,7 @@ import { checkOneOf, readOptions } from '../validate.js';
 import { followContainers, type Models } from './frozen.js';
 import { fusedBatchNorm, fusedBatchNormGradient, kernelName } from './kernel.js';
 import { type BatchNormalization, type Call, fusedCall, type Trainable } from './layer.js';
-import { type ComputeMask, watchedComputeMask } from './masks.js';
+import { followMasks, type Masks } from './masks.js';
 import { replace } from './replace.js';
 
 /**
@@ -61,14 +61,21 @@ export interface InstallOptions {
    * with the statistics of the batch and updates the moving ones, as TensorFlow.js does; only gamma and beta stay.
    */
   trainable?: 'keras' | 'tfjs' | undefined;
+  /**
+   * What a batch norm layer does in training with the mask of its input, of `tf.layers.masking` or an embedding with `maskZero`.
+   * `'keras'`, the default: what is masked is left out of the statistics of the batch, and normalized with them. `'ignore'`: it
+   * counts like the rest, as in TensorFlow.js.
+   */
+  masks?: 'keras' | 'ignore' | undefined;
 }
 
-const optionNames = namesOf(['trainable']);
+const optionNames = namesOf(['trainable', 'masks']);
 
 const knownBackends: readonly TensorFlowBackend[] = ['cpu', 'wasm'];
 
 interface Settings {
   trainable: Trainable;
+  masks: Masks;
 }
 
 /** On what was put in place, so that a second copy of this module knows it, and its settings. */
@@ -108,10 +115,10 @@ const stocks = new WeakMap<object, tfc.KernelConfig | tfc.GradConfig>();
  * from then on. Each copy is installed by itself. Other backends, dtypes and gradients of gradients are left to TensorFlow.js.
  *
  * @param tf the module that the models are made with.
- * @param options how layers behave that are not to be trained.
+ * @param options how layers behave that are not to be trained, and those whose input has a mask.
  * @returns what is in place now.
- * @throws TypeError (`ERR_BATCHNORM_INVALID_TYPE`) where `tf` is not the module of TensorFlow.js or `trainable` no string,
- * (`ERR_BATCHNORM_UNKNOWN_OPTION`) for an unknown option, RangeError (`ERR_BATCHNORM_INVALID_VALUE`) for another `trainable`;
+ * @throws TypeError (`ERR_BATCHNORM_INVALID_TYPE`) where `tf` is not the module of TensorFlow.js or an option no string,
+ * (`ERR_BATCHNORM_UNKNOWN_OPTION`) for an unknown option, RangeError (`ERR_BATCHNORM_INVALID_VALUE`) for another string;
  * then nothing is changed.
  * @example
  * import * as tf from '@tensorflow/tfjs';
@@ -121,9 +128,11 @@ const stocks = new WeakMap<object, tfc.KernelConfig | tfc.GradConfig>();
  */
 export function install(tf: TensorFlow, options?: InstallOptions): Installation {
   const core = checkModule(tf);
-  const { trainable: given } = readOptions(options, optionNames);
-  const trainable = given === undefined ? undefined : checkOneOf('trainable', given, ['keras', 'tfjs']);
-  const settings: Settings = { trainable: trainable ?? 'keras' };
+  const given = readOptions(options, optionNames);
+  const trainable =
+    given.trainable === undefined ? undefined : checkOneOf('trainable', given.trainable, ['keras', 'tfjs']);
+  const masks = given.masks === undefined ? undefined : checkOneOf('masks', given.masks, ['keras', 'ignore']);
+  const settings: Settings = { trainable: trainable ?? 'keras', masks: masks ?? 'keras' };
   for (const backendName of knownBackends) {
     const stock = core.getKernel(kernelName, backendName);
     if (!stock || isOurs(stock)) continue;
@@ -140,6 +149,7 @@ export function install(tf: TensorFlow, options?: InstallOptions): Installation 
   const prototype = layerPrototype(tf);
   const present = settingsOf(prototype?.call);
   if (present !== undefined && trainable !== undefined) present.trainable = trainable;
+  if (present !== undefined && masks !== undefined) present.masks = masks;
   const undoLayers =
     prototype !== undefined && present === undefined
       ? replaceLayers(core, tf as Models, prototype, settings)
@@ -235,10 +245,7 @@ function replaceLayers(
   const isReplaced = (backend: string) => isOurs(core.getKernel(kernelName, backend));
   const undoes = [
     followContainers(models, prototype),
-    replace(prototype, 'computeMask', ({ value, ...rest }) => ({
-      ...rest,
-      value: watchedComputeMask(value as ComputeMask),
-    })),
+    followMasks(Object.getPrototypeOf(prototype) as object),
     replace(prototype, 'call', ({ value, ...rest }) => ({
       ...rest,
       value: marked(fusedCall(core, value as Call, isReplaced, settings), settings),

@@ -1,19 +1,16 @@
 // tf.layers.batchNormalization: its call, in training and in inference.
 import type * as tfc from '@tensorflow/tfjs-core';
-import { passesFor } from '../backend/index.js';
-import { describeShape, rangeError, stateError } from '../errors.js';
-import { updateRunningArrays } from '../running.js';
-import { copyInto, filled, lengthOf } from '../typed-array.js';
-import { type Geometry, geometryOf, newArray } from '../validate.js';
+import { describeShape, rangeError } from '../errors.js';
 import { isFrozen } from './frozen.js';
-import { gradientDepth, kernelName, plain } from './kernel.js';
-import { noteCall } from './masks.js';
-import { checkAlive, type Memory, memoryOf } from './memory.js';
+import { gradientDepth, kernelName } from './kernel.js';
+import { fittingMask, type Masks, maskOf, warnOfMask } from './masks.js';
+import { checkAlive, memoryOf } from './memory.js';
+import { train } from './training.js';
 
 const { apply } = Reflect;
 
 /** What is used of `LayerVariable`. */
-interface LayerVariable {
+export interface LayerVariable {
   readonly trainable: boolean;
   /** Of a variable that is disposed read() throws an error of TensorFlow.js. */
   readonly val: { readonly isDisposed: boolean; readonly shape: readonly number[] };
@@ -54,14 +51,14 @@ export function fusedCall(
   tf: typeof tfc,
   stock: Call,
   isReplaced: (backend: string) => boolean,
-  settings: Readonly<{ trainable: Trainable }>,
+  settings: Readonly<{ trainable: Trainable; masks: Masks }>,
 ): Call {
-  return function call(inputs, given) {
+  return function call(inputs, args) {
     const kwargs =
-      settings.trainable === 'keras' && given?.training && isFrozen(this)
-        ? { ...given, training: false }
-        : given;
-    noteCall(this, inputs, kwargs);
+      settings.trainable === 'keras' && args?.training && isFrozen(this)
+        ? { ...args, training: false }
+        : args;
+    const given = kwargs?.training && settings.masks === 'keras' ? maskOf(kwargs) : undefined;
     const x = Array.isArray(inputs) && inputs.length === 1 ? inputs[0] : inputs;
     const memory = memoryOf(tf.backend());
     if (
@@ -69,14 +66,19 @@ export function fusedCall(
       !numbers.includes(x.dtype) ||
       memory === undefined ||
       !isReplaced(tf.getBackend())
-    )
+    ) {
+      if (given !== undefined) warnOfMask(this);
       return apply(stock, this, [inputs, kwargs]);
+    }
     const axis = check(this, x);
+    const isStock = gradientDepth(tf) > 1;
+    const mask = isStock ? undefined : fittingMask(this, given, x, axis);
+    if (given !== undefined && mask === undefined) warnOfMask(this);
     return tf.tidy('BatchNormalization', () => {
       // TensorFlow.js would cut y down to integers.
       const floats = x.dtype === 'float32' ? x : tf.cast(x, 'float32');
-      if (gradientDepth(tf) > 1) return apply(stock, this, [floats, kwargs]);
-      return kwargs?.training ? train(tf, this, memory, floats, axis) : infer(tf, this, floats, axis);
+      if (isStock) return apply(stock, this, [floats, kwargs]);
+      return kwargs?.training ? train(tf, this, memory, floats, axis, mask) : infer(tf, this, floats, axis);
     });
   };
 }
@@ -123,119 +125,4 @@ function infer(tf: typeof tfc, layer: BatchNormalization, x: tfc.Tensor, axis: n
   if (gamma) inputs.scale = along(gamma);
   if (beta) inputs.offset = along(beta);
   return tf.engine().runKernel(kernelName, inputs, { varianceEpsilon: epsilon });
-}
-
-function train(
-  tf: typeof tfc,
-  layer: BatchNormalization,
-  memory: Memory,
-  x: tfc.Tensor,
-  axis: number,
-): tfc.Tensor {
-  const geometry = geometryOf({ name: 'x', shape: x.shape }, axis);
-  const count = geometry.outer * geometry.inner;
-  const { y, mean, variance } = normalize(tf, memory, x, geometry, layer);
-  if (count === 0) return y;
-
-  const { momentum, movingMean, movingVariance } = layer;
-  const { channels } = geometry;
-  const updated = memory.compute(
-    [movingMean.read(), movingVariance.read()],
-    [[channels], [channels]],
-    ([oldMean, oldVariance], [newMean, newVariance]) => {
-      copyInto(newMean, oldMean);
-      copyInto(newVariance, oldVariance);
-      // Keras keeps the biased variance; its momentum is the weight of the old value.
-      const [decay, unbiased] = [momentum, false];
-      updateRunningArrays(mean, variance, channels, count, decay, unbiased, newMean, newVariance);
-    },
-  );
-  [movingMean, movingVariance].forEach((variable, i) => {
-    variable.write(tf.engine().makeTensorFromTensorInfo(updated[i]));
-  });
-  return y;
-}
-
-interface Normalized {
-  y: tfc.Tensor;
-  mean: Float64Array;
-  variance: Float64Array;
-}
-
-/** One call on the tape, with a gradient for x and for each parameter that is there. */
-function normalize(
-  tf: typeof tfc,
-  memory: Memory,
-  x: tfc.Tensor,
-  geometry: Geometry,
-  { epsilon: eps, gamma, beta }: BatchNormalization,
-): Normalized {
-  const { channels } = geometry;
-  const scale = gamma?.read();
-  const offset = beta?.read();
-  const mean = newArray<Float64Array>('float64', channels);
-  const variance = newArray<Float64Array>('float64', channels);
-  // By the time of the gradient another backend may be current.
-  const holder = tf.backend();
-  const toTensor = (info: tfc.TensorInfo) => tf.engine().makeTensorFromTensorInfo(info, holder);
-
-  const recorded = tf.customGrad((...args: (tfc.Tensor | tfc.GradSaveFunc)[]) => {
-    const save = args[args.length - 1] as tfc.GradSaveFunc;
-    save(scale ? [x, scale] : [x]);
-    const [y] = memory.compute([x, scale, offset], [x.shape], ([values, weight, bias], [result]) => {
-      if (lengthOf(values) === 0) return;
-      passesFor<Float32Array>('float32').forwardTraining({
-        ...plain,
-        geometry,
-        eps,
-        x: values,
-        y: result,
-        weight,
-        bias,
-        mean,
-        variance,
-      });
-    });
-    const gradFunc = (dy: tfc.Tensor, saved: tfc.Tensor[]) => {
-      // What follows is not on the tape: the outer gradient would lack it.
-      if (gradientDepth(tf) > 0)
-        throw stateError(
-          'NOT_DIFFERENTIABLE',
-          'a batch norm whose gradient is differentiated must be called within the inner tf.grad, got one from outside',
-        );
-      const [savedX, savedScale] = saved as [tfc.Tensor, tfc.Tensor | undefined];
-      return memory
-        .compute(
-          [dy, savedX, savedScale],
-          [x.shape, scale?.shape, offset?.shape],
-          ([dyValues, values, weight], [dx, dWeight, dBias]) => {
-            if (lengthOf(values) === 0) {
-              if (dWeight) filled(dWeight, 0);
-              if (dBias) filled(dBias, 0);
-              return;
-            }
-            passesFor<Float32Array>('float32').backward({
-              ...plain,
-              geometry,
-              eps,
-              training: true,
-              dy: dyValues,
-              x: values,
-              mean,
-              variance,
-              weight,
-              bias: undefined,
-              dx,
-              dWeight,
-              dBias,
-              dResidual: undefined,
-            });
-          },
-        )
-        .filter((info) => info !== undefined)
-        .map(toTensor);
-    };
-    return { value: toTensor(y), gradFunc };
-  });
-  return { y: recorded(...[x, scale, offset].filter((tensor) => tensor !== undefined)), mean, variance };
 }

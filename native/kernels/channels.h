@@ -210,18 +210,27 @@ inline void merge_present(size_t channels, const double* shift, batchnorm::Prese
     const double added = chunk.weight[channel];
     const bool adds = added > 0;
     const double before = weight[channel];
-    // All means are distances from the first shift, so that equal ones differ by 0.
-    const double from = before > 0 ? reference[channel] : shift[channel];
+    // Means are distances from a shift that all share, so that equal ones differ by 0: that of what weighs
+    // most, for beside a distant one of no weight they would lose their digits.
+    const bool rebases = added > before;
+    const double from = rebases ? shift[channel] : reference[channel];
+    const double known = before > 0 ? mean[channel] + (reference[channel] - from) : 0;
     const double first = chunk.first[channel];
+    const double second = chunk.second[channel];
     const double offset = adds ? first / added : 0;
-    const double least = chunk.second[channel] - first * offset;
+    // Squares that overflow are a variance of infinity.
+    const double least = second <= __DBL_MAX__ ? second - first * offset : second;
     const double own = least < 0 ? 0 : least;
     const double after = before + added;
     const double share = adds ? added / after : 0;
-    const double delta = (shift[channel] - from) + offset - mean[channel];
+    const double own_mean = (shift[channel] - from) + offset;
+    const double delta = own_mean - known;
+    // From the heavier of both.
+    const double together = rebases ? own_mean - delta * (before / after) : known + delta * share;
+    const double apart = before > 0 ? delta * delta * (before * share) : 0;
     reference[channel] = adds ? from : reference[channel];
-    mean[channel] += adds ? delta * share : 0;
-    deviations[channel] += adds ? own + delta * delta * (before * share) : 0;
+    mean[channel] = adds ? together : mean[channel];
+    deviations[channel] += adds ? own + apart : 0;
     weight[channel] = after;
     squares[channel] += chunk.squares[channel];
   }

@@ -37,10 +37,13 @@ struct Line {
     for (size_t lane = 0; lane < kLanes<T>; lane++) room[lane] = lane < lanes ? from[lane] : 0;
     return room;
   }
+  /// The same, and asks memory for what comes later.
   ALWAYS_INLINE Vec<T> load(const T* from) const {
     T room[kLanes<T>];
+    ask(from);
     return Vec<T>::load(of(from, room));
   }
+  ALWAYS_INLINE void ask(const T* from) const { prefetch(from, 8192 / sizeof(T)); }
   /// Past the caches, where it is a whole line that may be written so.
   ALWAYS_INLINE void store(Vec<T> values, T* to, bool streams) const {
     if (!is_whole())
@@ -55,7 +58,8 @@ struct Line {
 /// The share of a line: of its columns, or of its row.
 template <typename T>
 ALWAYS_INLINE Vec<T> share_of(RowChannel, const T* shares, const Line<T>& line) {
-  return line.load(shares + line.column);
+  T room[kLanes<T>];
+  return Vec<T>::load(line.of(shares + line.column, room));
 }
 template <typename T>
 ALWAYS_INLINE Vec<T> share_of(ColumnChannels, const T* shares, const Line<T>& line) {
@@ -64,18 +68,27 @@ ALWAYS_INLINE Vec<T> share_of(ColumnChannels, const T* shares, const Line<T>& li
 
 /// Calls open(channel) for each row in channels-first, for each line in channels-last, visit(line) of what it
 /// returns for the lines, and close(). Lines begin where those of `to` do if it is given. Rows that `skip`
-/// are passed over.
+/// are passed over. `flows`: rows of channels-last without gaps, of which none is like no other, are one,
+/// whose lines go on from row to row; coefficients do so beyond their last column.
 template <batchnorm::Layout Layout, typename T, typename Skip, typename Open>
-ALWAYS_INLINE void for_each_line(Tile tile, const T* to, Skip skip, Open open) {
+ALWAYS_INLINE void for_each_line(Tile tile, const T* to, bool flows, Skip skip, Open open) {
+  const size_t width = tile.columns;
+  if (Layout == batchnorm::kChannelsLast && flows && tile.stride == tile.columns) {
+    tile.columns *= tile.rows;
+    tile.rows = tile.rows > 0 ? 1 : 0;
+  }
   for (size_t row = 0; row < tile.rows; row++) {
     if (skip(row)) continue;
     const size_t first = row * tile.stride;
     const size_t before = to ? before_first_line(to + first, tile.columns) : 0;
     const auto each = [&](auto visit) INLINED {
       size_t lanes = before > 0 ? before : kLanes<T>;
+      size_t column = 0;
       for (size_t at = 0; at < tile.columns; at += lanes, lanes = kLanes<T>) {
         if (tile.columns - at < lanes) lanes = tile.columns - at;
-        visit(Line<T>{row, at, first + at, lanes});
+        visit(Line<T>{row, column, first + at, lanes});
+        column += lanes;
+        while (column >= width) column -= width;
       }
     };
     if constexpr (Layout == batchnorm::kChannelsFirst) {
@@ -126,6 +139,7 @@ struct PresentMoments {
     double some_weights[kLanes<T>];
     const Vec<double> zero = Vec<double>::broadcast(0);
     const T* const values = line.of(work.x + line.place, some_values);
+    line.ask(work.x + line.place);
     const double* weights = work.present.weights + line.row;
     if constexpr (std::is_same_v<Channel, RowChannel>)
       weights = line.of(work.present.weights + line.column, some_weights);
@@ -174,7 +188,7 @@ void present_moments(const batchnorm::PresentMomentsWork<T>& all) {
   const auto skip = [&](size_t row) INLINED {
     return Layout == batchnorm::kChannelsLast && work.present.weights[row] == 0;
   };
-  for_each_line<Layout, T>(work.tile, nullptr, skip, [&](auto channel) INLINED {
+  for_each_line<Layout, T>(work.tile, nullptr, false, skip, [&](auto channel) INLINED {
     return PresentMoments<T, decltype(channel)>{work, channel, {sums, channel.template sums<T>()}};
   });
 }
@@ -234,9 +248,10 @@ void present_normalize(const batchnorm::PresentNormalizeWork<T>& work) {
     if (skips) clear_row(work.y, row, work.tile);
     return skips;
   };
-  for_each_line<Layout, T>(work.tile, work.streams ? work.y : nullptr, skip, [&](auto channel) INLINED {
-    return PresentNormalize<T, decltype(channel)>{work, channel};
-  });
+  for_each_line<Layout, T>(work.tile, work.streams ? work.y : nullptr, !work.present.zero, skip,
+                           [&](auto channel) INLINED {
+                             return PresentNormalize<T, decltype(channel)>{work, channel};
+                           });
   if (!work.mask.bytes) return;
   const MaskBits mask(work.mask);
   for (size_t row = 0; row < work.tile.rows; row++)
@@ -246,9 +261,11 @@ void present_normalize(const batchnorm::PresentNormalizeWork<T>& work) {
 /// What passes back through an activation, and what of it has a value to belong to.
 template <typename T>
 struct PresentGradient {
-  Vec<T> all;
+  Vec<T> residual;  ///< of y, imputed or not
+  Vec<T> bias;      ///< with imputed values
   Vec<T> kept;
   Vec<T> share;
+  Vec<T> x;  ///< the mean where it belongs to nothing
 
   template <typename Work, typename Channel>
   static ALWAYS_INLINE PresentGradient of(const Work& work, const PresentCoefficients<T>& coefficients,
@@ -261,12 +278,17 @@ struct PresentGradient {
     if (work.gate == batchnorm::kMasked) gradient = gradient.keep(mask.load(line.place));
     const Vec<T> share = share_of(channel, present.shares, line);
     if (present.zero) gradient = keep_positive(gradient, share);
-    const Vec<T> ordered = select_ordered(x, gradient, zero);
-    if (present.missing)
-      return {present.impute ? gradient : ordered, ordered, select_ordered(x, share, zero)};
-    // A NaN that has weight is in all sums as it is.
-    const Vec<T> kept = select_positive(share, gradient, ordered);
-    return {kept, kept, share};
+    // Outside, what is not finite is nothing; one that has weight is in all sums as it is.
+    const Vec<T> finite = x - x;
+    const Vec<T> outside = present.zero ? zero : select_ordered(finite, gradient, zero);
+    const Vec<T> outside_x = present.zero ? coefficients.mean : select_ordered(finite, x, coefficients.mean);
+    const Vec<T> kept = select_positive(share, gradient, outside);
+    const Vec<T> kept_x = select_positive(share, x, outside_x);
+    if (!present.missing) return {kept, kept, kept, share, kept_x};
+    const Vec<T> there = select_ordered(x, kept, zero);
+    return {present.impute ? gradient : there,
+            present.impute ? select_ordered(x, kept, keep_positive(gradient, share)) : there, there,
+            select_ordered(x, share, zero), select_ordered(x, kept_x, coefficients.mean)};
   }
 };
 
@@ -282,15 +304,13 @@ struct PresentGradSums {
     const Vec<T> x = line.load(work.x + line.place);
     const auto gradient = PresentGradient<T>::of(work, of, channel, mask, line, x);
     T all[kLanes<T>], kept[kLanes<T>], values[kLanes<T>];
-    gradient.all.store(all);
+    gradient.bias.store(all);
     gradient.kept.store(kept);
-    x.store(values);
-    const Vec<double> zero = Vec<double>::broadcast(0);
+    gradient.x.store(values);
     for (size_t part = 0; part < kParts<T>; part++) {
       const size_t at = part * kLanes<double>;
-      const Vec<double> value = Vec<double>::widen(values + at);
       const Vec<double> dy = Vec<double>::widen(kept + at);
-      const Vec<double> deviation = select_ordered(value, value - wide(channel, work.centre, part), zero);
+      const Vec<double> deviation = Vec<double>::widen(values + at) - wide(channel, work.centre, part);
       sums.add(0, part, dy);
       sums.add(1, part, dy * deviation);
       if (work.all) sums.add(2, part, Vec<double>::widen(all + at));
@@ -304,7 +324,7 @@ void present_grad_sums(const batchnorm::PresentGradSumsWork<T>& work) {
   const MaskBits mask(work.mask);
   double* const sums[] = {work.dy_sum, work.dy_xc, work.all};
   const auto skip = [&](size_t row) INLINED { return is_outside<Layout>(work, row); };
-  for_each_line<Layout, T>(work.tile, nullptr, skip, [&](auto channel) INLINED {
+  for_each_line<Layout, T>(work.tile, nullptr, false, skip, [&](auto channel) INLINED {
     return PresentGradSums<T, decltype(channel)>{work, mask, channel, {sums, channel.template sums<T>()}};
   });
 }
@@ -321,10 +341,12 @@ struct PresentGradInput {
   ALWAYS_INLINE void visit(const Line<T>& line) const {
     const Vec<T> x = line.load(work.x + line.place);
     const auto gradient = PresentGradient<T>::of(work, of, channel, mask, line, x);
-    if (work.dresidual) line.store(gradient.all, work.dresidual + line.place, false);
+    if (work.dresidual) line.store(gradient.residual, work.dresidual + line.place, false);
     if (!work.dx) return;
-    const Vec<T> term = keep_positive((x - of.mean) * slope + constant, gradient.share);
-    line.store((gradient.kept - term * gradient.share) * of.scale, work.dx + line.place, work.streams);
+    Vec<T> left = gradient.kept;
+    if (!work.fixed)
+      left = left - keep_positive((x - of.mean) * slope + constant, gradient.share) * gradient.share;
+    line.store(left * of.scale, work.dx + line.place, work.streams);
   }
   ALWAYS_INLINE void close() const {}
 };
@@ -338,9 +360,10 @@ void present_grad_input(const batchnorm::PresentGradInputWork<T>& work) {
     if (skips) clear_row(work.dresidual, row, work.tile);
     return skips;
   };
-  for_each_line<Layout, T>(work.tile, work.streams ? work.dx : nullptr, skip, [&](auto channel) INLINED {
-    return PresentGradInput<T, decltype(channel)>{work, mask, channel};
-  });
+  for_each_line<Layout, T>(work.tile, work.streams ? work.dx : nullptr, work.flows, skip,
+                           [&](auto channel) INLINED {
+                             return PresentGradInput<T, decltype(channel)>{work, mask, channel};
+                           });
 }
 
 template <typename T, typename Channel>
@@ -359,7 +382,7 @@ struct GradWeights {
       const Vec<double> x = Vec<double>::widen(values + at);
       const Vec<double> n = (x - of(work.mean)) * of(work.inverse);
       const Vec<double> term = of(work.linear) * n + of(work.square) * (n * n - of(work.least));
-      select_ordered(x, term, zero).store(terms + at);
+      select_ordered(x - x, term, zero).store(terms + at);
     }
     if constexpr (std::is_same_v<Channel, RowChannel>) {
       for (size_t lane = 0; lane < line.lanes; lane++) work.dweights[line.column + lane] += terms[lane];
@@ -376,7 +399,7 @@ struct GradWeights {
 template <batchnorm::Layout Layout, typename T>
 void grad_weights(const batchnorm::GradWeightsWork<T>& work) {
   const auto none = [](size_t) { return false; };
-  for_each_line<Layout, T>(work.tile, nullptr, none, [&](auto channel) INLINED {
+  for_each_line<Layout, T>(work.tile, nullptr, false, none, [&](auto channel) INLINED {
     return GradWeights<T, decltype(channel)>{work, channel};
   });
 }

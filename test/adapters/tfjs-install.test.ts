@@ -24,7 +24,7 @@ function inPlace(): unknown[] {
     tf.getKernel('FusedBatchNorm', 'cpu'),
     tf.getKernel('FusedBatchNorm', 'wasm'),
     tf.getGradient('FusedBatchNorm'),
-    ...['call', 'computeMask', 'trainable'].map((name) => propertyOf(layer, name)),
+    ...['call', 'apply', 'trainable'].map((name) => propertyOf(layer, name)),
     propertyOf(tf.LayersModel.prototype, 'trainable'),
     propertyOf(tf.Sequential.prototype, 'build'),
   ];
@@ -166,7 +166,10 @@ describe('install', () => {
     [null, TypeError, 'options must be an object, got null'],
     [{ trainable: 1 }, TypeError, "trainable must be 'keras' or 'tfjs', got 1"],
     [{ trainable: 'torch' }, RangeError, "trainable must be 'keras' or 'tfjs', got \"torch\""],
-    [{ frozen: true }, TypeError, 'options must only have trainable, got "frozen"'],
+    [{ masks: true }, TypeError, "masks must be 'keras' or 'ignore', got true"],
+    [{ masks: 'tfjs' }, RangeError, "masks must be 'keras' or 'ignore', got \"tfjs\""],
+    [{ trainable: 'tfjs', masks: 'none' }, RangeError, "masks must be 'keras' or 'ignore', got \"none\""],
+    [{ frozen: true }, TypeError, 'options must only have trainable, masks, got "frozen"'],
   ])('refuses options that it does not know, and changes nothing: %j', (options, Class, message) => {
     const stock = inPlace();
     expectError(() => install(tf, options as never), Class);

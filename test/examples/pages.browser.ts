@@ -1,4 +1,4 @@
-// The pages that the main job and the benchmark write, in headless Chromium. Screenshots go to out/screenshots/.
+// The pages that the main job, data with gaps and the benchmark write, in headless Chromium. Screenshots go to out/screenshots/.
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -11,6 +11,7 @@ import { noiseNote } from '../../bench/report/noise.js';
 import { page as benchPage } from '../../bench/report/page.js';
 import { accuracyTables, speedTables } from '../../bench/report/tables.js';
 import { Lookup, type Measurement, type Results } from '../../bench/results.js';
+import { gapPlots, gapSections, SHARES, TITLE, type Trained } from '../../examples/gaps/report.js';
 import { svgDocument, trainingPlots } from '../../examples/mnist/plot.js';
 import { outcomeSection, renderPage, timeSection } from '../../examples/mnist/report.js';
 import { launchChromium } from '../support/chromium.js';
@@ -96,6 +97,26 @@ function mnistPages(): { html: string; svg: string } {
   return { html, svg: svgDocument(title, plots) };
 }
 
+function gapsPage(): string {
+  const line = (name: string, color: Trained['color'], most: number): Trained => ({
+    name,
+    color,
+    isDashed: color === 'second',
+    history: {
+      losses: new Float64Array(200).fill(most),
+      accuracies: new Float64Array(200),
+      stepsPerEpoch: 100,
+    },
+    accuracies: SHARES.map((share) => most - share / 2),
+    mean: 0.7,
+    variance: 1,
+  });
+  const trained = [line("missing: 'impute'", 'first', 0.96), line('filled with means', 'second', 0.95)];
+  const sequences = { features: 2, values: [Float32Array.of(1, 2, 3, 5), Float32Array.of(4, 1)] };
+  const sections = gapSections(trained, sequences);
+  return renderPage(TITLE, 'What came out.', gapPlots(trained), sections, [['machine', 'one']]);
+}
+
 let folder: string;
 let browser: Browser;
 let page: Page;
@@ -109,6 +130,7 @@ beforeAll(async () => {
   const { html, svg } = mnistPages();
   writeFileSync(join(folder, 'mnist.html'), html);
   writeFileSync(join(folder, 'mnist.svg'), svg);
+  writeFileSync(join(folder, 'gaps.html'), gapsPage());
   browser = await launchChromium();
   page = await browser.newPage();
 });
@@ -130,7 +152,7 @@ const lightness = (selector: string, property: string) =>
   page.evaluate(`Math.max(...getComputedStyle(document.querySelector('${selector}')).${property}
     .match(/\\d+/g).slice(0, 3).map(Number))`);
 
-describe.each(['mnist.html', 'bench.html'])('%s', (file) => {
+describe.each(['mnist.html', 'gaps.html', 'bench.html'])('%s', (file) => {
   it('is dark where the reader wants that, and light elsewhere', async () => {
     await show(file, 'dark', 1100);
     expect(await lightness('body', 'backgroundColor')).toBeLessThan(60);
@@ -182,6 +204,13 @@ describe('mnist.html', () => {
     expect(await lightness('rect', 'fill')).toBeLessThan(60);
     expect(await lightness('text', 'fill')).toBeGreaterThan(150);
     expect(await page.$$eval('svg svg', (all) => all.length)).toBe(2);
+  });
+});
+
+describe('gaps.html', () => {
+  it('has a dashed line where it lies over another one', async () => {
+    await show('gaps.html', 'light', 1100);
+    expect(await page.$$eval('svg [stroke-dasharray]', (all) => all.length)).toBe(2);
   });
 });
 

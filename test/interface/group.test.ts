@@ -512,3 +512,77 @@ describe(`a group (${seedNote})`, () => {
     expect(BatchNorm.fromJSON(json, { group }).config.group).toBe(group);
   });
 });
+
+describe(`weights and missing values in a group (${seedNote})`, () => {
+  it.each(dtypes.flatMap((dtype) => [1, 2, 3].map((size) => ({ dtype, size }))))(
+    'of $size have the gradient of one process, $dtype',
+    async ({ dtype, size }) => {
+      for (let run = 0; run < 6; run++) {
+        const random = new Random(700 + run);
+        const channels = random.pick([3, 600]);
+        const shape = [12, channels, 4];
+        const missing = random.pick(['propagate', 'skip', 'impute'] as const);
+        const x = { data: randomActivations(random, dtype, extentsOf(shape, 1)), shape };
+        if (missing !== 'propagate')
+          for (let i = 0; i < x.data.length; i++) if (random.uniform() < 0.2) x.data[i] = Number.NaN;
+        const dy = { data: randomNormals(random, dtype, x.data.length), shape };
+        const weights = Float64Array.from({ length: 12 * 4 }, () => Math.max(0, random.uniform(-1, 2)));
+        const outside = random.pick(['normalize', 'zero'] as const);
+        const bounds = boundsOf(random, 12, size);
+        const renorm = random.pick([undefined, { rMax: 1.2, dMax: 0.3 }]);
+        const one = new BatchNorm<DType>(channels, { dtype, missing, renorm });
+        const y = one.forward(x, { weights, outside });
+        const expected = one.backward(dy, { weightsGrad: true });
+        const members = groupOf(size).map(
+          (group) => new BatchNorm<DType>(channels, { dtype, missing, renorm, group }),
+        );
+        const ys = await Promise.all(
+          members.map((bn, i) => {
+            const [from, to] = bounds[i];
+            const given = { weights: weights.slice(from * 4, to * 4), outside };
+            return bn.forwardAsync(samplesOf(x, from, to), given);
+          }),
+        );
+        const gradients = await Promise.all(
+          members.map((bn, i) => bn.backwardAsync(samplesOf(dy, ...bounds[i]), { weightsGrad: true })),
+        );
+        const finite = (values: ArrayLike<number>) => Array.from(values, (v) => (Number.isNaN(v) ? 0 : v));
+        const share = dtype === 'float64' ? 1e-12 : 1e-6;
+        const joined = ys.flatMap(({ data }) => [...data]);
+        expectClose(finite(joined), finite(y.data), share * largest(finite(y.data)), `run ${run} y`);
+        const dx = expected.dx?.data ?? [];
+        expectClose(
+          gradients.flatMap((each) => [...(each.dx?.data ?? [])]),
+          dx,
+          share * largest(dx),
+          `run ${run} dx`,
+        );
+        const dWeights = expected.dWeights ?? [];
+        expectClose(
+          gradients.flatMap((each) => [...(each.dWeights ?? [])]),
+          dWeights,
+          share * channels * (1 + largest(dWeights)),
+          `run ${run} dWeights`,
+        );
+        for (const bn of members) expect(bn.stateDict()).toEqual(members[0].stateDict());
+        expectClose(members[0].runningVar ?? [], one.runningVar ?? [], share * 4, `run ${run} runningVar`);
+      }
+    },
+  );
+
+  it('must be brought by all members', async () => {
+    const members = groupOf(2).map((group) => new BatchNorm(1, { group }));
+    const x = { data: Float32Array.of(1, 2), shape: [2, 1] };
+    const made = await Promise.allSettled([
+      members[0].forwardAsync(x),
+      members[1].forwardAsync(x, { weights: Uint8Array.of(1, 1) }),
+    ]);
+    for (const one of made) {
+      const message = String((one as PromiseRejectedResult).reason.message);
+      expect(message).toBe(
+        'all members must make the same exchange, got forward of layer 0 with 1 channels as exchange 0 from rank 0 and forward with weights of layer 0 with 1 channels as exchange 0 from rank 1; the group is broken',
+      );
+      expectListed(message);
+    }
+  });
+});

@@ -323,44 +323,47 @@ std::unique_ptr<Results<T>> run(const Case& c, const Inputs<T>& inputs, const Ma
                 dbias.intact(),
             "alone in what is written", "gradients by halves");
   }
-  // Values of which not all count alike, in one of the ways there are.
+  // Values of which not all count alike, in one of the ways there are; of every third case, for emulators are
+  // slow.
   const size_t positions = shape.outer * shape.inner;
-  Random ways(c.seed + 9);
-  const bool has_weights = ways.next() % 4 > 0;
-  const bool missing = ways.next() % 2 > 0;
-  const bool impute = missing && ways.next() % 2 > 0;
-  const bool zero = has_weights && ways.next() % 2 > 0;
-  Guarded<double> weights(positions, m.place);
-  std::vector<double> weight_values(positions);
-  for (double& value : weight_values) value = std::fmax(0, ways.uniform() + 0.5);
-  weights.fill(weight_values);
-  const Presence presence = {has_weights ? weights.data() : nullptr, missing, impute, zero};
-  for (Guarded<double>* array : {&r.present_dbias, &r.dweights})
-    std::fill_n(array->data(), array->size(), 0.0);
-  for (Guarded<T>* array : {&r.present_dx, &r.present_dresidual})
-    std::fill_n(array->data(), array->size(), T{0});
-  moments_of_present<T>(
-      execution, shape, x.data(), presence,
-      {r.present_count.data(), r.present_squares.data(), r.present_mean.data(), r.present_variance.data()});
-  Guarded<unsigned char> present_mask(masked, m.place);
-  infer_present<T>(execution, forward(r.present_y, present_mask), presence, r.present_mean.data(),
-                   r.present_variance.data());
-  const T* const present_from =
-      c.input_gradient ? input(dy.data(), r.present_dx, inputs.dy) : static_cast<const T*>(dy.data());
-  const Backward<T> present_pass =
-      pass_of(present_from, r.present_mean.data(), r.present_variance.data(), present_mask);
-  const GradientSums present_sums = {r.present_dy.data(), r.present_dy_xc.data()};
-  T* const present_residual = wants_dresidual ? r.present_dresidual.data() : nullptr;
-  grad_sums_of_present<T>(execution, present_pass, presence, present_residual, present_sums,
-                          r.present_dbias.data());
-  if (has_weights)
-    grad_weights<T>(execution, present_pass, presence, present_sums, r.present_count.data(),
-                    r.dweights.data());
-  if (c.input_gradient)
-    grad_input_of_present<T>(execution, present_pass, presence, present_sums, r.present_count.data(),
-                             r.present_dx.data(), present_residual);
-  require(weights.intact() && weights.holds(weight_values), "left as they were", "weights");
-  require(present_mask.intact(), "alone in what is written", "the mask of what counts");
+  Random ways(static_cast<uint32_t>(c.seed + 31 * shape.channels + 7 * shape.outer + shape.inner));
+  if (ways.next() % 3 == 0) {
+    const bool has_weights = ways.next() % 4 > 0;
+    const bool missing = ways.next() % 2 > 0;
+    const bool impute = missing && ways.next() % 2 > 0;
+    const bool zero = has_weights && ways.next() % 2 > 0;
+    Guarded<double> weights(positions, m.place);
+    std::vector<double> weight_values(positions);
+    for (double& value : weight_values) value = std::fmax(0, ways.uniform() + 0.5);
+    weights.fill(weight_values);
+    const Presence presence = {has_weights ? weights.data() : nullptr, missing, impute, zero};
+    for (Guarded<double>* array : {&r.present_dbias, &r.dweights})
+      std::fill_n(array->data(), array->size(), 0.0);
+    for (Guarded<T>* array : {&r.present_dx, &r.present_dresidual})
+      std::fill_n(array->data(), array->size(), T{0});
+    moments_of_present<T>(
+        execution, shape, x.data(), presence,
+        {r.present_count.data(), r.present_squares.data(), r.present_mean.data(), r.present_variance.data()});
+    Guarded<unsigned char> present_mask(masked, m.place);
+    infer_present<T>(execution, forward(r.present_y, present_mask), presence, r.present_mean.data(),
+                     r.present_variance.data());
+    const T* const present_from =
+        c.input_gradient ? input(dy.data(), r.present_dx, inputs.dy) : static_cast<const T*>(dy.data());
+    const Backward<T> present_pass =
+        pass_of(present_from, r.present_mean.data(), r.present_variance.data(), present_mask);
+    const GradientSums present_sums = {r.present_dy.data(), r.present_dy_xc.data()};
+    T* const present_residual = wants_dresidual ? r.present_dresidual.data() : nullptr;
+    grad_sums_of_present<T>(execution, present_pass, presence, present_residual, present_sums,
+                            r.present_dbias.data());
+    if (has_weights)
+      grad_weights<T>(execution, present_pass, presence, present_sums, r.present_count.data(),
+                      r.dweights.data());
+    if (c.input_gradient)
+      grad_input_of_present<T>(execution, present_pass, presence, present_sums, r.present_count.data(),
+                               r.present_dx.data(), present_residual);
+    require(weights.intact() && weights.holds(weight_values), "left as they were", "weights");
+    require(present_mask.intact(), "alone in what is written", "the mask of what counts");
+  }
   Guarded<double> mean(shape.channels, m.place), variance(shape.channels, m.place);
   moments<T>(execution, shape, x.data(), mean.data(), variance.data());
   require(same(mean, r.mean) && same(variance, r.variance), "the same to the bit alone", "moments");

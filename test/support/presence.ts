@@ -115,11 +115,11 @@ export function backward(
     const gate = (at: number, position: number) =>
       (pass.relu && y[at] <= 0) || (zero && weights[position] === 0) ? 0 : dy[at];
     const isLeftOut = (at: number, position: number) =>
-      Number.isNaN(x[at]) && (missing || weights[position] === 0);
+      (missing && Number.isNaN(x[at])) || (weights[position] === 0 && (zero || !Number.isFinite(x[at])));
     forEach(extents, c, (at, position) => {
       const gradient = gate(at, position);
       if (isLeftOut(at, position)) {
-        if (impute) dBias[c] += gradient;
+        if (impute && weights[position] > 0) dBias[c] += gradient;
         if (impute) dResidual[at] = gradient;
         return;
       }
@@ -130,11 +130,10 @@ export function backward(
     });
     dWeight[c] = second;
     forEach(extents, c, (at, position) => {
-      if (isLeftOut(at, position)) return;
       const n = (x[at] - mean[c]) * r;
       const part = training && count[c] > 0 ? shareOf(pass, at, position) / count[c] : 0;
-      dx[at] = weight * r * (gate(at, position) - part * (first + n * second));
-      if (training && count[c] > 0)
+      if (!isLeftOut(at, position)) dx[at] = weight * r * (gate(at, position) - part * (first + n * second));
+      if (training && count[c] > 0 && Number.isFinite(x[at]))
         dWeights[position] -=
           (weight / count[c]) * (first * n + 0.5 * second * (n * n - variance[c] * r * r));
     });
