@@ -415,3 +415,102 @@ for (const half of halves) {
     });
   });
 }
+
+/** As of a runtime that has it; the compiler here does not know it. */
+const Float16 = (globalThis as unknown as { Float16Array?: Float32ArrayConstructor }).Float16Array;
+
+describe.runIf(Float16)('a Float16Array', () => {
+  type Wrong = never;
+  const shape = [4, 2];
+  const values = [1, -2, 3, 0.5, -4, 8, 2, 1];
+  const halvesOf = () => {
+    const Class = Float16 as Float32ArrayConstructor;
+    return Class.from(values);
+  };
+  const bits = () => encodeAll('float16', values);
+  const x = () => ({ data: halvesOf() as Wrong, shape });
+  const xOfBits = () => ({ data: bits(), shape });
+  const expectHalves = (data: unknown, expected: Uint16Array | undefined, what: string) => {
+    expect(data, what).toBeInstanceOf(Float16);
+    const { buffer, byteOffset, length } = data as Float32Array;
+    expect(new Uint16Array(buffer, byteOffset, length), what).toEqual(expected);
+  };
+
+  it('is taken for its bits, and results are of its class', async () => {
+    for (const reuse of [false, true]) {
+      const bn = new BatchNorm(2, { dtype: 'float16', activation: 'relu', reuse });
+      const reference = new BatchNorm(2, { dtype: 'float16', activation: 'relu' });
+      const y = reference.forward(xOfBits(), { residual: xOfBits() });
+      const { dx, dResidual } = reference.backward(xOfBits());
+      expectHalves(bn.forward(x(), { residual: x() }).data, y.data as Uint16Array, 'y');
+      const gradients = bn.backward(x());
+      expectHalves(gradients.dx?.data, dx?.data as Uint16Array, 'dx');
+      expectHalves(gradients.dResidual?.data, dResidual?.data as Uint16Array, 'dResidual');
+      expect(gradients.dWeight).toBeInstanceOf(Float32Array);
+      const later = await bn.forwardAsync(x(), { residual: x() });
+      expectHalves(later.data, y.data as Uint16Array, 'y later');
+      const gradientsLater = await bn.backwardAsync(x(), { of: later });
+      expectHalves(gradientsLater.dx?.data, dx?.data as Uint16Array, 'dx later');
+      expectHalves(gradientsLater.dResidual?.data, dResidual?.data as Uint16Array, 'dResidual later');
+      const frozen = bn.freeze();
+      expectHalves(frozen.run(x()).data, frozen.run(xOfBits()).data as Uint16Array, 'run');
+      const given = x();
+      const moved = await frozen.runAsync(given, { transfer: true });
+      expectHalves(moved.data, frozen.run(xOfBits()).data as Uint16Array, 'moved');
+      expect((given.data as Float32Array).length).toBe(0);
+    }
+  });
+
+  it('says itself which dtype it has', () => {
+    const { y, moments, mean, variance } = forwardTraining(x());
+    const reference = forwardTraining(xOfBits(), { dtype: 'float16' });
+    expectHalves(y.data, reference.y.data, 'y');
+    expectSame(moments.mean, reference.mean, 'mean');
+    expectSame(Moments.of(x()).variance, reference.variance, 'variance');
+    const { dx, dWeight } = backward(x(), x(), { mean, variance });
+    const gradients = backward(xOfBits(), xOfBits(), { dtype: 'float16', mean, variance });
+    expectHalves(dx.data, gradients.dx.data, 'dx');
+    expect(dWeight).toEqual(gradients.dWeight);
+    expectHalves(forwardInference(x(), { mean, variance }).data, reference.y.data, 'y of inference');
+  });
+
+  it('may be where a result goes, in place and elsewhere', async () => {
+    const bn = new BatchNorm(2, { dtype: 'float16' });
+    const y = bn.forward(xOfBits()).data as Uint16Array;
+    const dx = bn.backward(xOfBits()).dx?.data as Uint16Array;
+    const [out, place, room] = [halvesOf(), x(), halvesOf()] as Wrong[];
+    expect(bn.forward(x(), { out }).data).toBe(out);
+    expectHalves(out, y, 'out');
+    expect(bn.backward(x(), { out: room }).dx?.data).toBe(room);
+    expectHalves(room, dx, 'dx');
+    expect(bn.forward(place, { out: (place as { data: Wrong }).data }).data).toBe(
+      (place as { data: Wrong }).data,
+    );
+    expectHalves((place as { data: Wrong }).data, y, 'in place');
+    const [outLater, dxLater] = [halvesOf(), halvesOf()] as Wrong[];
+    expect((await bn.forwardAsync(x(), { out: outLater })).data).toBe(outLater);
+    expectHalves(outLater, y, 'out later');
+    expect((await bn.backwardAsync(x(), { out: dxLater })).dx?.data).toBe(dxLater);
+    expectHalves(dxLater, dx, 'dx later');
+    const run = halvesOf() as Wrong;
+    expect(bn.freeze().run(x(), { out: run }).data).toBe(run);
+    expect((await bn.freeze().runAsync(x(), { out: run })).data).toBe(run);
+  });
+
+  it('is refused where something else is expected', () => {
+    expect(() => new BatchNorm(2).forward(x())).toThrow(
+      "x.data must be a Float32Array, got Float16Array; it needs dtype: 'float16'",
+    );
+    expect(() => new BatchNorm(2, { dtype: 'bfloat16' }).forward(x())).toThrow(
+      "x.data must be a Uint16Array, got Float16Array; it needs dtype: 'float16'",
+    );
+    const bn = new BatchNorm(2, { dtype: 'bfloat16' });
+    expect(() => bn.forward(xOfBits(), { out: halvesOf() as Wrong })).toThrow(
+      'out must be a Uint16Array, got Float16Array',
+    );
+    bn.forward(xOfBits());
+    expect(() => bn.backward(xOfBits(), { out: halvesOf() as Wrong })).toThrow(
+      'out must be a Uint16Array, got Float16Array',
+    );
+  });
+});
