@@ -155,7 +155,6 @@ function dataCure(data: unknown, wanted: DType | undefined): string {
     case 'Float16Array':
       return "; it needs dtype: 'float16'";
     case 'Float32Array':
-    case 'Float64Array':
       return wanted !== undefined && isHalf(wanted) ? `; encode(values, '${wanted}') makes one` : '';
     case 'Uint8Array':
     case 'Uint8ClampedArray':

@@ -128,7 +128,7 @@ function shared<T extends TensorArray>(array: T): T {
 }
 
 for (const half of halves) {
-  describe(`${half} (${seedNote})`, () => {
+  describe(`${half} gives what float32 gives of its values, rounded once (${seedNote})`, () => {
     for (const one of cases) {
       const { layout, shape } = one;
       const title = `${layout.name} [${shape.join(', ')}]`;
