@@ -120,6 +120,11 @@ function weightsFor({ shape }: Case): Float32Array {
   return Float32Array.from({ length: sizeOf(shape) / channels }, () => random.integer(0, 3) / 2);
 }
 
+/** What a group of one has. */
+function gather(mine: Float64Array, all: Float64Array): void {
+  all.set(mine);
+}
+
 function shared<T extends TensorArray>(array: T): T {
   const Class = array.constructor as new (memory: ArrayBufferLike) => T & { set(from: T): void };
   const view = new Class(new SharedArrayBuffer(array.byteLength));
@@ -288,7 +293,7 @@ for (const half of halves) {
             };
           }));
 
-      it(`${title}: parts of a batch, in place and in memory that is used again`, () =>
+      it(`${title}: parts of a batch, groups, in place and in memory that is used again`, () =>
         expectAlike(half, one, async (world) => {
           const { axis } = layout;
           const dtype = world.dtype as never;
@@ -305,10 +310,24 @@ for (const half of halves) {
           expect(again.data.buffer).toBe(y.data.buffer);
           const x = world.tensor('x');
           expect(bn.forward(x, { out: x.data }).data).toBe(x.data);
+          const group = { rank: 0, size: 1, allGather: gather, allReduce() {} };
+          const member = layerOf(world, one, { group });
+          const ofGroup = member.forward(world.tensor('x'));
+          const throughGroup = member.backward(world.tensor('dy'));
           const { data } = world.tensor('dy');
           bn.forward(world.tensor('other'));
           expect(bn.backward({ data, shape }, { out: data, only: 'input' }).dx?.data).toBe(data);
-          return { first, dx: dx?.data, mean: moments.mean, again: again.data.slice(), x: x.data, data };
+          return {
+            first,
+            dx: dx?.data,
+            mean: moments.mean,
+            again: again.data.slice(),
+            x: x.data,
+            'y of a group': ofGroup.data,
+            'dx of a group': throughGroup.dx?.data,
+            'dWeight of a group': throughGroup.dWeight,
+            data,
+          };
         }));
     }
 
