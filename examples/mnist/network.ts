@@ -1,7 +1,7 @@
 import { BatchNorm, type FloatArray, type StateDict } from 'batchnorm';
-import { floatsOf, type Storage, stored } from './storage.js';
 import type { StoredTensor } from '../safetensors/tensors.js';
 import { addProduct, addTransposedProduct, transpose } from './matrix.js';
+import { floatsOf, type Storage, stored } from './storage.js';
 
 /** Activations `[batch][features]`: what a layer takes and gives, and a tensor of the batchnorm package. */
 export interface Activations {

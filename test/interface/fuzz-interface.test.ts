@@ -106,11 +106,16 @@ const calls: Record<string, Call> = {
     [tensorOf(1), { transfer: true }],
     (...a) => (layer as Any).backwardAsync(...a),
   ],
-  'a layer of bits': () => [
-    [bits(1), { out: new Uint16Array(24), residual: bits(2) }, bits(3), { out: new Uint16Array(24) }],
-    (x, options, dy, more) => {
-      const layer = new BatchNorm(3, { dtype: 'bfloat16', activation: 'relu' }) as Any;
-      return [layer.forward(x, options), layer.backward(dy, more)];
+  'forward of bits': () => [
+    [bits(1), { out: new Uint16Array(24), residual: bits(2) }],
+    (...a) => (new BatchNorm(3, { dtype: 'bfloat16' }) as Any).forward(...a),
+  ],
+  'backward of a layer of bits': () => [
+    [bits(3), { out: new Uint16Array(24) }],
+    (...a) => {
+      const layer = new BatchNorm(3, { dtype: 'bfloat16', activation: 'relu' });
+      layer.forward(bits(1));
+      return (layer as Any).backward(...a);
     },
   ],
   'a frozen layer of bits': ({ layer }) => [

@@ -133,7 +133,7 @@ function shared<T extends TensorArray>(array: T): T {
 }
 
 for (const half of halves) {
-  describe(`${half} gives what float32 gives of its values, rounded once (${seedNote})`, () => {
+  describe(`bits give what float32 gives of their values, rounded once: ${half} (${seedNote})`, () => {
     for (const one of cases) {
       const { layout, shape } = one;
       const title = `${layout.name} [${shape.join(', ')}]`;
