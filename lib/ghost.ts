@@ -1,6 +1,7 @@
 // Ghost batch norm (Hoffer, Hubara and Soudry, "Train longer, generalize better", 2017): groups of samples, each normalized by itself.
 import { type BackwardPass, type ForwardPass, maskBytes, type Passes, type Slot } from './backend/backend.js';
 import { backend } from './backend/index.js';
+import { arithmeticOf } from './dtype.js';
 import { isShared } from './handover.js';
 import { type Moments, momentsOf } from './moments.js';
 import { operateAll } from './operations.js';
@@ -14,7 +15,7 @@ import {
   shareBuffer,
   viewOfBytes,
 } from './typed-array.js';
-import type { DType, FloatArray } from './types.js';
+import type { DType, FloatArray, ParametersOf, TensorArray } from './types.js';
 import { checkVaries, type Geometry, newArray } from './validate.js';
 
 /** How a batch is divided into groups. */
@@ -133,17 +134,17 @@ export function momentsOfGroups({ number, list }: Groups): Moments {
  * objects can be one memory.
  */
 export function mayOverlap(
-  result: FloatArray | undefined,
-  first: FloatArray,
-  second: FloatArray | undefined,
-): result is FloatArray {
+  result: TensorArray | undefined,
+  first: TensorArray,
+  second: TensorArray | undefined,
+): result is TensorArray {
   if (result === undefined || !isShared(result)) return false;
-  const isOther = (input: FloatArray) => isShared(input) && !shareBuffer(result, input);
+  const isOther = (input: TensorArray) => isShared(input) && !shareBuffer(result, input);
   return isOther(first) || (second !== undefined && isOther(second));
 }
 
 /** A forward pass in training. */
-export function forwardGroups<T extends FloatArray>(
+export function forwardGroups<T extends TensorArray>(
   passes: Passes<T>,
   pass: ForwardPass<T>,
   dtype: DType,
@@ -170,7 +171,7 @@ export function forwardGroups<T extends FloatArray>(
  * @param take gives the pass, when its turn has come.
  * @param finish is told whether y is x.
  */
-export async function forwardGroupsLater<T extends FloatArray, R>(
+export async function forwardGroupsLater<T extends TensorArray, R>(
   passes: Passes<T>,
   eps: number,
   dtype: DType,
@@ -206,7 +207,7 @@ export async function forwardGroupsLater<T extends FloatArray, R>(
 }
 
 /** A backward pass behind {@link forwardGroups}. */
-export function throughGroups<T extends FloatArray>(
+export function throughGroups<T extends TensorArray>(
   passes: Passes<T>,
   pass: BackwardPass<T>,
   dtype: DType,
@@ -221,7 +222,7 @@ export function throughGroups<T extends FloatArray>(
 }
 
 /** {@link throughGroups} off the event loop; `take` gives the pass, when its turn has come. */
-export async function throughGroupsLater<T extends FloatArray, R>(
+export async function throughGroupsLater<T extends TensorArray, R>(
   passes: Passes<T>,
   dtype: DType,
   groups: Groups,
@@ -243,24 +244,24 @@ export async function throughGroupsLater<T extends FloatArray, R>(
 }
 
 /** One value per channel of each group, those that are asked for. */
-interface GradientsOfGroups<T extends FloatArray> {
-  readonly dWeight: T | undefined;
-  readonly dBias: T | undefined;
+interface GradientsOfGroups<T extends TensorArray> {
+  readonly dWeight: ParametersOf<T> | undefined;
+  readonly dBias: ParametersOf<T> | undefined;
 }
 
-function roomFor<T extends FloatArray>(
+function roomFor<T extends TensorArray>(
   { geometry, dWeight, dBias }: BackwardPass<T>,
   dtype: DType,
   { number }: Groups,
 ): GradientsOfGroups<T> {
   const length = number * geometry.channels;
   return {
-    dWeight: dWeight && newArray(dtype, length),
-    dBias: dBias && newArray(dtype, length),
+    dWeight: dWeight && newArray(arithmeticOf(dtype), length),
+    dBias: dBias && newArray(arithmeticOf(dtype), length),
   };
 }
 
-function forwardPart<T extends FloatArray>(
+function forwardPart<T extends TensorArray>(
   pass: ForwardPass<T>,
   dtype: DType,
   { geometry, first, size, mean, variance, mask }: Group,
@@ -277,7 +278,7 @@ function forwardPart<T extends FloatArray>(
   };
 }
 
-function backwardPart<T extends FloatArray>(
+function backwardPart<T extends TensorArray>(
   pass: BackwardPass<T>,
   dtype: DType,
   { geometry, first, size, mean, variance, mask }: Group,
@@ -295,13 +296,13 @@ function backwardPart<T extends FloatArray>(
     variance,
     mask,
     dx: dx && partOf(dx, dtype, first, size),
-    dWeight: dWeight && partOf(dWeight, dtype, index * channels, channels),
-    dBias: dBias && partOf(dBias, dtype, index * channels, channels),
+    dWeight: dWeight && partOf(dWeight, arithmeticOf(dtype), index * channels, channels),
+    dBias: dBias && partOf(dBias, arithmeticOf(dtype), index * channels, channels),
     dResidual: dResidual && partOf(dResidual, dtype, first, size),
   };
 }
 
-function addUp<T extends FloatArray>(
+function addUp<T extends TensorArray>(
   { dWeight, dBias }: BackwardPass<T>,
   number: number,
   ofGroups: GradientsOfGroups<T>,

@@ -16,6 +16,8 @@ export {
 } from './batchnorm.js';
 export type { BatchNormConfig, BatchNormOptions } from './config.js';
 export type { Convention, Decay } from './conventions.js';
+export { decode, encode } from './convert.js';
+export type { HalfDType } from './dtype.js';
 export {
   type Conv,
   compose,
@@ -71,4 +73,14 @@ export type { Renorm } from './renorm.js';
 export { type Capabilities, capabilities, setThreads, threads } from './runtime.js';
 export type { AnyState, StateDict, StateOptions } from './state.js';
 export { tensor } from './tensor.js';
-export type { ArrayOf, DType, FloatArray, Tensor, TensorLike } from './types.js';
+export type {
+  ArrayOf,
+  DType,
+  DTypeOf,
+  FloatArray,
+  HalfArray,
+  ParametersOf,
+  Tensor,
+  TensorArray,
+  TensorLike,
+} from './types.js';

@@ -5,7 +5,7 @@ import {
   BatchNorm,
   type BatchNormOptions,
   backward,
-  type DType,
+  type FloatDType,
   type FloatArray,
   forwardTraining,
   GradientSums,
@@ -50,7 +50,7 @@ interface Case {
 const eps = 1e-5;
 const channels = 5;
 
-function draw(random: Random, dtype: DType, layout: Layout, samples: number, positions = 6): Case {
+function draw(random: Random, dtype: FloatDType, layout: Layout, samples: number, positions = 6): Case {
   const shape = layout.shape(samples, channels, positions);
   const data = randomActivations(random, dtype, extentsOf(shape, layout.axis));
   const normals = () => ({ data: randomNormals(random, dtype, data.length), shape });
@@ -64,10 +64,10 @@ function draw(random: Random, dtype: DType, layout: Layout, samples: number, pos
   };
 }
 
-function layerFor(drawn: Case, options: BatchNormOptions<DType>): BatchNorm<DType> {
+function layerFor(drawn: Case, options: BatchNormOptions<FloatDType>): BatchNorm<FloatDType> {
   const { x, axis, relu, parameters } = drawn;
   const dtype = x.data instanceof Float64Array ? 'float64' : 'float32';
-  const bn = new BatchNorm<DType>(channels, {
+  const bn = new BatchNorm<FloatDType>(channels, {
     dtype,
     axis,
     eps,
@@ -168,14 +168,14 @@ describe(`ghost batch norm (${seedNote})`, () => {
     const shape = beyondCaches(dtype, layout);
     const { axis } = layout;
     const data = randomActivations(new Random(30), dtype, extentsOf(shape, axis));
-    const bn = new BatchNorm<DType>(shape.at(axis) as number, { dtype, axis, virtualBatchSize: 4 });
+    const bn = new BatchNorm<FloatDType>(shape.at(axis) as number, { dtype, axis, virtualBatchSize: 4 });
     const x = { data, shape };
     const y = bn.forward(x).data;
     const { dx } = bn.backward(x);
     const size = data.length / shape[0];
     for (let from = 0; from < shape[0]; from += 4) {
       const part = samplesOf(x, [from, Math.min(from + 4, shape[0])]);
-      const alone = new BatchNorm<DType>(bn.channels, { dtype, axis });
+      const alone = new BatchNorm<FloatDType>(bn.channels, { dtype, axis });
       expectSame(y.subarray(from * size).subarray(0, part.data.length), alone.forward(part).data, 'y');
       expectSame(
         dx?.data.subarray(from * size).subarray(0, part.data.length) ?? [],

@@ -4,7 +4,7 @@ import { describe, expect, it } from 'vitest';
 import {
   BatchNorm,
   type BatchNormOptions,
-  type DType,
+  type FloatDType,
   type FloatArray,
   GradientSums,
   type Missing,
@@ -52,7 +52,7 @@ interface Case {
 const eps = 1e-3;
 const channels = 5;
 
-function draw(random: Random, dtype: DType, layout: Layout, samples = 24, positions = 6): Case {
+function draw(random: Random, dtype: FloatDType, layout: Layout, samples = 24, positions = 6): Case {
   const shape = layout.shape(samples, channels, positions);
   const { axis } = layout;
   const data = randomActivations(random, dtype, extentsOf(shape, axis));
@@ -74,10 +74,10 @@ function draw(random: Random, dtype: DType, layout: Layout, samples = 24, positi
   };
 }
 
-function layerFor(drawn: Case, dtype: DType, options: BatchNormOptions<DType> = {}): BatchNorm<DType> {
+function layerFor(drawn: Case, dtype: FloatDType, options: BatchNormOptions<FloatDType> = {}): BatchNorm<FloatDType> {
   const { axis, relu, renorm, parameters, running } = drawn;
   const activation = relu ? ('relu' as const) : undefined;
-  const bn = new BatchNorm<DType>(channels, { dtype, axis, eps, renorm, activation, ...options });
+  const bn = new BatchNorm<FloatDType>(channels, { dtype, axis, eps, renorm, activation, ...options });
   bn.weight?.set(parameters.weight);
   bn.bias?.set(parameters.bias);
   bn.runningMean?.set(running.mean);
