@@ -230,6 +230,7 @@ export class LayerCore<D extends DType> {
     return this.#calls.inTurn(signal, async () => {
       checkKept('x.data', given, input.size);
       const isApart = call.division !== undefined && mayOverlap(out, input.data, call.residual);
+      if (transfer) this.#statistics.checkCount(call, given);
       const y =
         out !== undefined && isShared(out) && !isApart ? out : newResult<ArrayOf<D>>(dtype, input.size);
       let source = given;

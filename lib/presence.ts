@@ -69,7 +69,7 @@ interface GivenWeights {
   readonly shared: number;
 }
 
-const { max } = Math;
+const { max, min } = Math;
 const weightsRule = 'be a Float32Array, Float64Array or Uint8Array';
 
 export function checkMissing(missing: unknown = 'propagate', name = 'missing'): Missing {
@@ -167,6 +167,30 @@ export function presentPass<T extends FloatArray>(
     count: newArray('float64', channels),
     squares: newArray('float64', channels),
   };
+}
+
+/**
+ * How many values that count the fullest channel has: 0, 1, or 2 for more. Sums of weights do not tell where these are of very different
+ * sizes, and are not there before a pass.
+ */
+export function fullestOf(
+  { presence, positions }: ReadPresence,
+  { outer, channels, inner }: Geometry,
+  x: FloatArray,
+): number {
+  if (!presence?.missing) return min(positions, 2);
+  const { weights } = presence;
+  const isSeen = newBytes(channels);
+  let fullest = 0;
+  for (let o = 0; o < outer; o++)
+    for (let c = 0; c < channels; c++)
+      for (let i = 0; i < inner; i++) {
+        if (weights?.[o * inner + i] === 0 || Number.isNaN(x[(o * channels + c) * inner + i])) continue;
+        if (isSeen[c]) return 2;
+        isSeen[c] = 1;
+        fullest = 1;
+      }
+  return fullest;
 }
 
 /** @throws RangeError where a NaN that counts is in x and was said to be an error. */

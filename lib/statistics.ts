@@ -6,6 +6,7 @@ import type {
   GradInputOfPresentPass,
   GradInputPass,
   GradWeightsPass,
+  MomentsOfPresentPass,
   MomentsPass,
   Passes,
   Presence,
@@ -15,10 +16,10 @@ import type {
 import { oneValuePerChannelError } from './errors.js';
 import { Exchange } from './exchange.js';
 import { newSums } from './gradient-sums.js';
-import { evenCountOf, type Moments, momentsOf } from './moments.js';
+import { evenCountOf, haveMany, type Moments, momentsOf } from './moments.js';
 import { operate } from './operations.js';
 import type { Forward, Held, HeldSets } from './pending.js';
-import { presentPass } from './presence.js';
+import { fullestOf, presentPass, type ReadPresence } from './presence.js';
 import { type Renormed, renormed } from './renorm.js';
 import { copyInto, filled, lengthOf } from './typed-array.js';
 import type { ArrayOf, DType, FloatArray } from './types.js';
@@ -63,6 +64,25 @@ const [fromRunning, fused, cut] = [
   { origin: 'x', whole: undefined, isFused: true, renormed: undefined },
   { origin: 'x', whole: undefined, isFused: false, renormed: undefined },
 ] as const;
+
+/** Statistics of what counts. */
+interface Counted {
+  readonly whole: Moments;
+  /** Whether a channel has more than one value. */
+  readonly hasMany: boolean;
+}
+
+/** Those that a pass has found. */
+function ownOf<T extends FloatArray>(
+  { geometry }: ForwardCall<T>,
+  present: ReadPresence,
+  pass: MomentsOfPresentPass<T>,
+): Counted {
+  const whole = momentsOf(pass);
+  // Where no value has a weight, their number is the sum.
+  const isSum = present.presence?.weights === undefined;
+  return { whole, hasMany: haveMany(whole) || (!isSum && fullestOf(present, geometry, pass.x) > 1) };
+}
 
 type Before = Renormed<FloatArray>['before'];
 
@@ -127,14 +147,16 @@ export class Statistics<D extends DType> {
     if (call.origin === 'running') return this.#running(held);
     if (call.whole !== undefined) {
       if (!call.present?.presence) return this.#partOf(call.whole, 'moments', held);
-      return this.#ofPresent(call, call.whole, held);
+      return this.#ofPresent(call, { whole: call.whole, hasMany: haveMany(call.whole) }, held);
     }
     if (!this.takePass(call)) return fused;
     if (call.present?.presence) {
       const pass = presentPass(this.#pass(call, call.input.data, held), call.present.presence);
       this.#passes.momentsOfPresent(pass);
-      const whole = call.origin === 'group' ? this.#exchange?.momentsOfPresent(pass) : undefined;
-      return this.#ofPresent(call, whole ?? momentsOf(pass), held);
+      const own = ownOf(call, call.present, pass);
+      const together =
+        call.origin === 'group' ? this.#exchange?.momentsOfPresent(pass, own.hasMany) : undefined;
+      return this.#ofPresent(call, together ?? own, held);
     }
     this.#passes.moments(this.#pass(call, call.input.data, held));
     return this.#exchange !== undefined && call.origin === 'group'
@@ -174,8 +196,10 @@ export class Statistics<D extends DType> {
         },
         () => undefined,
       );
-      const whole = call.origin === 'group' ? await this.#exchange?.momentsOfPresentLater(pass) : undefined;
-      return this.#ofPresent(call, whole ?? momentsOf(pass), held);
+      const own = ownOf(call, present, pass);
+      const together =
+        call.origin === 'group' ? await this.#exchange?.momentsOfPresentLater(pass, own.hasMany) : undefined;
+      return this.#ofPresent(call, together ?? own, held);
     }
     await operate(
       signal,
@@ -274,28 +298,37 @@ export class Statistics<D extends DType> {
 
   /** What is to be done with the statistics of what counts. */
   #ofPresent(
-    { input, geometry, origin, training, present }: ForwardCall<ArrayOf<D>>,
-    whole: Moments,
+    call: ForwardCall<ArrayOf<D>>,
+    { whole, hasMany }: Counted,
     held: Held<ArrayOf<D>>,
   ): Found<ArrayOf<D>> {
-    const { running, channels, config } = this.#layer;
-    const { count, squares } = whole;
-    // Without missing values positions tell more exactly than sums of weights can.
-    const isCounted = origin === 'x' && present !== undefined && !present.presence?.missing;
     let hasValues = false;
-    let hasMany = isCounted && present.positions > 1;
-    for (let channel = 0; channel < channels; channel++) {
-      hasValues ||= count[channel] > 0;
-      hasMany ||= !isCounted && count[channel] * count[channel] > squares[channel];
-    }
-    if (hasValues && !hasMany && (config.singleValue === 'throw' || running === undefined))
-      throw oneValuePerChannelError(input.shape, training);
-    if (!hasMany && running !== undefined) {
-      if (geometry.outer * geometry.inner > 0) this.#checkRunning();
-      return this.#running(held);
-    }
+    for (let c = 0; c < this.#layer.channels; c++) hasValues ||= whole.count[c] > 0;
+    if (this.#takesRunning(call, hasValues, hasMany)) return this.#running(held);
     this.#fallBack(whole, held);
-    return hasMany ? { ...cut, origin, whole } : fromRunning;
+    return hasMany ? { ...cut, origin: call.origin, whole } : fromRunning;
+  }
+
+  /** Whether so little counts that the running statistics normalize; one value may be an error. */
+  #takesRunning(
+    { input, geometry, training }: ForwardCall<ArrayOf<D>>,
+    hasValues: boolean,
+    hasMany: boolean,
+  ): boolean {
+    const { running, config } = this.#layer;
+    if (hasMany) return false;
+    if (hasValues && (config.singleValue === 'throw' || running === undefined))
+      throw oneValuePerChannelError(input.shape, training);
+    if (running === undefined) return false;
+    if (geometry.outer * geometry.inner > 0) this.#checkRunning();
+    return true;
+  }
+
+  /** Refuses an x of which too little counts before it is taken from the caller. */
+  checkCount(call: ForwardCall<ArrayOf<D>>, x: ArrayOf<D>): void {
+    if (call.origin !== 'x' || !call.present?.presence) return;
+    const fullest = fullestOf(call.present, call.geometry, x);
+    this.#takesRunning(call, fullest > 0, fullest > 1);
   }
 
   /** Statistics in which a channel may have no value: there y is as in evaluation, or the bias where there is none. */
