@@ -27,7 +27,6 @@ import {
   forwardGroups,
   forwardGroupsLater,
   groupMaskBytes,
-  groupsOf,
   mayOverlap,
   momentsOfGroups,
   throughGroups,
@@ -52,14 +51,8 @@ import { type Renorm, renormGradient } from './renorm.js';
 import { gradientsOf, newResult, ResultBuffer } from './result.js';
 import type { RunningStatistics } from './running.js';
 import { isStaged, stage, unstage } from './staging.js';
-import {
-  type Found,
-  Statistics,
-  throughForward,
-  throughForwardLater,
-  throughPresent,
-  throughPresentLater,
-} from './statistics.js';
+import { type Found, Statistics } from './statistics.js';
+import { throughForward, throughForwardLater, throughPresent, throughPresentLater } from './through.js';
 import { copyInto, filled, lengthOf, shareBuffer } from './typed-array.js';
 import type { ArrayOf, DType, FloatArray, Tensor, TensorLike } from './types.js';
 import {
@@ -169,7 +162,7 @@ export class LayerCore<D extends DType> {
       const pass = this.#forwardPass(forward, y, residual);
       const { forwardTraining, forwardInference, inferPresent } = this.#passes;
       const inPlace = forward.groups
-        ? forwardGroups(this.#passes, pass, dtype, forward.groups)
+        ? forwardGroups(this.#passes, pass, dtype, forward.groups, present?.presence)
         : found.isFused
           ? forwardTraining(pass)
           : present?.presence
@@ -255,8 +248,9 @@ export class LayerCore<D extends DType> {
         return marked({ data, shape: input.shape }, pending, undefined);
       };
       const { eps } = this.#layer.config;
+      const presence = present?.presence;
       if (forward.groups)
-        return forwardGroupsLater(this.#passes, eps, dtype, forward.groups, signal, begin, finish);
+        return forwardGroupsLater(this.#passes, eps, dtype, forward.groups, presence, signal, begin, finish);
       let inPlace = false;
       return operate(
         signal,
@@ -264,8 +258,8 @@ export class LayerCore<D extends DType> {
           const pass = begin();
           inPlace = found.isFused
             ? forwardTrainingLater(pass, slot)
-            : present?.presence
-              ? inferPresentLater({ ...pass, presence: present.presence }, slot)
+            : presence
+              ? inferPresentLater({ ...pass, presence }, slot)
               : forwardInferenceLater(pass, slot);
           return [forward, y, residual];
         },
@@ -308,8 +302,8 @@ export class LayerCore<D extends DType> {
       wantsInput && forward.residual ? this.#dResidual.take(dtype, size, data, forward.x, out) : undefined;
     const pass = this.#backwardPass(forward, data, forward.x, target, dWeight, dBias, dResidual);
     const present = this.#statistics.presentOf(forward, sums, call.weightsGrad);
-    if (present) throughPresent(this.#passes, pass, present);
-    else if (forward.groups) throughGroups(this.#passes, pass, dtype, forward.groups);
+    if (forward.groups) throughGroups(this.#passes, pass, dtype, forward.groups, present);
+    else if (present) throughPresent(this.#passes, pass, present);
     else throughForward(this.#passes, pass, this.#statistics.sumsOf(forward, sums));
     if (forward.renormed) renormGradient(forward.renormed, dWeight, pass.dBias);
     const dx = target && out !== undefined ? deliver(target, out) : target;
@@ -394,10 +388,10 @@ export class LayerCore<D extends DType> {
           const dWeights = gradientOfWeights(present?.dWeights, forward.present);
           return gradientsOf(shape, dx, dWeight, dBias, dResidual, dWeights);
         };
-        return await (present
-          ? throughPresentLater(this.#passes, present, call, signal, begin, finish)
-          : forward.groups
-            ? throughGroupsLater(this.#passes, dtype, forward.groups, signal, begin, finish)
+        return await (forward.groups
+          ? throughGroupsLater(this.#passes, dtype, forward.groups, present, call, signal, begin, finish)
+          : present
+            ? throughPresentLater(this.#passes, present, call, signal, begin, finish)
             : throughForwardLater(this.#passes, sumsOrigin, call, signal, begin, finish));
       } catch (error) {
         // What another backward has gone through meanwhile stays gone.
@@ -448,7 +442,7 @@ export class LayerCore<D extends DType> {
     x: ArrayOf<D>,
     isOwn: boolean,
     held: Held<ArrayOf<D>>,
-    { origin, whole, renormed }: Found<ArrayOf<D>>,
+    { origin, whole, renormed, groups }: Found<ArrayOf<D>>,
   ): Forward<ArrayOf<D>> {
     const bytes = division ? groupMaskBytes(geometry, division) : maskBytes(input.size);
     const mask = residual && this.#layer.config.activation ? this.#maskFor(bytes, isOwn) : undefined;
@@ -466,7 +460,7 @@ export class LayerCore<D extends DType> {
       residual: residual !== undefined,
       mask,
       present,
-      groups: division && groupsOf(division, geometry, mask),
+      groups,
       renormed,
     };
   }
@@ -489,7 +483,8 @@ export class LayerCore<D extends DType> {
   ): void {
     if (inPlace) forward.x = undefined;
     this.#forwards.done(pending, forward);
-    const all = forward.groups ? { ...found, whole: momentsOfGroups(forward.groups) } : found;
+    const { groups } = forward;
+    const all = groups && !found.whole ? { ...found, whole: momentsOfGroups(groups) } : found;
     this.#statistics.done(call, all, forward.held, pending);
   }
 

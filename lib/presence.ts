@@ -69,7 +69,7 @@ interface GivenWeights {
   readonly shared: number;
 }
 
-const { max, min } = Math;
+const { max } = Math;
 const weightsRule = 'be a Float32Array, Float64Array or Uint8Array';
 
 export function checkMissing(missing: unknown = 'propagate', name = 'missing'): Missing {
@@ -174,18 +174,19 @@ export function presentPass<T extends FloatArray>(
  * sizes, and are not there before a pass.
  */
 export function fullestOf(
-  { presence, positions }: ReadPresence,
+  { weights, missing }: Presence,
   { outer, channels, inner }: Geometry,
   x: FloatArray,
 ): number {
-  if (!presence?.missing) return min(positions, 2);
-  const { weights } = presence;
   const isSeen = newBytes(channels);
+  // Without missing values all channels have as many.
+  const looked = missing ? channels : 1;
   let fullest = 0;
   for (let o = 0; o < outer; o++)
-    for (let c = 0; c < channels; c++)
+    for (let c = 0; c < looked; c++)
       for (let i = 0; i < inner; i++) {
-        if (weights?.[o * inner + i] === 0 || Number.isNaN(x[(o * channels + c) * inner + i])) continue;
+        if (weights?.[o * inner + i] === 0) continue;
+        if (missing && Number.isNaN(x[(o * channels + c) * inner + i])) continue;
         if (isSeen[c]) return 2;
         isSeen[c] = 1;
         fullest = 1;
