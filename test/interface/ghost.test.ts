@@ -624,7 +624,7 @@ describe(`weights and missing values in groups (${seedNote})`, () => {
     const bn = new BatchNorm<DType>(shape.at(axis) as number, { ...options, virtualBatchSize: 4 });
     const y = bn.forward(x).data;
     const { dx } = bn.backward(x);
-    const part = samplesOf(x, [0, 4]);
+    const part = samplesOf(x, [0, Math.min(4, shape[0])]);
     const alone = new BatchNorm<DType>(bn.channels, options);
     expectSame(y.subarray(0, part.data.length), alone.forward(part).data, 'y');
     expectSame(dx?.data.subarray(0, part.data.length) ?? [], alone.backward(part).dx?.data ?? [], 'dx');
