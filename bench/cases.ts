@@ -21,7 +21,12 @@ export interface Case {
   offset: number;
   /** Where in a line of 64 bytes they begin; absent: where the engine happens to place them. */
   line?: number;
+  /** What makes not all values count alike in training; absent: nothing. */
+  counts?: Counts;
 }
+
+/** Random weights of positions, a mask of samples of different lengths, or NaN in 1 % of x, which stands for the mean. */
+export type Counts = 'weights' | 'mask' | 'missing';
 
 function first(group: string, batch: number, channels: number, ...space: number[]): Case {
   const shape = [batch, channels, ...space];
@@ -81,6 +86,14 @@ function shortRows(): Case[] {
   );
 }
 
+/** With all that may make values count differently. */
+function counting(cases: readonly Case[]): Case[] {
+  const kinds: readonly Counts[] = ['weights', 'mask', 'missing'];
+  return cases.flatMap((it) =>
+    kinds.map((counts) => ({ ...it, name: `${it.name} ${counts}`, group: 'counting', counts })),
+  );
+}
+
 function atEachPlaceOfLine(cases: readonly Case[]): Case[] {
   return cases.flatMap((it) =>
     [0, 16, 32, 48].map((line) => ({ ...it, name: `${it.name} at ${line}`, group: 'lines', line })),
@@ -116,6 +129,7 @@ const everyCase: readonly Case[] = [
     ...images('', 1, 256, 56),
     last('', 32, 256),
   ]),
+  ...counting([...images('', 32, 256, 56), ...images('', 8, 256, 14)]),
   ...shortRows(),
   ...atEachPlaceOfLine([last('', 8, 256, 14, 14), last('', 1, 64, 112, 112), last('', 1024, 1024)]),
 ];
@@ -125,6 +139,7 @@ const cliffs = new Set(['short rows', 'lines']);
 
 const quick = new Set(
   [
+    ...counting(images('', 32, 256, 56)),
     ...images('', 32, 256, 56),
     ...images('', 32, 512, 28),
     ...images('', 32, 2048, 7),
@@ -159,7 +174,7 @@ export interface Selection {
   only: string;
 }
 
-/** Large and small images in both layouts, dense layers, sequences, odd channel counts, short rows and views. */
+/** Large and small images in both layouts, dense layers, sequences, odd channel counts, weights and gaps, short rows and views. */
 export function selectCases(selection: Selection): Case[] {
   const { dtype, only } = selection;
   const table = everyCase.filter(({ name, group }) => {

@@ -13,6 +13,8 @@ export interface Buffers {
   bias: Values;
   mean: Float64Array;
   variance: Float64Array;
+  /** One for each position, where they are a part of the case. */
+  weights: Float32Array | Uint8Array | undefined;
 }
 
 /** A complete call as a user makes it. */
@@ -77,13 +79,39 @@ export function arrayFor(subject: Case, length: number): Values {
   return new Constructor(buffer, at, length);
 }
 
+/** Weights from 0 to 1, or a mask: of each sample the first half to all of its positions. */
+export function weightsFor({
+  counts,
+  shape,
+  outer,
+  inner,
+}: Pick<Case, 'counts' | 'shape' | 'outer' | 'inner'>): Buffers['weights'] {
+  const positions = outer * inner;
+  if (counts === 'weights') return fill(new Float32Array(positions), 5).map((value) => value + 0.5);
+  if (counts !== 'mask') return undefined;
+  const [samples] = shape;
+  const length = positions / samples;
+  const endOf = (sample: number) => Math.ceil((length * (samples + sample)) / (2 * samples - 1));
+  return Uint8Array.from({ length: positions }, (_, i) =>
+    i % length < endOf(Math.floor(i / length)) ? 1 : 0,
+  );
+}
+
+/** NaN in 1 % of the values. */
+function withGaps<T extends Values>(values: T): T {
+  const places = fill(new Float32Array(values.length), 6);
+  for (let i = 0; i < values.length; i++) if (places[i] < -0.49) values[i] = Number.NaN;
+  return values;
+}
+
 /** The buffers of a case, or those of `x` with nothing to learn: weight 1 and bias 0. */
 export function buffersFor(subject: Case, x?: Values): Buffers {
   const { channels } = subject;
   const size = sizeOf(subject);
   const each = { ...subject, offset: 0, line: undefined };
+  const filled = x ?? fill(arrayFor(subject, size), 1);
   return {
-    x: x ?? fill(arrayFor(subject, size), 1),
+    x: subject.counts === 'missing' ? withGaps(filled) : filled,
     dy: fill(arrayFor(subject, size), 2),
     y: arrayFor(subject, size).fill(1),
     dx: arrayFor(subject, size).fill(1),
@@ -91,5 +119,6 @@ export function buffersFor(subject: Case, x?: Values): Buffers {
     bias: x ? arrayFor(each, channels) : fill(arrayFor(each, channels), 4),
     mean: new Float64Array(channels),
     variance: new Float64Array(channels).fill(1 / 12),
+    weights: weightsFor(subject),
   };
 }

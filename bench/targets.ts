@@ -110,9 +110,10 @@ const targets: readonly Target[] = [
 /** Every target against this run. */
 export function judge(lookup: Lookup): Cell[] {
   const { cases, threads } = lookup.results;
-  const counted = cases.filter(({ group }) => group !== 'sweep');
+  // What is asked for is asked of values that all count alike.
+  const judged = cases.filter(({ group, counts }) => group !== 'sweep' && counts === undefined);
   return targets.flatMap((target) => {
-    const subjects = counted.filter(target.holds);
+    const subjects = judged.filter(target.holds);
     const { nanoseconds, fractions } = target;
     // The times are those of float32.
     if (nanoseconds !== undefined)

@@ -145,12 +145,8 @@ export function readForward<D extends DType>(
     throw typeError('moments', 'be left out in a layer with a group', givenMoments);
   if (givenMoments !== undefined && !training)
     throw typeError('moments', 'be left out in evaluation', givenMoments);
-  if (virtualBatchSize !== undefined) {
-    if (givenMoments !== undefined)
-      throw typeError('moments', 'be left out in a layer with virtualBatchSize', givenMoments);
-    if (weights !== undefined)
-      throw typeError('weights', 'be left out in a layer with virtualBatchSize', weights);
-  }
+  if (givenMoments !== undefined && virtualBatchSize !== undefined)
+    throw typeError('moments', 'be left out in a layer with virtualBatchSize', givenMoments);
   const input = readShape<ArrayOf<D>>('x', x, dtype);
   const geometry = geometryOf(input, axis, channels);
   const present = readPresence({ weights, outside, missing }, input, geometry, axis);
@@ -165,7 +161,8 @@ export function readForward<D extends DType>(
     training && virtualBatchSize !== undefined
       ? divisionFor(input, geometry, axis, virtualBatchSize)
       : undefined;
-  const isEachOne = division?.samples === 1 && division.perSample === 1;
+  // Of weights and missing values the statistics tell.
+  const isEachOne = division?.samples === 1 && division.perSample === 1 && !present?.presence;
   const isSingle = (hasOne || isEachOne) && singleValue === 'running';
   const isOfBatch = (training && !isSingle) || running === undefined;
   if (isOfBatch && isEachOne) throw oneValuePerChannelError(input.shape, training, 'virtualBatchSize');

@@ -36,7 +36,9 @@ export interface AsyncOptions {
   signal?: AbortSignal;
   /**
    * true: the buffer of the data is moved in and all the caller's views of it are detached, as by postMessage. It must be an
-   * ArrayBuffer of its own, not resizable. What a signal then cancels is gone. Default false.
+   * ArrayBuffer of its own, not resizable. What a signal then cancels is gone, and so is what is refused for its statistics: with
+   * eps 0 that of a channel that does not vary, in a group one value per channel, where a channel lacks values broken running
+   * statistics. Default false.
    */
   transfer?: boolean;
 }

@@ -129,12 +129,10 @@ export function readRenorm(
 }
 
 /** What stands beside a virtualBatchSize. */
-function checkVirtual(size: unknown, axis: unknown, missing: unknown, group: unknown): void {
+function checkVirtual(size: unknown, axis: unknown, group: unknown): void {
   checkInteger('virtualBatchSize', size, 1, Number.MAX_SAFE_INTEGER);
   if (axis === 0)
     throw rangeError('axis', 'be another than that of the samples with virtualBatchSize', describe(axis));
-  if (missing !== 'propagate' && missing !== 'throw')
-    throw rangeError('missing', "be 'propagate' or 'throw' with virtualBatchSize", describe(missing));
   if (group !== undefined) throw typeError('virtualBatchSize', 'be left out in a layer with a group', size);
 }
 
@@ -163,7 +161,7 @@ export function readConfig<D extends DType>(options: BatchNormOptions<D>): Batch
     throw typeError('decay', 'be left out beside momentum', givenDecay);
   if (singleValue === 'running' && trackRunningStats === false)
     throw rangeError('singleValue', "be 'throw' with trackRunningStats: false", "'running'");
-  if (virtualBatchSize !== undefined) checkVirtual(virtualBatchSize, axis, missing, group);
+  if (virtualBatchSize !== undefined) checkVirtual(virtualBatchSize, axis, group);
   const decay = givenDecay === undefined ? defaults.decay : givenDecay;
   return Object.freeze({
     axis: checkAxis(axis),

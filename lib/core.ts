@@ -28,7 +28,6 @@ import {
   forwardGroups,
   forwardGroupsLater,
   groupMaskBytes,
-  groupsOf,
   mayOverlap,
   momentsOfGroups,
   throughGroups,
@@ -53,14 +52,8 @@ import { type Renorm, renormGradient } from './renorm.js';
 import { gradientsOf, newResult, ResultBuffer } from './result.js';
 import type { RunningStatistics } from './running.js';
 import { isStaged, stage, unstage } from './staging.js';
-import {
-  type Found,
-  Statistics,
-  throughForward,
-  throughForwardLater,
-  throughPresent,
-  throughPresentLater,
-} from './statistics.js';
+import { type Found, Statistics } from './statistics.js';
+import { throughForward, throughForwardLater, throughPresent, throughPresentLater } from './through.js';
 import { copyInto, filled, lengthOf, shareBuffer } from './typed-array.js';
 import type { ArrayOf, DType, FloatArray, ParametersOf, Tensor, TensorArray, TensorLike } from './types.js';
 import {
@@ -172,7 +165,7 @@ export class LayerCore<D extends DType> {
       const pass = this.#forwardPass(forward, y, residual);
       const { forwardTraining, forwardInference, inferPresent } = this.#passes;
       const inPlace = forward.groups
-        ? forwardGroups(this.#passes, pass, dtype, forward.groups)
+        ? forwardGroups(this.#passes, pass, dtype, forward.groups, present?.presence)
         : found.isFused
           ? forwardTraining(pass)
           : present?.presence
@@ -237,6 +230,7 @@ export class LayerCore<D extends DType> {
     return this.#calls.inTurn(signal, async () => {
       checkKept('x.data', given, input.size);
       const isApart = call.division !== undefined && mayOverlap(out, input.data, call.residual);
+      if (transfer) this.#statistics.checkCount(call, given);
       const y =
         out !== undefined && isShared(out) && !isApart ? out : newResult<ArrayOf<D>>(dtype, input.size);
       let source = given;
@@ -261,8 +255,9 @@ export class LayerCore<D extends DType> {
         return marked({ data: givenOut ?? data, shape: input.shape }, pending, undefined);
       };
       const { eps } = this.#layer.config;
+      const presence = present?.presence;
       if (forward.groups)
-        return forwardGroupsLater(this.#passes, eps, dtype, forward.groups, signal, begin, finish);
+        return forwardGroupsLater(this.#passes, eps, dtype, forward.groups, presence, signal, begin, finish);
       let inPlace = false;
       return operate(
         signal,
@@ -270,8 +265,8 @@ export class LayerCore<D extends DType> {
           const pass = begin();
           inPlace = found.isFused
             ? forwardTrainingLater(pass, slot)
-            : present?.presence
-              ? inferPresentLater({ ...pass, presence: present.presence }, slot)
+            : presence
+              ? inferPresentLater({ ...pass, presence }, slot)
               : forwardInferenceLater(pass, slot);
           return [forward, y, residual];
         },
@@ -314,8 +309,8 @@ export class LayerCore<D extends DType> {
       wantsInput && forward.residual ? this.#dResidual.take(dtype, size, data, forward.x, out) : undefined;
     const pass = this.#backwardPass(forward, data, forward.x, target, dWeight, dBias, dResidual);
     const present = this.#statistics.presentOf(forward, sums, call.weightsGrad);
-    if (present) throughPresent(this.#passes, pass, present);
-    else if (forward.groups) throughGroups(this.#passes, pass, dtype, forward.groups);
+    if (forward.groups) throughGroups(this.#passes, pass, dtype, forward.groups, present);
+    else if (present) throughPresent(this.#passes, pass, present);
     else throughForward(this.#passes, pass, this.#statistics.sumsOf(forward, sums));
     if (forward.renormed) renormGradient(forward.renormed, dWeight, pass.dBias);
     const dx = target && out !== undefined ? deliver(target, out) : target;
@@ -413,10 +408,10 @@ export class LayerCore<D extends DType> {
             dWeights,
           );
         };
-        return await (present
-          ? throughPresentLater(this.#passes, present, call, signal, begin, finish)
-          : forward.groups
-            ? throughGroupsLater(this.#passes, dtype, forward.groups, signal, begin, finish)
+        return await (forward.groups
+          ? throughGroupsLater(this.#passes, dtype, forward.groups, present, call, signal, begin, finish)
+          : present
+            ? throughPresentLater(this.#passes, present, call, signal, begin, finish)
             : throughForwardLater(this.#passes, sumsOrigin, call, signal, begin, finish));
       } catch (error) {
         // What another backward has gone through meanwhile stays gone.
@@ -467,7 +462,7 @@ export class LayerCore<D extends DType> {
     x: ArrayOf<D>,
     isOwn: boolean,
     held: Held<ParametersOf<ArrayOf<D>>>,
-    { origin, whole, renormed }: Found<ParametersOf<ArrayOf<D>>>,
+    { origin, whole, renormed, groups }: Found<ParametersOf<ArrayOf<D>>>,
   ): Forward<ArrayOf<D>> {
     const bytes = division ? groupMaskBytes(geometry, division) : maskBytes(input.size);
     const mask = residual && this.#layer.config.activation ? this.#maskFor(bytes, isOwn) : undefined;
@@ -485,7 +480,7 @@ export class LayerCore<D extends DType> {
       residual: residual !== undefined,
       mask,
       present,
-      groups: division && groupsOf(division, geometry, mask),
+      groups,
       renormed,
     };
   }
@@ -508,7 +503,8 @@ export class LayerCore<D extends DType> {
   ): void {
     if (inPlace) forward.x = undefined;
     this.#forwards.done(pending, forward);
-    const all = forward.groups ? { ...found, whole: momentsOfGroups(forward.groups) } : found;
+    const { groups } = forward;
+    const all = groups && !found.whole ? { ...found, whole: momentsOfGroups(groups) } : found;
     this.#statistics.done(call, all, forward.held, pending);
   }
 

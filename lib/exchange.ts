@@ -8,7 +8,7 @@ import { type Moments, mergeMoments, type Part } from './moments.js';
 import { settled } from './operations.js';
 import { propertyOf } from './properties.js';
 import { copyInto, filled, lengthOf, partOf } from './typed-array.js';
-import { checkInteger, checkKept, type Geometry, newArray } from './validate.js';
+import { checkInteger, checkKept, type Geometry, newArray, newBytes } from './validate.js';
 
 /** Doubles in a frame: 4 KB. */
 const frameLength = 512;
@@ -37,6 +37,13 @@ interface MeanAndVariance {
 interface Counted extends MeanAndVariance {
   readonly count: Float64Array;
   readonly squares: Float64Array;
+}
+
+/** Those of all members. */
+interface Together {
+  readonly whole: Moments;
+  /** Whether a channel has more than one value that counts. */
+  readonly hasMany: boolean;
 }
 
 const WeakMapClass = WeakMap;
@@ -107,14 +114,19 @@ export class Exchange {
     return this.#merged(await this.#gatherLater('forward', this.#valuesOf(outer * inner, statistics)));
   }
 
-  /** The same of values of which not all count alike. */
-  momentsOfPresent(statistics: Counted): Moments {
-    return this.#mergedCounted(this.#gather('forward with weights', this.#countedOf(statistics)));
+  /**
+   * The same of values of which not all count alike.
+   *
+   * @param hasMany whether a channel of this member has more than one.
+   */
+  momentsOfPresent(statistics: Counted, hasMany: boolean): Together {
+    return this.#mergedCounted(this.#gather('forward with weights', this.#countedOf(statistics, hasMany)));
   }
 
   /** {@link momentsOfPresent}, off the event loop where the group can. */
-  async momentsOfPresentLater(statistics: Counted): Promise<Moments> {
-    return this.#mergedCounted(await this.#gatherLater('forward with weights', this.#countedOf(statistics)));
+  async momentsOfPresentLater(statistics: Counted, hasMany: boolean): Promise<Together> {
+    const values = this.#countedOf(statistics, hasMany);
+    return this.#mergedCounted(await this.#gatherLater('forward with weights', values));
   }
 
   /** The sums over all members, of this one's. */
@@ -156,30 +168,39 @@ export class Exchange {
     return mergeMoments(parts, this.#size);
   }
 
-  /** Per channel counts, squares, means and variances. */
-  #countedOf({ count, squares, mean, variance }: Counted): Float64Array {
+  /** Whether there are many, and per channel counts, squares, means and variances. */
+  #countedOf({ count, squares, mean, variance }: Counted, hasMany: boolean): Float64Array {
     const channels = this.#channels;
-    const values = newArray<Float64Array>('float64', 4 * channels);
-    copyInto(partOf(values, 'float64', 0, channels), count);
-    copyInto(partOf(values, 'float64', channels, channels), squares);
-    copyInto(partOf(values, 'float64', 2 * channels, channels), mean);
-    copyInto(partOf(values, 'float64', 3 * channels, channels), variance);
+    const values = newArray<Float64Array>('float64', 1 + 4 * channels);
+    values[0] = hasMany ? 1 : 0;
+    copyInto(partOf(values, 'float64', 1, channels), count);
+    copyInto(partOf(values, 'float64', 1 + channels, channels), squares);
+    copyInto(partOf(values, 'float64', 1 + 2 * channels, channels), mean);
+    copyInto(partOf(values, 'float64', 1 + 3 * channels, channels), variance);
     return values;
   }
 
-  #mergedCounted(gathered: Float64Array): Moments {
+  #mergedCounted(gathered: Float64Array): Together {
     const channels = this.#channels;
+    const length = 1 + 4 * channels;
     const parts: Record<number, Part> = create(null);
+    const isSeen = newBytes(channels);
+    let hasMany = false;
     for (let rank = 0; rank < this.#size; rank++) {
       const at = (index: number) =>
-        partOf(gathered, 'float64', (4 * rank + index) * channels, channels) as Float64Array;
+        partOf(gathered, 'float64', rank * length + 1 + index * channels, channels) as Float64Array;
       const count = at(0);
-      for (let c = 0; c < channels; c++)
+      hasMany ||= gathered[rank * length] !== 0;
+      for (let c = 0; c < channels; c++) {
         if (!(count[c] >= 0 && count[c] < Infinity))
           throw this.#break(`the weights of rank ${rank} must have a finite sum from 0 on, got ${count[c]}`);
+        if (count[c] === 0) continue;
+        hasMany ||= isSeen[c] !== 0;
+        isSeen[c] = 1;
+      }
       parts[rank] = { channels, count, squares: at(1), mean: at(2), variance: at(3) };
     }
-    return mergeMoments(parts, this.#size);
+    return { whole: mergeMoments(parts, this.#size), hasMany };
   }
 
   #joined({ sumDy, sumDyXmu }: Sums): Float64Array {

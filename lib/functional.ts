@@ -19,7 +19,8 @@ import {
 import { namesOf, propertiesOf } from './properties.js';
 import { newResult } from './result.js';
 import { unevenBatch, updateRunningArrays } from './running.js';
-import { findOwn, throughForward, throughPresent } from './statistics.js';
+import { findOwn } from './statistics.js';
+import { throughForward, throughPresent } from './through.js';
 import { lengthOf } from './typed-array.js';
 import type { FloatArray, ParametersOf, Tensor, TensorArray, TensorLike } from './types.js';
 import {

@@ -1,10 +1,20 @@
 // Ghost batch norm (Hoffer, Hubara and Soudry, "Train longer, generalize better", 2017): groups of samples, each normalized by itself.
-import { type BackwardPass, type ForwardPass, maskBytes, type Passes, type Slot } from './backend/backend.js';
+import {
+  type BackwardPass,
+  type ForwardPass,
+  type MomentsOfPresentPass,
+  maskBytes,
+  type Passes,
+  type Presence,
+  type Slot,
+} from './backend/backend.js';
 import { backend } from './backend/index.js';
 import { arithmeticOf } from './dtype.js';
 import { isShared } from './handover.js';
 import { type Moments, momentsOf } from './moments.js';
 import { operateAll } from './operations.js';
+import { presentPass } from './presence.js';
+import { type PresentBackward, throughPresent, throughPresentLater } from './through.js';
 import {
   bufferOf,
   byteLengthOf,
@@ -36,8 +46,10 @@ interface Group {
   readonly size: number;
   readonly mean: Float64Array;
   readonly variance: Float64Array;
-  /** What a ReLU after a residual lets through: bits that begin with the group. */
-  readonly mask: Uint8Array | undefined;
+  /** The first byte of what a ReLU after a residual lets through of it. */
+  readonly maskBegin: number;
+  /** Where not all values count alike: how much of each channel does; undefined where the statistics are constants. */
+  counts: Float64Array | undefined;
 }
 
 /** The groups of a forward. */
@@ -73,16 +85,15 @@ export function groupMaskBytes(
   return (groups - 1) * maskBytes(samples * values) + maskBytes(lastSamples * values);
 }
 
-/** @param masks of {@link groupMaskBytes}. */
+/** With room for their statistics. */
 export function groupsOf(
   { groups, samples, lastSamples, perSample }: Division,
   { channels, inner }: Geometry,
-  masks: Uint8Array | undefined,
 ): Groups {
   const statistics = newArray<Float64Array>('float64', 2 * groups * channels);
   const list: Record<number, Group> = create(null);
   let first = 0;
-  let maskBegin = masks ? extentOf(masks).begin : 0;
+  let maskBegin = 0;
   for (let i = 0; i < groups; i++) {
     const values = (i < groups - 1 ? samples : lastSamples) * perSample;
     const size = values * channels;
@@ -92,7 +103,8 @@ export function groupsOf(
       size,
       mean: partOf(statistics, 'float64', 2 * i * channels, channels),
       variance: partOf(statistics, 'float64', (2 * i + 1) * channels, channels),
-      mask: masks && viewOfBytes(bufferOf(masks), maskBegin, maskBytes(size)),
+      maskBegin,
+      counts: undefined,
     };
     first += size;
     maskBegin += maskBytes(size);
@@ -129,6 +141,75 @@ export function momentsOfGroups({ number, list }: Groups): Moments {
   return momentsOf({ count, squares: count, mean: shift, variance });
 }
 
+/** Of values of which not all count alike: what there is of them in each group. */
+export function eachPart<T extends TensorArray>(
+  { number, list }: Groups,
+  dtype: DType,
+  x: T,
+  presence: Presence,
+  visit: (presence: Presence, geometry: Geometry, x: T) => void,
+): void {
+  for (let i = 0; i < number; i++) {
+    const { geometry, first, size } = list[i];
+    visit(presenceIn(presence, list[i]), geometry, partOf(x, dtype, first, size));
+  }
+}
+
+/** The statistics of what counts in each group, which lie in the group itself. */
+type PresentParts<T extends TensorArray> = Readonly<Record<number, MomentsOfPresentPass<T>>>;
+
+export function momentsOfParts<T extends TensorArray>(
+  passes: Passes<T>,
+  { number, list }: Groups,
+  dtype: DType,
+  x: T,
+  presence: Presence,
+): PresentParts<T> {
+  const parts: Record<number, MomentsOfPresentPass<T>> = create(null);
+  for (let i = 0; i < number; i++) {
+    parts[i] = presentPart(list[i], dtype, x, presence);
+    passes.momentsOfPresent(parts[i]);
+  }
+  return parts;
+}
+
+/** {@link momentsOfParts} off the event loop; `take` gives x, when its turn has come. */
+export async function momentsOfPartsLater<T extends TensorArray>(
+  passes: Passes<T>,
+  { number, list }: Groups,
+  dtype: DType,
+  take: () => T,
+  presence: Presence,
+  signal: AbortSignal | undefined,
+): Promise<PresentParts<T>> {
+  const parts: Record<number, MomentsOfPresentPass<T>> = create(null);
+  await operateAll(signal, number, (index, slot) => {
+    parts[index] = presentPart(list[index], dtype, take(), presence);
+    passes.momentsOfPresentLater(parts[index], slot);
+    return parts[index];
+  });
+  return parts;
+}
+
+function presentPart<T extends TensorArray>(group: Group, dtype: DType, x: T, presence: Presence) {
+  const { geometry, first, size, mean, variance } = group;
+  return presentPass(
+    { geometry, x: partOf(x, dtype, first, size), mean, variance },
+    presenceIn(presence, group),
+  );
+}
+
+function presenceIn(presence: Presence, group: Group): Presence {
+  const { weights } = presence;
+  return weights ? { ...presence, weights: positionsOf(weights, group) } : presence;
+}
+
+/** Those of a group, of one value for each position. */
+function positionsOf(array: Float64Array, { geometry, first }: Group): Float64Array {
+  const { outer, channels, inner } = geometry;
+  return partOf(array, 'float64', first / channels, outer * inner);
+}
+
 /**
  * Whether a result may lie over what another group of an input has, unseen by passes over single groups: two SharedArrayBuffer
  * objects can be one memory.
@@ -143,15 +224,20 @@ export function mayOverlap(
   return isOther(first) || (second !== undefined && isOther(second));
 }
 
-/** A forward pass in training. */
+/**
+ * A forward pass in training.
+ *
+ * @param presence of values of which not all count alike; then the statistics are there.
+ */
 export function forwardGroups<T extends TensorArray>(
   passes: Passes<T>,
   pass: ForwardPass<T>,
   dtype: DType,
   { number, list }: Groups,
+  presence: Presence | undefined,
 ): boolean {
   const isFused = pass.eps > 0;
-  if (!isFused) {
+  if (!isFused && !presence) {
     for (let i = 0; i < number; i++) passes.moments(forwardPart(pass, dtype, list[i]));
     checkAllVary(number, list);
   }
@@ -159,7 +245,11 @@ export function forwardGroups<T extends TensorArray>(
     let inPlace = false;
     for (let i = 0; i < number; i++) {
       const part = forwardPart(pass, dtype, list[i]);
-      inPlace = isFused ? passes.forwardTraining(part) : passes.forwardInference(part);
+      inPlace = presence
+        ? passes.inferPresent({ ...part, presence: presenceIn(presence, list[i]) })
+        : isFused
+          ? passes.forwardTraining(part)
+          : passes.forwardInference(part);
     }
     return inPlace;
   });
@@ -176,6 +266,7 @@ export async function forwardGroupsLater<T extends TensorArray, R>(
   eps: number,
   dtype: DType,
   { number, list }: Groups,
+  presence: Presence | undefined,
   signal: AbortSignal | undefined,
   take: () => ForwardPass<T>,
   finish: (inPlace: boolean) => R,
@@ -184,15 +275,19 @@ export async function forwardGroupsLater<T extends TensorArray, R>(
   let inPlace = false;
   const step = (
     stepSignal: AbortSignal | undefined,
-    compute: (part: ForwardPass<T>, slot: Slot) => unknown,
+    compute: (part: ForwardPass<T>, slot: Slot, group: Group) => unknown,
   ) =>
     operateAll(stepSignal, number, (index, slot) => {
       pass ??= take();
       const part = forwardPart(pass, dtype, list[index]);
-      backend.inParts(byteLengthOf(pass.y), () => compute(part, slot));
+      backend.inParts(byteLengthOf(pass.y), () => compute(part, slot, list[index]));
       return part;
     });
-  if (eps > 0)
+  if (presence)
+    await step(signal, (part, slot, group) => {
+      inPlace = passes.inferPresentLater({ ...part, presence: presenceIn(presence, group) }, slot);
+    });
+  else if (eps > 0)
     await step(signal, (part, slot) => {
       inPlace = passes.forwardTrainingLater(part, slot);
     });
@@ -206,17 +301,25 @@ export async function forwardGroupsLater<T extends TensorArray, R>(
   return finish(inPlace);
 }
 
-/** A backward pass behind {@link forwardGroups}. */
+/**
+ * A backward pass behind {@link forwardGroups}.
+ *
+ * @param beside of values of which not all count alike.
+ */
 export function throughGroups<T extends TensorArray>(
   passes: Passes<T>,
   pass: BackwardPass<T>,
   dtype: DType,
   groups: Groups,
+  beside: PresentBackward | undefined,
 ): void {
   const gradients = roomFor(pass, dtype, groups);
   backend.inParts(byteLengthOf(pass.x), () => {
-    for (let i = 0; i < groups.number; i++)
-      passes.backward(backwardPart(pass, dtype, groups.list[i], i, gradients));
+    for (let i = 0; i < groups.number; i++) {
+      const part = backwardPart(pass, dtype, groups.list[i], i, gradients);
+      if (beside) throughPresent(passes, part, besideIn(beside, groups.list[i]));
+      else passes.backward(part);
+    }
   });
   addUp(pass, groups.number, gradients);
 }
@@ -226,21 +329,47 @@ export async function throughGroupsLater<T extends TensorArray, R>(
   passes: Passes<T>,
   dtype: DType,
   groups: Groups,
+  beside: PresentBackward | undefined,
+  wants: { readonly wantsInput: boolean; readonly wantsParameters: boolean },
   signal: AbortSignal | undefined,
   take: () => BackwardPass<T>,
   finish: () => R,
 ): Promise<R> {
   let pass: BackwardPass<T> | undefined;
   let gradients: GradientsOfGroups<T> | undefined;
-  await operateAll(signal, groups.number, (index, slot) => {
+  const partAt = (index: number) => {
     pass ??= take();
     gradients ??= roomFor(pass, dtype, groups);
-    const part = backwardPart(pass, dtype, groups.list[index], index, gradients);
-    backend.inParts(byteLengthOf(pass.x), () => passes.backwardLater(part, slot));
-    return part;
-  });
+    return { whole: pass, part: backwardPart(pass, dtype, groups.list[index], index, gradients) };
+  };
+  if (beside)
+    for (let i = 0; i < groups.number; i++) {
+      const of = besideIn(beside, groups.list[i]);
+      const begin = () => partAt(i).part;
+      // Where one has begun, the others follow.
+      await throughPresentLater(passes, of, wants, i === 0 ? signal : undefined, begin, nothing);
+    }
+  else
+    await operateAll(signal, groups.number, (index, slot) => {
+      const { whole, part } = partAt(index);
+      backend.inParts(byteLengthOf(whole.x), () => passes.backwardLater(part, slot));
+      return part;
+    });
   if (pass && gradients) addUp(pass, groups.number, gradients);
   return finish();
+}
+
+function nothing(): void {}
+
+/** What counts in a group. */
+function besideIn(beside: PresentBackward, group: Group): PresentBackward {
+  const { presence, dWeights } = beside;
+  return {
+    ...beside,
+    presence: presenceIn(presence, group),
+    counts: group.counts,
+    dWeights: dWeights && positionsOf(dWeights, group),
+  };
 }
 
 /** One value per channel of each group, those that are asked for. */
@@ -264,7 +393,7 @@ function roomFor<T extends TensorArray>(
 function forwardPart<T extends TensorArray>(
   pass: ForwardPass<T>,
   dtype: DType,
-  { geometry, first, size, mean, variance, mask }: Group,
+  { geometry, first, size, mean, variance, maskBegin }: Group,
 ): ForwardPass<T> {
   return {
     ...pass,
@@ -274,14 +403,19 @@ function forwardPart<T extends TensorArray>(
     mean,
     variance,
     residual: pass.residual && partOf(pass.residual, dtype, first, size),
-    mask,
+    mask: pass.mask && maskPart(pass.mask, maskBegin, size),
   };
+}
+
+/** The bits of a group begin with it. */
+function maskPart(masks: Uint8Array, begin: number, size: number): Uint8Array {
+  return viewOfBytes(bufferOf(masks), extentOf(masks).begin + begin, maskBytes(size));
 }
 
 function backwardPart<T extends TensorArray>(
   pass: BackwardPass<T>,
   dtype: DType,
-  { geometry, first, size, mean, variance, mask }: Group,
+  { geometry, first, size, mean, variance, maskBegin }: Group,
   index: number,
   { dWeight, dBias }: GradientsOfGroups<T>,
 ): BackwardPass<T> {
@@ -294,7 +428,7 @@ function backwardPart<T extends TensorArray>(
     x: partOf(pass.x, dtype, first, size),
     mean,
     variance,
-    mask,
+    mask: pass.mask && maskPart(pass.mask, maskBegin, size),
     dx: dx && partOf(dx, dtype, first, size),
     dWeight: dWeight && partOf(dWeight, arithmeticOf(dtype), index * channels, channels),
     dBias: dBias && partOf(dBias, arithmeticOf(dtype), index * channels, channels),

@@ -365,22 +365,33 @@ export function checkWhole(
   needsMany = true,
 ): Moments {
   const moments = checkMoments('moments', value, channels);
-  const { count, squares, variance } = moments;
-  let hasMany = false;
+  const { count, variance } = moments;
   let hasValues = false;
   for (let channel = 0; channel < channels; channel++) {
     if (!(count[channel] > 0 && count[channel] < Infinity) && !(isUneven && count[channel] === 0))
       throw rangeError('moments', 'have values in every channel', `${count[channel]} in channel ${channel}`);
     if (count[channel] > 0) hasValues = true;
-    if (count[channel] * count[channel] > squares[channel]) hasMany = true;
   }
-  if (hasValues && !hasMany && needsMany)
+  if (hasValues && needsMany && !haveMany(moments))
     throw rangeError('moments', 'have more than one value per channel', '1');
   checkVariance('moments.variance', variance, channels);
   if (eps === 0)
     for (let channel = 0; channel < channels; channel++)
       if (count[channel] > 0) checkDivisor('moments.variance', variance[channel], channel);
   return moments;
+}
+
+/**
+ * Whether a channel has more than one value, as sums tell it: they always do where all values have the weight 1, and never say so of one
+ * value.
+ */
+export function haveMany({
+  channels,
+  count,
+  squares,
+}: Pick<Part, 'channels' | 'count' | 'squares'>): boolean {
+  for (let c = 0; c < channels; c++) if (count[c] * count[c] > squares[c]) return true;
+  return false;
 }
 
 /** Moments, of so many channels where that is known. What their arrays hold is the caller's; that they are whole is checked. */

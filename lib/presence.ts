@@ -1,5 +1,6 @@
 // Which values of a batch count, and how much: weights, masks and missing values, read and checked.
 import type { MomentsOfPresentPass, MomentsPass, Passes, Presence } from './backend/backend.js';
+import { isHalf } from './dtype.js';
 import { describe, isArray, rangeError, typeError } from './errors.js';
 import { copyInto, lengthOf, typedArrayType } from './typed-array.js';
 import type { DType, FloatArray, TensorArray } from './types.js';
@@ -167,6 +168,40 @@ export function presentPass<T extends TensorArray>(
     count: newArray('float64', channels),
     squares: newArray('float64', channels),
   };
+}
+
+/** Whether an element of a tensor's data is NaN: those of 16 bits are bits, as unsigned integers. */
+function missingIn(dtype: DType): (element: number) => boolean {
+  if (!isHalf(dtype)) return (value) => Number.isNaN(value);
+  const infinity = dtype === 'bfloat16' ? 0x7f80 : 0x7c00;
+  return (bits) => (bits & 0x7fff) > infinity;
+}
+
+/**
+ * How many values that count the fullest channel has: 0, 1, or 2 for more. Sums of weights do not tell where these are of very different
+ * sizes, and are not there before a pass.
+ */
+export function fullestOf(
+  { weights, missing }: Presence,
+  { outer, channels, inner }: Geometry,
+  dtype: DType,
+  x: TensorArray,
+): number {
+  const isMissing = missingIn(dtype);
+  const isSeen = newBytes(channels);
+  // Without missing values all channels have as many.
+  const looked = missing ? channels : 1;
+  let fullest = 0;
+  for (let o = 0; o < outer; o++)
+    for (let c = 0; c < looked; c++)
+      for (let i = 0; i < inner; i++) {
+        if (weights?.[o * inner + i] === 0) continue;
+        if (missing && isMissing(x[(o * channels + c) * inner + i])) continue;
+        if (isSeen[c]) return 2;
+        isSeen[c] = 1;
+        fullest = 1;
+      }
+  return fullest;
 }
 
 /** @throws RangeError where a NaN that counts is in x and was said to be an error. */

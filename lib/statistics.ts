@@ -1,38 +1,20 @@
-// Where the statistics of a forward come from, and the sums of the backward behind it: from x alone, from a caller who has them of all
-// parts of the batch, from the members of a group, or, of the statistics, from the running ones.
+// Where the statistics of a forward come from: from x alone or from groups of its samples, from a caller who has them of all parts of the
+// batch, from the members of a group, or from the running ones; and where the backward behind it has its sums.
 import { checkRunning, type ForwardCall, type LayerFacts } from './arguments.js';
-import type {
-  BackwardPass,
-  GradInputOfPresentPass,
-  GradInputPass,
-  GradWeightsPass,
-  MomentsPass,
-  Passes,
-  Presence,
-  Slot,
-  Sums,
-} from './backend/backend.js';
+import type { MomentsOfPresentPass, MomentsPass, Passes, Presence, Sums } from './backend/backend.js';
 import { arithmeticOf } from './dtype.js';
 import { oneValuePerChannelError } from './errors.js';
 import { Exchange } from './exchange.js';
-import { newSums } from './gradient-sums.js';
-import { evenCountOf, type Moments, momentsOf } from './moments.js';
+import { eachPart, type Groups, groupsOf, momentsOfParts, momentsOfPartsLater } from './ghost.js';
+import { evenCountOf, haveMany, type Moments, mergeMoments, momentsOf } from './moments.js';
 import { operate } from './operations.js';
 import type { Forward, Held, HeldSets } from './pending.js';
-import { presentPass } from './presence.js';
+import { fullestOf, presentPass } from './presence.js';
 import { type Renormed, renormed } from './renorm.js';
-import { copyInto, filled, lengthOf } from './typed-array.js';
+import type { PresentBackward, SumsOrigin } from './through.js';
+import { copyInto, filled } from './typed-array.js';
 import type { ArrayOf, DType, FloatArray, ParametersOf, TensorArray } from './types.js';
-import {
-  checkApart,
-  checkDivisors,
-  checkKept,
-  checkVariance,
-  checkVaries,
-  copyOf,
-  isInPlace,
-  newArray,
-} from './validate.js';
+import { checkDivisors, checkVariance, checkVaries, copyOf, type Geometry, newArray } from './validate.js';
 
 /** Whose statistics a forward normalizes with: the running ones, those of x, those of `moments`, or those of a group. */
 export type Origin = 'running' | 'x' | 'moments' | 'group';
@@ -45,25 +27,41 @@ export interface Found<T extends FloatArray> {
   /** Whether it is the pass that normalizes which finds them. */
   readonly isFused: boolean;
   readonly renormed: Renormed<T> | undefined;
-}
-
-/** Where a backward takes the sums that dx follows from, if not from x and dy alone. */
-export interface SumsOrigin {
-  /** Those of all parts. */
-  readonly given: Sums | undefined;
-  readonly exchange: Exchange | undefined;
-  /** Values per channel of all parts. */
-  readonly count: number | Float64Array;
+  /** Each with statistics of its own, in the place of one for all; those that count otherwise have found theirs. */
+  readonly groups: Groups | undefined;
 }
 
 const { apply } = Reflect;
+const { create } = Object;
 const WeakMapClass = WeakMap;
 const { has: hasTaken, get: getTaken, set: setTaken } = WeakMap.prototype;
 const [fromRunning, fused, cut] = [
-  { origin: 'running', whole: undefined, isFused: false, renormed: undefined },
-  { origin: 'x', whole: undefined, isFused: true, renormed: undefined },
-  { origin: 'x', whole: undefined, isFused: false, renormed: undefined },
+  { origin: 'running', whole: undefined, isFused: false, renormed: undefined, groups: undefined },
+  { origin: 'x', whole: undefined, isFused: true, renormed: undefined, groups: undefined },
+  { origin: 'x', whole: undefined, isFused: false, renormed: undefined, groups: undefined },
 ] as const;
+
+/** Where those to normalize with go. */
+interface MeanAndVariance {
+  readonly mean: Float64Array;
+  readonly variance: Float64Array;
+}
+
+/** Statistics of what counts. */
+interface Counted {
+  readonly whole: Moments;
+  /** Whether a channel has more than one value. */
+  readonly hasMany: boolean;
+}
+
+/** Those that a pass has found. */
+function ownOf<T extends TensorArray>(pass: MomentsOfPresentPass<T>, dtype: DType): Counted {
+  const { presence, geometry, x } = pass;
+  const whole = momentsOf(pass);
+  // Where no value has a weight, their number is the sum.
+  const isSum = presence.weights === undefined;
+  return { whole, hasMany: haveMany(whole) || (!isSum && fullestOf(presence, geometry, dtype, x) > 1) };
+}
 
 type Before = Renormed<FloatArray>['before'];
 
@@ -114,8 +112,8 @@ export class Statistics<D extends DType> {
     return (
       origin === 'group' ||
       (origin === 'x' &&
-        division === undefined &&
-        (this.#layer.config.eps === 0 || present?.presence !== undefined || renorm !== undefined))
+        (present?.presence !== undefined ||
+          (division === undefined && (this.#layer.config.eps === 0 || renorm !== undefined))))
     );
   }
 
@@ -128,14 +126,22 @@ export class Statistics<D extends DType> {
     if (call.origin === 'running') return this.#running(held);
     if (call.whole !== undefined) {
       if (!call.present?.presence) return this.#partOf(call.whole, 'moments', held);
-      return this.#ofPresent(call, call.whole, held);
+      return this.#ofPresent(call, { whole: call.whole, hasMany: haveMany(call.whole) }, held);
     }
-    if (!this.takePass(call)) return fused;
+    const groups = call.division && groupsOf(call.division, call.geometry);
+    if (!this.takePass(call)) return groups ? { ...fused, groups } : fused;
+    if (groups && call.present?.presence) {
+      const { dtype } = this.#layer.config;
+      const parts = momentsOfParts(this.#passes, groups, dtype, call.input.data, call.present.presence);
+      return this.#ofParts(call, groups, parts);
+    }
     if (call.present?.presence) {
       const pass = presentPass(this.#pass(call, call.input.data, held), call.present.presence);
       this.#passes.momentsOfPresent(pass);
-      const whole = call.origin === 'group' ? this.#exchange?.momentsOfPresent(pass) : undefined;
-      return this.#ofPresent(call, whole ?? momentsOf(pass), held);
+      const own = ownOf(pass, this.#layer.config.dtype);
+      const together =
+        call.origin === 'group' ? this.#exchange?.momentsOfPresent(pass, own.hasMany) : undefined;
+      return this.#ofPresent(call, together ?? own, held);
     }
     this.#passes.moments(this.#pass(call, call.input.data, held));
     return this.#exchange !== undefined && call.origin === 'group'
@@ -164,6 +170,12 @@ export class Statistics<D extends DType> {
     take: () => ArrayOf<D>,
   ): Promise<Found<ParametersOf<ArrayOf<D>>>> {
     const { present } = call;
+    const groups = call.division && groupsOf(call.division, call.geometry);
+    if (groups && present?.presence) {
+      const { dtype } = this.#layer.config;
+      const parts = await momentsOfPartsLater(this.#passes, groups, dtype, take, present.presence, signal);
+      return this.#ofParts(call, groups, parts);
+    }
     if (present?.presence) {
       let pass = presentPass(this.#pass(call, call.input.data, held), present.presence);
       await operate(
@@ -175,8 +187,10 @@ export class Statistics<D extends DType> {
         },
         () => undefined,
       );
-      const whole = call.origin === 'group' ? await this.#exchange?.momentsOfPresentLater(pass) : undefined;
-      return this.#ofPresent(call, whole ?? momentsOf(pass), held);
+      const own = ownOf(pass, this.#layer.config.dtype);
+      const together =
+        call.origin === 'group' ? await this.#exchange?.momentsOfPresentLater(pass, own.hasMany) : undefined;
+      return this.#ofPresent(call, together ?? own, held);
     }
     await operate(
       signal,
@@ -258,7 +272,7 @@ export class Statistics<D extends DType> {
     return { geometry, x, mean: held.mean, variance: held.variance };
   }
 
-  #running({ mean, variance }: Held<ParametersOf<ArrayOf<D>>>): Found<ParametersOf<ArrayOf<D>>> {
+  #running({ mean, variance }: MeanAndVariance): Found<ParametersOf<ArrayOf<D>>> {
     const { running, channels } = this.#layer;
     if (running === undefined) return cut;
     checkRunning(running, channels);
@@ -275,32 +289,74 @@ export class Statistics<D extends DType> {
 
   /** What is to be done with the statistics of what counts. */
   #ofPresent(
-    { input, geometry, origin, training, present }: ForwardCall<ArrayOf<D>>,
-    whole: Moments,
+    call: ForwardCall<ArrayOf<D>>,
+    { whole, hasMany }: Counted,
     held: Held<ParametersOf<ArrayOf<D>>>,
   ): Found<ParametersOf<ArrayOf<D>>> {
-    const { running, channels, config } = this.#layer;
-    const { count, squares } = whole;
-    // Without missing values positions tell more exactly than sums of weights can.
-    const isCounted = origin === 'x' && present !== undefined && !present.presence?.missing;
     let hasValues = false;
-    let hasMany = isCounted && present.positions > 1;
-    for (let channel = 0; channel < channels; channel++) {
-      hasValues ||= count[channel] > 0;
-      hasMany ||= !isCounted && count[channel] * count[channel] > squares[channel];
-    }
-    if (hasValues && !hasMany && (config.singleValue === 'throw' || running === undefined))
-      throw oneValuePerChannelError(input.shape, training);
-    if (!hasMany && running !== undefined) {
-      if (geometry.outer * geometry.inner > 0) this.#checkRunning();
-      return this.#running(held);
-    }
+    for (let c = 0; c < this.#layer.channels; c++) hasValues ||= whole.count[c] > 0;
+    if (this.#takesRunning(call, hasValues, hasMany)) return this.#running(held);
     this.#fallBack(whole, held);
-    return hasMany ? { ...cut, origin, whole } : fromRunning;
+    return hasMany ? { ...cut, origin: call.origin, whole } : fromRunning;
+  }
+
+  /** The same of groups, each as if it were the batch. */
+  #ofParts(
+    call: ForwardCall<ArrayOf<D>>,
+    groups: Groups,
+    parts: Readonly<Record<number, MomentsOfPresentPass<ArrayOf<D>>>>,
+  ): Found<ParametersOf<ArrayOf<D>>> {
+    const wholes: Record<number, Moments> = create(null);
+    let origin: Origin = 'running';
+    for (let i = 0; i < groups.number; i++) {
+      const group = groups.list[i];
+      const { whole, hasMany } = ownOf(parts[i], this.#layer.config.dtype);
+      wholes[i] = whole;
+      let hasValues = false;
+      for (let c = 0; c < this.#layer.channels; c++) hasValues ||= whole.count[c] > 0;
+      if (this.#takesRunning(call, hasValues, hasMany)) {
+        this.#running(group);
+        continue;
+      }
+      this.#fallBack(whole, group);
+      if (!hasMany) continue;
+      group.counts = whole.count;
+      origin = 'x';
+    }
+    return { ...cut, origin, whole: mergeMoments(wholes, groups.number), groups };
+  }
+
+  /** Whether so little counts that the running statistics normalize; one value may be an error. */
+  #takesRunning(
+    { input, geometry, training, division }: ForwardCall<ArrayOf<D>>,
+    hasValues: boolean,
+    hasMany: boolean,
+  ): boolean {
+    const { running, config } = this.#layer;
+    if (hasMany) return false;
+    if (hasValues && (config.singleValue === 'throw' || running === undefined))
+      throw oneValuePerChannelError(input.shape, training, division && 'virtualBatchSize');
+    if (running === undefined) return false;
+    if (geometry.outer * geometry.inner > 0) this.#checkRunning();
+    return true;
+  }
+
+  /** Refuses an x of which too little counts before it is taken from the caller. */
+  checkCount(call: ForwardCall<ArrayOf<D>>, x: ArrayOf<D>): void {
+    const presence = call.present?.presence;
+    if (call.origin !== 'x' || !presence) return;
+    const { dtype } = this.#layer.config;
+    const check = (part: Presence, geometry: Geometry, values: ArrayOf<D>) => {
+      const fullest = fullestOf(part, geometry, dtype, values);
+      this.#takesRunning(call, fullest > 0, fullest > 1);
+    };
+    const groups = call.division && groupsOf(call.division, call.geometry);
+    if (groups) eachPart(groups, dtype, x, presence, check);
+    else check(presence, call.geometry, x);
   }
 
   /** Statistics in which a channel may have no value: there y is as in evaluation, or the bias where there is none. */
-  #fallBack(whole: Moments, { mean, variance }: Held<ParametersOf<ArrayOf<D>>>): void {
+  #fallBack(whole: Moments, { mean, variance }: MeanAndVariance): void {
     const { running, channels, config } = this.#layer;
     let isChecked = running === undefined;
     for (let channel = 0; channel < channels; channel++) {
@@ -373,220 +429,4 @@ export function findOwn<T extends TensorArray>(
   passes.moments(pass);
   checkVaries(pass.variance);
   return false;
-}
-
-/** Before gradients of parameters are written: the pass that writes dx comes after them. */
-function checkResult<T extends TensorArray>({ dx, dy, x, residual }: BackwardPass<T>): void {
-  if (dx === undefined) return;
-  isInPlace(dx, 'dy.data', dy);
-  checkApart('out', dx, { 'x.data': x, 'residual.data': residual });
-}
-
-/** What a backward behind values of which not all count alike has beside its pass. */
-export interface PresentBackward {
-  readonly presence: Presence;
-  /** Those of all parts, where x is one of them. */
-  readonly given: Sums | undefined;
-  /** Those of all parts otherwise, of this one's. */
-  readonly gather: ((own: Sums) => Sums) | undefined;
-  /** The same off the event loop. */
-  readonly gatherLater: ((own: Sums) => Promise<Sums>) | undefined;
-  /** Of what counts, per channel and of all parts; undefined where statistics are constants, as in evaluation. */
-  readonly counts: Float64Array | undefined;
-  /** For each position, where they are asked for. */
-  readonly dWeights: Float64Array | undefined;
-}
-
-/** The sums of this part, which the other steps of such a backward pass follow. */
-function ownSums<T extends TensorArray>(pass: BackwardPass<T>, { presence }: PresentBackward) {
-  const { channels } = pass.geometry;
-  const sumBias = presence.impute && pass.dBias ? newArray<Float64Array>('float64', channels) : undefined;
-  return { ...pass, presence, sums: newSums(channels), sumBias };
-}
-
-/** What follows from the sums of all parts; undefined where it is not asked for. */
-function presentSteps<T extends TensorArray>(
-  pass: BackwardPass<T>,
-  { presence, counts, dWeights }: PresentBackward,
-  sums: Sums,
-) {
-  const { dx, dResidual } = pass;
-  return {
-    // Constants are changed by no weight.
-    weights: dWeights && counts ? { ...pass, presence, sums, counts, dWeights } : undefined,
-    input: dx || dResidual ? { ...pass, presence, sums, counts, dx } : undefined,
-  };
-}
-
-/** Whether something follows from the sums of this part. */
-function needsOwn(
-  { given, gather, counts }: PresentBackward,
-  { wantsInput, wantsParameters }: { readonly wantsInput: boolean; readonly wantsParameters: boolean },
-): boolean {
-  return (
-    wantsParameters || (wantsInput && counts !== undefined && (gather !== undefined || given === undefined))
-  );
-}
-
-function writeParameters<T extends TensorArray>(passes: Passes<T>, own: ReturnType<typeof ownSums<T>>): void {
-  const { geometry, dWeight, dBias, sums, sumBias } = own;
-  // The code of a group is the caller's.
-  if (dWeight) checkKept('the gradient of weight', dWeight, geometry.channels);
-  if (dBias) checkKept('the gradient of bias', dBias, geometry.channels);
-  gradParameters(passes, own, sums);
-  if (dBias && sumBias) copyInto(dBias, sumBias);
-}
-
-/** {@link throughForward} behind values of which not all count alike. */
-export function throughPresent<T extends TensorArray>(
-  passes: Passes<T>,
-  pass: BackwardPass<T>,
-  beside: PresentBackward,
-): void {
-  checkResult(pass);
-  const own = ownSums(pass, beside);
-  const { given, gather, dWeights } = beside;
-  const wantsInput = pass.dx !== undefined || dWeights !== undefined;
-  const wantsParameters = pass.dWeight !== undefined || pass.dBias !== undefined;
-  if (needsOwn(beside, { wantsInput, wantsParameters })) passes.gradSumsOfPresent(own);
-  const exchanged = wantsInput ? gather?.(own.sums) : undefined;
-  const { weights, input } = presentSteps(pass, beside, exchanged ?? given ?? own.sums);
-  if (weights) passes.gradWeights(weights);
-  // Before dx may take the place of dy.
-  writeParameters(passes, own);
-  if (input) passes.gradInputOfPresent(input);
-}
-
-/** {@link throughPresent} off the event loop; `take` gives the pass, when its turn has come. */
-export async function throughPresentLater<T extends TensorArray, R>(
-  passes: Passes<T>,
-  beside: PresentBackward,
-  wants: { readonly wantsInput: boolean; readonly wantsParameters: boolean },
-  signal: AbortSignal | undefined,
-  take: () => BackwardPass<T>,
-  finish: () => R,
-): Promise<R> {
-  let own: ReturnType<typeof ownSums<T>> | undefined;
-  let gathered: Sums | undefined;
-  // When the turn of the first step has come.
-  const begun = () => {
-    own ??= ownSums(take(), beside);
-    return own;
-  };
-  const stepsOf = () => presentSteps(begun(), beside, gathered ?? beside.given ?? begun().sums);
-  const step = (compute: (slot: Slot) => void) =>
-    operate(
-      signal,
-      (slot) => {
-        compute(slot);
-        return [begun(), beside, gathered];
-      },
-      () => undefined,
-    );
-  const { wantsInput } = wants;
-  if (needsOwn(beside, wants)) await step((slot) => passes.gradSumsOfPresentLater(begun(), slot));
-  if (wantsInput) gathered = await beside.gatherLater?.(begun().sums);
-  if (beside.dWeights && beside.counts)
-    await step((slot) => passes.gradWeightsLater(stepsOf().weights as GradWeightsPass<T>, slot));
-  if (wantsInput)
-    await step((slot) => passes.gradInputOfPresentLater(stepsOf().input as GradInputOfPresentPass<T>, slot));
-  writeParameters(passes, begun());
-  return finish();
-}
-
-/** A backward pass at once. */
-export function throughForward<T extends TensorArray>(
-  passes: Passes<T>,
-  pass: BackwardPass<T>,
-  { given, exchange, count }: SumsOrigin,
-): void {
-  const { dx, dWeight, dBias } = pass;
-  if (dx === undefined || (given === undefined && exchange === undefined)) {
-    passes.backward(pass);
-    return;
-  }
-  checkResult(pass);
-  // Of this part; and before dx takes the place of dy.
-  const own = exchange || dWeight || dBias ? newSums(pass.geometry.channels) : undefined;
-  if (own !== undefined) passes.gradSums({ ...pass, sums: own });
-  let all = given;
-  if (exchange !== undefined && own !== undefined) {
-    all = exchange.sums(own);
-    // The code of a group is the caller's.
-    if (dWeight) checkKept('the gradient of weight', dWeight, pass.geometry.channels);
-    if (dBias) checkKept('the gradient of bias', dBias, pass.geometry.channels);
-  }
-  if (own !== undefined) gradParameters(passes, pass, own);
-  passes.gradInput(gradInputOf(pass, dx, all as Sums, count));
-}
-
-/**
- * {@link throughForward} off the event loop.
- *
- * @param take gives the pass, when its turn has come.
- */
-export async function throughForwardLater<T extends TensorArray, R>(
-  passes: Passes<T>,
-  { given, exchange, count }: SumsOrigin,
-  { wantsInput, wantsParameters }: { readonly wantsInput: boolean; readonly wantsParameters: boolean },
-  signal: AbortSignal | undefined,
-  take: () => BackwardPass<T>,
-  finish: () => R,
-): Promise<R> {
-  const isCut = wantsInput && (given !== undefined || exchange !== undefined);
-  let pass: BackwardPass<T> | undefined;
-  let own: Sums | undefined;
-  let all = given;
-  if (isCut && (exchange !== undefined || wantsParameters))
-    await operate(
-      signal,
-      (slot) => {
-        pass = take();
-        own = newSums(pass.geometry.channels);
-        passes.gradSumsLater({ ...pass, sums: own }, slot);
-        return [pass, own];
-      },
-      () => undefined,
-    );
-  if (exchange !== undefined && own !== undefined) all = await exchange.sumsLater(own);
-  return operate(
-    signal,
-    (slot) => {
-      pass ??= take();
-      if (isCut) passes.gradInputLater(gradInputOf(pass, pass.dx as T, all as Sums, count), slot);
-      else passes.backwardLater(pass, slot);
-      return [pass, all];
-    },
-    () => {
-      if (own !== undefined && pass !== undefined) gradParameters(passes, pass, own);
-      return finish();
-    },
-  );
-}
-
-/** Of a backward pass dx alone, of sums over `count` values per channel. */
-function gradInputOf<T extends TensorArray>(
-  pass: BackwardPass<T>,
-  dx: T,
-  sums: Sums,
-  count: number | Float64Array,
-): GradInputPass<T> {
-  if (typeof count === 'number') return { ...pass, dx, sums, count };
-  // Each channel has its own: of the mean of dy there is one value.
-  const sumDy = copyOf(sums.sumDy);
-  const sumDyXmu = copyOf(sums.sumDyXmu);
-  for (let channel = 0; channel < lengthOf(sumDy); channel++) {
-    sumDy[channel] /= count[channel];
-    sumDyXmu[channel] /= count[channel];
-  }
-  return { ...pass, dx, sums: { sumDy, sumDyXmu }, count: 1 };
-}
-
-/** Those that follow from the sums of this part. */
-function gradParameters<T extends TensorArray>(
-  passes: Passes<T>,
-  { geometry, eps, mean, variance, dWeight, dBias }: BackwardPass<T>,
-  own: Sums,
-): void {
-  if (dWeight || dBias) passes.gradParameters(geometry.channels, eps, mean, variance, own, dWeight, dBias);
 }

@@ -40,21 +40,24 @@ export async function native(threadCount: number, root: string): Promise<Contend
   const roofline = createRequire(import.meta.url)('../../build/bench/roofline.node') as RooflineAddon;
   const binary = createRequire(entry)('batchnorm/binary.cjs') as Binary;
   setThreads(threadCount);
-  return ({ outer, channels, inner, dtype }, { x, dy, y, dx }) => {
+  return ({ outer, channels, inner, dtype, counts }, { x, dy, y, dx, weights }) => {
     const shape = inner === 1 ? [outer, channels] : [outer, channels, inner];
     const input = { data: x, shape };
     const gradient = { data: dy, shape };
-    const bn = new BatchNorm(channels, { dtype });
+    // Older revisions know of no such option.
+    const options = counts === 'missing' ? { dtype, missing: 'impute' as const } : { dtype };
+    const given = weights ? { out: y, weights } : { out: y };
+    const bn = new BatchNorm(channels, options);
     const frozen = bn.freeze();
-    const calls: Prepared['calls'] = { inference: () => frozen.run(input, { out: y }) };
+    const calls: Prepared['calls'] = counts ? {} : { inference: () => frozen.run(input, { out: y }) };
     // One row has no batch statistics.
     if (outer * inner > 1) {
-      const trained = new BatchNorm(channels, { dtype });
-      trained.forward(input, { out: y });
-      calls.training = () => bn.forward(input, { out: y });
+      const trained = new BatchNorm(channels, options);
+      trained.forward(input, given);
+      calls.training = () => bn.forward(input, given);
       // Older revisions go through a forward as often as they are asked to.
-      const options = 'zeroGrad' in trained ? { out: dx, retain: true } : { out: dx };
-      calls.backward = () => trained.backward(gradient, options);
+      const kept = 'zeroGrad' in trained ? { out: dx, retain: true } : { out: dx };
+      calls.backward = () => trained.backward(gradient, kept);
     }
     const fastest = (from: Values, other: Values | undefined, to: Values) => {
       const a = asFloats(from);
@@ -80,7 +83,8 @@ export async function native(threadCount: number, root: string): Promise<Contend
     return {
       calls,
       planOf(pass) {
-        if (pass === 'copy' || pass === 'sum') return undefined;
+        // The passes over values that count differently have no such choices.
+        if (pass === 'copy' || pass === 'sum' || counts) return undefined;
         return binary.plan?.(outer, channels, inner, x.BYTES_PER_ELEMENT, tensorsSummed[pass]);
       },
       train() {

@@ -17,8 +17,8 @@ export function oneDnn(blocked: boolean): Contender {
     prepare(settings: object): Record<Pass, Call>;
   };
   return (subject, { x, dy, y, dx, weight, bias }) => {
-    const { channels, dtype, layout, outer, inner } = subject;
-    if (dtype !== 'float32' || (blocked && (layout !== 'channels-first' || channels % 16 !== 0)))
+    const { channels, dtype, layout, outer, inner, counts } = subject;
+    if (counts || dtype !== 'float32' || (blocked && (layout !== 'channels-first' || channels % 16 !== 0)))
       return undefined;
     const [batch] = subject.shape;
     const mean = new Float32Array(channels);

@@ -33,12 +33,81 @@ def statistics(case):
     return torch.zeros(case["channels"], dtype=dtype), torch.ones(case["channels"], dtype=dtype)
 
 
+def weights_for(case):
+    """As contender.ts has them, with the channels where PyTorch sees them."""
+    samples, space = case["shape"][0], [d for d in case["shape"][1:]]
+    del space[0 if case["layout"] == "channels-first" else -1]
+    if case["counts"] == "weights":
+        return torch.rand([samples, 1, *space])
+    length = math.prod(space)
+    ends = torch.tensor([math.ceil(length * (samples + n) / (2 * samples - 1)) for n in range(samples)])
+    return (torch.arange(length) < ends[:, None]).float().view(samples, 1, *space)
+
+
+def by_channel(values, x):
+    return values.view(1, -1, *[1] * (x.dim() - 2))
+
+
+class Counting:
+    """Training by hand, of weights or of missing values, for which PyTorch has no batch norm."""
+
+    def __init__(self, x, weights, weight, bias):
+        self.x, self.weights, self.bias = x, weights, by_channel(bias, x)
+        self.weight = by_channel(weight, x)
+        self.dims = [d for d in range(x.dim()) if d != 1]
+
+    def sum(self, values):
+        return values.sum(self.dims, keepdim=True)
+
+    def forward(self):
+        if self.weights is None:
+            self.missing = self.x.isnan()
+            self.total = self.sum(~self.missing)
+            self.mean = self.x.nansum(self.dims, keepdim=True) / self.total
+            centred = (self.x - self.mean).masked_fill(self.missing, 0)
+            variance = self.sum(centred * centred) / self.total
+        else:
+            self.total = self.weights.sum()
+            self.mean = self.sum(self.x * self.weights) / self.total
+            centred = self.x - self.mean
+            variance = self.sum(centred * centred * self.weights) / self.total
+        self.invstd = torch.rsqrt(variance + EPS)
+        return centred * (self.invstd * self.weight) + self.bias
+
+    def backward(self, dy):
+        n = (self.x - self.mean) * self.invstd
+        bias = self.sum(dy)
+        if self.weights is None:
+            n.masked_fill_(self.missing, 0)
+            kept = dy.masked_fill(self.missing, 0)
+            weight = self.sum(kept * n)
+            inner = kept - (self.sum(kept) + n * weight) / self.total
+            dx = (inner * (self.weight * self.invstd)).masked_fill(self.missing, 0)
+        else:
+            weight = self.sum(dy * n)
+            dx = (dy - self.weights / self.total * (bias + n * weight)) * (self.weight * self.invstd)
+        return dx, weight, bias
+
+
+def prepare_counting(case, x, dy, weight, bias):
+    if case["counts"] == "missing":
+        x.masked_fill_(torch.rand(x.shape) < 0.01, float("nan"))
+    weights = None if case["counts"] == "missing" else weights_for(case).to(x.dtype)
+    training, trained = (Counting(x, weights, weight, bias) for _ in range(2))
+    trained.forward()
+    calls["training"] = training.forward
+    calls["backward"] = lambda: trained.backward(dy)
+
+
 def prepare(case):
     calls.clear()
     size = case["outer"] * case["channels"] * case["inner"]
     x = shaped(case, values_for(case, size))
     dy = shaped(case, values_for(case, size))
     weight, bias = values_for(case, case["channels"]), values_for(case, case["channels"])
+    if "counts" in case:
+        prepare_counting(case, x, dy, weight, bias)
+        return {"ready": True}
     mean, variance = statistics(case)
     calls["inference"] = lambda: torch.native_batch_norm(x, weight, bias, mean, variance, False, 0.1, EPS)
     if case["outer"] * case["inner"] == 1:

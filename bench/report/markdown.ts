@@ -33,7 +33,9 @@ export function markdown(results: Results, tables: readonly TextTable[]): string
       ? [
           'Times are per call and minima. The limit of the forward passes is the best copy of the tensor, that of backward',
           'the best a + b → c, in the same run with as many threads; fractions of it are medians over the rounds. Backward',
-          'of tfjs contains the forward: it has no other. oneDNN blocked has its data in its own layout of 16 channels.',
+          'of tfjs contains the forward: it has no other. oneDNN blocked has its data in its own layout of 16 channels. Rows',
+          'with weights have one for each position, with a mask the last positions of samples do not count, a quarter of all, and',
+          'with missing values 1 % of x is imputed; there PyTorch computes by hand, for it has no such batch norm.',
         ]
       : [
           'Each kind of data is one that `npm run hunt` searches among; 200,704 values a channel, "4 M values" as it says.',

@@ -60,8 +60,11 @@ const mostFraction = 1.2;
 /** Dots: the fraction of the limit, for each shape, a plot for each pass. */
 export function fractionPlots(lookup: Lookup): string | undefined {
   const { cases, contenders } = lookup.results;
-  const subjects = tabulated(cases);
-  const plots = lookup.passesOf(subjects).flatMap((pass) => {
+  const every = tabulated(cases);
+  const plots = lookup.passesOf(every).flatMap((pass) => {
+    const subjects = every.filter((subject) =>
+      contenders.some(({ name }) => lookup.find(subject, pass, name)),
+    );
     const points = subjects.flatMap((subject) =>
       contenders.flatMap(({ name }) => {
         const fraction = lookup.fraction(subject, pass, name);

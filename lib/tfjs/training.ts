@@ -5,7 +5,7 @@ import { passesFor } from '../backend/index.js';
 import { stateError } from '../errors.js';
 import { presentPass } from '../presence.js';
 import { updateRunningArrays } from '../running.js';
-import { throughPresent } from '../statistics.js';
+import { throughPresent } from '../through.js';
 import { copyInto, filled, lengthOf } from '../typed-array.js';
 import { type Geometry, geometryOf, newArray } from '../validate.js';
 import { gradientDepth, plain } from './kernel.js';

@@ -5,14 +5,15 @@ import {
   BatchNorm,
   type BatchNormOptions,
   backward,
-  type FloatDType,
   type FloatArray,
   forwardTraining,
   GradientSums,
+  type Missing,
   Moments,
   type ProcessGroup,
 } from '../../lib/index.js';
 import { expectListed } from '../support/messages.js';
+import * as counted from '../support/presence.js';
 import { Random, seedNote } from '../support/random.js';
 import * as reference from '../support/reference.js';
 import { groups } from '../support/renorm.js';
@@ -23,6 +24,7 @@ import {
   expectClose,
   expectSame,
   extentsOf,
+  type FloatDType,
   kinds,
   type Layout,
   largest,
@@ -381,6 +383,256 @@ describe(`ghost batch norm (${seedNote})`, () => {
   });
 });
 
+/** A mask or weights, gaps, or both; some samples may lack all. */
+function drawCounting(random: Random, { x, axis }: Case) {
+  const { outer, inner } = extentsOf(x.shape, axis);
+  const missing = random.pick<Missing>(['propagate', 'skip', 'impute']);
+  const perSample = (outer * inner) / x.shape[0];
+  const isPerSample = random.uniform() < 0.3;
+  const count = isPerSample ? x.shape[0] : outer * inner;
+  const one = random.pick([() => random.integer(0, 2), () => random.pick([0, 1, random.uniform(0, 3)])]);
+  const given = Float64Array.from({ length: count }, one);
+  const weights = missing !== 'propagate' && random.uniform() < 0.3 ? undefined : given;
+  if (missing !== 'propagate')
+    for (let i = 0; i < x.data.length; i++) if (random.uniform() < 0.2) x.data[i] = Number.NaN;
+  const outside = random.pick(['normalize', 'zero'] as const);
+  const options = { missing, singleValue: 'running' as const };
+  const each = isPerSample ? 1 : perSample;
+  const weightsOf = ([from, to]: readonly [number, number]) => weights?.slice(from * each, to * each);
+  return { options, weights, outside, weightsOf };
+}
+
+describe(`weights and missing values in groups (${seedNote})`, () => {
+  eachSummedKind('each group is normalized as if it were alone', async ({ dtype, layout }) => {
+    for (let run = 0; run < 30; run++) {
+      const random = new Random(1000 + run);
+      const drawn = draw(random, dtype, layout, random.integer(2, 12), random.integer(1, 9));
+      const { options, weights, outside, weightsOf } = drawCounting(random, drawn);
+      const { x, dy, residual } = drawn;
+      const virtualBatchSize = random.integer(1, x.shape[0] + 1);
+      const what = `run ${run}, ${x.shape[0]} samples in groups of ${virtualBatchSize}`;
+      const weightsGrad = weights !== undefined;
+      const alone = partsOf(drawn, virtualBatchSize).map((part) => {
+        const own = layerFor(drawn, options);
+        own.runningMean?.fill(0.5);
+        const given = { weights: weightsOf(part), outside, residual: residual && samplesOf(residual, part) };
+        const y = own.forward(samplesOf(x, part), given);
+        return { y, ...own.backward(samplesOf(dy, part), { weightsGrad }) };
+      });
+      const made = () => {
+        const bn = layerFor(drawn, { ...options, virtualBatchSize });
+        bn.runningMean?.fill(0.5);
+        return bn;
+      };
+      const bn = made();
+      const y = bn.forward(x, { weights, outside, residual });
+      expectSame(y.data, joined(alone.map((part) => part.y)), `${what}: y`);
+      const gradients = bn.backward(dy, { weightsGrad, retain: true });
+      expectSame(gradients.dx?.data ?? [], joined(alone.map((part) => part.dx)), `${what}: dx`);
+      if (residual)
+        expectSame(gradients.dResidual?.data ?? [], joined(alone.map((part) => part.dResidual)), what);
+      if (weights)
+        expectSame(
+          gradients.dWeights ?? [],
+          alone.flatMap(({ dWeights }) => [...(dWeights ?? [])]),
+          `${what}: dWeights`,
+        );
+      for (const name of ['dWeight', 'dBias'] as const) {
+        const sums = Array.from({ length: channels }, (_, c) =>
+          alone.reduce((sum, part) => sum + (part[name]?.[c] ?? 0), 0),
+        );
+        expectClose(gradients[name] ?? [], typed(dtype, sums), 0, `${what}: ${name}`);
+      }
+
+      // Each half, later, and given away: the same bits.
+      const { dx } = bn.backward(dy, { only: 'input', retain: true });
+      expectSame(dx?.data ?? [], gradients.dx?.data ?? [], `${what}: dx alone`);
+      expectSame(bn.backward(dy, { only: 'parameters' }).dBias ?? [], gradients.dBias ?? [], 'dBias alone');
+      for (const transfer of [false, true]) {
+        const later = made();
+        const input = { data: x.data.slice(), shape: x.shape };
+        const given = { weights, outside, residual, transfer };
+        expectSame((await later.forwardAsync(input, given)).data, y.data, `${what}: y, later`);
+        const gradient = { data: dy.data.slice(), shape: dy.shape };
+        const of = await later.backwardAsync(gradient, { weightsGrad, transfer });
+        for (const name of ['dx', 'dResidual'] as const)
+          if (of[name]) expectSame(of[name].data, gradients[name]?.data ?? [], `${what}: ${name}, later`);
+        for (const name of ['dWeight', 'dBias', 'dWeights'] as const)
+          if (of[name]) expectSame(of[name], gradients[name] ?? [], `${what}: ${name}, later`);
+        expect(later.stateDict()).toEqual(bn.stateDict());
+        expect(later.lastMoments?.toJSON()).toEqual(bn.lastMoments?.toJSON());
+      }
+    }
+  });
+
+  it('statistics are those of plain training', () => {
+    for (let run = 0; run < 60; run++) {
+      const random = new Random(2000 + run);
+      const { dtype, layout } = random.pick(kinds);
+      const drawn = draw(random, dtype, layout, random.integer(4, 12), random.integer(2, 9));
+      const { options, weights, outside } = drawCounting(random, drawn);
+      const { x } = drawn;
+      const [bn, plain] = [
+        layerFor(drawn, { ...options, virtualBatchSize: random.integer(2, x.shape[0]) }),
+        layerFor(drawn, options),
+      ];
+      bn.forward(x, { weights, outside });
+      plain.forward(x, { weights, outside });
+      // Where each group has one value, nothing has statistics.
+      if (bn.batchesTracked < plain.batchesTracked) continue;
+      const whole = Moments.of(x, { axis: drawn.axis, weights, missing: options.missing });
+      const deviation = (c: number) => Math.sqrt(whole.variance[c]);
+      const last = bn.lastMoments;
+      expect(last === undefined).toBe(plain.lastMoments === undefined);
+      if (last === undefined) continue;
+      const what = `run ${run}`;
+      expectClose(last.count, whole.count, (c) => 1e-14 * whole.count[c], `${what}: count`);
+      expectClose(last.squares, whole.squares, (c) => 1e-14 * whole.squares[c], `${what}: squares`);
+      expectClose(last.mean, whole.mean, (c) => 1e-13 * (deviation(c) + Math.abs(whole.mean[c])), what);
+      expectClose(last.variance, whole.variance, (c) => 1e-12 * deviation(c) ** 2, `${what}: variance`);
+      expectClose(
+        bn.runningMean ?? [],
+        plain.runningMean ?? [],
+        1e-12 * largest(plain.runningMean ?? []),
+        what,
+      );
+      const most = largest(plain.runningVar ?? []);
+      expectClose(bn.runningVar ?? [], plain.runningVar ?? [], 1e-11 * most, `${what}: running variance`);
+    }
+  });
+
+  it('are the textbook’s, and gradients those of finite differences', () => {
+    for (const { layout } of kinds.filter(({ dtype }) => dtype === 'float64'))
+      for (const missing of ['propagate', 'skip', 'impute'] as const)
+        for (const outside of ['normalize', 'zero'] as const) {
+          const random = new Random(3000);
+          const drawn = { ...draw(random, 'float64', layout, 7, 4), relu: false };
+          const { x, dy, residual, axis, parameters } = drawn;
+          const { outer, inner } = extentsOf(x.shape, axis);
+          const weights = Float64Array.from({ length: outer * inner }, () =>
+            random.uniform() < 0.2 ? 0 : random.uniform(0.2, 2),
+          );
+          // Outside, an imputed y is the bias without passing it a gradient: there are no gaps there.
+          const isGap = (i: number) =>
+            i % 4 === 0 && weights[Math.floor(i / (channels * inner)) * inner + (i % inner)] > 0;
+          if (missing !== 'propagate')
+            for (let i = 0; i < x.data.length; i++) if (isGap(i)) x.data[i] = Number.NaN;
+          const bn = layerFor(drawn, { virtualBatchSize: 4, eps: 0.1, missing });
+          const forward = () => bn.forward(x, { weights, outside, residual }).data;
+          const y = forward();
+          const gradients = bn.backward(dy, { weightsGrad: true });
+          const [size, each] = [x.data.length / 7, (outer * inner) / 7];
+          for (const [from, to] of partsOf(drawn, 4)) {
+            const part = {
+              x: x.data.slice(from * size, to * size),
+              extents: extentsOf([to - from, ...x.shape.slice(1)], axis),
+              eps: 0.1,
+              ...parameters,
+              residual: residual?.data.slice(from * size, to * size),
+              weights: weights.slice(from * each, to * each),
+              missing: missing !== 'propagate',
+              impute: missing === 'impute',
+              zero: outside === 'zero',
+            };
+            const statistics = counted.statistics(part);
+            const cut = (array: FloatArray) => array.slice(from * size, to * size);
+            expectClose(cut(y), counted.forward(part, statistics), 1e-12, 'y');
+            const wanted = counted.backward(part, cut(dy.data), statistics);
+            expectClose(cut(gradients.dx?.data ?? x.data), wanted.dx, 1e-12, 'dx');
+            const dWeights = (gradients.dWeights ?? []).slice(from * each, to * each);
+            expectClose(dWeights, wanted.dWeights, 1e-12, 'dWeights');
+          }
+          const loss = () =>
+            dot(
+              forward().map((value) => (Number.isNaN(value) ? 0 : value)),
+              dy.data,
+            );
+          const difference = (array: FloatArray, i: number) => {
+            const [value, step] = [array[i], 1e-5];
+            array[i] = value + step;
+            const more = loss();
+            array[i] = value - step;
+            const less = loss();
+            array[i] = value;
+            return (more - less) / (2 * step);
+          };
+          for (let i = 0; i < x.data.length; i++)
+            if (!Number.isNaN(x.data[i]))
+              expect(gradients.dx?.data[i], `dx[${i}]`).toBeCloseTo(difference(x.data, i), 5);
+          for (let i = 0; i < weights.length; i++)
+            if (weights[i] > 0)
+              expect(gradients.dWeights?.[i], `dWeights[${i}]`).toBeCloseTo(difference(weights, i), 5);
+          for (let c = 0; c < channels; c++) {
+            expect(gradients.dWeight?.[c], `dWeight[${c}]`).toBeCloseTo(
+              difference(bn.weight as FloatArray, c),
+              5,
+            );
+            expect(gradients.dBias?.[c], `dBias[${c}]`).toBeCloseTo(difference(bn.bias as FloatArray, c), 5);
+          }
+        }
+  });
+
+  it('a group of little is as such a batch', async () => {
+    const x = { data: Float32Array.of(1, 3, 7, 9, 4, 6), shape: [6, 1] };
+    const ones = { data: new Float32Array(6).fill(1), shape: [6, 1] };
+    const made = (options: BatchNormOptions) => {
+      const bn = new BatchNorm(1, { virtualBatchSize: 2, eps: 1e-12, ...options });
+      bn.runningMean?.fill(2);
+      return bn;
+    };
+    // Nothing counts in the middle: evaluation there, whose gradient is that of a constant.
+    const bn = made({});
+    const weights = Uint8Array.of(1, 1, 0, 0, 1, 1);
+    expect([...bn.forward(x, { weights }).data]).toEqual([-1, 1, 5, 7, -1, 1]);
+    expect([bn.lastMoments?.count[0], bn.lastMoments?.mean[0]]).toEqual([4, 3.5]);
+    expect([...(bn.backward(ones).dx?.data ?? [])]).toEqual([0, 0, 1, 1, 0, 0]);
+    const one = Uint8Array.of(1, 1, 0, 1, 1, 1);
+    const message =
+      'training needs more than one value per channel, got shape [6, 1]; call eval() or use a larger virtualBatchSize';
+    const out = new Float32Array(6).fill(9);
+    expect(() => bn.forward(x, { weights: one, out })).toThrow(message);
+    const away = { data: x.data.slice(), shape: x.shape };
+    await expect(bn.forwardAsync(away, { weights: one, transfer: true })).rejects.toThrow(message);
+    expect([out[0], away.data.length, bn.batchesTracked]).toEqual([9, 6, 1]);
+    const running = made({ singleValue: 'running' });
+    expect([...running.forward(x, { weights: one }).data]).toEqual([-1, 1, 5, 7, -1, 1]);
+    expect([running.lastMoments?.count[0], running.lastMoments?.mean[0]]).toEqual([5, 23 / 5]);
+    // Nothing but such groups: evaluation.
+    const few = made({ singleValue: 'running' });
+    expect([...few.forward(x, { weights: Uint8Array.of(0, 1, 0, 1, 0, 0) }).data]).toEqual([
+      -1, 1, 5, 7, 2, 4,
+    ]);
+    expect([few.batchesTracked, few.lastMoments, few.runningMean?.[0]]).toEqual([0, undefined, 2]);
+    expect([...(few.backward(ones).dx?.data ?? [])]).toEqual([1, 1, 1, 1, 1, 1]);
+    expect(() =>
+      made({ eps: 0 }).forward(
+        { ...x, data: Float32Array.of(1, 3, 7, 7, 4, 6) },
+        { weights: new Uint8Array(6).fill(1), out },
+      ),
+    ).toThrow('x must vary in every channel with eps: 0');
+    expect(out[0]).toBe(9);
+  });
+
+  eachKind('large results have the same bits', async ({ dtype, layout }) => {
+    const shape = beyondCaches(dtype, layout);
+    const { axis } = layout;
+    const extents = extentsOf(shape, axis);
+    const data = randomActivations(new Random(31), dtype, extents);
+    for (let i = 0; i < data.length; i += 97) data[i] = Number.NaN;
+    const x = { data, shape };
+    const options = { dtype, axis, missing: 'impute' } as const;
+    const bn = new BatchNorm<FloatDType>(shape.at(axis) as number, { ...options, virtualBatchSize: 4 });
+    const y = bn.forward(x).data;
+    const { dx } = bn.backward(x);
+    const part = samplesOf(x, [0, Math.min(4, shape[0])]);
+    const alone = new BatchNorm<FloatDType>(bn.channels, options);
+    expectSame(y.subarray(0, part.data.length), alone.forward(part).data, 'y');
+    expectSame(dx?.data.subarray(0, part.data.length) ?? [], alone.backward(part).dx?.data ?? [], 'dx');
+    expectSame((await bn.forwardAsync(x)).data, y, 'y, later');
+    expectSame((await bn.backwardAsync(x)).dx?.data ?? [], dx?.data ?? [], 'dx, later');
+  });
+});
+
 describe('groups in which there is little', () => {
   const column = (...values: number[]) => ({ data: Float32Array.from(values), shape: [values.length, 1] });
 
@@ -495,11 +747,6 @@ describe('virtualBatchSize', () => {
       'renorm must be left out beside virtualBatchSize, got an object',
     );
     refused(
-      made({ ...size, missing: 'skip' }),
-      RangeError,
-      `missing must be 'propagate' or 'throw' with virtualBatchSize, got "skip"`,
-    );
-    refused(
       made({ ...size, axis: 0 }),
       RangeError,
       'axis must be another than that of the samples with virtualBatchSize, got 0',
@@ -528,11 +775,6 @@ describe('virtualBatchSize', () => {
       () => bn.forward(x, { moments }),
       TypeError,
       'moments must be left out in a layer with virtualBatchSize, got an object',
-    );
-    refused(
-      () => bn.forward(x, { weights: new Float32Array(8) }),
-      TypeError,
-      'weights must be left out in a layer with virtualBatchSize, got Float32Array',
     );
     bn.forward(x);
     refused(

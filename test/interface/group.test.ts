@@ -571,6 +571,26 @@ describe(`weights and missing values in a group (${seedNote})`, () => {
     },
   );
 
+  it('count together what has weight, however little', async () => {
+    for (const [own, hasMany] of [
+      [[[1], [1e-17]], true],
+      [[[1e-200], [1e-200]], true],
+      [[[1e-17, 1], []], true],
+      [[[0], [1e-17]], false],
+    ] as const) {
+      const members = groupOf(2).map((group) => new BatchNorm(1, { group, missing: 'skip' }));
+      const made = await Promise.allSettled(
+        members.map((bn, rank) => {
+          const weights = Float64Array.from(own[rank]);
+          const data = Float32Array.from(weights, (_, i) => 1 + i + rank);
+          return bn.forwardAsync({ data, shape: [weights.length, 1] }, { weights });
+        }),
+      );
+      for (const { status } of made) expect(status).toBe(hasMany ? 'fulfilled' : 'rejected');
+      for (const bn of members) expect(bn.batchesTracked).toBe(hasMany ? 1 : 0);
+    }
+  });
+
   it('must be brought by all members', async () => {
     const members = groupOf(2).map((group) => new BatchNorm(1, { group }));
     const x = { data: Float32Array.of(1, 2), shape: [2, 1] };

@@ -543,6 +543,48 @@ describe('batches in which little counts', () => {
     expect(bn.batchesTracked).toBe(0);
   });
 
+  it('two values are two, however little one of them weighs', async () => {
+    const gap = Number.NaN;
+    const two = { data: Float32Array.of(gap, 1, gap, gap, gap, 3), shape: [3, 2] };
+    for (const missing of ['skip', 'impute'] as const)
+      for (const [weights, mean] of [
+        [[1, 1, 1e-17], 1],
+        [[1e-17, 5, 1], 3],
+        [[1e-200, 1, 1e-200], 2],
+      ] as const) {
+        const bn = new BatchNorm(2, { missing });
+        const given = { weights: Float64Array.from(weights) };
+        const y = bn.forward(two, given);
+        expectSame((await bn.forwardAsync(two, given)).data, y.data, 'later');
+        expect([bn.batchesTracked, bn.lastMoments?.mean[1]]).toEqual([2, mean]);
+        const away = { data: two.data.slice(), shape: [3, 2] };
+        expectSame((await bn.forwardAsync(away, { ...given, transfer: true })).data, y.data, 'given away');
+        expect(y.data[1] < y.data[5]).toBe(true);
+        // Each of them alone is one.
+        for (const at of [0, 2]) {
+          const alone = Float64Array.from(weights, (weight, i) => (i === at ? weight : 0));
+          expect(() => bn.forward(two, { weights: alone })).toThrow('needs more than one value per channel');
+        }
+        expect(bn.batchesTracked).toBe(3);
+      }
+  });
+
+  it('what too little of counts is refused before it is given away', async () => {
+    const one = [[Number.NaN, 1, Number.NaN, Number.NaN], undefined] as const;
+    const rare = [[1, 2, 3, 4], Uint8Array.of(0, 0)] as const;
+    for (const [values, weights] of [one, rare]) {
+      const x = { data: Float32Array.from(values), shape: [2, 2] };
+      const bn = new BatchNorm(2, { missing: 'skip' });
+      bn.runningVar?.fill(-1);
+      await expect(bn.forwardAsync(x, { weights, transfer: true })).rejects.toThrow(RangeError);
+      expectSame(x.data, Float32Array.from(values), 'x');
+      const running = new BatchNorm(2, { missing: 'skip', singleValue: 'running', eps: 1e-12 });
+      const y = await running.forwardAsync(x, { weights, transfer: true });
+      expect([x.data.length, running.batchesTracked]).toEqual([0, 0]);
+      expectSame(y.data, Float32Array.from(values), 'y');
+    }
+  });
+
   it('an infinity is not missing', () => {
     const infinite = { data: Float32Array.of(1, Infinity, 3, 4, 5, 6), shape: [3, 2] };
     const { mean } = forwardTraining(infinite, { missing: 'skip' });

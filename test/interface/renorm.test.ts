@@ -4,7 +4,6 @@ import { describe, expect, it } from 'vitest';
 import {
   BatchNorm,
   type BatchNormOptions,
-  type FloatDType,
   type FloatArray,
   GradientSums,
   type Missing,
@@ -23,6 +22,7 @@ import {
   expectClose,
   expectSame,
   extentsOf,
+  type FloatDType,
   kinds,
   type Layout,
   largest,
