@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 
 /// Clang's way to ask for what GCC says with macros.
 #if !defined(__has_feature)
@@ -61,6 +62,23 @@ enum Stores {
   kStreamed,  ///< past them
 };
 
+/// A value of 16 bits in memory, which is computed with in float: bfloat16 or float16, as Execution says.
+struct Half {
+  uint16_t bits;
+};
+
+/// What values that lie in memory as S are computed in: float and double in themselves.
+template <typename S>
+struct ComputeOf {
+  using Type = S;
+};
+template <>
+struct ComputeOf<Half> {
+  using Type = float;
+};
+template <typename S>
+using Compute = typename ComputeOf<S>::Type;
+
 /// Values in 64 bytes, the unit of arithmetic on every ISA.
 template <typename T>
 constexpr size_t kLanes = 64 / sizeof(T);
@@ -87,12 +105,12 @@ struct LaneSums {
 };
 
 /// sums += x - shift, (x - shift)^2
-template <typename T>
+template <typename S>
 struct MomentsWork {
   Tile tile;
-  const T* x;
-  const T* shift;
-  LaneSums<T> sums;
+  const S* x;
+  const Compute<S>* shift;
+  LaneSums<Compute<S>> sums;
   bool ends_stretch;  ///< with every row of a channels-first tile, with the last of a channels-last one
 };
 
@@ -105,16 +123,16 @@ struct Mask {
 
 /// y = activation((x - mean) * scale + offset + residual). A ReLU after a residual also fills a mask of
 /// zeros, where there is one (bytes is nullptr for none).
-template <typename T>
+template <typename S>
 struct NormalizeWork {
   Tile tile;
-  const T* x;
-  const T* residual;  ///< of the passes that add one
+  const S* x;
+  const S* residual;  ///< of the passes that add one
   Mask mask;          ///< of the one that adds it before a ReLU
-  T* y;
-  const T* mean;
-  const T* scale;
-  const T* offset;
+  S* y;
+  const Compute<S>* mean;
+  const Compute<S>* scale;
+  const Compute<S>* offset;
 };
 
 /// How a pass finds out which dy an activation has let through.
@@ -125,43 +143,43 @@ enum Gate {
 };
 
 /// sums += dy, dy * (x - mean), of the dy that have been let through
-template <typename T>
+template <typename S>
 struct GradSumsWork {
   Tile tile;
-  const T* dy;
-  const T* x;
+  const S* dy;
+  const S* x;
   Mask mask;
-  const T* mean;
-  const T* scale;
-  const T* offset;
-  LaneSums<T> sums;
+  const Compute<S>* mean;
+  const Compute<S>* scale;
+  const Compute<S>* offset;
+  LaneSums<Compute<S>> sums;
   bool ends_stretch;  ///< as for the moments
 };
 
 /// dx = (dy - (x - mean) * slope - constant) * scale, likewise. What a mask lets through is written to
 /// dresidual.
-template <typename T>
+template <typename S>
 struct GradInputWork {
   Tile tile;
-  const T* dy;
-  const T* x;
+  const S* dy;
+  const S* x;
   Mask mask;
-  T* dx;
-  T* dresidual;
-  const T* mean;
-  const T* slope;
-  const T* constant;
-  const T* scale;
-  const T* offset;
+  S* dx;
+  S* dresidual;
+  const Compute<S>* mean;
+  const Compute<S>* slope;
+  const Compute<S>* constant;
+  const Compute<S>* scale;
+  const Compute<S>* offset;
 };
 
 /// to = from where the mask has a bit, else +0: `count` neighbouring values.
-template <typename T>
+template <typename S>
 struct MaskWork {
   size_t count;
-  const T* from;
+  const S* from;
   Mask mask;
-  T* to;
+  S* to;
 };
 
 /// Which values of a tile count, and how much. Weights are those of positions: one per row in channels-last,
@@ -186,12 +204,12 @@ struct PresentSums {
 };
 
 /// weight * (x - shift) and its product with x - shift are added up, of what is present.
-template <typename T>
+template <typename S>
 struct PresentMomentsWork {
   Tile tile;
-  const T* x;
+  const S* x;
   const double* shift;
-  PresentWork<T> present;
+  PresentWork<Compute<S>> present;
   PresentSums sums;
 };
 
@@ -206,42 +224,42 @@ struct PresentStatistics {
 
 /// normalize, for what takes missing values for the mean or writes zeros; with the activation, and a residual
 /// that may be absent.
-template <typename T>
-struct PresentNormalizeWork : NormalizeWork<T> {
-  using Plain = NormalizeWork<T>;
-  const T* bias;  ///< what the mean becomes
+template <typename S>
+struct PresentNormalizeWork : NormalizeWork<S> {
+  using Plain = NormalizeWork<S>;
+  const Compute<S>* bias;  ///< what the mean becomes
   Activation activation;
-  PresentWork<T> present;
+  PresentWork<Compute<S>> present;
   bool streams;  ///< whether whole lines are written past the caches
 };
 
 /// grad_sums: of the dy that the activation lets through, and whose x is present or outside. `all` are the
 /// sums with imputed values, which count in the gradient of the bias alone; nullptr where there are none.
-template <typename T>
+template <typename S>
 struct PresentGradSumsWork {
   Tile tile;
-  const T* dy;
-  const T* x;
+  const S* dy;
+  const S* x;
   Mask mask;
   Gate gate;
-  const T* mean;
-  const T* scale;
-  const T* offset;
-  const T* bias;
+  const Compute<S>* mean;
+  const Compute<S>* scale;
+  const Compute<S>* offset;
+  const Compute<S>* bias;
   const double* centre;  ///< all of the mean
-  PresentWork<T> present;
+  PresentWork<Compute<S>> present;
   double* dy_sum;
   double* dy_xc;
   double* all;
 };
 
 /// grad_input, of which share * (deviation * slope + constant) is taken away. dx and dresidual may be absent.
-template <typename T>
-struct PresentGradInputWork : GradInputWork<T> {
-  using Plain = GradInputWork<T>;
-  const T* bias;
+template <typename S>
+struct PresentGradInputWork : GradInputWork<S> {
+  using Plain = GradInputWork<S>;
+  const Compute<S>* bias;
   Gate gate;
-  PresentWork<T> present;
+  PresentWork<Compute<S>> present;
   bool streams;
   bool flows;  ///< whether all shares are the same
   bool fixed;  ///< whether statistics are constants, so that nothing is taken away
@@ -249,10 +267,10 @@ struct PresentGradInputWork : GradInputWork<T> {
 
 /// dweights += linear * n + square * (n * n - least), where n = (x - mean) * inverse, over the channels of a
 /// position.
-template <typename T>
+template <typename S>
 struct GradWeightsWork {
   Tile tile;
-  const T* x;
+  const S* x;
   const double* mean;
   const double* inverse;
   const double* linear;
