@@ -56,6 +56,34 @@ struct Tile {
   Ahead ahead;
 };
 
+/// How values lie in memory. All arithmetic on them is float32's.
+enum Storage {
+  kFloat32,
+  kBfloat16,  ///< the upper half of a float32
+  kFloat16,   ///< IEEE 754's binary16
+  kUint8,
+  kInt8,
+  kInt16,
+};
+constexpr size_t kStorages = 6;
+
+/// The bytes of a value.
+constexpr size_t bytes_of(Storage storage) {
+  return storage == kFloat32 ? 4 : storage == kUint8 || storage == kInt8 ? 1 : 2;
+}
+
+/// Between a storage type and float32, `count` neighbouring values: the same bits on every ISA.
+///
+/// What is narrowed goes to the nearest, of two to the even one. In 16-bit floats what lies beyond the range
+/// is infinity, and NaN stays NaN, quiet, with the upper bits of its mantissa; integers saturate, and NaN and
+/// -0 are 0.
+struct Conversion {
+  void (*widen)(const void* from, size_t count, float* to);
+  void (*narrow)(const float* from, size_t count, void* to);
+  /// narrow, with the whole lines of `to` past the caches. Needs the fence.
+  void (*stream)(const float* from, size_t count, void* to);
+};
+
 /// How a pass writes: the first index of its kernels.
 enum Stores {
   kCached,    ///< through the caches, for a reader that comes soon
@@ -391,6 +419,7 @@ struct KernelTable {
                     const double* variance, double* running_mean, double* running_var, double* accepted);
   /// Adds sums of chunks, which refer to shift, to statistics. What has no weight adds nothing.
   void (*merge_present)(size_t channels, const double* shift, PresentSums chunk, PresentStatistics to);
+  Conversion conversions[kStorages];
   Kernels<float> f32;
   Kernels<double> f64;
 };

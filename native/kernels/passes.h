@@ -6,6 +6,7 @@
 #include <type_traits>
 
 #include "channels.h"
+#include "convert.h"
 #include "loops.h"
 #include "mask.h"
 #include "presence.h"
@@ -548,7 +549,15 @@ constexpr batchnorm::Kernels<T> all_kernels() {
 
 // The only symbol of a per-ISA object. A template or ALWAYS_INLINE function of the standard library must
 // never come in here: the linker could keep this ISA's copy for the portable code.
-#define BATCHNORM_KERNEL_TABLE(isa)                                \
-  extern "C" const batchnorm::KernelTable batchnorm_kernels_##isa; \
-  constexpr batchnorm::KernelTable batchnorm_kernels_##isa = {     \
-      #isa, fence_streams, average, merge_present, all_kernels<float>(), all_kernels<double>()};
+#define BATCHNORM_KERNEL_TABLE(isa)                                                                        \
+  extern "C" const batchnorm::KernelTable batchnorm_kernels_##isa;                                         \
+  constexpr batchnorm::KernelTable batchnorm_kernels_##isa = {                                             \
+      #isa,                                                                                                \
+      fence_streams,                                                                                       \
+      average,                                                                                             \
+      merge_present,                                                                                       \
+      {conversion<batchnorm::kFloat32>(), conversion<batchnorm::kBfloat16>(),                              \
+       conversion<batchnorm::kFloat16>(), conversion<batchnorm::kUint8>(), conversion<batchnorm::kInt8>(), \
+       conversion<batchnorm::kInt16>()},                                                                   \
+      all_kernels<float>(),                                                                                \
+      all_kernels<double>()};

@@ -9,6 +9,7 @@
 #include <future>
 #include <thread>
 
+#include "conversions.h"
 #include "passes.h"
 #include "plan.h"
 #include "queue.h"
@@ -421,6 +422,7 @@ int main(int count, char** arguments) {
       return 2;
     }
   }
+  passed += conversions::test_all();
   size_t number = 0;
   for (const Shape shape : kShapes) {
     test_shape<float>(shape, number++);
