@@ -314,7 +314,8 @@ std::unique_ptr<Results<S>> run(const Case& c, const Inputs<S>& inputs, const Ma
     to.fill(values);
     return static_cast<const S*>(to.data());
   };
-  for (Guarded<S>* array : {&r.dx, &r.dresidual, &r.inferred_dx, &r.inferred_dresidual})
+  for (Guarded<S>* array : {&r.dx, &r.dresidual, &r.inferred_dx, &r.inferred_dresidual, &r.present_y,
+                            &r.present_dx, &r.present_dresidual})
     std::fill_n(array->data(), array->size(), S{0});
   for (Guarded<T>* array : {&r.dweight, &r.dbias, &r.inferred_dweight, &r.inferred_dbias})
     std::fill_n(array->data(), array->size(), T{0});
@@ -397,8 +398,6 @@ std::unique_ptr<Results<S>> run(const Case& c, const Inputs<S>& inputs, const Ma
     const Presence presence = {has_weights ? weights.data() : nullptr, missing, impute, zero};
     for (Guarded<double>* array : {&r.present_dbias, &r.dweights})
       std::fill_n(array->data(), array->size(), 0.0);
-    for (Guarded<S>* array : {&r.present_dx, &r.present_dresidual})
-      std::fill_n(array->data(), array->size(), S{0});
     moments_of_present<S>(
         execution, shape, x.data(), presence,
         {r.present_count.data(), r.present_squares.data(), r.present_mean.data(), r.present_variance.data()});
