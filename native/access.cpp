@@ -32,16 +32,16 @@ struct Piece {
 struct Steps {
   size_t rows;
   size_t columns;
+  bool gathers;  ///< whether several rows with gaps between them may be a piece
 };
 /// Of a pass whose values do not depend on each other: whole lines of 16-bit values.
-constexpr Steps kLines = {1, kLanes<Half>};
+constexpr Steps kLines = {1, kLanes<Half>, false};
 /// Of one that sums, by Layout: a stretch, or the rows of which two trees are one addition. A row longer than
 /// a stretch ends one in each of its tiles (Partition::ends_stretch).
-constexpr Steps kSummed[] = {{1, kStretch * 8 * kLanes<float>}, {8, kLanes<Half>}};
+constexpr Steps kSummed[] = {{1, kStretch * 8 * kLanes<float>, true}, {8, kLanes<Half>, true}};
 static_assert(kPiece % kSummed[kChannelsFirst].columns == 0);
 
-/// Calls visit(piece) for pieces that cover a tile, row by row. Those of several rows have them whole, and
-/// without gaps, unless there must be several.
+/// Calls visit(piece) for pieces that cover a tile, row by row.
 template <typename Visit>
 void for_each_piece(const Tile& tile, Steps steps, Visit visit) {
   size_t rows = steps.rows;
@@ -49,7 +49,7 @@ void for_each_piece(const Tile& tile, Steps steps, Visit visit) {
   if (columns * rows > kPiece) {
     const size_t parts = divide_up(columns, kPiece / rows);
     columns = round_up(divide_up(columns, parts), steps.columns);
-  } else if (columns == tile.stride || rows > 1) {
+  } else if (columns == tile.stride || steps.gathers) {
     rows = kPiece / columns / rows * rows;
   }
   for (size_t row = 0; row < tile.rows; row += rows)
@@ -162,9 +162,36 @@ void Access<Half>::add_in_double(const Kernels<float>& kernels, const Half* valu
 
 namespace {
 
-LaneSums<float> sums_of(const LaneSums<float>& sums, Layout layout, const Piece& piece) {
+LaneSums<float> part_of(const LaneSums<float>& sums, Layout layout, const Piece& piece) {
   const size_t at = layout == kChannelsFirst ? piece.row * kLanes<float> : piece.column;
   return {sums.first + at, sums.second + at, advance(sums.first_total, at), advance(sums.second_total, at)};
+}
+
+/// A piece of a tile, where it lies.
+Tile part_of(const Tile& tile, const Piece& piece) {
+  const size_t place = piece.place(tile);
+  Ahead ahead = tile.ahead;
+  ahead.end -= std::min(ahead.end, place);
+  return {piece.rows, piece.columns, tile.stride, ahead};
+}
+
+MomentsWork<Half> part_of(const MomentsWork<Half>& work, Layout layout, const Piece& piece, bool ends) {
+  return {part_of(work.tile, piece), work.x + piece.place(work.tile), work.shift + piece.channel(layout),
+          part_of(work.sums, layout, piece), ends};
+}
+
+GradSumsWork<Half> part_of(const GradSumsWork<Half>& work, Layout layout, const Piece& piece, bool ends) {
+  const size_t place = piece.place(work.tile);
+  const size_t channel = piece.channel(layout);
+  return {part_of(work.tile, piece),
+          work.dy + place,
+          work.x + place,
+          advance(work.mask, place),
+          work.mean + channel,
+          work.scale + channel,
+          work.offset + channel,
+          part_of(work.sums, layout, piece),
+          ends};
 }
 
 /// Whether a stretch ends with a piece of a tile with which one does.
@@ -173,35 +200,73 @@ bool ends_stretch(bool with_tile, Layout layout, const Tile& tile, const Piece& 
   return with_tile && (layout == kChannelsFirst || end == tile.rows || end % (kStretch * 8) == 0);
 }
 
+/// Calls sum_whole(part) for the parts of a work that kernels of Half can sum, sum_rest(part) for the others.
+template <typename Work, typename Whole, typename Rest>
+void for_each_part(Layout layout, const Work& work, Whole sum_whole, Rest sum_rest) {
+  const Tile& tile = work.tile;
+  const auto with = [&](auto sum, const Piece& piece, bool ends) {
+    if (piece.rows > 0 && piece.columns > 0) sum(part_of(work, layout, piece, ends));
+  };
+  if (layout == kChannelsFirst) {
+    constexpr size_t addition = 8 * kLanes<float>;
+    // Two calls for each row are worth it where the first of them has something to do.
+    const size_t whole = tile.columns < 4 * addition ? 0 : tile.columns - tile.columns % addition;
+    const bool is_all = whole == tile.columns;
+    with(sum_whole, {0, tile.rows, 0, whole}, is_all ? work.ends_stretch : whole % (kStretch * addition) == 0);
+    with(sum_rest, {0, tile.rows, whole, tile.columns - whole}, work.ends_stretch);
+    return;
+  }
+  const size_t columns = tile.columns - tile.columns % kLanes<float>;
+  const size_t rows = tile.rows - tile.rows % 8;
+  const size_t stretches = rows == tile.rows ? rows : rows - rows % (kStretch * 8);
+  with(sum_whole, {0, stretches, 0, columns}, work.ends_stretch);
+  with(sum_whole, {stretches, rows - stretches, 0, columns}, false);
+  with(sum_rest, {rows, tile.rows - rows, 0, columns}, work.ends_stretch);
+  with(sum_rest, {0, tile.rows, columns, tile.columns - columns}, work.ends_stretch);
+}
+
+/// Whether kernels of Half can write a tile.
+bool has_lines(Layout layout, const Tile& tile) {
+  return tile.columns == tile.stride && (layout == kChannelsLast || tile.columns >= kLanes<float>);
+}
+
 }  // namespace
 
 void Access<Half>::sum(void (*kernel)(const MomentsWork<float>&), Layout layout,
                        const MomentsWork<Half>& work) const {
-  Room x;
-  for_each_piece(work.tile, kSummed[layout], [&](const Piece& piece) {
-    load(conversion_, work.x, work.tile, piece, x.values);
-    kernel({piece.tile(), x.values, work.shift + piece.channel(layout), sums_of(work.sums, layout, piece),
-            ends_stretch(work.ends_stretch, layout, work.tile, piece)});
-  });
+  const auto stage = [&](const MomentsWork<Half>& part) {
+    Room x;
+    for_each_piece(part.tile, kSummed[layout], [&](const Piece& piece) {
+      load(conversion_, part.x, part.tile, piece, x.values);
+      kernel({piece.tile(), x.values, part.shift + piece.channel(layout), part_of(part.sums, layout, piece),
+              ends_stretch(part.ends_stretch, layout, part.tile, piece)});
+    });
+  };
+  const auto half = half_.moments[layout];
+  half ? for_each_part(layout, work, half, stage) : stage(work);
 }
 
 void Access<Half>::sum(void (*kernel)(const GradSumsWork<float>&), Layout layout,
                        const GradSumsWork<Half>& work) const {
-  Room dy, x;
-  for_each_piece(work.tile, kSummed[layout], [&](const Piece& piece) {
-    load_gradient(conversion_, apply_mask_, work.dy, work.mask, work.tile, piece, dy.values);
-    load(conversion_, work.x, work.tile, piece, x.values);
-    const size_t channel = piece.channel(layout);
-    kernel({piece.tile(),
-            dy.values,
-            x.values,
-            {nullptr, 0},
-            work.mean + channel,
-            work.scale + channel,
-            work.offset + channel,
-            sums_of(work.sums, layout, piece),
-            ends_stretch(work.ends_stretch, layout, work.tile, piece)});
-  });
+  const auto stage = [&](const GradSumsWork<Half>& part) {
+    Room dy, x;
+    for_each_piece(part.tile, kSummed[layout], [&](const Piece& piece) {
+      load_gradient(conversion_, wide_.apply_mask[kCached], part.dy, part.mask, part.tile, piece, dy.values);
+      load(conversion_, part.x, part.tile, piece, x.values);
+      const size_t channel = piece.channel(layout);
+      kernel({piece.tile(),
+              dy.values,
+              x.values,
+              {nullptr, 0},
+              part.mean + channel,
+              part.scale + channel,
+              part.offset + channel,
+              part_of(part.sums, layout, piece),
+              ends_stretch(part.ends_stretch, layout, part.tile, piece)});
+    });
+  };
+  const auto half = half_.grad_sums[kernel == wide_.grad_sums[kRecomputed][layout]][layout];
+  half && !work.mask.bytes ? for_each_part(layout, work, half, stage) : stage(work);
 }
 
 void Access<Half>::sum(void (*kernel)(const PresentMomentsWork<float>&), Layout layout,
@@ -223,7 +288,7 @@ void Access<Half>::sum(void (*kernel)(const PresentGradSumsWork<float>&), Layout
                        const PresentGradSumsWork<Half>& work) const {
   Room dy, x;
   for_each_piece(work.tile, kLines, [&](const Piece& piece) {
-    load_gradient(conversion_, apply_mask_, work.dy, work.mask, work.tile, piece, dy.values);
+    load_gradient(conversion_, wide_.apply_mask[kCached], work.dy, work.mask, work.tile, piece, dy.values);
     load(conversion_, work.x, work.tile, piece, x.values);
     const size_t channel = piece.channel(layout);
     const size_t at = layout == kChannelsFirst ? piece.row * kLanes<float> : piece.column;
@@ -257,6 +322,8 @@ void Access<Half>::sum(void (*kernel)(const GradWeightsWork<float>&), Layout lay
 
 void Access<Half>::write(const WritingPass<NormalizeWork<float>, MomentsWork<float>>& pass, Layout layout,
                          Stores stores, const NormalizeWork<Half>& work) const {
+  if (half_.moments[layout] && !work.residual && has_lines(layout, work.tile))
+    return half_.normalize[&pass == &wide_.normalize[0][kRelu]].kernels[stores][layout](work);
   const auto kernel = pass.alone[kCached][layout];
   Room values, residual;
   for_each_piece(work.tile, kLines, [&](const Piece& piece) {
@@ -275,12 +342,15 @@ void Access<Half>::write(const WritingPass<NormalizeWork<float>, MomentsWork<flo
 
 void Access<Half>::write(const WritingPass<GradInputWork<float>, GradSumsWork<float>>& pass, Layout layout,
                          Stores stores, const GradInputWork<Half>& work) const {
+  if (half_.moments[layout] && !work.mask.bytes && &pass != &wide_.frozen_grad_input &&
+      has_lines(layout, work.tile))
+    return half_.grad_input[&pass == &wide_.grad_input[kRecomputed]].kernels[stores][layout](work);
   const auto kernel = pass.alone[kCached][layout];
   Room dy, x;
   for_each_piece(work.tile, kLines, [&](const Piece& piece) {
     const size_t place = piece.place(work.tile);
     const size_t channel = piece.channel(layout);
-    load_gradient(conversion_, apply_mask_, work.dy, work.mask, work.tile, piece, dy.values);
+    load_gradient(conversion_, wide_.apply_mask[kCached], work.dy, work.mask, work.tile, piece, dy.values);
     if (work.mask.bytes) store(conversion_, stores, dy.values, piece, work.dresidual + place);
     load(conversion_, work.x, work.tile, piece, x.values);
     kernel({piece.tile(),
@@ -326,7 +396,7 @@ void Access<Half>::write(void (*kernel)(const PresentGradInputWork<float>&), Lay
   for_each_piece(work.tile, kLines, [&](const Piece& piece) {
     const size_t place = piece.place(work.tile);
     const size_t channel = piece.channel(layout);
-    load_gradient(conversion_, apply_mask_, work.dy, work.mask, work.tile, piece, dy.values);
+    load_gradient(conversion_, wide_.apply_mask[kCached], work.dy, work.mask, work.tile, piece, dy.values);
     load(conversion_, work.x, work.tile, piece, x.values);
     kernel({{piece.tile(),
              dy.values,
@@ -354,7 +424,7 @@ void Access<Half>::apply_mask(const Kernels<float>&, Stores stores, const MaskWo
   Room values;
   const Tile tile = {1, work.count, work.count, straight_ahead(0)};
   for_each_piece(tile, kLines, [&](const Piece& piece) {
-    load_gradient(conversion_, apply_mask_, work.from, work.mask, tile, piece, values.values);
+    load_gradient(conversion_, wide_.apply_mask[kCached], work.from, work.mask, tile, piece, values.values);
     store(conversion_, stores, values.values, piece, work.to + piece.column);
   });
 }

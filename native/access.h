@@ -59,7 +59,8 @@ class Access<Half> {
  public:
   explicit Access(const Execution& execution)
       : conversion_(execution.kernels->conversions[execution.storage]),
-        apply_mask_(execution.kernels->f32.apply_mask[kCached]),
+        wide_(execution.kernels->f32),
+        half_(execution.kernels->half[execution.storage == kFloat16]),
         infinity_(execution.storage == kBfloat16 ? 0x7f80 : 0x7c00) {}
 
   static constexpr bool kBeside = false;
@@ -98,7 +99,8 @@ class Access<Half> {
 
  private:
   const Conversion& conversion_;
-  void (*const apply_mask_)(const MaskWork<float>&);
+  const Kernels<float>& wide_;
+  const HalfKernels& half_;
   /// What is above it, but for the sign, is NaN.
   const uint16_t infinity_;
 };

@@ -408,6 +408,25 @@ struct Kernels {
   void (*grad_weights[2])(const GradWeightsWork<T>& work);
 };
 
+/// Kernels that read and write 16 bits themselves, of the passes that move the most; all nullptr where the
+/// ISA has none. Those that write want rows without gaps, of at least kLanes<float> values in kChannelsFirst,
+/// and coefficients as for kStreamed. Those that sum want whole additions: in kChannelsFirst rows of a
+/// multiple of 8 * kLanes<float> values, in kChannelsLast a multiple of 8 rows and of kLanes<float> columns.
+/// None knows a mask.
+struct HalfKernels {
+  template <template <typename> class Work>
+  struct Written {
+    void (*kernels[2][2])(const Work<Half>& work);  ///< [Stores][Layout]
+  };
+  void (*moments[2])(const MomentsWork<Half>& work);
+  /// [Gate][Layout]
+  void (*grad_sums[2][2])(const GradSumsWork<Half>& work);
+  /// Without a residual: [Activation]
+  Written<NormalizeWork> normalize[2];
+  /// [Gate]
+  Written<GradInputWork> grad_input[2];
+};
+
 /// All kernels of one instruction set.
 struct KernelTable {
   const char* name;  ///< as in BATCHNORM_ISA: generic, neon, avx2, avx512
@@ -422,6 +441,7 @@ struct KernelTable {
   Conversion conversions[kStorages];
   Kernels<float> f32;
   Kernels<double> f64;
+  HalfKernels half[2];  ///< bfloat16, float16
 };
 
 template <typename T>
