@@ -16,6 +16,8 @@ export {
 } from './batchnorm.js';
 export type { BatchNormConfig, BatchNormOptions } from './config.js';
 export type { Convention, Decay } from './conventions.js';
+export { decode, encode } from './convert.js';
+export type { HalfDType } from './dtype.js';
 export {
   type Conv,
   compose,

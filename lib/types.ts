@@ -4,7 +4,8 @@
 export type FloatArray = Float32Array | Float64Array;
 
 /** A Float16Array, where the language has it. */
-export type HalfArray = typeof globalThis extends { Float16Array: { prototype: infer T } } ? T : never;
+export type HalfArray =
+  typeof globalThis extends Record<'Float16Array', Record<'prototype', infer T>> ? T : never;
 
 /** The values of a tensor. A Uint16Array holds the bits of bfloat16 or float16; which of them, a `dtype` beside it says. */
 export type TensorArray = FloatArray | Uint16Array | HalfArray;
