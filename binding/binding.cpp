@@ -15,6 +15,7 @@
 #include <system_error>
 #include <utility>
 
+#include "access.h"
 #include "batchnorm.h"
 #include "dispatch.h"
 #include "mailbox.h"
@@ -25,8 +26,11 @@
 namespace {
 
 using batchnorm::Activation;
+using batchnorm::Compute;
 using batchnorm::Execution;
+using batchnorm::Half;
 using batchnorm::Shape;
+using batchnorm::Storage;
 
 /// Process-wide, like the threads themselves. 0 until the first setThreads.
 std::atomic<size_t> thread_count{0};
@@ -48,12 +52,12 @@ Instance& instance_of(napi_env env) {
   return *static_cast<Instance*>(instance);
 }
 
-Execution execution_of(napi_env env, size_t most_threads = SIZE_MAX) {
+Execution execution_of(napi_env env, Storage storage, size_t most_threads = SIZE_MAX) {
   const Instance& settings = instance_of(env);
   const size_t threads =
       std::clamp<size_t>(thread_count.load(std::memory_order_relaxed), 1, std::max<size_t>(1, most_threads));
   return {settings.kernels, threads, settings.cache_bytes,
-          std::min(settings.most_stream_bytes, settings.stream_bytes_per_thread * threads)};
+          std::min(settings.most_stream_bytes, settings.stream_bytes_per_thread * threads), storage};
 }
 
 /// Thrown where an array is not as long as it was when lib/ looked.
@@ -130,7 +134,7 @@ class Arguments {
   /// 2^53: integers up to here are exact, and no size in bytes overflows.
   static constexpr double kLargest = 9007199254740992.0;
   Arguments(napi_env env, napi_callback_info info) : env_(env) {
-    napi_get_cb_info(env, info, &given_, values_, nullptr, nullptr);
+    napi_get_cb_info(env, info, &given_, values_, nullptr, &storage_);
   }
 
   double number(size_t index) const {
@@ -200,6 +204,8 @@ class Arguments {
     return boolean(index) ? batchnorm::kRelu : batchnorm::kIdentity;
   }
   napi_env env() const { return env_; }
+  /// What the function was exported for: see export_function.
+  Storage storage() const { return static_cast<Storage>(reinterpret_cast<uintptr_t>(storage_)); }
   napi_value operator[](size_t index) const { return values_[index]; }
 
  private:
@@ -211,6 +217,7 @@ class Arguments {
 
   napi_env env_;
   size_t given_ = Count;
+  void* storage_ = nullptr;
   napi_value values_[Count];
 };
 
@@ -256,7 +263,10 @@ napi_value guarded(napi_env env, napi_callback_info info) {
 /// Computes at once.
 struct Now {
   static constexpr size_t kArguments = 0;
-  static Execution execution(napi_env env) { return execution_of(env); }
+  template <typename Arguments>
+  static Execution execution(const Arguments& arguments) {
+    return execution_of(arguments.env(), arguments.storage());
+  }
   template <typename Arguments, typename Compute>
   static void run(const Arguments&, Compute compute) {
     compute();
@@ -268,7 +278,10 @@ struct Now {
 struct Later {
   static constexpr size_t kArguments = 1;
   /// One CPU is left to the event loop and to libuv's threads: they would wait for a time slice.
-  static Execution execution(napi_env env) { return execution_of(env, instance_of(env).cpus - 1); }
+  template <typename Arguments>
+  static Execution execution(const Arguments& arguments) {
+    return execution_of(arguments.env(), arguments.storage(), instance_of(arguments.env()).cpus - 1);
+  }
   template <typename Arguments, typename Compute>
   static void run(const Arguments& arguments, Compute compute) {
     const napi_env env = arguments.env();
@@ -280,75 +293,75 @@ struct Later {
 /// The parameters of forwardTraining and forwardInference: (outer, channels, inner, eps, x, y, weight?,
 /// bias?, mean, variance, relu, residual?, mask?). The pass is given to run(pass, mean, variance); whether y
 /// is x.
-template <typename T, typename Arguments, typename Run>
+template <typename S, typename Arguments, typename Run>
 napi_value forward_with(const Arguments& arguments, Run run) {
   const Shape shape = arguments.shape(0, arguments.size(1), 2);
   const double eps = arguments.number(3);
-  const auto x = arguments.template array<const T>(4, shape.size(), "x.data");
-  const auto y = arguments.template array<T>(5, shape.size(), kOut);
-  const auto weight = arguments.template optional_array<const T>(6, shape.channels, "weight");
-  const auto bias = arguments.template optional_array<const T>(7, shape.channels, "bias");
+  const auto x = arguments.template array<const S>(4, shape.size(), "x.data");
+  const auto y = arguments.template array<S>(5, shape.size(), kOut);
+  const auto weight = arguments.template optional_array<const Compute<S>>(6, shape.channels, "weight");
+  const auto bias = arguments.template optional_array<const Compute<S>>(7, shape.channels, "bias");
   const auto mean = arguments.template array<double>(8, shape.channels, "mean");
   const auto variance = arguments.template array<double>(9, shape.channels, "variance");
   const Activation activation = arguments.activation(10);
-  const auto residual = arguments.template optional_array<const T>(11, shape.size(), "residual.data");
+  const auto residual = arguments.template optional_array<const S>(11, shape.size(), "residual.data");
   const auto mask = arguments.template optional_array<unsigned char>(12, batchnorm::mask_bytes(shape.size()),
                                                                      "the mask of the activation");
-  const bool in_place = is_in_place<T>(y, x, kOverX);
+  const bool in_place = is_in_place<S>(y, x, kOverX);
   check_apart(y, residual, kOffResidual);
   check_apart(y, weight, kOffWeight);
   check_apart(y, bias, kOffBias);
   check_apart(y, mean, kOffMean);
   check_apart(y, variance, kOffVariance);
-  run(batchnorm::Forward<T>{shape, eps, x.at, y.at, weight.at, bias.at, {activation, residual.at}, mask.at},
+  run(batchnorm::Forward<S>{shape, eps, x.at, y.at, weight.at, bias.at, {activation, residual.at}, mask.at},
       mean.at, variance.at);
   return Napi::Boolean::New(arguments.env(), in_place);
 }
 
-template <typename T, auto Compute, typename When>
+template <typename S, auto Compute, typename When>
 napi_value forward(napi_env env, napi_callback_info info) {
   const Arguments<13 + When::kArguments> arguments(env, info);
-  return forward_with<T>(arguments, [&](const auto& pass, double* mean, double* variance) {
-    When::run(arguments, [=, execution = When::execution(env)] { Compute(execution, pass, mean, variance); });
+  return forward_with<S>(arguments, [&](const auto& pass, double* mean, double* variance) {
+    When::run(arguments, [=, execution = When::execution(arguments)] { Compute(execution, pass, mean, variance); });
   });
 }
 
 /// moments(outer, channels, inner, x, mean, variance)
-template <typename T, typename When>
+template <typename S, typename When>
 napi_value moments(napi_env env, napi_callback_info info) {
   const Arguments<6 + When::kArguments> arguments(env, info);
   const Shape shape = arguments.shape(0, arguments.size(1), 2);
-  const auto x = arguments.template array<const T>(3, shape.size(), "x.data");
+  const auto x = arguments.template array<const S>(3, shape.size(), "x.data");
   const auto mean = arguments.template array<double>(4, shape.channels, "mean");
   const auto variance = arguments.template array<double>(5, shape.channels, "variance");
-  When::run(arguments, [=, execution = When::execution(env)] {
-    batchnorm::moments<T>(execution, shape, x.at, mean.at, variance.at);
+  When::run(arguments, [=, execution = When::execution(arguments)] {
+    batchnorm::moments<S>(execution, shape, x.at, mean.at, variance.at);
   });
   return nullptr;
 }
 
 /// What all that goes back through a forward pass begins with: (outer, channels, inner, eps, dy, x, mean,
 /// variance, weight?, bias?, relu, residual?, mask?, dResidual?)
-template <typename T>
+template <typename S>
 struct BackwardArguments {
   static constexpr size_t kCount = 14;
   template <typename Arguments>
   explicit BackwardArguments(const Arguments& arguments)
       : shape(arguments.shape(0, arguments.size(1), 2)),
         eps(arguments.number(3)),
-        dy(arguments.template array<const T>(4, shape.size(), "dy.data")),
-        x(arguments.template array<const T>(5, shape.size(), "x.data")),
+        dy(arguments.template array<const S>(4, shape.size(), "dy.data")),
+        x(arguments.template array<const S>(5, shape.size(), "x.data")),
         mean(arguments.template array<const double>(6, shape.channels, "mean")),
         variance(arguments.template array<const double>(7, shape.channels, "variance")),
-        weight(arguments.template optional_array<const T>(8, shape.channels, "weight")),
-        bias(arguments.template optional_array<const T>(9, shape.channels, "bias")),
+        weight(arguments.template optional_array<const Compute<S>>(8, shape.channels, "weight")),
+        bias(arguments.template optional_array<const Compute<S>>(9, shape.channels, "bias")),
         activation(arguments.activation(10)),
-        residual(arguments.template optional_array<const T>(11, shape.size(), "residual.data")),
+        residual(arguments.template optional_array<const S>(11, shape.size(), "residual.data")),
         mask(arguments.template optional_array<const unsigned char>(12, batchnorm::mask_bytes(shape.size()),
                                                                     "the mask of the activation")),
-        dresidual(arguments.template optional_array<T>(13, shape.size(), "the gradient of residual")) {}
+        dresidual(arguments.template optional_array<S>(13, shape.size(), "the gradient of residual")) {}
 
-  batchnorm::Backward<T> pass() const {
+  batchnorm::Backward<S> pass() const {
     return {shape,  eps, dy.at, x.at, mean.at, variance.at, weight.at, bias.at, {activation, residual.at},
             mask.at};
   }
@@ -359,9 +372,9 @@ struct BackwardArguments {
     if (gated && !dresidual.at && (writes || !mask.at))
       throw InvalidCall{"be given room for the gradient of a residual"};
   }
-  void check_result(Values<T> dx) const {
+  void check_result(Values<S> dx) const {
     if (!dx.at) return;
-    is_in_place<T>(dx, dy, "be dy.data itself or not overlap it");
+    is_in_place<S>(dx, dy, "be dy.data itself or not overlap it");
     check_apart(dx, x, kOffX);
     check_apart(dx, residual, kOffResidual);
     check_apart(dx, weight, kOffWeight);
@@ -372,31 +385,31 @@ struct BackwardArguments {
 
   Shape shape;
   double eps;
-  Values<const T> dy, x;
+  Values<const S> dy, x;
   Values<const double> mean, variance;
-  Values<const T> weight, bias;
+  Values<const Compute<S>> weight, bias;
   Activation activation;
-  Values<const T> residual;
+  Values<const S> residual;
   Values<const unsigned char> mask;
-  Values<T> dresidual;
+  Values<S> dresidual;
 };
 
 /// backward(..., training, dx?, dWeight?, dBias?)
-template <typename T, typename When>
+template <typename S, typename When>
 napi_value backward(napi_env env, napi_callback_info info) {
-  constexpr size_t kBegin = BackwardArguments<T>::kCount;
+  constexpr size_t kBegin = BackwardArguments<S>::kCount;
   const Arguments<kBegin + 4 + When::kArguments> arguments(env, info);
-  const BackwardArguments<T> given(arguments);
+  const BackwardArguments<S> given(arguments);
   const size_t channels = given.shape.channels;
   const bool training = arguments.boolean(kBegin);
-  const auto dx = arguments.template optional_array<T>(kBegin + 1, given.shape.size(), kOut);
-  const auto dweight = arguments.template optional_array<T>(kBegin + 2, channels, "the gradient of weight");
-  const auto dbias = arguments.template optional_array<T>(kBegin + 3, channels, "the gradient of bias");
+  const auto dx = arguments.template optional_array<S>(kBegin + 1, given.shape.size(), kOut);
+  const auto dweight = arguments.template optional_array<Compute<S>>(kBegin + 2, channels, "the gradient of weight");
+  const auto dbias = arguments.template optional_array<Compute<S>>(kBegin + 3, channels, "the gradient of bias");
   given.check_room(dx.at);
   given.check_result(dx);
-  const batchnorm::Gradients<T> gradients = {dx.at, dweight.at, dbias.at, given.dresidual.at};
-  When::run(arguments, [=, execution = When::execution(env)] {
-    batchnorm::backward<T>(execution, given.pass(), training, gradients);
+  const batchnorm::Gradients<S> gradients = {dx.at, dweight.at, dbias.at, given.dresidual.at};
+  When::run(arguments, [=, execution = When::execution(arguments)] {
+    batchnorm::backward<S>(execution, given.pass(), training, gradients);
   });
   return nullptr;
 }
@@ -409,38 +422,38 @@ batchnorm::GradientSums sums_at(const Arguments& arguments, size_t index, size_t
 }
 
 /// gradSums(..., sumDy, sumDyXmu, and two that it does not read, as gradInput)
-template <typename T, typename When>
+template <typename S, typename When>
 napi_value grad_sums(napi_env env, napi_callback_info info) {
-  constexpr size_t kBegin = BackwardArguments<T>::kCount;
+  constexpr size_t kBegin = BackwardArguments<S>::kCount;
   const Arguments<kBegin + 4 + When::kArguments> arguments(env, info);
-  const BackwardArguments<T> given(arguments);
+  const BackwardArguments<S> given(arguments);
   const batchnorm::GradientSums sums = sums_at(arguments, kBegin, given.shape.channels);
   given.check_room(false);
-  When::run(arguments, [=, execution = When::execution(env)] {
-    batchnorm::grad_sums<T>(execution, given.pass(), given.dresidual.at, sums);
+  When::run(arguments, [=, execution = When::execution(arguments)] {
+    batchnorm::grad_sums<S>(execution, given.pass(), given.dresidual.at, sums);
   });
   return nullptr;
 }
 
 /// gradInput(..., sumDy, sumDyXmu, count, dx)
-template <typename T, typename When>
+template <typename S, typename When>
 napi_value grad_input(napi_env env, napi_callback_info info) {
-  constexpr size_t kBegin = BackwardArguments<T>::kCount;
+  constexpr size_t kBegin = BackwardArguments<S>::kCount;
   const Arguments<kBegin + 4 + When::kArguments> arguments(env, info);
-  const BackwardArguments<T> given(arguments);
+  const BackwardArguments<S> given(arguments);
   const batchnorm::GradientSums sums = sums_at(arguments, kBegin, given.shape.channels);
   const double count = arguments.number(kBegin + 2);
-  const auto dx = arguments.template array<T>(kBegin + 3, given.shape.size(), kOut);
+  const auto dx = arguments.template array<S>(kBegin + 3, given.shape.size(), kOut);
   given.check_room(dx.at);
   given.check_result(dx);
-  When::run(arguments, [=, execution = When::execution(env)] {
-    batchnorm::grad_input<T>(execution, given.pass(), sums, count, dx.at, given.dresidual.at);
+  When::run(arguments, [=, execution = When::execution(arguments)] {
+    batchnorm::grad_input<S>(execution, given.pass(), sums, count, dx.at, given.dresidual.at);
   });
   return nullptr;
 }
 
 /// gradParameters(channels, eps, mean, variance, sumDy, sumDyXmu, dWeight?, dBias?)
-template <typename T>
+template <typename S>
 napi_value grad_parameters(napi_env env, napi_callback_info info) {
   const Arguments<8> arguments(env, info);
   const size_t channels = arguments.channels(0);
@@ -448,9 +461,9 @@ napi_value grad_parameters(napi_env env, napi_callback_info info) {
   const auto mean = arguments.template array<const double>(2, channels, "mean");
   const auto variance = arguments.template array<const double>(3, channels, "variance");
   const batchnorm::GradientSums sums = sums_at(arguments, 4, channels);
-  const auto dweight = arguments.template optional_array<T>(6, channels, "the gradient of weight");
-  const auto dbias = arguments.template optional_array<T>(7, channels, "the gradient of bias");
-  batchnorm::grad_parameters<T>(execution_of(env), channels, eps, mean.at, variance.at, sums, dweight.at,
+  const auto dweight = arguments.template optional_array<Compute<S>>(6, channels, "the gradient of weight");
+  const auto dbias = arguments.template optional_array<Compute<S>>(7, channels, "the gradient of bias");
+  batchnorm::grad_parameters<Compute<S>>(execution_of(env, arguments.storage()), channels, eps, mean.at, variance.at, sums, dweight.at,
                                 dbias.at);
   return nullptr;
 }
@@ -464,67 +477,67 @@ batchnorm::Presence presence_at(const Arguments& arguments, size_t index, Shape 
 
 /// momentsOfPresent(outer, channels, inner, x, mean, variance, count, squares, weights?, missing, impute,
 /// zero)
-template <typename T, typename When>
+template <typename S, typename When>
 napi_value moments_of_present(napi_env env, napi_callback_info info) {
   const Arguments<12 + When::kArguments> arguments(env, info);
   const Shape shape = arguments.shape(0, arguments.size(1), 2);
-  const auto x = arguments.template array<const T>(3, shape.size(), "x.data");
+  const auto x = arguments.template array<const S>(3, shape.size(), "x.data");
   const auto array = [&](size_t index, const char* name) {
     return arguments.template array<double>(index, shape.channels, name).at;
   };
   const batchnorm::Statistics statistics = {array(6, "count"), array(7, "squares"), array(4, "mean"),
                                             array(5, "variance")};
   const batchnorm::Presence presence = presence_at(arguments, 8, shape);
-  When::run(arguments, [=, execution = When::execution(env)] {
-    batchnorm::moments_of_present<T>(execution, shape, x.at, presence, statistics);
+  When::run(arguments, [=, execution = When::execution(arguments)] {
+    batchnorm::moments_of_present<S>(execution, shape, x.at, presence, statistics);
   });
   return nullptr;
 }
 
 /// inferPresent(..., weights?, missing, impute, zero): as forwardInference
-template <typename T, typename When>
+template <typename S, typename When>
 napi_value infer_present(napi_env env, napi_callback_info info) {
   const Arguments<17 + When::kArguments> arguments(env, info);
-  return forward_with<T>(arguments, [&](const auto& pass, double* mean, double* variance) {
+  return forward_with<S>(arguments, [&](const auto& pass, double* mean, double* variance) {
     const batchnorm::Presence presence = presence_at(arguments, 13, pass.shape);
-    When::run(arguments, [=, execution = When::execution(env)] {
-      batchnorm::infer_present<T>(execution, pass, presence, mean, variance);
+    When::run(arguments, [=, execution = When::execution(arguments)] {
+      batchnorm::infer_present<S>(execution, pass, presence, mean, variance);
     });
   });
 }
 
 /// gradSumsOfPresent(..., sumDy, sumDyXmu, count?, dx?, weights?, missing, impute, zero, sumBias?), of which
 /// it reads neither count nor dx
-template <typename T, typename When>
+template <typename S, typename When>
 napi_value grad_sums_of_present(napi_env env, napi_callback_info info) {
-  constexpr size_t kBegin = BackwardArguments<T>::kCount;
+  constexpr size_t kBegin = BackwardArguments<S>::kCount;
   const Arguments<kBegin + 9 + When::kArguments> arguments(env, info);
-  const BackwardArguments<T> given(arguments);
+  const BackwardArguments<S> given(arguments);
   const batchnorm::GradientSums sums = sums_at(arguments, kBegin, given.shape.channels);
   const batchnorm::Presence presence = presence_at(arguments, kBegin + 4, given.shape);
   const auto bias = arguments.template optional_array<double>(kBegin + 8, given.shape.channels, "sumBias");
   given.check_room(false);
-  When::run(arguments, [=, execution = When::execution(env)] {
-    batchnorm::grad_sums_of_present<T>(execution, given.pass(), presence, given.dresidual.at, sums, bias.at);
+  When::run(arguments, [=, execution = When::execution(arguments)] {
+    batchnorm::grad_sums_of_present<S>(execution, given.pass(), presence, given.dresidual.at, sums, bias.at);
   });
   return nullptr;
 }
 
 /// gradInputOfPresent(as gradSumsOfPresent), which does not read sumBias
-template <typename T, typename When>
+template <typename S, typename When>
 napi_value grad_input_of_present(napi_env env, napi_callback_info info) {
-  constexpr size_t kBegin = BackwardArguments<T>::kCount;
+  constexpr size_t kBegin = BackwardArguments<S>::kCount;
   const Arguments<kBegin + 9 + When::kArguments> arguments(env, info);
-  const BackwardArguments<T> given(arguments);
+  const BackwardArguments<S> given(arguments);
   const batchnorm::GradientSums sums = sums_at(arguments, kBegin, given.shape.channels);
   const auto count =
       arguments.template optional_array<const double>(kBegin + 2, given.shape.channels, "count");
-  const auto dx = arguments.template optional_array<T>(kBegin + 3, given.shape.size(), kOut);
+  const auto dx = arguments.template optional_array<S>(kBegin + 3, given.shape.size(), kOut);
   const batchnorm::Presence presence = presence_at(arguments, kBegin + 4, given.shape);
   given.check_room(dx.at);
   given.check_result(dx);
-  When::run(arguments, [=, execution = When::execution(env)] {
-    batchnorm::grad_input_of_present<T>(execution, given.pass(), presence, sums, count.at, dx.at,
+  When::run(arguments, [=, execution = When::execution(arguments)] {
+    batchnorm::grad_input_of_present<S>(execution, given.pass(), presence, sums, count.at, dx.at,
                                         given.dresidual.at);
   });
   return nullptr;
@@ -532,32 +545,34 @@ napi_value grad_input_of_present(napi_env env, napi_callback_info info) {
 
 /// gradWeights(as gradSumsOfPresent, in the place of dx dWeights), which reads of what counts the weights
 /// alone
-template <typename T, typename When>
+template <typename S, typename When>
 napi_value grad_weights(napi_env env, napi_callback_info info) {
-  constexpr size_t kBegin = BackwardArguments<T>::kCount;
+  constexpr size_t kBegin = BackwardArguments<S>::kCount;
   const Arguments<kBegin + 9 + When::kArguments> arguments(env, info);
-  const BackwardArguments<T> given(arguments);
+  const BackwardArguments<S> given(arguments);
   const batchnorm::GradientSums sums = sums_at(arguments, kBegin, given.shape.channels);
   const size_t positions = given.shape.outer * given.shape.inner;
   const auto count = arguments.template array<const double>(kBegin + 2, given.shape.channels, "count");
   const auto dweights = arguments.template array<double>(kBegin + 3, positions, "the gradient of weights");
   const auto weights = arguments.template array<const double>(kBegin + 4, positions, "weights");
-  When::run(arguments, [=, execution = When::execution(env)] {
-    batchnorm::grad_weights<T>(execution, given.pass(), {weights.at, false, false, false}, sums, count.at,
+  When::run(arguments, [=, execution = When::execution(arguments)] {
+    batchnorm::grad_weights<S>(execution, given.pass(), {weights.at, false, false, false}, sums, count.at,
                                dweights.at);
   });
   return nullptr;
 }
 
 /// findMissing(outer, channels, inner, x, weights?): the place of the first NaN that counts, or the size of x
-template <typename T>
+template <typename S>
 napi_value find_missing(napi_env env, napi_callback_info info) {
   const Arguments<5> arguments(env, info);
   const Shape shape = arguments.shape(0, arguments.size(1), 2);
-  const auto x = arguments.template array<const T>(3, shape.size(), "x.data");
+  const auto x = arguments.template array<const S>(3, shape.size(), "x.data");
   const auto weights =
       arguments.template optional_array<const double>(4, shape.outer * shape.inner, "weights");
-  return Napi::Number::New(env, static_cast<double>(batchnorm::find_missing<T>(shape, x.at, weights.at)));
+  const size_t found =
+      batchnorm::find_missing<S>(execution_of(env, arguments.storage()), shape, x.at, weights.at);
+  return Napi::Number::New(env, static_cast<double>(found));
 }
 
 /// frozenBytes(channels)
@@ -581,23 +596,23 @@ napi_value freeze(napi_env env, napi_callback_info info) {
       arguments.template optional_array<const T>(3, channels, "bias").at,
       arguments.activation(6),
   };
-  batchnorm::freeze<T>(execution_of(env), fixed, arguments.memory(7, batchnorm::frozen_bytes<T>(channels)));
+  batchnorm::freeze<T>(execution_of(env, arguments.storage()), fixed, arguments.memory(7, batchnorm::frozen_bytes<T>(channels)));
   return nullptr;
 }
 
 /// runFrozen(outer, inner, memory, x, y, residual?)
-template <typename T, typename When>
+template <typename S, typename When>
 napi_value run_frozen(napi_env env, napi_callback_info info) {
   const Arguments<6 + When::kArguments> arguments(env, info);
   const auto memory = arguments.memory(2);
-  const Shape shape = arguments.shape(0, batchnorm::frozen_channels<T>(memory.at, memory.length), 1);
-  const auto x = arguments.template array<const T>(3, shape.size(), "x.data");
-  const auto y = arguments.template array<T>(4, shape.size(), kOut);
-  const auto residual = arguments.template optional_array<const T>(5, shape.size(), "residual.data");
-  is_in_place<T>(y, x, kOverX);
+  const Shape shape = arguments.shape(0, batchnorm::frozen_channels<Compute<S>>(memory.at, memory.length), 1);
+  const auto x = arguments.template array<const S>(3, shape.size(), "x.data");
+  const auto y = arguments.template array<S>(4, shape.size(), kOut);
+  const auto residual = arguments.template optional_array<const S>(5, shape.size(), "residual.data");
+  is_in_place<S>(y, x, kOverX);
   check_apart(y, residual, kOffResidual);
-  When::run(arguments, [=, execution = When::execution(env)] {
-    batchnorm::run_frozen<T>(execution, shape, memory.at, x.at, residual.at, y.at);
+  When::run(arguments, [=, execution = When::execution(arguments)] {
+    batchnorm::run_frozen<S>(execution, shape, memory.at, x.at, residual.at, y.at);
   });
   return nullptr;
 }
@@ -624,7 +639,7 @@ napi_value update_running_stats(napi_env env, napi_callback_info info) {
     check_apart(running, variance, kOffVariance, name);
   }
   const size_t rejected = batchnorm::update_running_stats(
-      *execution_of(env).kernels, channels, mean.at, variance.at, arguments.number(3), arguments.number(4),
+      *instance_of(env).kernels, channels, mean.at, variance.at, arguments.number(3), arguments.number(4),
       arguments.boolean(5), running_mean.at, running_var.at, accepted.at);
   return Napi::Number::New(env, static_cast<double>(rejected));
 }
@@ -680,25 +695,27 @@ napi_value use_isa(napi_env env, napi_callback_info info) {
 
 /// plan(outer, channels, inner, bytesPerValue, summed): what is decided about a pass whose sums read so many
 /// tensors, in words. For the benchmark.
-template <typename T>
+template <typename S>
 std::string plan_in_words(const Execution& execution, const Shape& shape, size_t summed) {
-  const batchnorm::Kernels<T>& kernels = batchnorm::kernels_of<T>(*execution.kernels);
-  const batchnorm::Partition<T> partition(shape);
-  if (summed == 0) return describe(plan_of_write(execution, partition, false));
-  const bool has_beside = summed == 1
-                              ? kernels.normalize[false][batchnorm::kIdentity].stream_beside != nullptr
-                              : kernels.grad_input[batchnorm::kOpen].stream_beside != nullptr;
-  return describe(plan_of(execution, partition, {summed, true, false, has_beside}));
+  const auto& kernels = batchnorm::kernels_of<Compute<S>>(*execution.kernels);
+  const batchnorm::Partition<Compute<S>> partition(shape);
+  if (summed == 0) return describe(batchnorm::plan_of_write<S>(execution, partition, false));
+  const bool has_beside =
+      batchnorm::Access<S>::kBeside &&
+      (summed == 1 ? kernels.normalize[false][batchnorm::kIdentity].stream_beside != nullptr
+                   : kernels.grad_input[batchnorm::kOpen].stream_beside != nullptr);
+  return describe(batchnorm::plan_of<S>(execution, partition, {summed, true, false, has_beside}));
 }
 napi_value plan(napi_env env, napi_callback_info info) {
   const Arguments<5> arguments(env, info);
   const Shape shape = arguments.shape(0, arguments.size(1), 2);
   const size_t summed = arguments.size(4);
   if (summed > 2 || shape.size() == 0) throw InvalidCall{"be asked for a pass over values"};
-  const Execution execution = execution_of(env);
-  const std::string words = arguments.size(3) == sizeof(double)
-                                ? plan_in_words<double>(execution, shape, summed)
-                                : plan_in_words<float>(execution, shape, summed);
+  const Execution execution = execution_of(env, arguments.storage());
+  const size_t bytes = arguments.size(3);
+  const std::string words = bytes == sizeof(double)  ? plan_in_words<double>(execution, shape, summed)
+                            : bytes == sizeof(float) ? plan_in_words<float>(execution, shape, summed)
+                                                     : plan_in_words<Half>(execution, shape, summed);
   return Napi::String::New(env, words);
 }
 
@@ -725,46 +742,48 @@ napi_value cancel(napi_env env, napi_callback_info info) {
   return Napi::Boolean::New(env, instance_of(env).mailbox.cancel(env, Arguments<1>(env, info).slot(0)));
 }
 
+/// `storage`: what its tensors of Half hold.
 template <auto Function>
-void export_function(Napi::Object target, const char* name) {
+void export_function(Napi::Object target, const char* name, Storage storage = batchnorm::kFloat32) {
+  void* const data = reinterpret_cast<void*>(static_cast<uintptr_t>(storage));
   napi_value function;
-  if (napi_create_function(target.Env(), name, NAPI_AUTO_LENGTH, guarded<Function>, nullptr, &function) !=
+  if (napi_create_function(target.Env(), name, NAPI_AUTO_LENGTH, guarded<Function>, data, &function) !=
       napi_ok)
     throw Napi::Error::New(target.Env());
   target.Set(name, Napi::Value(target.Env(), function));
 }
 
-template <typename T>
-Napi::Object passes_of(Napi::Env env) {
+template <typename S>
+Napi::Object passes_of(Napi::Env env, Storage storage = batchnorm::kFloat32) {
   Napi::Object passes = Napi::Object::New(env);
-  export_function<forward<T, batchnorm::forward_training<T>, Now>>(passes, "forwardTraining");
-  export_function<forward<T, batchnorm::forward_inference<T>, Now>>(passes, "forwardInference");
-  export_function<moments<T, Now>>(passes, "moments");
-  export_function<backward<T, Now>>(passes, "backward");
-  export_function<grad_sums<T, Now>>(passes, "gradSums");
-  export_function<grad_input<T, Now>>(passes, "gradInput");
-  export_function<grad_parameters<T>>(passes, "gradParameters");
-  export_function<forward<T, batchnorm::forward_training<T>, Later>>(passes, "forwardTrainingLater");
-  export_function<forward<T, batchnorm::forward_inference<T>, Later>>(passes, "forwardInferenceLater");
-  export_function<moments<T, Later>>(passes, "momentsLater");
-  export_function<backward<T, Later>>(passes, "backwardLater");
-  export_function<grad_sums<T, Later>>(passes, "gradSumsLater");
-  export_function<grad_input<T, Later>>(passes, "gradInputLater");
-  export_function<moments_of_present<T, Now>>(passes, "momentsOfPresent");
-  export_function<infer_present<T, Now>>(passes, "inferPresent");
-  export_function<grad_sums_of_present<T, Now>>(passes, "gradSumsOfPresent");
-  export_function<grad_input_of_present<T, Now>>(passes, "gradInputOfPresent");
-  export_function<grad_weights<T, Now>>(passes, "gradWeights");
-  export_function<find_missing<T>>(passes, "findMissing");
-  export_function<moments_of_present<T, Later>>(passes, "momentsOfPresentLater");
-  export_function<infer_present<T, Later>>(passes, "inferPresentLater");
-  export_function<grad_sums_of_present<T, Later>>(passes, "gradSumsOfPresentLater");
-  export_function<grad_input_of_present<T, Later>>(passes, "gradInputOfPresentLater");
-  export_function<grad_weights<T, Later>>(passes, "gradWeightsLater");
-  export_function<frozen_bytes<T>>(passes, "frozenBytes");
-  export_function<freeze<T>>(passes, "freeze");
-  export_function<run_frozen<T, Now>>(passes, "runFrozen");
-  export_function<run_frozen<T, Later>>(passes, "runFrozenLater");
+  export_function<forward<S, batchnorm::forward_training<S>, Now>>(passes, "forwardTraining", storage);
+  export_function<forward<S, batchnorm::forward_inference<S>, Now>>(passes, "forwardInference", storage);
+  export_function<moments<S, Now>>(passes, "moments", storage);
+  export_function<backward<S, Now>>(passes, "backward", storage);
+  export_function<grad_sums<S, Now>>(passes, "gradSums", storage);
+  export_function<grad_input<S, Now>>(passes, "gradInput", storage);
+  export_function<grad_parameters<S>>(passes, "gradParameters", storage);
+  export_function<forward<S, batchnorm::forward_training<S>, Later>>(passes, "forwardTrainingLater", storage);
+  export_function<forward<S, batchnorm::forward_inference<S>, Later>>(passes, "forwardInferenceLater", storage);
+  export_function<moments<S, Later>>(passes, "momentsLater", storage);
+  export_function<backward<S, Later>>(passes, "backwardLater", storage);
+  export_function<grad_sums<S, Later>>(passes, "gradSumsLater", storage);
+  export_function<grad_input<S, Later>>(passes, "gradInputLater", storage);
+  export_function<moments_of_present<S, Now>>(passes, "momentsOfPresent", storage);
+  export_function<infer_present<S, Now>>(passes, "inferPresent", storage);
+  export_function<grad_sums_of_present<S, Now>>(passes, "gradSumsOfPresent", storage);
+  export_function<grad_input_of_present<S, Now>>(passes, "gradInputOfPresent", storage);
+  export_function<grad_weights<S, Now>>(passes, "gradWeights", storage);
+  export_function<find_missing<S>>(passes, "findMissing", storage);
+  export_function<moments_of_present<S, Later>>(passes, "momentsOfPresentLater", storage);
+  export_function<infer_present<S, Later>>(passes, "inferPresentLater", storage);
+  export_function<grad_sums_of_present<S, Later>>(passes, "gradSumsOfPresentLater", storage);
+  export_function<grad_input_of_present<S, Later>>(passes, "gradInputOfPresentLater", storage);
+  export_function<grad_weights<S, Later>>(passes, "gradWeightsLater", storage);
+  export_function<frozen_bytes<Compute<S>>>(passes, "frozenBytes", storage);
+  export_function<freeze<Compute<S>>>(passes, "freeze", storage);
+  export_function<run_frozen<S, Now>>(passes, "runFrozen", storage);
+  export_function<run_frozen<S, Later>>(passes, "runFrozenLater", storage);
   return passes;
 }
 
@@ -777,6 +796,8 @@ Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   exports.Set("isas", isas);
   exports.Set("float32", passes_of<float>(env));
   exports.Set("float64", passes_of<double>(env));
+  exports.Set("bfloat16", passes_of<Half>(env, batchnorm::kBfloat16));
+  exports.Set("float16", passes_of<Half>(env, batchnorm::kFloat16));
   export_function<update_running_stats>(exports, "updateRunningStats");
   export_function<release>(exports, "release");
   export_function<is_aligned>(exports, "isAligned");

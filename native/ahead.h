@@ -21,14 +21,14 @@ inline void prefetch(const void* at) {
 
 /// What the sums of channels [begin, end) of a span ask memory for: what follows, and where a sample has no
 /// more of these channels what the next one has.
-template <typename T>
-Ahead ahead(const Partition<T>& partition, const Span& span, Range channels) {
+template <typename S>
+Ahead ahead(const Partition<Compute<S>>& partition, const Span& span, Range channels) {
   const Shape& shape = partition.shape();
-  if (partition.layout() == kChannelsLast) return straight_ahead(kAheadBytes / sizeof(T));
+  if (partition.layout() == kChannelsLast) return straight_ahead(kAheadBytes / sizeof(S));
   const size_t length = (channels.end - channels.begin - 1) * shape.inner + span.length;
   const bool goes_on = span.offset + span.length < shape.inner;
   const size_t skip = goes_on ? 0 : (shape.channels - (channels.end - channels.begin)) * shape.inner;
-  return {std::min(kSumsAheadBytes / sizeof(T), length), length, static_cast<ptrdiff_t>(skip)};
+  return {std::min(kSumsAheadBytes / sizeof(S), length), length, static_cast<ptrdiff_t>(skip)};
 }
 
 }  // namespace

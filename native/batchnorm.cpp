@@ -10,63 +10,70 @@
 namespace batchnorm {
 namespace {
 
-template <typename T>
-const auto& normalize_of(const Kernels<T>& kernels, const Epilogue<T>& epilogue) {
+template <typename S>
+const auto& normalize_of(const Kernels<Compute<S>>& kernels, const Epilogue<S>& epilogue) {
   return kernels.normalize[epilogue.residual != nullptr][epilogue.activation];
 }
 
 /// What normalizes x with coefficients and an epilogue.
-template <typename T>
-auto normalizer(const Execution& execution, const Tiling<T>& tiling, Stores stores, const T* x, T* y,
-                const Normalization<const T>& c, Epilogue<T> epilogue, unsigned char* mask) {
-  return Writer(execution, normalize_of(kernels_of<T>(*execution.kernels), epilogue), tiling.layout(), stores,
-                NormalizeWork<T>{{}, x, epilogue.residual, {mask, 0}, y, c.mean, c.scale, c.offset});
+template <typename S>
+auto normalizer(const Execution& execution, const Tiling<Compute<S>>& tiling, Stores stores, const S* x, S* y,
+                const Normalization<const Compute<S>>& c, Epilogue<S> epilogue, unsigned char* mask) {
+  return Writer(execution, Access<S>(execution),
+                normalize_of(kernels_of<Compute<S>>(*execution.kernels), epilogue), tiling.layout(), stores,
+                NormalizeWork<S>{{}, x, epilogue.residual, {mask, 0}, y, c.mean, c.scale, c.offset});
 }
 
 /// Writes a whole tensor, forwards.
-template <typename T, typename Writer>
-void write_all(const WritePlan& plan, const Tiling<T>& tiling, const Writer& writer) {
-  sweep(plan.crew, tiling, writer, false);
+template <typename S, typename Writer>
+void write_all(const WritePlan& plan, const Tiling<Compute<S>>& tiling, const Writer& writer) {
+  sweep<S>(plan.crew, tiling, writer, false);
 }
 
 /// to = from where the mask has a bit, else 0; a copy where there is none.
-template <typename T>
-void apply_mask(const Execution& execution, size_t size, const T* from, const unsigned char* mask, T* to) {
-  const bool streamed = size * sizeof(T) >= execution.stream_bytes;
-  constexpr size_t block = kBlockBytes / sizeof(T);
-  const auto apply = kernels_of<T>(*execution.kernels).apply_mask[streamed];
-  work(Crew(execution, size * sizeof(T)), divide_up(size, block), [&](size_t task, size_t) {
+template <typename S>
+void apply_mask(const Execution& execution, size_t size, const S* from, const unsigned char* mask, S* to) {
+  const Stores stores = size * sizeof(S) >= execution.stream_bytes ? kStreamed : kCached;
+  constexpr size_t block = kBlockBytes / sizeof(S);
+  const auto& kernels = kernels_of<Compute<S>>(*execution.kernels);
+  const Access<S> access(execution);
+  work(Crew(execution, size * sizeof(S)), divide_up(size, block), [&](size_t task, size_t) {
     const Range range = part(size, block, task);
     const size_t count = range.end - range.begin;
     if (!mask) {
       std::copy_n(from + range.begin, count, to + range.begin);
       return;
     }
-    apply({count, from + range.begin, {const_cast<unsigned char*>(mask), range.begin}, to + range.begin});
-    if (streamed) execution.kernels->fence();
+    access.apply_mask(
+        kernels, stores,
+        {count, from + range.begin, {const_cast<unsigned char*>(mask), range.begin}, to + range.begin});
+    if (stores == kStreamed) execution.kernels->fence();
   });
 }
 
 /// What the sums and the results of a backward pass share: coefficients, and what the activation lets
 /// through.
-template <typename T>
+template <typename S>
 class GradientPass {
+  using T = Compute<S>;
+
  public:
   /// `count`: values per channel, of which mean and variance are.
-  GradientPass(const Execution& execution, const Backward<T>& pass, T* dx, T* dresidual, double count)
+  GradientPass(const Execution& execution, const Backward<S>& pass, S* dx, S* dresidual, double count)
       : execution_(execution),
+        access_(execution),
         kernels_(kernels_of<T>(*execution.kernels)),
         pass_(pass),
         dx_(dx),
         dresidual_(dresidual),
         count_(count),
-        mask_(const_cast<unsigned char*>(pass.mask ? pass.mask : find_mask())),
+        mask_(const_cast<unsigned char*>(find_mask())),
         gate_(pass.epilogue.activation == kIdentity ? kOpen
               : mask_                               ? kMasked
                                                     : kRecomputed),
         partition_(pass.shape),
         written_(tiling_of_write(partition_)),
-        plan_(plan_of(execution, partition_, traffic())),
+        plan_(plan_of<S>(execution, partition_, traffic())),
         slope_(take()),
         constant_(take()),
         // Only an activation asks for the offset of y.
@@ -93,7 +100,7 @@ class GradientPass {
   void write_residual() const { apply_mask(execution_, pass_.shape.size(), pass_.dy, mask_, dresidual_); }
 
   void sum(GradientSums sums) {
-    using Nothing = Writer<GradInputWork<T>, GradSumsWork<T>>;
+    using Nothing = Writer<S, GradInputWork<S>, GradInputWork<T>, GradSumsWork<T>>;
     sum_then(
         sums, [](Range) {}, static_cast<const Nothing*>(nullptr));
   }
@@ -111,29 +118,30 @@ class GradientPass {
   /// dx of sums that are known.
   void write(GradientSums sums) {
     settle(sums, nullptr, nullptr)({0, pass_.shape.channels});
-    write_all(plan_of_write(execution_, written_, pass_.dy == dx_), written_, writer());
+    write_all<S>(plan_of_write<S>(execution_, written_, pass_.dy == dx_), written_, writer());
   }
 
   /// dx where mean and variance are constants: dy * scale.
   void write_fixed() {
-    const WritePlan plan = plan_of_write(execution_, written_, pass_.dy == dx_);
+    const WritePlan plan = plan_of_write<S>(execution_, written_, pass_.dy == dx_);
     if (gate_ == kRecomputed)
-      return write_all(
+      return write_all<S>(
           plan, written_,
-          Writer(execution_, kernels_.frozen_grad_input, written_.layout(), plan.stores, work()));
+          Writer(execution_, access_, kernels_.frozen_grad_input, written_.layout(), plan.stores, work()));
     // Nothing to subtract, nothing to add.
     std::fill_n(constant_, padded_width(written_), T{0});
-    write_all(plan, written_,
-              normalizer<T>(execution_, written_, plan.stores, gate_ == kMasked ? dresidual_ : pass_.dy, dx_,
+    write_all<S>(plan, written_,
+              normalizer<S>(execution_, written_, plan.stores, gate_ == kMasked ? dresidual_ : pass_.dy, dx_,
                             {constant_, normalization_.scale, constant_}, {}, nullptr));
   }
 
  private:
-  /// The mask that a forward pass would have filled, where one is needed.
+  /// What the forward pass has filled, or would have, where a mask is needed.
   const unsigned char* find_mask() {
-    if (pass_.epilogue.activation == kIdentity || !pass_.epilogue.residual) return nullptr;
+    if (pass_.epilogue.activation == kIdentity) return nullptr;
+    if (pass_.mask || !pass_.epilogue.residual) return pass_.mask;
     own_mask_.reset(new unsigned char[mask_bytes(pass_.shape.size())]);
-    forward_inference<T>(execution_,
+    forward_inference<S>(execution_,
                          {pass_.shape, pass_.eps, pass_.x, dresidual_, pass_.weight, pass_.bias,
                           pass_.epilogue, own_mask_.get()},
                          pass_.mean, pass_.variance);
@@ -141,19 +149,20 @@ class GradientPass {
   }
 
   Traffic traffic() const {
-    return {2, dx_ != nullptr, pass_.dy == dx_, kernels_.grad_input[gate_].stream_beside != nullptr};
+    const bool has_beside = access_.kBeside && kernels_.grad_input[gate_].stream_beside != nullptr;
+    return {2, dx_ != nullptr, pass_.dy == dx_, has_beside};
   }
 
-  T* take() { return take_coefficients<T>(scratch_, written_, plan_.stores, dx_); }
+  T* take() { return take_coefficients<S>(scratch_, written_, plan_.stores, dx_); }
 
   template <typename Settle, typename Writer>
   void sum_then(GradientSums to, Settle settle, const Writer* writer) {
-    const GradSums<T> sums(scratch_, execution_, partition_, pass_.dy, pass_.x, gate_, mask_, summed_, to);
+    const GradSums<S> sums(scratch_, execution_, partition_, pass_.dy, pass_.x, gate_, mask_, summed_, to);
     const auto merge_and_settle = [&](Range channels, const Partials<T>& partials) {
       sums.merge(channels, partials);
       settle(channels);
     };
-    sum_settle_write(scratch_, kernels_, plan_, partition_, sums, merge_and_settle, written_, writer);
+    sum_settle_write<S>(scratch_, kernels_, plan_, partition_, sums, merge_and_settle, written_, writer);
   }
 
   SettleGradients<T> settle(GradientSums sums, T* dweight, T* dbias) const {
@@ -161,20 +170,21 @@ class GradientPass {
             sums,     slope_,   constant_, dweight, dbias};
   }
 
-  GradInputWork<T> work() const {
+  GradInputWork<S> work() const {
     const Normalization<T>& c = normalization_;
     return {{}, pass_.dy, pass_.x, {mask_, 0}, dx_, dresidual_, c.mean, slope_, constant_, c.scale, c.offset};
   }
 
   auto writer() const {
-    return Writer(execution_, kernels_.grad_input[gate_], written_.layout(), plan_.stores, work());
+    return Writer(execution_, access_, kernels_.grad_input[access_.gate_of(gate_)], written_.layout(), plan_.stores, work());
   }
 
   const Execution& execution_;
+  const Access<S> access_;
   const Kernels<T>& kernels_;
-  const Backward<T>& pass_;
-  T* const dx_;
-  T* const dresidual_;
+  const Backward<S>& pass_;
+  S* const dx_;
+  S* const dresidual_;
   const double count_;
   std::unique_ptr<unsigned char[]> own_mask_;
   unsigned char* const mask_;
@@ -203,16 +213,18 @@ void clear_statistics(size_t channels, double* mean, double* variance) {
 
 }  // namespace
 
-template <typename T>
-void forward_training(const Execution& execution, const Forward<T>& pass, double* mean, double* variance) {
+template <typename S>
+void forward_training(const Execution& execution, const Forward<S>& pass, double* mean, double* variance) {
+  using T = Compute<S>;
   const Shape& shape = pass.shape;
   if (shape.size() == 0) return clear_statistics(shape.channels, mean, variance);
   Scratch scratch;
   const Kernels<T>& kernels = kernels_of<T>(*execution.kernels);
   const Partition<T> partition(shape);
-  const bool has_beside = normalize_of(kernels, pass.epilogue).stream_beside != nullptr;
-  const Plan plan = plan_of(execution, partition, {1, true, pass.x == pass.y, has_beside});
-  const MomentSums<T> sums(scratch, execution, partition, pass.x);
+  const bool has_beside =
+      Access<S>::kBeside && normalize_of(kernels, pass.epilogue).stream_beside != nullptr;
+  const Plan plan = plan_of<S>(execution, partition, {1, true, pass.x == pass.y, has_beside});
+  const MomentSums<S> sums(scratch, execution, partition, pass.x);
   const Tiling<T> written = tiling_of_write(partition);
   const auto take = [&] { return take_coefficients(scratch, written, plan.stores, pass.y); };
   const Normalization<T> coefficients = {take(), take(), take()};
@@ -223,34 +235,36 @@ void forward_training(const Execution& execution, const Forward<T>& pass, double
     settle(channels);
   };
   const auto writer =
-      normalizer<T>(execution, written, plan.stores, pass.x, pass.y, coefficients, pass.epilogue, pass.mask);
+      normalizer<S>(execution, written, plan.stores, pass.x, pass.y, coefficients, pass.epilogue, pass.mask);
   clear_mask(pass.mask, pass.y, shape.size());
-  sum_settle_write(scratch, kernels, plan, partition, sums, merge_and_settle, written, &writer);
+  sum_settle_write<S>(scratch, kernels, plan, partition, sums, merge_and_settle, written, &writer);
 }
 
-template <typename T>
-void moments(const Execution& execution, Shape shape, const T* x, double* mean, double* variance) {
+template <typename S>
+void moments(const Execution& execution, Shape shape, const S* x, double* mean, double* variance) {
+  using T = Compute<S>;
   if (shape.size() == 0) return clear_statistics(shape.channels, mean, variance);
   Scratch scratch;
   const Partition<T> partition(shape);
-  const Plan plan = plan_of(execution, partition, {1, false, false, false});
-  const MomentSums<T> sums(scratch, execution, partition, x);
+  const Plan plan = plan_of<S>(execution, partition, {1, false, false, false});
+  const MomentSums<S> sums(scratch, execution, partition, x);
   const auto merge = [&](Range channels, const Partials<T>& partials) {
     sums.merge(channels, partials, mean, variance);
   };
-  using Nothing = Writer<NormalizeWork<T>, MomentsWork<T>>;
-  sum_settle_write(scratch, kernels_of<T>(*execution.kernels), plan, partition, sums, merge, partition,
+  using Nothing = Writer<S, NormalizeWork<S>, NormalizeWork<T>, MomentsWork<T>>;
+  sum_settle_write<S>(scratch, kernels_of<T>(*execution.kernels), plan, partition, sums, merge, partition,
                    static_cast<const Nothing*>(nullptr));
 }
 
-template <typename T>
-void forward_inference(const Execution& execution, const Forward<T>& pass, const double* mean,
+template <typename S>
+void forward_inference(const Execution& execution, const Forward<S>& pass, const double* mean,
                        const double* variance) {
+  using T = Compute<S>;
   const Shape& shape = pass.shape;
   if (shape.size() == 0) return;
   Scratch scratch;
   const Tiling<T> tiling(shape);
-  const WritePlan plan = plan_of_write(execution, tiling, pass.x == pass.y);
+  const WritePlan plan = plan_of_write<S>(execution, tiling, pass.x == pass.y);
   const auto take = [&] { return take_coefficients(scratch, tiling, plan.stores, pass.y); };
   const Normalization<T> coefficients = {take(), take(), take()};
   SettleNormalization<T>{kernels_of<T>(*execution.kernels),
@@ -262,20 +276,20 @@ void forward_inference(const Execution& execution, const Forward<T>& pass, const
                          pass.bias,
                          coefficients}({0, shape.channels});
   clear_mask(pass.mask, pass.y, shape.size());
-  write_all(
+  write_all<S>(
       plan, tiling,
-      normalizer<T>(execution, tiling, plan.stores, pass.x, pass.y, coefficients, pass.epilogue, pass.mask));
+      normalizer<S>(execution, tiling, plan.stores, pass.x, pass.y, coefficients, pass.epilogue, pass.mask));
 }
 
-template <typename T>
-void backward(const Execution& execution, const Backward<T>& pass, bool training, Gradients<T> gradients) {
+template <typename S>
+void backward(const Execution& execution, const Backward<S>& pass, bool training, Gradients<S> gradients) {
   if (pass.shape.size() == 0) {
-    if (gradients.weight) std::fill_n(gradients.weight, pass.shape.channels, T{0});
-    if (gradients.bias) std::fill_n(gradients.bias, pass.shape.channels, T{0});
+    if (gradients.weight) std::fill_n(gradients.weight, pass.shape.channels, Compute<S>{0});
+    if (gradients.bias) std::fill_n(gradients.bias, pass.shape.channels, Compute<S>{0});
     return;
   }
   const double count = static_cast<double>(pass.shape.count());
-  GradientPass<T> parts(execution, pass, gradients.input, gradients.residual, count);
+  GradientPass<S> parts(execution, pass, gradients.input, gradients.residual, count);
   // Where dx follows from sums, the pass that writes it writes what a mask has let through as well.
   if (gradients.residual && (parts.gate() != kMasked || !training)) parts.write_residual();
   const bool writes = training && gradients.input;
@@ -284,21 +298,21 @@ void backward(const Execution& execution, const Backward<T>& pass, bool training
   if (!training && gradients.input) parts.write_fixed();
 }
 
-template <typename T>
-void grad_sums(const Execution& execution, const Backward<T>& pass, T* residual, GradientSums sums) {
+template <typename S>
+void grad_sums(const Execution& execution, const Backward<S>& pass, S* residual, GradientSums sums) {
   if (pass.shape.size() == 0) {
     std::fill_n(sums.dy, pass.shape.channels, 0.0);
     std::fill_n(sums.dy_xc, pass.shape.channels, 0.0);
     return;
   }
-  GradientPass<T>(execution, pass, nullptr, residual, 1).sum(sums);
+  GradientPass<S>(execution, pass, nullptr, residual, 1).sum(sums);
 }
 
-template <typename T>
-void grad_input(const Execution& execution, const Backward<T>& pass, GradientSums sums, double count, T* dx,
-                T* residual) {
+template <typename S>
+void grad_input(const Execution& execution, const Backward<S>& pass, GradientSums sums, double count, S* dx,
+                S* residual) {
   if (pass.shape.size() == 0) return;
-  GradientPass<T> parts(execution, pass, dx, residual, count);
+  GradientPass<S> parts(execution, pass, dx, residual, count);
   if (residual && parts.gate() != kMasked) parts.write_residual();
   parts.write(sums);
 }
@@ -394,17 +408,18 @@ void freeze(const Execution& execution, const Fixed<T>& fixed, unsigned char* me
                          coefficients}({0, channels});
 }
 
-template <typename T>
-void run_frozen(const Execution& execution, Shape shape, const unsigned char* memory, const T* x,
-                const T* residual, T* y) {
+template <typename S>
+void run_frozen(const Execution& execution, Shape shape, const unsigned char* memory, const S* x,
+                const S* residual, S* y) {
+  using T = Compute<S>;
   if (shape.size() == 0) return;
   const Frozen& frozen = frozen_at(memory);
   const Normalization<const T> coefficients = frozen.coefficients<const T>();
   const Tiling<T> tiling = shape.inner == 1 ? Tiling<T>(shape, kChannelsLast, frozen.fold) : Tiling<T>(shape);
-  const WritePlan plan = plan_of_write(execution, tiling, x == y);
+  const WritePlan plan = plan_of_write<S>(execution, tiling, x == y);
   const auto infer = [&](const Normalization<const T>& c) {
-    write_all(plan, tiling,
-              normalizer<T>(execution, tiling, plan.stores, x, y, c, {frozen.activation, residual}, nullptr));
+    write_all<S>(plan, tiling,
+              normalizer<S>(execution, tiling, plan.stores, x, y, c, {frozen.activation, residual}, nullptr));
   };
   const bool has_columns = tiling.columns_of_channel() > 1;
   const bool lies_right = plan.stores == kCached && shift_of_coefficients(tiling, plan.stores, y) == 0;
@@ -421,20 +436,25 @@ void run_frozen(const Execution& execution, Shape shape, const unsigned char* me
   infer({copy(coefficients.mean), copy(coefficients.scale), copy(coefficients.offset)});
 }
 
-#define BATCHNORM_INSTANTIATE(T)                                                                         \
-  template void forward_training<T>(const Execution&, const Forward<T>&, double*, double*);              \
-  template void moments<T>(const Execution&, Shape, const T*, double*, double*);                         \
-  template void forward_inference<T>(const Execution&, const Forward<T>&, const double*, const double*); \
-  template void backward<T>(const Execution&, const Backward<T>&, bool, Gradients<T>);                   \
-  template void grad_sums<T>(const Execution&, const Backward<T>&, T*, GradientSums);                    \
-  template void grad_input<T>(const Execution&, const Backward<T>&, GradientSums, double, T*, T*);       \
-  template void grad_parameters<T>(const Execution&, size_t, double, const double*, const double*,       \
-                                   GradientSums, T*, T*);                                                \
-  template size_t frozen_bytes<T>(size_t);                                                               \
-  template void freeze<T>(const Execution&, const Fixed<T>&, unsigned char*);                            \
-  template size_t frozen_channels<T>(const unsigned char*, size_t);                                      \
-  template void run_frozen<T>(const Execution&, Shape, const unsigned char*, const T*, const T*, T*);
+#define BATCHNORM_INSTANTIATE(S)                                                                         \
+  template void forward_training<S>(const Execution&, const Forward<S>&, double*, double*);              \
+  template void moments<S>(const Execution&, Shape, const S*, double*, double*);                         \
+  template void forward_inference<S>(const Execution&, const Forward<S>&, const double*, const double*); \
+  template void backward<S>(const Execution&, const Backward<S>&, bool, Gradients<S>);                   \
+  template void grad_sums<S>(const Execution&, const Backward<S>&, S*, GradientSums);                    \
+  template void grad_input<S>(const Execution&, const Backward<S>&, GradientSums, double, S*, S*);       \
+  template void run_frozen<S>(const Execution&, Shape, const unsigned char*, const S*, const S*, S*);
 BATCHNORM_INSTANTIATE(float)
 BATCHNORM_INSTANTIATE(double)
+BATCHNORM_INSTANTIATE(Half)
+
+#define BATCHNORM_INSTANTIATE_COMPUTED(T)                                                          \
+  template void grad_parameters<T>(const Execution&, size_t, double, const double*, const double*, \
+                                   GradientSums, T*, T*);                                          \
+  template size_t frozen_bytes<T>(size_t);                                                         \
+  template void freeze<T>(const Execution&, const Fixed<T>&, unsigned char*);                      \
+  template size_t frozen_channels<T>(const unsigned char*, size_t);
+BATCHNORM_INSTANTIATE_COMPUTED(float)
+BATCHNORM_INSTANTIATE_COMPUTED(double)
 
 }  // namespace batchnorm

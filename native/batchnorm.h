@@ -1,8 +1,9 @@
 // Batch normalization over x[outer][channels][inner]: the passes, without any knowledge of JavaScript.
 //
-// Statistics and per-channel arithmetic are in double; data, weight, bias and their gradients are in T (float
-// or double). An absent weight is 1, an absent bias 0 (nullptr). variance + eps > 0. All functions may throw
-// std::bad_alloc, and only before they have written anything but masks and gradients of residuals.
+// Statistics and per-channel arithmetic are in double; tensors lie in memory as S, and weight, bias and their
+// gradients are in what those are computed in: float of Half, else S itself. An absent weight is 1, an absent
+// bias 0 (nullptr). variance + eps > 0. All functions may throw std::bad_alloc, and only before they have
+// written anything but masks and gradients of residuals.
 #pragma once
 
 #include <cstddef>
@@ -21,7 +22,7 @@ struct Shape {
   size_t size() const { return outer * channels * inner; }
 };
 
-/// How to compute. Changes no bit of any result.
+/// How to compute. Changes no bit of any result, but for what 16 bits stand for.
 struct Execution {
   const KernelTable* kernels;
   size_t threads;
@@ -30,14 +31,16 @@ struct Execution {
   /// Results from this size on are written past the caches: whoever reads one next will not find it there
   /// anyway.
   size_t stream_bytes;
+  /// What tensors of Half hold: the only thing here that a result depends on.
+  Storage storage = kBfloat16;
 };
 
 /// What follows the normalization: y = activation(normalized x + residual).
-template <typename T>
+template <typename S>
 struct Epilogue {
   Activation activation = kIdentity;
   /// As large as x; nullptr for none.
-  const T* residual = nullptr;
+  const S* residual = nullptr;
 };
 
 /// The size of a mask (see kernels.h), with what a kernel may read beyond the last bit.
@@ -46,47 +49,47 @@ constexpr size_t mask_bytes(size_t size) {
 }
 
 /// A forward pass. y = activation((x - mean) / sqrt(variance + eps) * weight + bias + residual).
-template <typename T>
+template <typename S>
 struct Forward {
   Shape shape;
   double eps;
-  const T* x;
+  const S* x;
   /// May be x.
-  T* y;
-  const T* weight;
-  const T* bias;
-  Epilogue<T> epilogue;
+  S* y;
+  const Compute<S>* weight;
+  const Compute<S>* bias;
+  Epilogue<S> epilogue;
   /// mask_bytes, which are filled, or nullptr.
   unsigned char* mask;
 };
 
 /// A backward pass: of dy through the forward pass of this x, mean, variance, weight, bias, eps and epilogue.
-template <typename T>
+template <typename S>
 struct Backward {
   Shape shape;
   double eps;
-  const T* dy;
-  const T* x;
+  const S* dy;
+  const S* x;
   const double* mean;
   const double* variance;
-  const T* weight;
-  const T* bias;
-  Epilogue<T> epilogue;
+  const Compute<S>* weight;
+  const Compute<S>* bias;
+  Epilogue<S> epilogue;
   /// Of a residual and an activation: what the forward pass has filled. nullptr computes it from the
   /// residual.
   const unsigned char* mask;
 };
 
 /// Gradients that were asked for; the others are nullptr.
-template <typename T>
+template <typename S>
 struct Gradients {
   /// May be dy.
-  T* input;
-  T* weight;
-  T* bias;
+  S* input;
+  Compute<S>* weight;
+  Compute<S>* bias;
   /// Of the residual: dy as the activation lets it through. Must be given with the input's where there are
   /// both a residual and an activation, and where there is no mask.
-  T* residual;
+  S* residual;
 };
 
 /// What gradients follow from, one value per channel each: the sums of dy and of dy * (x - mean), of the dy
@@ -98,32 +101,32 @@ struct GradientSums {
 
 /// Normalizes x with its own mean and biased variance, which it returns (channels values each; NaN where
 /// count() is 0; of finite x a mean that is finite, and a variance that is or is infinity).
-template <typename T>
-void forward_training(const Execution& execution, const Forward<T>& pass, double* mean, double* variance);
+template <typename S>
+void forward_training(const Execution& execution, const Forward<S>& pass, double* mean, double* variance);
 
 /// Its statistics alone: what forward_training returns.
-template <typename T>
-void moments(const Execution& execution, Shape shape, const T* x, double* mean, double* variance);
+template <typename S>
+void moments(const Execution& execution, Shape shape, const S* x, double* mean, double* variance);
 
 /// The same with the given statistics.
-template <typename T>
-void forward_inference(const Execution& execution, const Forward<T>& pass, const double* mean,
+template <typename S>
+void forward_inference(const Execution& execution, const Forward<S>& pass, const double* mean,
                        const double* variance);
 
 /// All gradients. training: mean and variance are those of x and carry gradient; otherwise they are
 /// constants.
-template <typename T>
-void backward(const Execution& execution, const Backward<T>& pass, bool training, Gradients<T> gradients);
+template <typename S>
+void backward(const Execution& execution, const Backward<S>& pass, bool training, Gradients<S> gradients);
 
 /// One half of backward in training: the sums. `residual` is room, as Gradients has it.
-template <typename T>
-void grad_sums(const Execution& execution, const Backward<T>& pass, T* residual, GradientSums sums);
+template <typename S>
+void grad_sums(const Execution& execution, const Backward<S>& pass, S* residual, GradientSums sums);
 
 /// The other half: dx and the gradient of the residual (or nullptr), of sums over `count` values per channel,
 /// which are those of this pass or of a larger batch. The same bits as backward gives.
-template <typename T>
-void grad_input(const Execution& execution, const Backward<T>& pass, GradientSums sums, double count, T* dx,
-                T* residual);
+template <typename S>
+void grad_input(const Execution& execution, const Backward<S>& pass, GradientSums sums, double count, S* dx,
+                S* residual);
 
 /// The gradients of weight and bias (or nullptr) that follow from sums: those that backward gives.
 template <typename T>
@@ -164,8 +167,8 @@ template <typename T>
 size_t frozen_channels(const unsigned char* memory, size_t bytes);
 
 /// forward_inference with what freeze() has prepared for shape.channels; residual may be nullptr.
-template <typename T>
-void run_frozen(const Execution& execution, Shape shape, const unsigned char* memory, const T* x,
-                const T* residual, T* y);
+template <typename S>
+void run_frozen(const Execution& execution, Shape shape, const unsigned char* memory, const S* x,
+                const S* residual, S* y);
 
 }  // namespace batchnorm

@@ -28,6 +28,7 @@ struct Cpu {
 Cpu detect_cpu() {
   unsigned eax, ebx, ecx, edx;
   if (!__get_cpuid(1, &eax, &ebx, &ecx, &edx) || !(ecx & bit_OSXSAVE)) return {};
+  const bool f16c = ecx & bit_F16C;
   unsigned saved, upper;
   // volatile: not before it is known that the instruction exists.
   __asm__ volatile("xgetbv" : "=a"(saved), "=d"(upper) : "c"(0));
@@ -42,7 +43,7 @@ Cpu detect_cpu() {
 #else
   const bool avx512 = (saved & kZmm) == kZmm && (ebx & kAvx512) == kAvx512;
 #endif
-  return {(saved & kYmm) == kYmm && (ebx & bit_AVX2), avx512};
+  return {(saved & kYmm) == kYmm && (ebx & bit_AVX2) && f16c, avx512};
 }
 
 }  // namespace

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 
 /// Clang's way to ask for what GCC says with macros.
 #if !defined(__has_feature)
@@ -55,11 +56,56 @@ struct Tile {
   Ahead ahead;
 };
 
+/// How values lie in memory. All arithmetic on them is float32's.
+enum Storage {
+  kFloat32,
+  kBfloat16,  ///< the upper half of a float32
+  kFloat16,   ///< IEEE 754's binary16
+  kUint8,
+  kInt8,
+  kInt16,
+};
+constexpr size_t kStorages = 6;
+
+/// The bytes of a value.
+constexpr size_t bytes_of(Storage storage) {
+  return storage == kFloat32 ? 4 : storage == kUint8 || storage == kInt8 ? 1 : 2;
+}
+
+/// Between a storage type and float32, `count` neighbouring values: the same bits on every ISA.
+///
+/// What is narrowed goes to the nearest, of two to the even one. In 16-bit floats what lies beyond the range
+/// is infinity, and NaN stays NaN, quiet, with the upper bits of its mantissa; integers saturate, and NaN and
+/// -0 are 0.
+struct Conversion {
+  void (*widen)(const void* from, size_t count, float* to);
+  void (*narrow)(const float* from, size_t count, void* to);
+  /// narrow, with the whole lines of `to` past the caches. Needs the fence.
+  void (*stream)(const float* from, size_t count, void* to);
+};
+
 /// How a pass writes: the first index of its kernels.
 enum Stores {
   kCached,    ///< through the caches, for a reader that comes soon
   kStreamed,  ///< past them
 };
+
+/// A value of 16 bits in memory, which is computed with in float: bfloat16 or float16, as Execution says.
+struct Half {
+  uint16_t bits;
+};
+
+/// What values that lie in memory as S are computed in: float and double in themselves.
+template <typename S>
+struct ComputeOf {
+  using Type = S;
+};
+template <>
+struct ComputeOf<Half> {
+  using Type = float;
+};
+template <typename S>
+using Compute = typename ComputeOf<S>::Type;
 
 /// Values in 64 bytes, the unit of arithmetic on every ISA.
 template <typename T>
@@ -87,12 +133,12 @@ struct LaneSums {
 };
 
 /// sums += x - shift, (x - shift)^2
-template <typename T>
+template <typename S>
 struct MomentsWork {
   Tile tile;
-  const T* x;
-  const T* shift;
-  LaneSums<T> sums;
+  const S* x;
+  const Compute<S>* shift;
+  LaneSums<Compute<S>> sums;
   bool ends_stretch;  ///< with every row of a channels-first tile, with the last of a channels-last one
 };
 
@@ -105,16 +151,16 @@ struct Mask {
 
 /// y = activation((x - mean) * scale + offset + residual). A ReLU after a residual also fills a mask of
 /// zeros, where there is one (bytes is nullptr for none).
-template <typename T>
+template <typename S>
 struct NormalizeWork {
   Tile tile;
-  const T* x;
-  const T* residual;  ///< of the passes that add one
+  const S* x;
+  const S* residual;  ///< of the passes that add one
   Mask mask;          ///< of the one that adds it before a ReLU
-  T* y;
-  const T* mean;
-  const T* scale;
-  const T* offset;
+  S* y;
+  const Compute<S>* mean;
+  const Compute<S>* scale;
+  const Compute<S>* offset;
 };
 
 /// How a pass finds out which dy an activation has let through.
@@ -125,43 +171,43 @@ enum Gate {
 };
 
 /// sums += dy, dy * (x - mean), of the dy that have been let through
-template <typename T>
+template <typename S>
 struct GradSumsWork {
   Tile tile;
-  const T* dy;
-  const T* x;
+  const S* dy;
+  const S* x;
   Mask mask;
-  const T* mean;
-  const T* scale;
-  const T* offset;
-  LaneSums<T> sums;
+  const Compute<S>* mean;
+  const Compute<S>* scale;
+  const Compute<S>* offset;
+  LaneSums<Compute<S>> sums;
   bool ends_stretch;  ///< as for the moments
 };
 
 /// dx = (dy - (x - mean) * slope - constant) * scale, likewise. What a mask lets through is written to
 /// dresidual.
-template <typename T>
+template <typename S>
 struct GradInputWork {
   Tile tile;
-  const T* dy;
-  const T* x;
+  const S* dy;
+  const S* x;
   Mask mask;
-  T* dx;
-  T* dresidual;
-  const T* mean;
-  const T* slope;
-  const T* constant;
-  const T* scale;
-  const T* offset;
+  S* dx;
+  S* dresidual;
+  const Compute<S>* mean;
+  const Compute<S>* slope;
+  const Compute<S>* constant;
+  const Compute<S>* scale;
+  const Compute<S>* offset;
 };
 
 /// to = from where the mask has a bit, else +0: `count` neighbouring values.
-template <typename T>
+template <typename S>
 struct MaskWork {
   size_t count;
-  const T* from;
+  const S* from;
   Mask mask;
-  T* to;
+  S* to;
 };
 
 /// Which values of a tile count, and how much. Weights are those of positions: one per row in channels-last,
@@ -186,12 +232,12 @@ struct PresentSums {
 };
 
 /// weight * (x - shift) and its product with x - shift are added up, of what is present.
-template <typename T>
+template <typename S>
 struct PresentMomentsWork {
   Tile tile;
-  const T* x;
+  const S* x;
   const double* shift;
-  PresentWork<T> present;
+  PresentWork<Compute<S>> present;
   PresentSums sums;
 };
 
@@ -206,42 +252,42 @@ struct PresentStatistics {
 
 /// normalize, for what takes missing values for the mean or writes zeros; with the activation, and a residual
 /// that may be absent.
-template <typename T>
-struct PresentNormalizeWork : NormalizeWork<T> {
-  using Plain = NormalizeWork<T>;
-  const T* bias;  ///< what the mean becomes
+template <typename S>
+struct PresentNormalizeWork : NormalizeWork<S> {
+  using Plain = NormalizeWork<S>;
+  const Compute<S>* bias;  ///< what the mean becomes
   Activation activation;
-  PresentWork<T> present;
+  PresentWork<Compute<S>> present;
   bool streams;  ///< whether whole lines are written past the caches
 };
 
 /// grad_sums: of the dy that the activation lets through, and whose x is present or outside. `all` are the
 /// sums with imputed values, which count in the gradient of the bias alone; nullptr where there are none.
-template <typename T>
+template <typename S>
 struct PresentGradSumsWork {
   Tile tile;
-  const T* dy;
-  const T* x;
+  const S* dy;
+  const S* x;
   Mask mask;
   Gate gate;
-  const T* mean;
-  const T* scale;
-  const T* offset;
-  const T* bias;
+  const Compute<S>* mean;
+  const Compute<S>* scale;
+  const Compute<S>* offset;
+  const Compute<S>* bias;
   const double* centre;  ///< all of the mean
-  PresentWork<T> present;
+  PresentWork<Compute<S>> present;
   double* dy_sum;
   double* dy_xc;
   double* all;
 };
 
 /// grad_input, of which share * (deviation * slope + constant) is taken away. dx and dresidual may be absent.
-template <typename T>
-struct PresentGradInputWork : GradInputWork<T> {
-  using Plain = GradInputWork<T>;
-  const T* bias;
+template <typename S>
+struct PresentGradInputWork : GradInputWork<S> {
+  using Plain = GradInputWork<S>;
+  const Compute<S>* bias;
   Gate gate;
-  PresentWork<T> present;
+  PresentWork<Compute<S>> present;
   bool streams;
   bool flows;  ///< whether all shares are the same
   bool fixed;  ///< whether statistics are constants, so that nothing is taken away
@@ -249,10 +295,10 @@ struct PresentGradInputWork : GradInputWork<T> {
 
 /// dweights += linear * n + square * (n * n - least), where n = (x - mean) * inverse, over the channels of a
 /// position.
-template <typename T>
+template <typename S>
 struct GradWeightsWork {
   Tile tile;
-  const T* x;
+  const S* x;
   const double* mean;
   const double* inverse;
   const double* linear;
@@ -362,6 +408,25 @@ struct Kernels {
   void (*grad_weights[2])(const GradWeightsWork<T>& work);
 };
 
+/// Kernels that read and write 16 bits themselves, of the passes that move the most; all nullptr where the
+/// ISA has none. Those that write want rows without gaps, of at least kLanes<float> values in kChannelsFirst,
+/// and coefficients as for kStreamed. Those that sum want whole additions: in kChannelsFirst rows of a
+/// multiple of 8 * kLanes<float> values, in kChannelsLast a multiple of 8 rows and of kLanes<float> columns.
+/// None knows a mask.
+struct HalfKernels {
+  template <template <typename> class Work>
+  struct Written {
+    void (*kernels[2][2])(const Work<Half>& work);  ///< [Stores][Layout]
+  };
+  void (*moments[2])(const MomentsWork<Half>& work);
+  /// [Gate][Layout]
+  void (*grad_sums[2][2])(const GradSumsWork<Half>& work);
+  /// Without a residual: [Activation]
+  Written<NormalizeWork> normalize[2];
+  /// [Gate]
+  Written<GradInputWork> grad_input[2];
+};
+
 /// All kernels of one instruction set.
 struct KernelTable {
   const char* name;  ///< as in BATCHNORM_ISA: generic, neon, avx2, avx512
@@ -373,8 +438,10 @@ struct KernelTable {
                     const double* variance, double* running_mean, double* running_var, double* accepted);
   /// Adds sums of chunks, which refer to shift, to statistics. What has no weight adds nothing.
   void (*merge_present)(size_t channels, const double* shift, PresentSums chunk, PresentStatistics to);
+  Conversion conversions[kStorages];
   Kernels<float> f32;
   Kernels<double> f64;
+  HalfKernels half[2];  ///< bfloat16, float16
 };
 
 template <typename T>

@@ -78,37 +78,37 @@ struct Plan : WritePlan {
 };
 
 /// Which stores a result gets: not in place, where its lines are in the cache already.
-template <typename T>
-Stores stores_of(const Execution& execution, const Tiling<T>& tiling, bool in_place) {
+template <typename S>
+Stores stores_of(const Execution& execution, const Tiling<Compute<S>>& tiling, bool in_place) {
   const Shape& shape = tiling.shape();
-  const bool streamed = !in_place && shape.size() * sizeof(T) >= execution.stream_bytes &&
-                        (tiling.layout() == kChannelsLast || shape.inner >= kLanes<T>);
+  const bool streamed = !in_place && shape.size() * sizeof(S) >= execution.stream_bytes &&
+                        (tiling.layout() == kChannelsLast || shape.inner >= kLanes<Compute<S>>);
   return streamed ? kStreamed : kCached;
 }
 
 /// Of a pass that sums nothing.
-template <typename T>
-WritePlan plan_of_write(const Execution& execution, const Tiling<T>& tiling, bool in_place) {
-  return {Crew(execution, tiling.shape().size() * sizeof(T)), stores_of(execution, tiling, in_place)};
+template <typename S>
+WritePlan plan_of_write(const Execution& execution, const Tiling<Compute<S>>& tiling, bool in_place) {
+  return {Crew(execution, tiling.shape().size() * sizeof(S)), stores_of<S>(execution, tiling, in_place)};
 }
 
 /// Channels-first: groups that a cache holds.
-template <typename T>
-Plan plan_of_groups(const Execution& execution, const Partition<T>& partition, const Traffic& traffic,
+template <typename S>
+Plan plan_of_groups(const Execution& execution, const Partition<Compute<S>>& partition, const Traffic& traffic,
                     const Crew& crew, Stores stores) {
   const Shape& shape = partition.shape();
-  const size_t channel_bytes = traffic.summed * shape.count() * sizeof(T);
+  const size_t channel_bytes = traffic.summed * shape.count() * sizeof(S);
   // Side by side two groups share the cache.
   const size_t shared_bytes = execution.cache_bytes * 3 / 4;
   const bool beside = traffic.written && traffic.has_beside && stores == kStreamed &&
                       channel_bytes <= shared_bytes &&
-                      shape.inner >= kLinesBeside[traffic.summed - 1] * kLanes<T>;
+                      shape.inner >= kLinesBeside[traffic.summed - 1] * kLanes<S>;
   const size_t cached = std::max<size_t>(1, (beside ? shared_bytes : execution.cache_bytes) / channel_bytes);
   const size_t fair = crew.threads == 1 ? cached : divide_up(shape.channels, 4 * crew.threads);
   const size_t fitting = std::min({cached, fair, shape.channels});
   // A tile should end where a line does: what two groups share of a line costs a read of it. And its rows
   // must have no gaps between them.
-  const size_t whole_lines = kLanes<T> / std::gcd(kLanes<T>, shape.inner);
+  const size_t whole_lines = kLanes<S> / std::gcd(kLanes<S>, shape.inner);
   const size_t group = partition.pieces() > 1  ? 1
                        : fitting > whole_lines ? fitting - fitting % whole_lines
                                                : fitting;
@@ -117,8 +117,8 @@ Plan plan_of_groups(const Execution& execution, const Partition<T>& partition, c
 }
 
 /// The whole tensor, step by step.
-template <typename T>
-Plan plan_of_whole(const Execution& execution, const Partition<T>& partition, const Crew& crew,
+template <typename S>
+Plan plan_of_whole(const Execution& execution, const Partition<Compute<S>>& partition, const Crew& crew,
                    Stores stores) {
   const Shape& shape = partition.shape();
   const size_t chunk_values = partition.values(partition.chunk(0));
@@ -127,25 +127,25 @@ Plan plan_of_whole(const Execution& execution, const Partition<T>& partition, co
   const size_t columns = partition.columns_of_channel();
   const size_t block = columns == 1 ? kBlockColumns : kBlockOfSeveral / columns;
   const size_t group = partition.layout() == kChannelsLast
-                           ? std::min(width, block - block % kLanes<T>)
-                           : std::clamp<size_t>(kBlockBytes / (sizeof(T) * chunk_values), 1, width);
+                           ? std::min(width, block - block % kLanes<Compute<S>>)
+                           : std::clamp<size_t>(kBlockBytes / (sizeof(S) * chunk_values), 1, width);
   const size_t settled = std::max<size_t>(64, divide_up(shape.channels, 4 * crew.threads));
   // What was read last is the nearest; in a tensor that no cache holds memory rather goes on as it went.
-  const bool backwards = shape.size() * sizeof(T) < execution.stream_bytes;
+  const bool backwards = shape.size() * sizeof(S) < execution.stream_bytes;
   return {{crew, stores}, Plan::kWhole, group, false, false, settled, backwards};
 }
 
 /// Of a pass that sums.
-template <typename T>
-Plan plan_of(const Execution& execution, const Partition<T>& partition, const Traffic& traffic) {
+template <typename S>
+Plan plan_of(const Execution& execution, const Partition<Compute<S>>& partition, const Traffic& traffic) {
   const Shape& shape = partition.shape();
-  const Crew crew(execution, traffic.summed * shape.size() * sizeof(T));
-  const Stores stores = stores_of(execution, partition, traffic.in_place);
-  const size_t channel_bytes = traffic.summed * shape.count() * sizeof(T);
+  const Crew crew(execution, traffic.summed * shape.size() * sizeof(S));
+  const Stores stores = stores_of<S>(execution, partition, traffic.in_place);
+  const size_t channel_bytes = traffic.summed * shape.count() * sizeof(S);
   if (partition.layout() == kChannelsFirst && channel_bytes <= kLargeChannelBytes &&
       (crew.threads == 1 || shape.channels >= 2 * crew.threads))
-    return plan_of_groups(execution, partition, traffic, crew, stores);
-  return plan_of_whole(execution, partition, crew, stores);
+    return plan_of_groups<S>(execution, partition, traffic, crew, stores);
+  return plan_of_whole<S>(execution, partition, crew, stores);
 }
 
 /// For people: `streamed, 2 threads`.

@@ -127,12 +127,15 @@ void sum_span(const Kernels<T>& kernels, const Partition<T>& partition, const Sp
 }
 
 /// Weighted sums of deviations from a shift near the data, per chunk.
-template <typename T>
+template <typename S>
 class PresentMomentSums {
+  using T = Compute<S>;
+
  public:
   PresentMomentSums(Scratch& scratch, const Execution& execution, const Partition<T>& partition,
-                    const Weights<T>& weights, const T* x, bool missing, Statistics to)
-      : table_(*execution.kernels),
+                    const Weights<T>& weights, const S* x, bool missing, Statistics to)
+      : access_(execution),
+        table_(*execution.kernels),
         kernels_(kernels_of<T>(*execution.kernels)),
         partition_(partition),
         weights_(weights),
@@ -167,11 +170,12 @@ class PresentMomentSums {
                           missing_ ? partials.sums[3] + at : nullptr};
     sum_span(kernels_, partition_, span, channels, to,
              [&](Tile tile, size_t first, size_t channel, double* const(&sums)[4]) {
-               kernels_.present_moments[partition_.layout()]({tile,
-                                                              x_ + first,
-                                                              shifts + (channel - channels.begin),
-                                                              weights_.work(first),
-                                                              {sums[2], sums[3], sums[0], sums[1]}});
+               access_.sum(kernels_.present_moments[partition_.layout()], partition_.layout(),
+                           PresentMomentsWork<S>{tile,
+                                                 x_ + first,
+                                                 shifts + (channel - channels.begin),
+                                                 weights_.work(first),
+                                                 {sums[2], sums[3], sums[0], sums[1]}});
              });
     if (missing_) return;
     std::fill_n(partials.sums[2] + at, channels.end - channels.begin, totals_[0][chunk]);
@@ -244,11 +248,11 @@ class PresentMomentSums {
     for (size_t channel = channels.begin; channel < channels.end; channel++) {
       const size_t beyond = (channel - channels.begin) * channel_stride;
       size_t i = 0;
-      while (i < known && missing_ && std::isnan(x_[places[i] + beyond])) i++;
+      while (i < known && missing_ && access_.is_nan(x_ + places[i] + beyond)) i++;
       size_t place = 0;
       const bool counts = i < known || find_heaviest(span, channel, missing_, place);
       if (i < known) place = places[i] + beyond;
-      shifts[channel - channels.begin] = counts ? static_cast<double>(x_[place]) : 0;
+      shifts[channel - channels.begin] = counts ? static_cast<double>(access_.value(x_ + place)) : 0;
     }
     return true;
   }
@@ -261,7 +265,7 @@ class PresentMomentSums {
       const double* const weights = weights_.work(at).weights;
       for (size_t i = 0; i < tile.rows * tile.columns; i++) {
         const size_t place = at + (is_last ? i * tile.stride : i);
-        if (weights[i] <= most || (looks && std::isnan(x_[place]))) continue;
+        if (weights[i] <= most || (looks && access_.is_nan(x_ + place))) continue;
         most = weights[i];
         found = place;
       }
@@ -269,12 +273,13 @@ class PresentMomentSums {
     return most > 0;
   }
 
+  const Access<S> access_;
   const KernelTable& table_;
   const Kernels<T>& kernels_;
   const Partition<T>& partition_;
   const Weights<T>& weights_;
   const Span* chunks_;
-  const T* x_;
+  const S* x_;
   bool missing_;
   Statistics to_;
   /// Weights, their squares, references, means, deviations.
@@ -294,26 +299,35 @@ void place(const Tiling<T>& tiling, const T* from, T* to) {
 }
 
 /// Writes tiles of a work.
-template <typename T, typename Work>
+template <typename S, typename Work, typename KernelWork>
 class PresentWriter {
+  using T = Compute<S>;
+
  public:
-  PresentWriter(const Execution& execution, void (*const (&kernel)[2])(const Work&), const Tiling<T>& tiling,
-                const Weights<T>& weights, const Work& all)
-      : kernel_(kernel[tiling.layout()]), fence_(execution.kernels->fence), weights_(weights), all_(all) {}
+  PresentWriter(const Execution& execution, void (*const (&kernel)[2])(const KernelWork&),
+                const Tiling<T>& tiling, const Weights<T>& weights, const Work& all)
+      : access_(execution),
+        layout_(tiling.layout()),
+        kernel_(kernel[layout_]),
+        fence_(execution.kernels->fence),
+        weights_(weights),
+        all_(all) {}
   void write(Tile tile, size_t at, size_t channel) const {
     Work work = all_;
     static_cast<typename Work::Plain&>(work) =
         part_of(static_cast<const typename Work::Plain&>(all_), tile, at, channel);
     work.bias += channel;
     work.present = weights_.work(at);
-    kernel_(work);
+    access_.write(kernel_, layout_, work);
   }
   void finish() const {
     if (all_.streams) fence_();
   }
 
  private:
-  void (*kernel_)(const Work&);
+  const Access<S> access_;
+  const Layout layout_;
+  void (*kernel_)(const KernelWork&);
   void (*fence_)();
   const Weights<T>& weights_;
   const Work all_;
@@ -324,14 +338,14 @@ bool writes_plain(const Presence& presence) {
 }
 
 /// Sums of all chunks, then merge(channels).
-template <typename T, typename Sums>
-void sum_all(Scratch& scratch, const Execution& execution, const Partition<T>& partition, size_t summed,
+template <typename S, typename Sums>
+void sum_all(Scratch& scratch, const Execution& execution, const Partition<Compute<S>>& partition, size_t summed,
              const Sums& sums) {
   const size_t width = partition.width();
   const size_t channels = partition.shape().channels;
-  const Plan plan = plan_of_whole(execution, partition,
-                                  Crew(execution, summed * partition.shape().size() * sizeof(T)), kCached);
-  const PresentPartials partials(scratch, partition.chunks(), round_up(width, kLanes<T>));
+  const Plan plan = plan_of_whole<S>(execution, partition,
+                                  Crew(execution, summed * partition.shape().size() * sizeof(S)), kCached);
+  const PresentPartials partials(scratch, partition.chunks(), round_up(width, kLanes<Compute<S>>));
   const size_t groups = divide_up(width, plan.group);
   work(plan.crew, partition.chunks() * groups, [&](size_t task, size_t) {
     sums.sum(task / groups, part(width, plan.group, task % groups), partials);
@@ -346,14 +360,16 @@ void clear(size_t channels, const Statistics& statistics) {
 }
 
 /// What a backward pass reads: coefficients, and what the activation lets through.
-template <typename T>
+template <typename S>
 class PresentBackward {
+  using T = Compute<S>;
+
  public:
-  PresentBackward(const Execution& execution, const Tiling<T>& tiling, const Backward<T>& pass,
-                  const Presence& presence, T* room)
+  PresentBackward(const Execution& execution, const Tiling<T>& tiling, const Backward<S>& pass,
+                  const Presence& presence, S* room)
       : kernels_(kernels_of<T>(*execution.kernels)),
         pass_(pass),
-        mask_(const_cast<unsigned char*>(pass.mask ? pass.mask : find_mask(execution, presence, room))),
+        mask_(const_cast<unsigned char*>(find_mask(execution, presence, room))),
         weights_(scratch, tiling, presence, true),
         normalization_{take(tiling), take(tiling), take(tiling)},
         bias_(take(tiling)) {
@@ -370,10 +386,11 @@ class PresentBackward {
   unsigned char* mask() const { return mask_; }
 
  private:
-  const unsigned char* find_mask(const Execution& execution, const Presence& presence, T* room) {
-    if (pass_.epilogue.activation == kIdentity || !pass_.epilogue.residual) return nullptr;
+  const unsigned char* find_mask(const Execution& execution, const Presence& presence, S* room) {
+    if (pass_.epilogue.activation == kIdentity) return nullptr;
+    if (pass_.mask || !pass_.epilogue.residual) return pass_.mask;
     own_mask_.reset(new unsigned char[mask_bytes(pass_.shape.size())]);
-    infer_present<T>(
+    infer_present<S>(
         execution,
         {pass_.shape, pass_.eps, pass_.x, room, pass_.weight, pass_.bias, pass_.epilogue, own_mask_.get()},
         presence, pass_.mean, pass_.variance);
@@ -381,7 +398,7 @@ class PresentBackward {
   }
 
   const Kernels<T>& kernels_;
-  const Backward<T>& pass_;
+  const Backward<S>& pass_;
   std::unique_ptr<unsigned char[]> own_mask_;
   unsigned char* const mask_;
 
@@ -396,12 +413,15 @@ class PresentBackward {
 };
 
 /// Sums of the dy that the activation lets through and that belong to a value, per chunk.
-template <typename T>
+template <typename S>
 class PresentGradSums {
+  using T = Compute<S>;
+
  public:
-  PresentGradSums(PresentBackward<T>& backward, const Kernels<T>& kernels, const Partition<T>& partition,
-                  const Backward<T>& pass, GradientSums to, double* bias)
-      : kernels_(kernels),
+  PresentGradSums(const Execution& execution, PresentBackward<S>& backward, const Partition<T>& partition,
+                  const Backward<S>& pass, GradientSums to, double* bias)
+      : access_(execution),
+        kernels_(kernels_of<T>(*execution.kernels)),
         backward_(backward),
         partition_(partition),
         chunks_(take_chunks(backward.scratch, partition)),
@@ -423,20 +443,21 @@ class PresentGradSums {
     sum_span(kernels_, partition_, span, channels, to,
              [&](Tile tile, size_t first, size_t channel, double* const(&sums)[3]) {
                const Normalization<T>& c = backward_.normalization();
-               kernels_.present_grad_sums[partition_.layout()]({tile,
-                                                                pass_.dy + first,
-                                                                pass_.x + first,
-                                                                {backward_.mask(), first},
-                                                                backward_.gate(),
-                                                                c.mean + channel,
-                                                                c.scale + channel,
-                                                                c.offset + channel,
-                                                                backward_.bias() + channel,
-                                                                centre_ + channel,
-                                                                backward_.weights().work(first),
-                                                                sums[0],
-                                                                sums[1],
-                                                                sums[2]});
+               access_.sum(kernels_.present_grad_sums[partition_.layout()], partition_.layout(),
+                           PresentGradSumsWork<S>{tile,
+                                                  pass_.dy + first,
+                                                  pass_.x + first,
+                                                  {backward_.mask(), first},
+                                                  backward_.gate(),
+                                                  c.mean + channel,
+                                                  c.scale + channel,
+                                                  c.offset + channel,
+                                                  backward_.bias() + channel,
+                                                  centre_ + channel,
+                                                  backward_.weights().work(first),
+                                                  sums[0],
+                                                  sums[1],
+                                                  sums[2]});
              });
   }
 
@@ -454,37 +475,40 @@ class PresentGradSums {
   }
 
  private:
+  const Access<S> access_;
   const Kernels<T>& kernels_;
-  const PresentBackward<T>& backward_;
+  const PresentBackward<S>& backward_;
   const Partition<T>& partition_;
   const Span* chunks_;
-  const Backward<T>& pass_;
+  const Backward<S>& pass_;
   double* const to_[3];
   const double* centre_;
 };
 
 }  // namespace
 
-template <typename T>
-void moments_of_present(const Execution& execution, Shape shape, const T* x, const Presence& presence,
+template <typename S>
+void moments_of_present(const Execution& execution, Shape shape, const S* x, const Presence& presence,
                         Statistics statistics) {
+  using T = Compute<S>;
   if (shape.size() == 0) return clear(shape.channels, statistics);
   Scratch scratch;
   const Partition<T> partition(tiling_of<T>(shape, presence));
   const Weights<T> weights(scratch, partition, presence, false);
-  const PresentMomentSums<T> sums(scratch, execution, partition, weights, x, presence.missing, statistics);
-  sum_all(scratch, execution, partition, 1, sums);
+  const PresentMomentSums<S> sums(scratch, execution, partition, weights, x, presence.missing, statistics);
+  sum_all<S>(scratch, execution, partition, 1, sums);
 }
 
-template <typename T>
-void infer_present(const Execution& execution, const Forward<T>& pass, const Presence& presence,
+template <typename S>
+void infer_present(const Execution& execution, const Forward<S>& pass, const Presence& presence,
                    const double* mean, const double* variance) {
-  if (writes_plain(presence)) return forward_inference<T>(execution, pass, mean, variance);
+  using T = Compute<S>;
+  if (writes_plain(presence)) return forward_inference<S>(execution, pass, mean, variance);
   const Shape& shape = pass.shape;
   if (shape.size() == 0) return;
   Scratch scratch;
   const Tiling<T> tiling = tiling_of<T>(shape, presence);
-  const WritePlan plan = plan_of_write(execution, tiling, pass.x == pass.y);
+  const WritePlan plan = plan_of_write<S>(execution, tiling, pass.x == pass.y);
   const Kernels<T>& kernels = kernels_of<T>(*execution.kernels);
   const Weights<T> weights(scratch, tiling, presence, true);
   const auto take = [&] { return scratch.take<T>(padded_width(tiling)); };
@@ -495,7 +519,7 @@ void infer_present(const Execution& execution, const Forward<T>& pass, const Pre
   place(tiling, pass.bias, bias);
   // A mask is made of y.
   const bool streams = plan.stores == kStreamed && !pass.mask;
-  const PresentWriter<T, PresentNormalizeWork<T>> writer(
+  const PresentWriter<S, PresentNormalizeWork<S>, PresentNormalizeWork<T>> writer(
       execution, kernels.present_normalize, tiling, weights,
       {{{}, pass.x, pass.epilogue.residual, {pass.mask, 0}, pass.y, c.mean, c.scale, c.offset},
        bias,
@@ -503,34 +527,35 @@ void infer_present(const Execution& execution, const Forward<T>& pass, const Pre
        {},
        streams});
   clear_mask(pass.mask, pass.y, shape.size());
-  sweep(plan.crew, tiling, writer, false);
+  sweep<S>(plan.crew, tiling, writer, false);
 }
 
-template <typename T>
-void grad_sums_of_present(const Execution& execution, const Backward<T>& pass, const Presence& presence,
-                          T* residual, GradientSums sums, double* bias) {
+template <typename S>
+void grad_sums_of_present(const Execution& execution, const Backward<S>& pass, const Presence& presence,
+                          S* residual, GradientSums sums, double* bias) {
   const size_t channels = pass.shape.channels;
   if (pass.shape.size() == 0) {
     for (double* array : {sums.dy, sums.dy_xc, bias})
       if (array) std::fill_n(array, channels, 0.0);
     return;
   }
+  using T = Compute<S>;
   const Partition<T> partition(tiling_of<T>(pass.shape, presence));
-  PresentBackward<T> backward(execution, partition, pass, presence, residual);
-  const PresentGradSums<T> all(backward, kernels_of<T>(*execution.kernels), partition, pass, sums,
-                               presence.impute ? bias : nullptr);
-  sum_all(backward.scratch, execution, partition, 2, all);
+  PresentBackward<S> backward(execution, partition, pass, presence, residual);
+  const PresentGradSums<S> all(execution, backward, partition, pass, sums, presence.impute ? bias : nullptr);
+  sum_all<S>(backward.scratch, execution, partition, 2, all);
 }
 
-template <typename T>
-void grad_input_of_present(const Execution& execution, const Backward<T>& pass, const Presence& presence,
-                           GradientSums sums, const double* count, T* dx, T* residual) {
+template <typename S>
+void grad_input_of_present(const Execution& execution, const Backward<S>& pass, const Presence& presence,
+                           GradientSums sums, const double* count, S* dx, S* residual) {
+  using T = Compute<S>;
   const Shape& shape = pass.shape;
   if (shape.size() == 0) return;
   const Kernels<T>& kernels = kernels_of<T>(*execution.kernels);
   const Tiling<T> tiling = tiling_of<T>(shape, presence);
-  const WritePlan plan = plan_of_write(execution, tiling, pass.dy == dx);
-  PresentBackward<T> backward(execution, tiling, pass, presence, residual);
+  const WritePlan plan = plan_of_write<S>(execution, tiling, pass.dy == dx);
+  PresentBackward<S> backward(execution, tiling, pass, presence, residual);
   const auto take = [&] { return backward.scratch.template take<double>(shape.channels); };
   // Kernels multiply by shares of the largest weight.
   const GradientSums means = {take(), take()};
@@ -545,7 +570,7 @@ void grad_input_of_present(const Execution& execution, const Backward<T>& pass, 
   const Normalization<T>& c = backward.normalization();
   SettleGradients<T>{kernels, tiling, pass.eps, 1,        pass.mean, pass.variance,
                      c.mean,  means,  slope,    constant, nullptr,   nullptr}({0, shape.channels});
-  const PresentWriter<T, PresentGradInputWork<T>> writer(
+  const PresentWriter<S, PresentGradInputWork<S>, PresentGradInputWork<T>> writer(
       execution, kernels.present_grad_input, tiling, backward.weights(),
       {{{}, pass.dy, pass.x, {backward.mask(), 0}, dx, residual, c.mean, slope, constant, c.scale, c.offset},
        backward.bias(),
@@ -554,12 +579,13 @@ void grad_input_of_present(const Execution& execution, const Backward<T>& pass, 
        plan.stores == kStreamed && dx != nullptr,
        presence.weights == nullptr,
        count == nullptr});
-  sweep(plan.crew, tiling, writer, false);
+  sweep<S>(plan.crew, tiling, writer, false);
 }
 
-template <typename T>
-void grad_weights(const Execution& execution, const Backward<T>& pass, const Presence& presence,
+template <typename S>
+void grad_weights(const Execution& execution, const Backward<S>& pass, const Presence& presence,
                   GradientSums sums, const double* count, double* dweights) {
+  using T = Compute<S>;
   const Shape& shape = pass.shape;
   std::fill_n(dweights, shape.outer * shape.inner, 0.0);
   if (shape.size() == 0) return;
@@ -592,39 +618,43 @@ void grad_weights(const Execution& execution, const Backward<T>& pass, const Pre
   }
   // A row of channels-last, or a sample, is a task's at a time.
   const size_t columns = tiling.layout() == kChannelsLast ? tiling.width() : shape.channels * shape.inner;
-  const size_t rows = std::max<size_t>(1, kBlockBytes / sizeof(T) / columns);
+  const size_t rows = std::max<size_t>(1, kBlockBytes / sizeof(S) / columns);
   const auto add = kernels_of<T>(*execution.kernels).grad_weights[tiling.layout()];
-  work(Crew(execution, shape.size() * sizeof(T)), divide_up(shape.outer, rows), [&](size_t task, size_t) {
+  const Access<S> access(execution);
+  work(Crew(execution, shape.size() * sizeof(S)), divide_up(shape.outer, rows), [&](size_t task, size_t) {
     const Range some = part(shape.outer, rows, task);
     const Span span = {some.begin, some.end - some.begin, 0,
                        tiling.layout() == kChannelsLast ? tiling.width() : shape.inner};
     tiling.for_each_tile(span, 0, tiling.width(), straight_ahead(0), [&](Tile tile, size_t at) {
       double* const to = dweights + at / (shape.channels * shape.inner) * shape.inner;
-      add({tile, pass.x + at, mean, inverse, linear, square, least, to});
+      access.sum(add, tiling.layout(),
+                 GradWeightsWork<S>{tile, pass.x + at, mean, inverse, linear, square, least, to});
     });
   });
 }
 
-template <typename T>
-size_t find_missing(Shape shape, const T* x, const double* weights) {
+template <typename S>
+size_t find_missing(const Execution& execution, Shape shape, const S* x, const double* weights) {
+  const Access<S> access(execution);
   const size_t row = shape.channels * shape.inner;
   for (size_t at = 0; at < shape.size(); at++)
-    if (std::isnan(x[at]) && (!weights || weights[at / row * shape.inner + at % shape.inner] > 0)) return at;
+    if (access.is_nan(x + at) && (!weights || weights[at / row * shape.inner + at % shape.inner] > 0)) return at;
   return shape.size();
 }
 
-#define INSTANCES(T)                                                                                   \
-  template void moments_of_present<T>(const Execution&, Shape, const T*, const Presence&, Statistics); \
-  template void infer_present<T>(const Execution&, const Forward<T>&, const Presence&, const double*,  \
+#define INSTANCES(S)                                                                                   \
+  template void moments_of_present<S>(const Execution&, Shape, const S*, const Presence&, Statistics); \
+  template void infer_present<S>(const Execution&, const Forward<S>&, const Presence&, const double*,  \
                                  const double*);                                                       \
-  template void grad_sums_of_present<T>(const Execution&, const Backward<T>&, const Presence&, T*,     \
+  template void grad_sums_of_present<S>(const Execution&, const Backward<S>&, const Presence&, S*,     \
                                         GradientSums, double*);                                        \
-  template void grad_input_of_present<T>(const Execution&, const Backward<T>&, const Presence&,        \
-                                         GradientSums, const double*, T*, T*);                         \
-  template void grad_weights<T>(const Execution&, const Backward<T>&, const Presence&, GradientSums,   \
+  template void grad_input_of_present<S>(const Execution&, const Backward<S>&, const Presence&,        \
+                                         GradientSums, const double*, S*, S*);                         \
+  template void grad_weights<S>(const Execution&, const Backward<S>&, const Presence&, GradientSums,   \
                                 const double*, double*);                                               \
-  template size_t find_missing<T>(Shape, const T*, const double*);
+  template size_t find_missing<S>(const Execution&, Shape, const S*, const double*);
 INSTANCES(float)
 INSTANCES(double)
+INSTANCES(Half)
 
 }  // namespace batchnorm

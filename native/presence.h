@@ -34,33 +34,33 @@ struct Statistics {
 };
 
 /// The statistics of what counts.
-template <typename T>
-void moments_of_present(const Execution& execution, Shape shape, const T* x, const Presence& presence,
+template <typename S>
+void moments_of_present(const Execution& execution, Shape shape, const S* x, const Presence& presence,
                         Statistics statistics);
 
 /// forward_inference, of which only `impute` and `zero` make another pass.
-template <typename T>
-void infer_present(const Execution& execution, const Forward<T>& pass, const Presence& presence,
+template <typename S>
+void infer_present(const Execution& execution, const Forward<S>& pass, const Presence& presence,
                    const double* mean, const double* variance);
 
 /// grad_sums. `bias`: with `impute` the gradient of the bias in double, or nullptr.
-template <typename T>
-void grad_sums_of_present(const Execution& execution, const Backward<T>& pass, const Presence& presence,
-                          T* residual, GradientSums sums, double* bias);
+template <typename S>
+void grad_sums_of_present(const Execution& execution, const Backward<S>& pass, const Presence& presence,
+                          S* residual, GradientSums sums, double* bias);
 
 /// grad_input, of sums over `count` of weight per channel; 0 where mean and variance carry no gradient, as
 /// all of nullptr.
-template <typename T>
-void grad_input_of_present(const Execution& execution, const Backward<T>& pass, const Presence& presence,
-                           GradientSums sums, const double* count, T* dx, T* residual);
+template <typename S>
+void grad_input_of_present(const Execution& execution, const Backward<S>& pass, const Presence& presence,
+                           GradientSums sums, const double* count, S* dx, S* residual);
 
 /// The gradients of presence.weights, which is there.
-template <typename T>
-void grad_weights(const Execution& execution, const Backward<T>& pass, const Presence& presence,
+template <typename S>
+void grad_weights(const Execution& execution, const Backward<S>& pass, const Presence& presence,
                   GradientSums sums, const double* count, double* dweights);
 
 /// The place of the first NaN of x that has weight; its size where there is none.
-template <typename T>
-size_t find_missing(Shape shape, const T* x, const double* weights);
+template <typename S>
+size_t find_missing(const Execution& execution, Shape shape, const S* x, const double* weights);
 
 }  // namespace batchnorm

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <type_traits>
 
 #include "partition.h"
 #include "scratch.h"
@@ -148,19 +149,23 @@ struct SettleGradients {
 };
 
 /// How far from a line per-channel arrays begin that kernels read while they write `to`: where they go from
-/// line to line of channels-last rows as far as `to`, for a load that straddles two lines costs two.
-template <typename T>
-size_t shift_of_coefficients(const Tiling<T>& tiling, Stores stores, const T* to) {
+/// line to line of channels-last rows as far as `to`, for a load that straddles two lines costs two. What is
+/// widened has lines of its own.
+template <typename S>
+size_t shift_of_coefficients(const Tiling<Compute<S>>& tiling, Stores stores, const S* to) {
+  using T = Compute<S>;
+  if (!std::is_same_v<S, T>) return 0;
   const bool lines = stores == kStreamed || goes_by_lines<T>(tiling.rows(), tiling.width());
   return lines && tiling.layout() == kChannelsLast ? reinterpret_cast<uintptr_t>(to) % kAlignment / sizeof(T)
                                                    : 0;
 }
 
 /// Takes a per-channel array that kernels read while they write `to`.
-template <typename T>
-T* take_coefficients(Scratch& scratch, const Tiling<T>& tiling, Stores stores, const T* to) {
+template <typename S>
+Compute<S>* take_coefficients(Scratch& scratch, const Tiling<Compute<S>>& tiling, Stores stores,
+                              const S* to) {
   const size_t shift = shift_of_coefficients(tiling, stores, to);
-  return scratch.take<T>(padded_width(tiling) + shift) + shift;
+  return scratch.take<Compute<S>>(padded_width(tiling) + shift) + shift;
 }
 
 }  // namespace

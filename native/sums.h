@@ -6,6 +6,7 @@
 #include <cmath>
 #include <type_traits>
 
+#include "access.h"
 #include "ahead.h"
 #include "settle.h"
 
@@ -119,9 +120,9 @@ class Accumulators {
 };
 
 /// Nine values of channel `channel` from all over a span: images begin with borders.
-template <typename T>
-void find_nine(const Partition<T>& partition, const Span& span, size_t channel, const T* x,
-               const T* (&nine)[9]) {
+template <typename S>
+void find_nine(const Partition<Compute<S>>& partition, const Span& span, size_t channel, const S* x,
+               const S* (&nine)[9]) {
   size_t places[9];
   partition.find_places(span, channel, places);
   for (size_t i = 0; i < 9; i++) nine[i] = x + places[i];
@@ -151,11 +152,14 @@ class CompensatedSum {
 };
 
 /// Sums of deviations from a shift near the data, per chunk.
-template <typename T>
+template <typename S>
 class MomentSums {
+  using T = Compute<S>;
+
  public:
-  MomentSums(Scratch& scratch, const Execution& execution, const Partition<T>& partition, const T* x)
-      : kernels_(kernels_of<T>(*execution.kernels)),
+  MomentSums(Scratch& scratch, const Execution& execution, const Partition<T>& partition, const S* x)
+      : access_(execution),
+        kernels_(kernels_of<T>(*execution.kernels)),
         partition_(partition),
         chunks_(take_chunks(scratch, partition)),
         x_(x),
@@ -165,10 +169,10 @@ class MomentSums {
   /// Asks memory for what sum() of a chunk reads before anything else: the nine values from all over it of
   /// each channel, of which one becomes the shift.
   void ask_for(size_t chunk, Range channels) const {
-    const T* nine[9];
+    const S* nine[9];
     find_nine(partition_, chunks_[chunk], channels.begin, x_, nine);
     for (size_t channel = channels.begin; channel < channels.end; channel++)
-      for (const T*& at : nine) {
+      for (const S*& at : nine) {
         prefetch(at);
         at += partition_.shape().inner;
       }
@@ -187,16 +191,16 @@ class MomentSums {
     // Being values of the data, shifts lie on their grid: deviations of data with few mantissa bits, and
     // their squares, are exact, and those of a constant channel are 0.
     T* const shifts = partials.shifts + partials.at(chunk, channels.begin);
-    const T* nine[9];
+    const S* nine[9];
     find_nine(partition_, span, channels.begin, x_, nine);
-    kernels_.centres(nine, partition_.shape().inner, count, shifts);
+    access_.centres(kernels_, nine, partition_.shape().inner, count, shifts);
     if (columns_of_channel > 1) kernels_.spread(shifts, count, columns_of_channel, columns);
     const T* const read = columns_of_channel > 1 ? columns : shifts;
     size_t before = 0;
     partition_.for_each_tile(
         span, channels.begin * columns_of_channel, channels.end * columns_of_channel,
-        ahead(partition_, span, channels), [&](Tile tile, size_t at) {
-          add(MomentsWork<T>{tile, x_ + at, read, sums, partition_.ends_stretch(span, before++)});
+        ahead<S>(partition_, span, channels), [&](Tile tile, size_t at) {
+          add(MomentsWork<S>{tile, x_ + at, read, sums, partition_.ends_stretch(span, before++)});
         });
   }
 
@@ -219,7 +223,7 @@ class MomentSums {
     }
   }
 
-  void add(const MomentsWork<T>& work) const { kernels_.moments[partition_.layout()](work); }
+  void add(const MomentsWork<S>& work) const { access_.sum(kernels_.moments[partition_.layout()], partition_.layout(), work); }
 
   /// Mean and biased variance of channels [begin, end) of the tensor: the chunks in their order, all with
   /// reference to the shift of the first.
@@ -317,15 +321,15 @@ class MomentSums {
     if (!std::isfinite(shift)) shift = 0;
     double sums[kLanes<T>] = {};
     double squares[kLanes<T>] = {};
-    const auto add = [&](const T* values, size_t count) {
-      kernels_.add_in_double(values, count, static_cast<double>(shift), sums, squares);
+    const auto add = [&](const S* values, size_t count) {
+      access_.add_in_double(kernels_, values, count, static_cast<double>(shift), sums, squares);
     };
     const size_t columns = partition_.columns_of_channel();
     partition_.for_each_tile(span, channel * columns, (channel + 1) * columns, straight_ahead(0),
                              [&](Tile tile, size_t at) {
                                if (partition_.layout() == kChannelsFirst) return add(x_ + at, tile.columns);
-                               for (const T* column = x_ + at; column < x_ + at + columns; column++) {
-                                 T values[Partition<T>::kChunkRows];
+                               for (const S* column = x_ + at; column < x_ + at + columns; column++) {
+                                 S values[Partition<T>::kChunkRows];
                                  for (size_t row = 0; row < tile.rows; row++)
                                    values[row] = column[row * tile.stride];
                                  add(values, tile.rows);
@@ -340,22 +344,25 @@ class MomentSums {
     second = squares[0];
   }
 
+  const Access<S> access_;
   const Kernels<T>& kernels_;
   const Partition<T>& partition_;
   const Span* chunks_;
-  const T* x_;
+  const S* x_;
   double* reference_sums_;
   double* reference_squares_;
 };
 
 /// Sums of dy and dy * (x - mean), per chunk, of the dy that the activation lets through.
-template <typename T>
+template <typename S>
 class GradSums {
+  using T = Compute<S>;
+
  public:
-  GradSums(Scratch& scratch, const Execution& execution, const Partition<T>& partition, const T* dy,
-           const T* x, Gate gate, unsigned char* mask, Normalization<const T> coefficients, GradientSums to)
-      : kernels_(kernels_of<T>(*execution.kernels)),
-        pass_(kernels_.grad_sums[gate][partition.layout()]),
+  GradSums(Scratch& scratch, const Execution& execution, const Partition<T>& partition, const S* dy,
+           const S* x, Gate gate, unsigned char* mask, Normalization<const T> coefficients, GradientSums to)
+      : access_(execution),
+        pass_(kernels_of<T>(*execution.kernels).grad_sums[access_.gate_of(gate)][partition.layout()]),
         partition_(partition),
         chunks_(take_chunks(scratch, partition)),
         dy_(dy),
@@ -375,8 +382,8 @@ class GradSums {
     const Normalization<const T> c = coefficients_.from(channels.begin * columns);
     size_t before = 0;
     partition_.for_each_tile(span, channels.begin * columns, channels.end * columns,
-                             ahead(partition_, span, channels), [&](Tile tile, size_t at) {
-                               add(GradSumsWork<T>{tile,
+                             ahead<S>(partition_, span, channels), [&](Tile tile, size_t at) {
+                               add(GradSumsWork<S>{tile,
                                                    dy_ + at,
                                                    x_ + at,
                                                    {mask_, at},
@@ -390,7 +397,7 @@ class GradSums {
 
   void check(Range, Range, const Partials<T>&) const {}
 
-  void add(const GradSumsWork<T>& work) const { pass_(work); }
+  void add(const GradSumsWork<S>& work) const { access_.sum(pass_, partition_.layout(), work); }
 
   /// The sums of channels [begin, end) of the tensor, the chunks in their order.
   void merge(Range channels, const Partials<T>& partials) const {
@@ -409,12 +416,12 @@ class GradSums {
   }
 
  private:
-  const Kernels<T>& kernels_;
+  const Access<S> access_;
   void (*pass_)(const GradSumsWork<T>&);
   const Partition<T>& partition_;
   const Span* chunks_;
-  const T* dy_;
-  const T* x_;
+  const S* dy_;
+  const S* x_;
   unsigned char* mask_;
   Normalization<const T> coefficients_;
   GradientSums to_;

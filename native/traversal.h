@@ -20,12 +20,14 @@ void work(const Crew& crew, size_t tasks, const Body& body) {
 }
 
 /// Spans of about kBlockBytes that cover a tensor, for the passes that sum nothing.
-template <typename T>
+template <typename S>
 class Sweep {
+  using T = Compute<S>;
+
  public:
   explicit Sweep(const Tiling<T>& tiling) : tiling_(tiling) {
     const Shape& shape = tiling.shape();
-    const size_t values = kBlockBytes / sizeof(T);
+    const size_t values = kBlockBytes / sizeof(S);
     if (tiling.layout() == kChannelsLast) {
       rows_ = std::max<size_t>(1, values / tiling.width());
       size_ = divide_up(tiling.rows(), rows_) + (tiling.rest() > 0 ? 1 : 0);
@@ -59,7 +61,7 @@ class Sweep {
       span = {first, std::min(rows_, shape.outer - first), piece.begin, piece.end - piece.begin};
       channels = part(shape.channels, channels_, index / pieces_ % stacks_);
     }
-    tiling_.for_each_tile(span, channels.begin, channels.end, straight_ahead(kAheadBytes / sizeof(T)),
+    tiling_.for_each_tile(span, channels.begin, channels.end, straight_ahead(kAheadBytes / sizeof(S)),
                           [&](Tile tile, size_t offset) { visit(tile, offset, channels.begin); });
   }
 
@@ -76,16 +78,16 @@ class Sweep {
 };
 
 /// Writes a whole tensor block by block.
-template <typename T, typename Writer>
-void sweep(const Crew& crew, const Tiling<T>& tiling, const Writer& writer, bool backwards) {
-  constexpr size_t kAhead = kAheadBytes / sizeof(T);
+template <typename S, typename Writer>
+void sweep(const Crew& crew, const Tiling<Compute<S>>& tiling, const Writer& writer, bool backwards) {
+  constexpr size_t kAhead = kAheadBytes / sizeof(S);
   const size_t size = tiling.shape().size();
-  if (size <= kBlockBytes / sizeof(T)) {
+  if (size <= kBlockBytes / sizeof(S)) {
     tiling.for_each_tile(straight_ahead(size <= kAhead ? 0 : kAhead),
                          [&](Tile tile, size_t at) { writer.write(tile, at, 0); });
     return writer.finish();
   }
-  const Sweep<T> blocks(tiling);
+  const Sweep<S> blocks(tiling);
   work(crew, blocks.size(), [&](size_t task, size_t) {
     blocks.for_each_tile(backwards ? blocks.size() - 1 - task : task,
                          [&](Tile tile, size_t at, size_t channel) { writer.write(tile, at, channel); });
@@ -96,9 +98,10 @@ void sweep(const Crew& crew, const Tiling<T>& tiling, const Writer& writer, bool
 /// sum_settle_write a group of channels at a time: what the sums have read, the write finds in the cache. The
 /// write of a group waits for the sums of the thread's next one, and goes beside them: they wait for memory,
 /// it does not.
-template <typename T, typename Sums, typename Settle, typename Writer>
-void write_groups(Scratch& scratch, const Kernels<T>& kernels, const Plan& plan,
-                  const Partition<T>& partition, const Sums& sums, Settle settle, const Writer* writer) {
+template <typename S, typename Sums, typename Settle, typename Writer>
+void write_groups(Scratch& scratch, const Kernels<Compute<S>>& kernels, const Plan& plan,
+                  const Partition<Compute<S>>& partition, const Sums& sums, Settle settle, const Writer* writer) {
+  using T = Compute<S>;
   const Shape& shape = partition.shape();
   const size_t chunks = partition.chunks();
   const Crew& crew = plan.crew;
@@ -147,10 +150,13 @@ void write_groups(Scratch& scratch, const Kernels<T>& kernels, const Plan& plan,
         sums.ask_for(0, {channels.end, channels.end + count});
       const LaneSums<T> lanes = own.accumulators.begin(chunk, chunk, channels, own.partials);
       sums.sum(chunk, channels, lanes, own.accumulators.columns(), own.partials, [&](const auto& work) {
-        if (own.unwritten.end == 0) return sums.add(work);
-        visit_next(place, own.unwritten, straight_ahead(0), [&](Tile tile, size_t at, size_t channel) {
-          writer->stream_beside(tile, at, channel, work);
-        });
+        if constexpr (Access<S>::kBeside)
+          if (own.unwritten.end > 0)
+            return visit_next(place, own.unwritten, straight_ahead(0),
+                              [&](Tile tile, size_t at, size_t channel) {
+                                writer->stream_beside(tile, at, channel, work);
+                              });
+        sums.add(work);
       });
     }
     own.accumulators.collect(kernels, {0, chunks}, channels, own.partials);
@@ -174,10 +180,11 @@ void write_groups(Scratch& scratch, const Kernels<T>& kernels, const Plan& plan,
 }
 
 /// sum_settle_write in three steps, each over the whole tensor.
-template <typename T, typename Sums, typename Settle, typename Writer>
-void write_after_all(Scratch& scratch, const Kernels<T>& kernels, const Plan& plan,
-                     const Partition<T>& partition, const Sums& sums, Settle settle, const Tiling<T>& written,
+template <typename S, typename Sums, typename Settle, typename Writer>
+void write_after_all(Scratch& scratch, const Kernels<Compute<S>>& kernels, const Plan& plan,
+                     const Partition<Compute<S>>& partition, const Sums& sums, Settle settle, const Tiling<Compute<S>>& written,
                      const Writer* writer) {
+  using T = Compute<S>;
   const size_t chunks = partition.chunks();
   const size_t width = partition.width_in_channels();
   const size_t channels_of_all = partition.shape().channels;
@@ -199,19 +206,19 @@ void write_after_all(Scratch& scratch, const Kernels<T>& kernels, const Plan& pl
   });
   work(crew, divide_up(channels_of_all, plan.settled),
        [&](size_t task, size_t) { settle(part(channels_of_all, plan.settled, task), partials); });
-  if (writer) sweep(crew, written, *writer, plan.backwards);
+  if (writer) sweep<S>(crew, written, *writer, plan.backwards);
 }
 
 /// Calls sums.sum(chunk, channels, sums, columns, partials, add) over the tensor, settle(channels, partials)
 /// once the sums of channels are complete, and writer over the tensor, in tiles of `written`, after that; or
 /// no writer where it is nullptr.
-template <typename T, typename Sums, typename Settle, typename Writer>
-void sum_settle_write(Scratch& scratch, const Kernels<T>& kernels, const Plan& plan,
-                      const Partition<T>& partition, const Sums& sums, Settle settle,
-                      const Tiling<T>& written, const Writer* writer) {
+template <typename S, typename Sums, typename Settle, typename Writer>
+void sum_settle_write(Scratch& scratch, const Kernels<Compute<S>>& kernels, const Plan& plan,
+                      const Partition<Compute<S>>& partition, const Sums& sums, Settle settle,
+                      const Tiling<Compute<S>>& written, const Writer* writer) {
   if (plan.steps == Plan::kGroups)
-    return write_groups(scratch, kernels, plan, partition, sums, settle, writer);
-  write_after_all(scratch, kernels, plan, partition, sums, settle, written, writer);
+    return write_groups<S>(scratch, kernels, plan, partition, sums, settle, writer);
+  write_after_all<S>(scratch, kernels, plan, partition, sums, settle, written, writer);
 }
 
 }  // namespace

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "access.h"
 #include "batchnorm.h"
 #include "kernels.h"
 #include "scratch.h"
@@ -11,8 +12,8 @@ namespace batchnorm {
 namespace {
 
 /// The part of a work that a tile at value `at` and channel `channel` of the tensor is.
-template <typename T>
-NormalizeWork<T> part_of(const NormalizeWork<T>& all, Tile tile, size_t at, size_t channel) {
+template <typename S>
+NormalizeWork<S> part_of(const NormalizeWork<S>& all, Tile tile, size_t at, size_t channel) {
   return {tile,
           all.x + at,
           all.residual ? all.residual + at : nullptr,
@@ -22,8 +23,8 @@ NormalizeWork<T> part_of(const NormalizeWork<T>& all, Tile tile, size_t at, size
           all.scale + channel,
           all.offset + channel};
 }
-template <typename T>
-GradInputWork<T> part_of(const GradInputWork<T>& all, Tile tile, size_t at, size_t channel) {
+template <typename S>
+GradInputWork<S> part_of(const GradInputWork<S>& all, Tile tile, size_t at, size_t channel) {
   return {tile,
           all.dy + at,
           all.x + at,
@@ -37,15 +38,22 @@ GradInputWork<T> part_of(const GradInputWork<T>& all, Tile tile, size_t at, size
           all.offset + channel};
 }
 
-template <typename Work, typename Sums>
+/// Of tensors of S, with kernels that do KernelWork.
+template <typename S, typename Work, typename KernelWork, typename Sums>
 class Writer {
  public:
-  Writer(const Execution& execution, const WritingPass<Work, Sums>& pass, Layout layout, Stores stores,
-         const Work& all)
-      : pass_(pass), layout_(layout), stores_(stores), fence_(execution.kernels->fence), all_(all) {}
+  Writer(const Execution& execution, const Access<S>& access, const WritingPass<KernelWork, Sums>& pass,
+         Layout layout, Stores stores, const Work& all)
+      : access_(access),
+        pass_(pass),
+        layout_(layout),
+        stores_(stores),
+        fence_(execution.kernels->fence),
+        all_(all) {}
   void write(Tile tile, size_t at, size_t channel) const {
-    pass_.alone[stores_][layout_](part_of(all_, tile, at, channel));
+    access_.write(pass_, layout_, stores_, part_of(all_, tile, at, channel));
   }
+  /// Where Access<S> can.
   void stream_beside(Tile tile, size_t at, size_t channel, const Sums& sums) const {
     pass_.stream_beside(part_of(all_, tile, at, channel), sums);
   }
@@ -55,7 +63,8 @@ class Writer {
   }
 
  private:
-  const WritingPass<Work, Sums>& pass_;
+  const Access<S> access_;
+  const WritingPass<KernelWork, Sums>& pass_;
   Layout layout_;
   Stores stores_;
   void (*fence_)();
@@ -63,11 +72,11 @@ class Writer {
 };
 
 /// Begins a mask for what will be written to y.
-template <typename T>
-void clear_mask(unsigned char* mask, const T* y, size_t size) {
+template <typename S>
+void clear_mask(unsigned char* mask, const S* y, size_t size) {
   if (!mask) return;
   std::fill_n(mask, mask_bytes(size), static_cast<unsigned char>(0));
-  mask[0] = static_cast<unsigned char>(reinterpret_cast<uintptr_t>(y) % kAlignment / sizeof(T));
+  mask[0] = static_cast<unsigned char>(reinterpret_cast<uintptr_t>(y) % kAlignment / sizeof(S));
 }
 
 }  // namespace

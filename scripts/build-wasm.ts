@@ -11,6 +11,7 @@ const module = `${folder}/batchnorm.wasm`;
 
 /** As CMakeLists.txt has them, but for what it links instead of threads. */
 const sources = [
+  'native/access.cpp',
   'native/batchnorm.cpp',
   'native/presence.cpp',
   'native/isa/wasm.cpp',

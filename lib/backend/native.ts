@@ -21,7 +21,6 @@ import {
 import { l2Bytes, usualStreamBytes } from './caches.js';
 import { conversions } from './convert.js';
 import { cpus } from './threads.js';
-import { withWidened } from './widened.js';
 
 /** The passes as binding.cpp has them: by position, and the slot last where they compute later. */
 type BoundForward = (...operands: unknown[]) => boolean;
@@ -70,6 +69,8 @@ interface Binding
   isas: string[];
   float32: BoundPasses<Float32Array>;
   float64: BoundPasses<Float64Array>;
+  bfloat16: BoundPasses<Uint16Array>;
+  float16: BoundPasses<Uint16Array>;
   /** Absent until the library is evaluated for the first time; see {@link Backend.onTheWay}. */
   onTheWay?: OnTheWay;
   /** For the environment that calls. */
@@ -336,7 +337,7 @@ export function createNativeBackend({ isa, streamBytes }: NativeSettings = {}): 
     binding.setMachine(available, l2 / 2, mostBytes, bytesPerThread);
   writeFrom(most, perThread);
   const streamedFrom = () => Math.min(most, perThread * binding.threads());
-  return withWidened({
+  return {
     name: 'native',
     isa: isa ?? isas[0],
     isas,
@@ -354,6 +355,8 @@ export function createNativeBackend({ isa, streamBytes }: NativeSettings = {}): 
     },
     float32: passesOf(binding.float32),
     float64: passesOf(binding.float64),
+    bfloat16: passesOf(binding.bfloat16),
+    float16: passesOf(binding.float16),
     convert: conversions,
     updateRunningStats: binding.updateRunningStats,
     release: binding.release,
@@ -365,5 +368,5 @@ export function createNativeBackend({ isa, streamBytes }: NativeSettings = {}): 
     cancel: binding.cancel,
     setThreads: binding.setThreads,
     threads: binding.threads,
-  });
+  };
 }

@@ -1,4 +1,5 @@
 #include "../simd/avx2.h"
+#include "../simd/words_avx2.h"
 
 #include "../kernels/passes.h"
 

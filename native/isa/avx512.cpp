@@ -1,4 +1,5 @@
 #include "../simd/avx512.h"
+#include "../simd/words_avx512.h"
 
 #include "../kernels/passes.h"
 

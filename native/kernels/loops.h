@@ -27,6 +27,7 @@
 #include <type_traits>
 
 #include "../simd/vec.h"
+#include "words.h"
 
 namespace {
 
@@ -73,9 +74,10 @@ struct Quad {
   /// Whether all lanes of all vectors are active.
   static constexpr bool kWhole = std::is_same_v<LastLanes, AllLanes>;
   ALWAYS_INLINE size_t place(size_t index) const { return at + index * distance; }
-  template <typename T>
-  ALWAYS_INLINE void prefetch(const T* from, size_t distance) const {
-    for (size_t i = 0; i < size(); i++) ::prefetch(from, line + distance + i * kLanes<T>);
+  template <typename S>
+  ALWAYS_INLINE void prefetch(const S* from, size_t distance) const {
+    for (size_t i = 0; i * kLanes<S> < size() * kLanes<Compute<S>>; i++)
+      ::prefetch(from, line + distance + i * kLanes<S>);
   }
   template <typename T>
   ALWAYS_INLINE void prefetch(const T* from, Ahead ahead) const {
@@ -85,17 +87,16 @@ struct Quad {
   /// With store(), where what lies in memory becomes what is computed with, and back.
   template <typename S>
   ALWAYS_INLINE Vec<Compute<S>> load(const S* from, size_t index, Vec<Compute<S>> fill) const {
-    using V = Vec<Compute<S>>;
     const S* p = from + place(index);
-    return index + 1 == size() ? V::load(p, last_lanes, fill) : V::load(p, lanes, fill);
+    return index + 1 == size() ? load_values(p, last_lanes, fill) : load_values(p, lanes, fill);
   }
   template <typename S>
   ALWAYS_INLINE void store(S* to, size_t index, Vec<Compute<S>> values) const {
     S* p = to + place(index);
     if (index + 1 == size())
-      values.store(p, last_lanes);
+      store_values(values, p, last_lanes);
     else
-      values.store(p, lanes);
+      store_values(values, p, lanes);
   }
 };
 
@@ -120,11 +121,11 @@ struct Quad<0, size_t, size_t> {
   ALWAYS_INLINE void prefetch(const T*, Distance) const {}
   template <typename S>
   ALWAYS_INLINE Vec<Compute<S>> load(const S* from, size_t index, Vec<Compute<S>> fill) const {
-    return Vec<Compute<S>>::load(from + place(index), index + 1 == size() ? last_lanes : lanes, fill);
+    return load_values(from + place(index), index + 1 == size() ? last_lanes : lanes, fill);
   }
   template <typename S>
   ALWAYS_INLINE void store(S* to, size_t index, Vec<Compute<S>> values) const {
-    values.store(to + place(index), index + 1 == size() ? last_lanes : lanes);
+    store_values(values, to + place(index), index + 1 == size() ? last_lanes : lanes);
   }
 };
 using AnyQuad = Quad<0, size_t, size_t>;
@@ -359,11 +360,12 @@ ALWAYS_INLINE void for_each_column_summed(Tile tile, bool ends_stretch, Open ope
   }
 }
 
-/// Values before the first 64-byte line of `to`, at most `total`.
-template <typename T>
-ALWAYS_INLINE size_t before_first_line(const T* to, size_t total) {
-  const size_t misaligned = reinterpret_cast<size_t>(to) % 64 / sizeof(T);
-  const size_t before = misaligned == 0 ? 0 : kLanes<T> - misaligned;
+/// Values before the first place of `to` where a whole Vec lies in one line (of 64 bytes), at most `total`.
+template <typename S>
+ALWAYS_INLINE size_t before_first_line(const S* to, size_t total) {
+  constexpr size_t lanes = kLanes<Compute<S>>;
+  const size_t misaligned = reinterpret_cast<size_t>(to) % (lanes * sizeof(S)) / sizeof(S);
+  const size_t before = misaligned == 0 ? 0 : lanes - misaligned;
   return before < total ? before : total;
 }
 
@@ -377,10 +379,12 @@ ALWAYS_INLINE size_t columns_before_line(Tile tile, const T* to) {
 /// Maps a channels-first tile without gaps line by line of the output, some lines at a time. A line that two
 /// channels share gets a mix of their coefficients: writing its parts one after the other would cost a read
 /// of the line. Rows hold at least kLanes<T> values.
-template <bool Stream, typename T, typename Map>
+template <bool Stream, typename S, typename Map>
 class LinesOfRows {
+  using T = Compute<S>;
+
  public:
-  ALWAYS_INLINE LinesOfRows(Tile tile, T* to, const Map& map)
+  ALWAYS_INLINE LinesOfRows(Tile tile, S* to, const Map& map)
       : map_(map),
         to_(to),
         distance_(tile.ahead.distance),
@@ -455,17 +459,17 @@ class LinesOfRows {
   ALWAYS_INLINE void write_line(const typename Map::OfChannel& of_line, size_t at) const {
     const Vec<T> values = map_.apply(of_line, line(at), 0);
     if constexpr (Stream)
-      values.stream(to_ + at);
+      stream_values(values, to_ + at);
     else
-      values.store(to_ + at);
+      store_values(values, to_ + at, AllLanes{});
   }
   ALWAYS_INLINE void write_part(const typename Map::OfChannel& of_part, Quad<1, size_t, size_t> part) const {
-    map_.apply(of_part, part, 0).store(to_ + part.at, part.lanes);
+    store_values(map_.apply(of_part, part, 0), to_ + part.at, part.lanes);
   }
   static ALWAYS_INLINE Quad<1, AllLanes, AllLanes> line(size_t at) { return {at, 0, at, {}, {}}; }
 
   const Map map_;
-  T* const to_;
+  S* const to_;
   const size_t distance_;
   const size_t columns_;
   const size_t total_;
@@ -477,25 +481,30 @@ class LinesOfRows {
 
 /// Maps a channels-last tile without gaps line by line of the output. A line may begin at any column and
 /// reach into the next row, which is why the coefficients go on beyond the last column.
-template <typename T, typename Map>
-ALWAYS_INLINE void stream_columns(Tile tile, T* to, const Map& map) {
-  constexpr size_t lanes = kLanes<T>;
+template <bool Stream, typename S, typename Map>
+ALWAYS_INLINE void write_lines_of_columns(Tile tile, S* to, const Map& map) {
+  constexpr size_t lanes = kLanes<Compute<S>>;
   const size_t total = tile.rows * tile.columns;
   size_t at = before_first_line(to, total);
   if (at > 0)
-    map.apply(map.coefficients(ColumnChannels{0}), Quad<1, size_t, size_t>{0, 0, 0, at, at}, 0).store(to, at);
+    store_values(map.apply(map.coefficients(ColumnChannels{0}), Quad<1, size_t, size_t>{0, 0, 0, at, at}, 0),
+                 to, at);
   size_t column = at % tile.columns;
   for (; at + lanes <= total; at += lanes) {
     const Quad<1, AllLanes, AllLanes> line{at, 0, at, {}, {}};
-    map.apply(map.coefficients(ColumnChannels{column}), line, 0).stream(to + at);
+    const auto values = map.apply(map.coefficients(ColumnChannels{column}), line, 0);
+    if constexpr (Stream)
+      stream_values(values, to + at);
+    else
+      store_values(values, to + at, AllLanes{});
     map.prefetch(line, tile.ahead.distance);
     column += lanes;
     if (column >= tile.columns) column -= tile.columns;
   }
   if (at < total)
-    map.apply(map.coefficients(ColumnChannels{column}),
-              Quad<1, size_t, size_t>{at, 0, at, total - at, total - at}, 0)
-        .store(to + at, total - at);
+    store_values(map.apply(map.coefficients(ColumnChannels{column}),
+                           Quad<1, size_t, size_t>{at, 0, at, total - at, total - at}, 0),
+                 to + at, total - at);
 }
 
 }  // namespace

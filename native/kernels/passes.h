@@ -6,6 +6,7 @@
 #include <type_traits>
 
 #include "channels.h"
+#include "convert.h"
 #include "loops.h"
 #include "mask.h"
 #include "presence.h"
@@ -86,9 +87,9 @@ struct PairOfSums {
   }
 };
 
-template <typename T>
+template <typename S, typename T = Compute<S>>
 struct Moments {
-  const T* x;
+  const S* x;
   Ahead ahead;
   Vec<T> shift;
   PairOfSums<T> sums;
@@ -136,13 +137,13 @@ struct Gated {
 };
 
 /// How far ahead of x a residual is asked for: no pass before has had it in a cache.
-template <typename T>
-constexpr size_t kResidualAhead = 2048 / sizeof(T);
+template <typename S>
+constexpr size_t kResidualAhead = 2048 / sizeof(S);
 
-template <typename T, typename Fused>
+template <typename S, typename Fused, typename T = Compute<S>>
 struct Normalize {
-  const T* x;
-  const T* residual;
+  const S* x;
+  const S* residual;
   /// Of a pass that writes whole lines; see set_mask for the others.
   MaskBits mask;
   const T* mean;
@@ -165,7 +166,7 @@ struct Normalize {
   template <typename Quad>
   ALWAYS_INLINE void prefetch(Quad quad, size_t distance) const {
     quad.prefetch(x, distance);
-    if constexpr (Fused::kAdds) quad.prefetch(residual, kResidualAhead<T>);
+    if constexpr (Fused::kAdds) quad.prefetch(residual, kResidualAhead<S>);
   }
 
  private:
@@ -178,10 +179,10 @@ struct Normalize {
   }
 };
 
-template <typename T, typename Gated>
+template <typename S, typename Gated, typename T = Compute<S>>
 struct GradSums {
-  const T* dy;
-  const T* x;
+  const S* dy;
+  const S* x;
   Ahead ahead;
   MaskBits mask;
   Vec<T> mean;
@@ -208,12 +209,12 @@ struct GradSums {
   }
 };
 
-template <typename T, typename Gated>
+template <typename S, typename Gated, typename T = Compute<S>>
 struct GradInput {
-  const T* dy;
-  const T* x;
+  const S* dy;
+  const S* x;
   MaskBits mask;
-  T* dresidual;
+  S* dresidual;
   /// Whether it is written past the caches, and its lines begin where those of dx do.
   bool streams_residual;
   const T* mean;
@@ -239,7 +240,7 @@ struct GradInput {
     if constexpr (Gated::kReads) {
       gradient = gradient.keep(mask.load(quad.place(index)));
       if (Quad::kWhole && streams_residual)
-        gradient.stream(dresidual + quad.place(index));
+        stream_values(gradient, dresidual + quad.place(index));
       else
         quad.store(dresidual, index, gradient);
     }
@@ -280,10 +281,10 @@ struct FrozenGradInput {
 };
 
 /// Writes map.apply over the quads of a channel.
-template <typename T, typename Map>
+template <typename S, typename Map>
 struct Writer {
   const Map& map;
-  T* to;
+  S* to;
   size_t distance;
   typename Map::OfChannel coefficients;
 
@@ -297,20 +298,20 @@ struct Writer {
 };
 
 /// What opens a channel of a pass that sums.
-template <typename Fused, typename T>
-ALWAYS_INLINE auto opener(const batchnorm::MomentsWork<T>& work) {
+template <typename Fused, typename S, typename T = Compute<S>>
+ALWAYS_INLINE auto opener(const batchnorm::MomentsWork<S>& work) {
   return [=](auto channel) INLINED {
-    return Moments<T>{
+    return Moments<S>{
         work.x, work.tile.ahead, channel.coefficient(work.shift), {work.sums, channel.template sums<T>()}};
   };
 }
-template <typename Gated, typename T>
-ALWAYS_INLINE auto opener(const batchnorm::GradSumsWork<T>& work) {
+template <typename Gated, typename S, typename T = Compute<S>>
+ALWAYS_INLINE auto opener(const batchnorm::GradSumsWork<S>& work) {
   const MaskBits mask(work.mask);
   return [=](auto channel) INLINED {
     const Vec<T> mean = channel.coefficient(work.mean);
     const bool normalizes = Gated::kRecomputes;
-    return GradSums<T, Gated>{work.dy,
+    return GradSums<S, Gated>{work.dy,
                               work.x,
                               work.tile.ahead,
                               mask,
@@ -325,18 +326,18 @@ ALWAYS_INLINE auto opener(const batchnorm::GradSumsWork<T>& work) {
 struct Frozen {};
 
 /// What a pass that writes computes, and where to. `lines`: whether it writes whole lines.
-template <typename Fused, bool Stream, typename T>
-ALWAYS_INLINE Normalize<T, Fused> map_of(const batchnorm::NormalizeWork<T>& work, bool lines) {
+template <typename Fused, bool Stream, typename S>
+ALWAYS_INLINE Normalize<S, Fused> map_of(const batchnorm::NormalizeWork<S>& work, bool lines) {
   return {work.x,    work.residual, MaskBits(lines ? work.mask : batchnorm::Mask{nullptr, 0}),
           work.mean, work.scale,    work.offset};
 }
-template <typename Gated, bool Stream, typename T>
-ALWAYS_INLINE auto map_of(const batchnorm::GradInputWork<T>& work, bool) {
+template <typename Gated, bool Stream, typename S>
+ALWAYS_INLINE auto map_of(const batchnorm::GradInputWork<S>& work, bool) {
   if constexpr (std::is_same_v<Gated, Frozen>) {
-    return FrozenGradInput<T>{work.dy, work.x, work.mean, work.scale, work.offset};
+    return FrozenGradInput<S>{work.dy, work.x, work.mean, work.scale, work.offset};
   } else {
-    const auto line_of = [](const T* at) INLINED { return reinterpret_cast<size_t>(at) % 64; };
-    return GradInput<T, Gated>{work.dy,
+    const auto line_of = [](const S* at) INLINED { return reinterpret_cast<size_t>(at) % 64; };
+    return GradInput<S, Gated>{work.dy,
                                work.x,
                                MaskBits(work.mask),
                                work.dresidual,
@@ -348,12 +349,12 @@ ALWAYS_INLINE auto map_of(const batchnorm::GradInputWork<T>& work, bool) {
                                work.offset};
   }
 }
-template <typename T>
-ALWAYS_INLINE T* target_of(const batchnorm::NormalizeWork<T>& work) {
+template <typename S>
+ALWAYS_INLINE S* target_of(const batchnorm::NormalizeWork<S>& work) {
   return work.y;
 }
-template <typename T>
-ALWAYS_INLINE T* target_of(const batchnorm::GradInputWork<T>& work) {
+template <typename S>
+ALWAYS_INLINE S* target_of(const batchnorm::GradInputWork<S>& work) {
   return work.dx;
 }
 
@@ -423,7 +424,7 @@ ALWAYS_INLINE void write_tile(const Work<T>& work) {
   if constexpr (Layout == batchnorm::kChannelsFirst) {
     if (lines) return LinesOfRows<stream, T, Map>(tile, to, map).finish();
   } else if (stream) {
-    return stream_columns(tile, to, map);
+    return write_lines_of_columns<true>(tile, to, map);
   }
   const auto channel_of = [&](auto channel) INLINED {
     return Writer<T, Map>{map, to, tile.ahead.distance, map.coefficients(channel)};
@@ -505,6 +506,131 @@ void add_in_double(const T* values, size_t count, double shift, double* sums, do
   }
 }
 
+#if BATCHNORM_WORDS
+template <typename S>
+ALWAYS_INLINE batchnorm::MomentsWork<S> as(const batchnorm::MomentsWork<batchnorm::Half>& work) {
+  return {work.tile, reinterpret_cast<const S*>(work.x), work.shift, work.sums, work.ends_stretch};
+}
+template <typename S>
+ALWAYS_INLINE batchnorm::GradSumsWork<S> as(const batchnorm::GradSumsWork<batchnorm::Half>& work) {
+  return {work.tile,
+          reinterpret_cast<const S*>(work.dy),
+          reinterpret_cast<const S*>(work.x),
+          work.mask,
+          work.mean,
+          work.scale,
+          work.offset,
+          work.sums,
+          work.ends_stretch};
+}
+template <typename S>
+ALWAYS_INLINE batchnorm::NormalizeWork<S> as(const batchnorm::NormalizeWork<batchnorm::Half>& work) {
+  return {work.tile,
+          reinterpret_cast<const S*>(work.x),
+          reinterpret_cast<const S*>(work.residual),
+          work.mask,
+          reinterpret_cast<S*>(work.y),
+          work.mean,
+          work.scale,
+          work.offset};
+}
+template <typename S>
+ALWAYS_INLINE batchnorm::GradInputWork<S> as(const batchnorm::GradInputWork<batchnorm::Half>& work) {
+  return {work.tile,
+          reinterpret_cast<const S*>(work.dy),
+          reinterpret_cast<const S*>(work.x),
+          work.mask,
+          reinterpret_cast<S*>(work.dx),
+          reinterpret_cast<S*>(work.dresidual),
+          work.mean,
+          work.slope,
+          work.constant,
+          work.scale,
+          work.offset};
+}
+
+/// As sum, of tiles without tails: see HalfKernels.
+template <batchnorm::Layout Layout, typename Fused, typename S, template <typename> class Work>
+void sum_words(const Work<batchnorm::Half>& halves) {
+  constexpr size_t lanes = kLanes<float>;
+  constexpr size_t quad = kQuad * lanes;
+  const Work<S> work = as<S>(halves);
+  const Tile tile = work.tile;
+  NoLines none;
+  const auto open = opener<Fused>(work);
+  const auto channel_of = [&](auto channel) INLINED {
+    return Sum<decltype(open(channel)), NoLines>{open(channel), none};
+  };
+  if constexpr (Layout == batchnorm::kChannelsFirst) {
+    for (size_t row = 0; row < tile.rows; row++) {
+      auto channel = channel_of(RowChannel{row});
+      const size_t first = row * tile.stride;
+      for (size_t column = 0; column < tile.columns; column += 2 * quad) {
+        if (column > 0 && column % (batchnorm::kStretch * 2 * quad) == 0) channel.end_stretch();
+        channel.visit(whole_quad<float>(first + column), whole_quad<float>(first + column + quad));
+      }
+      channel.close(work.ends_stretch);
+    }
+  } else {
+    for (size_t row = 0; row < tile.rows; row += 2 * kQuad) {
+      const size_t end = row + 2 * kQuad;
+      const bool ends =
+          work.ends_stretch && (end % (batchnorm::kStretch * 2 * kQuad) == 0 || end == tile.rows);
+      for (size_t column = 0; column < tile.columns; column += lanes) {
+        auto channel = channel_of(ColumnChannels{column});
+        channel.visit(quad_of_rows<kQuad>(tile, row, column, AllLanes{}),
+                      quad_of_rows<kQuad>(tile, row + kQuad, column, AllLanes{}));
+        channel.close(ends);
+      }
+    }
+  }
+}
+
+/// Line by line, whatever the layout: rows without gaps.
+template <batchnorm::Stores Stores, batchnorm::Layout Layout, typename Fused, typename S,
+          template <typename> class Work>
+void write_words(const Work<batchnorm::Half>& halves) {
+  constexpr bool stream = Stores == batchnorm::kStreamed;
+  const Work<S> work = as<S>(halves);
+  const auto map = map_of<Fused, stream>(work, true);
+  using Map = decltype(map_of<Fused, stream>(work, true));
+  if constexpr (Layout == batchnorm::kChannelsFirst)
+    LinesOfRows<stream, S, Map>(work.tile, target_of(work), map).finish();
+  else
+    write_lines_of_columns<stream>(work.tile, target_of(work), map);
+}
+
+template <typename Fused, typename S, template <typename> class Work>
+constexpr batchnorm::HalfKernels::Written<Work> written_words() {
+  using namespace batchnorm;
+  return {{{write_words<kCached, kChannelsFirst, Fused, S, Work>,
+            write_words<kCached, kChannelsLast, Fused, S, Work>},
+           {write_words<kStreamed, kChannelsFirst, Fused, S, Work>,
+            write_words<kStreamed, kChannelsLast, Fused, S, Work>}}};
+}
+
+template <batchnorm::Storage Storage>
+constexpr batchnorm::HalfKernels half_kernels() {
+  using namespace batchnorm;
+  using S = Word<Storage>;
+  using Plain = Fused<kIdentity>;
+  using Relu = Fused<kRelu>;
+  using Open = Gated<kOpen>;
+  using Recomputed = Gated<kRecomputed>;
+  return {{sum_words<kChannelsFirst, Plain, S, MomentsWork>, sum_words<kChannelsLast, Plain, S, MomentsWork>},
+          {{sum_words<kChannelsFirst, Open, S, GradSumsWork>, sum_words<kChannelsLast, Open, S, GradSumsWork>},
+           {sum_words<kChannelsFirst, Recomputed, S, GradSumsWork>,
+            sum_words<kChannelsLast, Recomputed, S, GradSumsWork>}},
+          {written_words<Plain, S, NormalizeWork>(), written_words<Relu, S, NormalizeWork>()},
+          {written_words<Open, S, GradInputWork>(), written_words<Recomputed, S, GradInputWork>()}};
+}
+#else
+template <batchnorm::Storage>
+constexpr batchnorm::HalfKernels half_kernels() {
+  return {};
+}
+#endif
+
 template <typename T>
 constexpr batchnorm::Kernels<T> all_kernels() {
   using namespace batchnorm;
@@ -548,7 +674,16 @@ constexpr batchnorm::Kernels<T> all_kernels() {
 
 // The only symbol of a per-ISA object. A template or ALWAYS_INLINE function of the standard library must
 // never come in here: the linker could keep this ISA's copy for the portable code.
-#define BATCHNORM_KERNEL_TABLE(isa)                                \
-  extern "C" const batchnorm::KernelTable batchnorm_kernels_##isa; \
-  constexpr batchnorm::KernelTable batchnorm_kernels_##isa = {     \
-      #isa, fence_streams, average, merge_present, all_kernels<float>(), all_kernels<double>()};
+#define BATCHNORM_KERNEL_TABLE(isa)                                                                        \
+  extern "C" const batchnorm::KernelTable batchnorm_kernels_##isa;                                         \
+  constexpr batchnorm::KernelTable batchnorm_kernels_##isa = {                                             \
+      #isa,                                                                                                \
+      fence_streams,                                                                                       \
+      average,                                                                                             \
+      merge_present,                                                                                       \
+      {conversion<batchnorm::kFloat32>(), conversion<batchnorm::kBfloat16>(),                              \
+       conversion<batchnorm::kFloat16>(), conversion<batchnorm::kUint8>(), conversion<batchnorm::kInt8>(), \
+       conversion<batchnorm::kInt16>()},                                                                   \
+      all_kernels<float>(),                                                                                \
+      all_kernels<double>(),                                                                               \
+      {half_kernels<batchnorm::kBfloat16>(), half_kernels<batchnorm::kFloat16>()}};

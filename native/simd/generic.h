@@ -7,6 +7,7 @@
 #include <type_traits>
 
 #include "../kernels.h"
+#include "convert.h"
 
 namespace {
 
@@ -82,5 +83,9 @@ struct Register {
     return {of.value == of.value ? a.value : b.value};
   }
 };
+
+/// The compiler makes vectors of these.
+template <batchnorm::Storage S>
+using StoredLine = PortableLine<S>;
 
 }  // namespace

@@ -5,6 +5,7 @@
 #include <stddef.h>
 
 #include "../kernels.h"
+#include "convert_neon.h"
 
 namespace {
 

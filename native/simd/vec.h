@@ -8,19 +8,12 @@
 
 namespace {
 
+using batchnorm::Compute;
 using batchnorm::kLanes;
 
 /// Tag for "all lanes": makes the partial forms below fold to the full ones, so that no tail is written
 /// twice.
 struct AllLanes {};
-
-/// What values that lie in memory as S are computed in: float and double in themselves.
-template <typename S>
-struct ComputeOf {
-  using Type = S;
-};
-template <typename S>
-using Compute = typename ComputeOf<S>::Type;
 
 template <typename T>
 struct Vec {

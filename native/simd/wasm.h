@@ -8,6 +8,7 @@
 #include <type_traits>
 
 #include "../kernels.h"
+#include "convert.h"
 
 namespace {
 
@@ -106,5 +107,9 @@ struct Register {
     return {wasm_v128_bitselect(a.value, b.value, Lanes<T>::equal(of.value, of.value))};
   }
 };
+
+/// The compiler makes vectors of these.
+template <batchnorm::Storage S>
+using StoredLine = PortableLine<S>;
 
 }  // namespace

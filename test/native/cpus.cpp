@@ -22,7 +22,7 @@ extern "C" const char __executable_start[], etext[];
 namespace {
 
 // Bits of CPUID.
-constexpr uint32_t kOsxsave = 1u << 27, kAvx = 1u << 28;
+constexpr uint32_t kOsxsave = 1u << 27, kAvx = 1u << 28, kF16c = 1u << 29;
 constexpr uint32_t kAvx2 = 1u << 5, kF = 1u << 16, kDq = 1u << 17, kBw = 1u << 30, kVl = 1u << 31;
 constexpr uint32_t kAvx512 = kF | kDq | kBw | kVl;
 // Bits of XCR0, the registers that the operating system saves.
@@ -37,17 +37,18 @@ struct Cpu {
 };
 
 const Cpu kCpus[] = {
-    {"all of it", kOsxsave | kAvx, kAvx2 | kAvx512, kZmm, " avx512 avx2 generic"},
-    {"no AVX-512", kOsxsave | kAvx, kAvx2, kYmm, " avx2 generic"},
-    {"no AVX2", kOsxsave | kAvx, 0, kYmm, " generic"},
+    {"all of it", kOsxsave | kAvx | kF16c, kAvx2 | kAvx512, kZmm, " avx512 avx2 generic"},
+    {"no AVX-512", kOsxsave | kAvx | kF16c, kAvx2, kYmm, " avx2 generic"},
+    {"no F16C", kOsxsave | kAvx, kAvx2, kYmm, " generic"},
+    {"no AVX2", kOsxsave | kAvx | kF16c, 0, kYmm, " generic"},
     {"no AVX", 0, 0, 0, " generic"},
-    {"AVX-512 without F", kOsxsave | kAvx, kAvx2 | (kAvx512 & ~kF), kZmm, " avx2 generic"},
-    {"AVX-512 without DQ", kOsxsave | kAvx, kAvx2 | (kAvx512 & ~kDq), kZmm, " avx2 generic"},
-    {"AVX-512 without BW", kOsxsave | kAvx, kAvx2 | (kAvx512 & ~kBw), kZmm, " avx2 generic"},
-    {"AVX-512 without VL", kOsxsave | kAvx, kAvx2 | (kAvx512 & ~kVl), kZmm, " avx2 generic"},
-    {"all of it, an OS that saves no ZMM", kOsxsave | kAvx, kAvx2 | kAvx512, kYmm, " avx2 generic"},
-    {"all of it, an OS that saves no YMM", kOsxsave | kAvx, kAvx2 | kAvx512, kXmm, " generic"},
-    {"all of it, an OS without XSAVE", kAvx, kAvx2 | kAvx512, 0, " generic"},
+    {"AVX-512 without F", kOsxsave | kAvx | kF16c, kAvx2 | (kAvx512 & ~kF), kZmm, " avx2 generic"},
+    {"AVX-512 without DQ", kOsxsave | kAvx | kF16c, kAvx2 | (kAvx512 & ~kDq), kZmm, " avx2 generic"},
+    {"AVX-512 without BW", kOsxsave | kAvx | kF16c, kAvx2 | (kAvx512 & ~kBw), kZmm, " avx2 generic"},
+    {"AVX-512 without VL", kOsxsave | kAvx | kF16c, kAvx2 | (kAvx512 & ~kVl), kZmm, " avx2 generic"},
+    {"all of it, an OS that saves no ZMM", kOsxsave | kAvx | kF16c, kAvx2 | kAvx512, kYmm, " avx2 generic"},
+    {"all of it, an OS that saves no YMM", kOsxsave | kAvx | kF16c, kAvx2 | kAvx512, kXmm, " generic"},
+    {"all of it, an OS without XSAVE", kAvx | kF16c, kAvx2 | kAvx512, 0, " generic"},
 };
 
 void require(bool condition, const char* what) {

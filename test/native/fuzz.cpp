@@ -43,13 +43,13 @@ Manner read_manner(FuzzedDataProvider& bytes) {
   return m;
 }
 
-template <typename T>
+template <typename S>
 void test(const Case& c, Manner m) {
-  const passes::Inputs<T> inputs(c);
-  const auto expected = passes::run<T>(c, inputs, passes::plainest());
+  const passes::Inputs<S> inputs(c);
+  const auto expected = passes::expect<S>(c, inputs);
   for (const auto* table : batchnorm::kernel_tables()) {
     m.execution.kernels = table;
-    passes::compare<T>(c, m, *passes::run<T>(c, inputs, m), *expected);
+    passes::compare<S>(c, m, *passes::run<S>(c, inputs, m), *expected);
   }
 }
 
@@ -58,8 +58,15 @@ void test(const Case& c, Manner m) {
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   FuzzedDataProvider bytes(data, size);
   const bool is_double = bytes.ConsumeBool();
-  const Case c = read_case(bytes);
+  const bool is_half = bytes.ConsumeBool();
+  Case c = read_case(bytes);
   const Manner m = read_manner(bytes);
-  is_double ? test<double>(c, m) : test<float>(c, m);
+  c.storage = is_double ? batchnorm::kFloat16 : batchnorm::kBfloat16;
+  if (is_half)
+    test<batchnorm::Half>(c, m);
+  else if (is_double)
+    test<double>(c, m);
+  else
+    test<float>(c, m);
   return 0;
 }

@@ -10,6 +10,7 @@
 #include <future>
 #include <thread>
 
+#include "conversions.h"
 #include "passes.h"
 #include "plan.h"
 #include "queue.h"
@@ -75,10 +76,10 @@ const Variation kVariations[] = {{1, kAtEnd, 1 << 19, kNever}, {1, 1, 1 << 19, 0
 
 /// Every variation, each with two of the cases and in place with one of them, or with either: over all shapes
 /// each meets each.
-template <typename T>
-void test_shape(Shape shape, size_t number) {
-  std::unique_ptr<passes::Inputs<T>> inputs[kCaseCount];
-  std::unique_ptr<passes::Results<T>> expected[kCaseCount];
+template <typename S>
+void test_shape(Shape shape, size_t number, batchnorm::Storage storage = batchnorm::kFloat32) {
+  std::unique_ptr<passes::Inputs<S>> inputs[kCaseCount];
+  std::unique_ptr<passes::Results<S>> expected[kCaseCount];
   for (size_t variation = 0; variation < std::size(kVariations); variation++) {
     if (threads_only && kVariations[variation].threads == 1) continue;
     for (size_t turn = 0; turn < 2; turn++) {
@@ -86,14 +87,15 @@ void test_shape(Shape shape, size_t number) {
       const size_t index = (number + variation + turn * (1 + number % (kCaseCount - 1))) % kCaseCount;
       Case c = kCases[index];
       c.shape = shape;
+      c.storage = storage;
       if (!expected[index]) {
-        inputs[index] = std::make_unique<passes::Inputs<T>>(c);
-        expected[index] = passes::run<T>(c, *inputs[index], passes::plainest());
+        inputs[index] = std::make_unique<passes::Inputs<S>>(c);
+        expected[index] = passes::expect<S>(c, *inputs[index]);
       }
       const auto [threads, place, cache_bytes, stream_bytes] = kVariations[variation];
       for (const auto* table : tables()) {
         const Manner m = {{table, threads, cache_bytes, stream_bytes}, place, turn == 1};
-        passes::compare<T>(c, m, *passes::run<T>(c, *inputs[index], m), *expected[index]);
+        passes::compare<S>(c, m, *passes::run<S>(c, *inputs[index], m), *expected[index]);
         passed++;
       }
     }
@@ -191,14 +193,14 @@ void test_plans() {
   for (const PlanRow& row : kPlans) {
     const batchnorm::Execution execution = {nullptr, row.threads, row.cache_bytes, size_t{20} << 20};
     const batchnorm::Partition<float> partition(row.shape);
-    const std::string plan = batchnorm::describe(batchnorm::plan_of(execution, partition, row.traffic));
+    const std::string plan = batchnorm::describe(batchnorm::plan_of<float>(execution, partition, row.traffic));
     if (plan != row.plan) std::printf("%s: must be \"%s\", got \"%s\"\n", row.why, row.plan, plan.c_str());
     check(plan == row.plan, row.why);
   }
   const batchnorm::Execution execution = {nullptr, 2, kMegabyte, size_t{20} << 20};
   const auto of_write = [&](Shape shape, bool in_place) {
     return batchnorm::describe(
-        batchnorm::plan_of_write(execution, batchnorm::Tiling<float>(shape), in_place));
+        batchnorm::plan_of_write<float>(execution, batchnorm::Tiling<float>(shape), in_place));
   };
   check(of_write({32, 256, 3136}, false) == "streamed, 2 threads", "a large result goes past the caches");
   check(of_write({32, 256, 3136}, true) == "cached, 2 threads", "but not in place");
@@ -430,10 +432,13 @@ int main(int count, char** arguments) {
       return 2;
     }
   }
+  passed += conversions::test_all();
   size_t number = 0;
   for (const Shape shape : kShapes) {
     test_shape<float>(shape, number++);
     test_shape<double>(shape, number++);
+    test_shape<batchnorm::Half>(shape, number++, batchnorm::kBfloat16);
+    test_shape<batchnorm::Half>(shape, number++, batchnorm::kFloat16);
   }
   for (size_t i = 0; i < 2; i++) {
     Case c = kCases[2 * i];

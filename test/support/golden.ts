@@ -1,7 +1,7 @@
 // The results of every pass for data and shapes that are the same everywhere, and where they first differ from what
 // golden.json has of them. Nothing of Node.js: browsers run it too.
 import type * as Library from '../../lib/index.js';
-import type { FloatArray } from '../../lib/index.js';
+import type { DType, FloatArray, TensorArray } from '../../lib/index.js';
 import expected from './golden.json' with { type: 'json' };
 
 /** Shapes [outer, channels, inner] that meet every path: both layouts, folds, short planes, runs, pieces, tails. */
@@ -39,7 +39,7 @@ export interface GoldenRow {
   /** For instance `float32 [3, 5, 7]`. */
   readonly name: string;
   /** For instance `training y`. */
-  readonly arrays: Readonly<Record<string, FloatArray>>;
+  readonly arrays: Readonly<Record<string, TensorArray>>;
 }
 
 /** Integers of a linear congruential generator, scaled by powers of two: no rounding, no library function. */
@@ -51,16 +51,39 @@ function values(length: number, seed: number, scale: number, offset: number): Fl
   });
 }
 
+/** What tensors of a data type are made of: numbers of 16 bits lie around 1 and 100, as those of the others do. */
+function tensorData(
+  dtype: DType,
+  length: number,
+  seed: number,
+  scale: number,
+  offset: number,
+): Float32Array | Float64Array | Uint16Array {
+  const numbers = values(length, seed, scale, offset);
+  if (dtype === 'float32') return Float32Array.from(numbers);
+  if (dtype === 'float64') return numbers;
+  // The bits of a float32, of which bfloat16 keeps the upper half, and float16 a mantissa of ten and another exponent.
+  const words = new Int32Array(Float32Array.from(numbers).buffer);
+  const bits = dtype === 'bfloat16' ? (word: number) => word >>> 16 : bitsOfFloat16;
+  return Uint16Array.from(words, bits);
+}
+
+function bitsOfFloat16(word: number): number {
+  const size = ((word & 0x7fffffff) - 0x38000000) >> 13;
+  return ((word >>> 16) & 0x8000) | Math.max(0, size);
+}
+
 /** All results of a library: this one from source, from its package, or in another environment. */
 export function* goldenRows(library: typeof Library): Generator<GoldenRow> {
   const { BatchNorm, backward, forwardInference, forwardTraining } = library;
-  for (const [outer, channels, inner] of shapes) {
-    for (const dtype of ['float32', 'float64'] as const) {
-      const ArrayType = dtype === 'float32' ? Float32Array : Float64Array;
+  for (const [index, [outer, channels, inner]] of shapes.entries()) {
+    for (const dtype of ['float32', 'float64', index % 2 === 0 ? 'bfloat16' : 'float16'] as const) {
+      const isHalf = dtype === 'bfloat16' || dtype === 'float16';
+      const ArrayType = dtype === 'float64' ? Float64Array : Float32Array;
       const shape = [outer, channels, inner];
       const length = outer * channels * inner;
       const tensor = (seed: number, scale: number, offset: number) => ({
-        data: ArrayType.from(values(length, seed, scale, offset)) as FloatArray,
+        data: tensorData(dtype, length, seed, scale, offset) as FloatArray,
         shape,
       });
       const x = tensor(1, 4, 100);
@@ -68,22 +91,24 @@ export function* goldenRows(library: typeof Library): Generator<GoldenRow> {
       const residual = tensor(5, 2, 0);
       const weight = ArrayType.from(values(channels, 3, 1, 1));
       const bias = ArrayType.from(values(channels, 4, 1, 0));
-      const arrays: Record<string, FloatArray> = {};
+      const arrays: Record<string, TensorArray> = {};
 
       const add = (pass: string, results: object) => {
         for (const [name, result] of Object.entries(results)) {
           const array: unknown = result?.data ?? result;
-          if (ArrayBuffer.isView(array)) arrays[`${pass} ${name}`] = array as FloatArray;
+          if (ArrayBuffer.isView(array)) arrays[`${pass} ${name}`] = array as TensorArray;
         }
       };
-      const { mean, variance } = forwardTraining(x, { weight, bias });
+      // Bits do not say which type they are of.
+      const of = { dtype } as { dtype: 'float32' };
+      const { mean, variance } = forwardTraining(x, { ...of, weight, bias });
       for (const [fused, options] of [
         ['', {}],
         ['relu ', { activation: 'relu' }],
         ['residual ', { residual }],
         ['relu residual ', { activation: 'relu', residual }],
       ] as const) {
-        const given = { weight, bias, ...options };
+        const given = { ...of, weight, bias, ...options };
         add(`${fused}training`, forwardTraining(x, given));
         add(`${fused}inference`, { y: forwardInference(x, { ...given, mean, variance }) });
         add(`${fused}backward`, backward(dy, x, { ...given, mean, variance }));
@@ -104,7 +129,7 @@ export function* goldenRows(library: typeof Library): Generator<GoldenRow> {
       }
       // Weights of positions, some of them 0, and values that are missing.
       const gaps = { data: x.data.slice(), shape };
-      for (let i = 3; i < length; i += 7) gaps.data[i] = Number.NaN;
+      for (let i = 3; i < length; i += 7) gaps.data[i] = isHalf ? 0x7fff : Number.NaN;
       const weights = values(outer * inner, 6, 4, 1).map((value) => Math.max(0, value));
       for (const [name, given] of [
         ['weighted', { weights, activation: 'relu' }],
@@ -114,12 +139,12 @@ export function* goldenRows(library: typeof Library): Generator<GoldenRow> {
         ],
         ['imputed', { missing: 'impute', activation: 'relu', residual }],
       ] as const) {
-        const options = { weight, bias, ...given };
-        const of = name === 'weighted' ? x : gaps;
-        const { y, moments } = forwardTraining(of, options);
+        const options = { ...of, weight, bias, ...given };
+        const some = name === 'weighted' ? x : gaps;
+        const { y, moments } = forwardTraining(some, options);
         add(name, { y, count: moments.count, mean: moments.mean, variance: moments.variance });
         const weightsGrad = name !== 'imputed';
-        add(`${name} backward`, backward(dy, of, { ...options, moments, weightsGrad }));
+        add(`${name} backward`, backward(dy, some, { ...options, moments, weightsGrad }));
       }
       yield { name: `${dtype} [${shape.join(', ')}]`, arrays };
     }
@@ -146,7 +171,7 @@ export async function digestsOf({ arrays }: GoldenRow, digest: Digest): Promise<
 export interface GoldenDifference {
   readonly row: string;
   readonly name: string;
-  readonly array: FloatArray;
+  readonly array: TensorArray;
 }
 
 /**
