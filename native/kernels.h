@@ -402,6 +402,9 @@ struct KernelTable {
   /// Adds sums of chunks, which refer to shift, to statistics. What has no weight adds nothing.
   void (*merge_present)(size_t channels, const double* shift, PresentSums chunk, PresentStatistics to);
   Conversion conversions[kStorages];
+  /// to[column * to_stride + row] = from[row * from_stride + column]
+  void (*transpose)(const float* from, size_t rows, size_t columns, size_t from_stride, float* to,
+                    ptrdiff_t to_stride);
   Kernels<float> f32;
   Kernels<double> f64;
 };

@@ -13,6 +13,7 @@ const module = `${folder}/batchnorm.wasm`;
 const sources = [
   'native/batchnorm.cpp',
   'native/presence.cpp',
+  'native/stored.cpp',
   'native/isa/wasm.cpp',
   'native/parallel_alone.cpp',
   'binding/wasm.cpp',

@@ -10,6 +10,7 @@
 #include "loops.h"
 #include "mask.h"
 #include "presence.h"
+#include "transpose.h"
 
 namespace {
 
@@ -559,5 +560,6 @@ constexpr batchnorm::Kernels<T> all_kernels() {
       {conversion<batchnorm::kFloat32>(), conversion<batchnorm::kBfloat16>(),                              \
        conversion<batchnorm::kFloat16>(), conversion<batchnorm::kUint8>(), conversion<batchnorm::kInt8>(), \
        conversion<batchnorm::kInt16>()},                                                                   \
+      transpose,                                                                                           \
       all_kernels<float>(),                                                                                \
       all_kernels<double>()};
