@@ -8,7 +8,7 @@ import { type ReadPresence, readPresence } from './presence.js';
 import { areCallsUntouched, type Names, namesOf } from './properties.js';
 import type { RunningStatistics } from './running.js';
 import type { Origin } from './statistics.js';
-import type { ArrayOf, DType, FloatArray, TensorLike } from './types.js';
+import type { ArrayOf, DType, TensorArray, TensorLike } from './types.js';
 import {
   checkApart,
   checkBoolean,
@@ -17,6 +17,7 @@ import {
   checkLength,
   checkOneOf,
   checkOut,
+  checkOutType,
   checkVariance,
   type Geometry,
   geometryOf,
@@ -38,7 +39,7 @@ export interface LayerFacts<D extends DType> {
 }
 
 /** A forward whose arguments have been checked. */
-export interface ForwardCall<T extends FloatArray> {
+export interface ForwardCall<T extends TensorArray> {
   readonly input: ReadTensor<T>;
   readonly geometry: Geometry;
   /** Whose statistics it is to normalize with; the members of a group may find that these are not there. */
@@ -52,7 +53,10 @@ export interface ForwardCall<T extends FloatArray> {
   /** A copy of them. */
   readonly whole: Moments | undefined;
   readonly residual: T | undefined;
+  /** Where y is to be written. */
   readonly out: T | undefined;
+  /** As the caller has it. */
+  readonly givenOut: T | undefined;
   /** Which values count, where not all of them do alike. */
   readonly present: ReadPresence | undefined;
   /** Of an x that a layer with `reuse` has returned. */
@@ -60,9 +64,12 @@ export interface ForwardCall<T extends FloatArray> {
 }
 
 /** A backward whose arguments have been checked as far as they can be without the forward. */
-export interface BackwardCall<T extends FloatArray> {
+export interface BackwardCall<T extends TensorArray> {
   readonly gradient: ReadTensor<T>;
+  /** Where dx is to be written. */
   readonly out: T | undefined;
+  /** As the caller has it. */
+  readonly givenOut: T | undefined;
   readonly wantsInput: boolean;
   readonly wantsParameters: boolean;
   /** Of `of`. */
@@ -106,7 +113,7 @@ export function readForward<D extends DType>(
   training: boolean,
 ): ForwardCall<ArrayOf<D>> {
   const {
-    out,
+    out: givenOut,
     updateStats = true,
     residual: givenResidual,
     moments: givenMoments,
@@ -153,10 +160,8 @@ export function readForward<D extends DType>(
   }
   checkLength(input);
   if (residual !== undefined) checkLength(residual);
-  if (out !== undefined) {
-    checkOut(out, input);
-    checkApart('out', out, arrays);
-  }
+  const out = givenOut === undefined ? undefined : checkOut(givenOut, input);
+  if (out !== undefined) checkApart('out', out, arrays);
   return {
     input,
     geometry,
@@ -167,6 +172,7 @@ export function readForward<D extends DType>(
     whole: moments && momentsOf(moments),
     residual: residual?.data,
     out,
+    givenOut,
     present,
     source: resultOf(x),
   };
@@ -181,7 +187,7 @@ export function readBackward<D extends DType>(
   names: Names,
 ): BackwardCall<ArrayOf<D>> {
   const {
-    out,
+    out: givenOut,
     only,
     of,
     accumulate = false,
@@ -190,8 +196,8 @@ export function readBackward<D extends DType>(
     weightsGrad = false,
   } = readOptions(options, names);
   if (only !== undefined) checkOneOf('only', only, ['input', 'parameters']);
-  if (only === 'parameters' && out !== undefined)
-    throw typeError('out', "be left out with only: 'parameters'", out);
+  if (only === 'parameters' && givenOut !== undefined)
+    throw typeError('out', "be left out with only: 'parameters'", givenOut);
   checkBoolean('accumulate', accumulate);
   checkBoolean('retain', retain);
   if (checkBoolean('weightsGrad', weightsGrad) && only === 'parameters')
@@ -209,7 +215,16 @@ export function readBackward<D extends DType>(
   if (sums !== undefined && group !== undefined)
     throw typeError('sums', 'be left out in a layer with a group', sums);
   if (sums !== undefined) checkSums('sums', sums, channels);
-  const wantsInput = only !== 'parameters';
-  const wantsParameters = only !== 'input';
-  return { gradient, out, wantsInput, wantsParameters, pending, accumulate, retain, sums, weightsGrad };
+  return {
+    gradient,
+    out: givenOut === undefined ? undefined : checkOutType(givenOut, gradient),
+    givenOut,
+    wantsInput: only !== 'parameters',
+    wantsParameters: only !== 'input',
+    pending,
+    accumulate,
+    retain,
+    sums,
+    weightsGrad,
+  };
 }

@@ -22,7 +22,7 @@ import { namesOf } from './properties.js';
 import { RunningStatistics } from './running.js';
 import { jsonOf, loadState, type Parts, readJSON, stateOf } from './saved.js';
 import type { AnyState, StateDict, StateOptions } from './state.js';
-import type { ArrayOf, DType, FloatArray, Tensor, TensorLike } from './types.js';
+import type { ArrayOf, DType, FloatArray, ParametersOf, Tensor, TensorLike } from './types.js';
 import {
   checkBoolean,
   checkDivisors,
@@ -52,7 +52,8 @@ function parameter<T extends FloatArray>(
  * A new layer is in training mode. What can be saved, or sent to a worker, is {@link BatchNorm.toJSON}: structuredClone and
  * postMessage refuse a layer where the runtime can be told so (Node.js from 22.10 on, Deno), and make an empty object of it elsewhere.
  *
- * @typeParam D the dtype of x, y, weight, bias and their gradients; statistics are always in double.
+ * @typeParam D the dtype of x, y and their gradients, and of weight and bias, which are in float32 where x is of 16 bits; statistics
+ *   are always in double.
  * @example
  * import { BatchNorm } from 'batchnorm';
  *
@@ -105,12 +106,12 @@ export class BatchNorm<D extends DType = 'float32'> {
   }
 
   /** The live array, one value per channel, at first 1; null where the layer has none. */
-  get weight(): ArrayOf<D> | null {
+  get weight(): ParametersOf<ArrayOf<D>> | null {
     return this.#core.weight ?? null;
   }
 
   /** The live array, one value per channel, at first 0; null where the layer has none. */
-  get bias(): ArrayOf<D> | null {
+  get bias(): ParametersOf<ArrayOf<D>> | null {
     return this.#core.bias ?? null;
   }
 
@@ -355,7 +356,7 @@ export class BatchNorm<D extends DType = 'float32'> {
    * for (const { value, grad } of bn.parameters()) value.forEach((v, i) => (value[i] = v - 0.1 * grad[i]));
    * console.log(bn.parameters().map(({ name }) => name)); // [ 'weight', 'bias' ]
    */
-  parameters(): Parameter<ArrayOf<D>>[] {
+  parameters(): Parameter<ParametersOf<ArrayOf<D>>>[] {
     const { weight: value, weightGrad, bias: added, biasGrad } = this.#core;
     const weight = parameter('weight', value, weightGrad);
     const bias = parameter('bias', added, biasGrad);

@@ -4,10 +4,10 @@ import type { GradientSums } from './gradient-sums.js';
 import type { ProcessGroup } from './group.js';
 import type { Moments } from './moments.js';
 import type { Missing, Outside, Weights } from './presence.js';
-import type { DType, FloatArray, Tensor, TensorLike } from './types.js';
+import type { DType, FloatArray, ParametersOf, Tensor, TensorArray, TensorLike } from './types.js';
 
 /** What {@link BatchNorm.forward} may be given besides x. */
-export interface ForwardOptions<T extends FloatArray> {
+export interface ForwardOptions<T extends TensorArray> {
   /** Where y goes: as long as x and of its dtype; x.data itself (backward is then impossible), or elsewhere. */
   out?: T;
   /** false: leave the running statistics alone in training. Default true. */
@@ -41,7 +41,7 @@ export interface AsyncOptions {
 }
 
 /** What {@link BatchNorm.backward} may be given besides dy. */
-export interface LayerBackwardOptions<T extends FloatArray> {
+export interface LayerBackwardOptions<T extends TensorArray> {
   /** The tensor that the forward returned which is to be gone back through. Default: the last one of the present mode. */
   of?: Tensor<T>;
   /** true: add to the gradients of {@link BatchNorm.parameters} instead of rewriting them. Default false. */
@@ -65,13 +65,13 @@ export interface LayerBackwardOptions<T extends FloatArray> {
 }
 
 /** What {@link BatchNorm.backward} returns. A gradient that does not exist, or was not asked for, is absent. */
-export interface LayerGradients<T extends FloatArray> {
+export interface LayerGradients<T extends TensorArray> {
   /** In the dtype and shape of x. */
   dx?: Tensor<T>;
-  /** One value per channel. */
-  dWeight?: T;
-  /** One value per channel. */
-  dBias?: T;
+  /** One value per channel; in float32 where x is of 16 bits. */
+  dWeight?: ParametersOf<T>;
+  /** One value per channel; likewise. */
+  dBias?: ParametersOf<T>;
   /** Of the last forward's residual: dy as the activation lets it through, never in the memory of dy. */
   dResidual?: Tensor<T>;
   /** With `weightsGrad`: as long as the weights, in float32 where they are, else in float64. */

@@ -2,6 +2,7 @@
 import { type Activation, checkActivation } from './activation.js';
 import type { SingleValue } from './calls.js';
 import { type Convention, type Decay, defaultsOf } from './conventions.js';
+import { dtypeNames } from './dtype.js';
 import { rangeError, typeError } from './errors.js';
 import { checkGroup } from './exchange.js';
 import type { ProcessGroup } from './group.js';
@@ -19,7 +20,10 @@ export interface BatchNormConfig<D extends DType = DType> {
    * training finds all statistics before it writes: slower.
    */
   eps: number;
-  /** Of x, y, weight, bias and their gradients. Statistics are always in double. Default 'float32'. */
+  /**
+   * Of x, y, weight, bias and their gradients; with 'bfloat16' and 'float16', whose bits come in a Uint16Array, weight, bias and all
+   * arithmetic are in float32. Statistics are always in double. Default 'float32'.
+   */
   dtype: D;
   /**
    * Weight of the old running value, from 0 to 1: running = decay · running + (1 − decay) · batch; or 'cumulative', the
@@ -117,7 +121,7 @@ export function readConfig<D extends DType>(options: BatchNormOptions<D>): Batch
   return Object.freeze({
     axis: checkAxis(axis),
     eps: checkEps(eps),
-    dtype: checkOneOf('dtype', dtype, ['float32', 'float64']) as D,
+    dtype: checkOneOf('dtype', dtype, dtypeNames) as D,
     decay: checkDecay(decay),
     unbiasedRunningVar: checkBoolean('unbiasedRunningVar', unbiasedRunningVar),
     weight: checkBoolean('weight', weight),

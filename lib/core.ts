@@ -20,6 +20,7 @@ import type {
   LayerBackwardOptions,
   LayerGradients,
 } from './calls.js';
+import { arithmeticOf } from './dtype.js';
 import { rangeError, typeError } from './errors.js';
 import { Forwards } from './forwards.js';
 import { GradientSums } from './gradient-sums.js';
@@ -49,7 +50,7 @@ import {
   throughPresentLater,
 } from './statistics.js';
 import { copyInto, filled, lengthOf, shareBuffer } from './typed-array.js';
-import type { ArrayOf, DType, FloatArray, Tensor, TensorLike } from './types.js';
+import type { ArrayOf, DType, FloatArray, ParametersOf, Tensor, TensorLike } from './types.js';
 import {
   checkApart,
   checkElsewhere,
@@ -57,6 +58,7 @@ import {
   checkLength,
   checkOut,
   copyOf,
+  inClassOf,
   isInPlace,
   type NamedArrays,
   newArray,
@@ -78,10 +80,10 @@ function copyThere(target: FloatArray | undefined, source: FloatArray | undefine
 
 /** See the top of the file. Its methods are those of the layer, which documents them. */
 export class LayerCore<D extends DType> {
-  readonly weight: ArrayOf<D> | undefined;
-  readonly bias: ArrayOf<D> | undefined;
-  readonly weightGrad: ArrayOf<D> | undefined;
-  readonly biasGrad: ArrayOf<D> | undefined;
+  readonly weight: ParametersOf<ArrayOf<D>> | undefined;
+  readonly bias: ParametersOf<ArrayOf<D>> | undefined;
+  readonly weightGrad: ParametersOf<ArrayOf<D>> | undefined;
+  readonly biasGrad: ParametersOf<ArrayOf<D>> | undefined;
   /** Whether forward uses the statistics of the batch, and updates the running ones. */
   training = true;
   readonly #layer: LayerFacts<D>;
@@ -92,7 +94,7 @@ export class LayerCore<D extends DType> {
   /** The layer's gradients by the names that messages give them. */
   readonly #grads: NamedArrays;
   readonly #forwards = new Forwards<ArrayOf<D>>();
-  readonly #sets: HeldSets<ArrayOf<D>>;
+  readonly #sets: HeldSets<ParametersOf<ArrayOf<D>>>;
   readonly #statistics: Statistics<D>;
   #mask: Uint8Array | undefined;
   readonly #calls = new Sequence();
@@ -105,11 +107,12 @@ export class LayerCore<D extends DType> {
     if (reuse) noteReuse();
     this.#dx = new ResultBuffer(reuse);
     this.#dResidual = new ResultBuffer(reuse);
-    this.weight = weight ? filled(newArray<ArrayOf<D>>(dtype, channels), 1) : undefined;
-    this.bias = bias ? newArray(dtype, channels) : undefined;
-    this.weightGrad = weight ? newArray(dtype, channels) : undefined;
-    this.biasGrad = bias ? newArray(dtype, channels) : undefined;
-    this.#sets = new HeldSets(dtype, channels, weight, bias);
+    const arithmetic = arithmeticOf(dtype);
+    this.weight = weight ? filled(newArray<ParametersOf<ArrayOf<D>>>(arithmetic, channels), 1) : undefined;
+    this.bias = bias ? newArray(arithmetic, channels) : undefined;
+    this.weightGrad = weight ? newArray(arithmetic, channels) : undefined;
+    this.biasGrad = bias ? newArray(arithmetic, channels) : undefined;
+    this.#sets = new HeldSets(arithmetic, channels, weight, bias);
     // Before anything is computed, where memory may be lacking.
     this.#sets.release(this.#sets.make());
     this.#sets.release(this.#sets.make());
@@ -129,7 +132,7 @@ export class LayerCore<D extends DType> {
     // Before any getter of the arguments: the mode of this moment.
     const pending = this.#forwards.begin(this, this.training);
     const call = readForward(this.#layer, x, options, forwardNames, pending.mode);
-    const { input, residual, out, present } = call;
+    const { input, residual, out, givenOut, present } = call;
     if (present) checkPresent(this.#passes, present, call.geometry, input.data);
     const held = this.#sets.take();
     try {
@@ -147,7 +150,11 @@ export class LayerCore<D extends DType> {
           ? inferPresent({ ...pass, presence: present.presence })
           : forwardInference(pass);
       this.#complete(call, pending, forward, found, inPlace);
-      return marked({ data: y, shape: input.shape }, pending, out === undefined ? this.#y.next() : undefined);
+      return marked(
+        { data: givenOut ?? inClassOf(input, y), shape: input.shape },
+        pending,
+        out === undefined ? this.#y.next() : undefined,
+      );
     } catch (error) {
       this.#sets.release(held);
       throw error;
@@ -176,7 +183,7 @@ export class LayerCore<D extends DType> {
   ): Promise<Tensor<ArrayOf<D>>> {
     const { signal, transfer } = readAsync(options);
     const call = readForward(this.#layer, x, options, forwardAsyncNames, pending.mode);
-    const { input, out, present } = call;
+    const { input, out, givenOut, present } = call;
     const { dtype } = this.#layer.config;
     if (present) checkPresent(this.#passes, present, call.geometry, input.data);
     if (out !== undefined) {
@@ -224,10 +231,10 @@ export class LayerCore<D extends DType> {
         },
         () => {
           this.checkOwn();
-          const data = out === undefined ? y : deliver(y, out);
+          const data = out === undefined ? inClassOf(input, y) : deliver(y, out);
           unstage(residual);
           this.#complete(call, pending, forward, found, inPlace);
-          return marked({ data, shape: input.shape }, pending, undefined);
+          return marked({ data: givenOut ?? data, shape: input.shape }, pending, undefined);
         },
       );
     });
@@ -243,7 +250,7 @@ export class LayerCore<D extends DType> {
     const call = readBackward(this, this.#layer, dy, options, backwardNames);
     const pending = this.#forwards.check(call.pending ?? last, training, call);
     const forward = checkForward(pending.forward, call, this.#layer.arrays);
-    const { gradient, out, wantsInput, wantsParameters, accumulate, sums } = call;
+    const { gradient, out, givenOut, wantsInput, wantsParameters, accumulate, sums } = call;
     const { data, size, shape } = gradient;
     const { dtype, reuse } = this.#layer.config;
     checkLength(gradient);
@@ -264,9 +271,15 @@ export class LayerCore<D extends DType> {
     if (accumulate) this.#accumulate(dWeight, dBias);
     this.#mark(pending, call);
     this.#letGo(pending);
-    return reuse || accumulate
-      ? gradientsOf(shape, dx, dWeight, dBias, dResidual, dWeights)
-      : gradientsOf(shape, dx, copied(dWeight), copied(dBias), dResidual, dWeights);
+    const keeps = reuse || accumulate;
+    return gradientsOf(
+      shape,
+      dx && (givenOut ?? inClassOf(gradient, dx)),
+      keeps ? dWeight : copied(dWeight),
+      keeps ? dBias : copied(dBias),
+      dResidual && inClassOf(gradient, dResidual),
+      dWeights,
+    );
   }
 
   async backwardAsync(
@@ -278,7 +291,7 @@ export class LayerCore<D extends DType> {
     const { signal, transfer } = readAsync(options);
     const { dtype } = this.#layer.config;
     const call = readBackward(this, this.#layer, dy, options, backwardAsyncNames);
-    const { out, wantsInput, wantsParameters, accumulate } = call;
+    const { out, givenOut, wantsInput, wantsParameters, accumulate } = call;
     const { data, size, shape } = call.gradient;
     checkLength(call.gradient);
     if (transfer && out !== undefined) throw typeError('out', 'be left out with transfer: true', out);
@@ -334,7 +347,14 @@ export class LayerCore<D extends DType> {
             copyThere(this.biasGrad, dBias);
           }
           const dWeights = gradientOfWeights(present?.dWeights, forward.present);
-          return gradientsOf(shape, dx, dWeight, dBias, dResidual, dWeights);
+          return gradientsOf(
+            shape,
+            dx && (givenOut ?? inClassOf(call.gradient, dx)),
+            dWeight,
+            dBias,
+            dResidual && inClassOf(call.gradient, dResidual),
+            dWeights,
+          );
         };
         return await (present
           ? throughPresentLater(this.#passes, present, call, signal, begin, finish)
@@ -376,7 +396,7 @@ export class LayerCore<D extends DType> {
   }
 
   /** The caller may have taken the memory of the layer's own away. */
-  #holdParameters({ weight, bias }: Held<ArrayOf<D>>): void {
+  #holdParameters({ weight, bias }: Held<ParametersOf<ArrayOf<D>>>): void {
     if (this.weight) checkKept('weight', this.weight, this.#layer.channels);
     if (this.bias) checkKept('bias', this.bias, this.#layer.channels);
     copyThere(weight, this.weight);
@@ -387,7 +407,7 @@ export class LayerCore<D extends DType> {
     { input, geometry, residual, source, present }: ForwardCall<ArrayOf<D>>,
     x: ArrayOf<D>,
     isOwn: boolean,
-    held: Held<ArrayOf<D>>,
+    held: Held<ParametersOf<ArrayOf<D>>>,
     { origin, whole }: Found,
   ): Forward<ArrayOf<D>> {
     const mask = residual && this.#layer.config.activation ? this.#maskFor(input.size, isOwn) : undefined;
@@ -448,11 +468,18 @@ export class LayerCore<D extends DType> {
   }
 
   /** Where one backward writes a gradient: beside the layer's where it is to be added. */
-  #gradientFor(array: ArrayOf<D> | undefined, accumulate: boolean): ArrayOf<D> | undefined {
-    return array && accumulate ? newArray(this.#layer.config.dtype, this.#layer.channels) : array;
+  #gradientFor(
+    array: ParametersOf<ArrayOf<D>> | undefined,
+    accumulate: boolean,
+  ): ParametersOf<ArrayOf<D>> | undefined {
+    if (!array || !accumulate) return array;
+    return newArray(arithmeticOf(this.#layer.config.dtype), this.#layer.channels);
   }
 
-  #accumulate(dWeight: ArrayOf<D> | undefined, dBias: ArrayOf<D> | undefined): void {
+  #accumulate(
+    dWeight: ParametersOf<ArrayOf<D>> | undefined,
+    dBias: ParametersOf<ArrayOf<D>> | undefined,
+  ): void {
     const channels = this.#layer.channels;
     const { weightGrad, biasGrad } = this;
     if (weightGrad && dWeight) for (let i = 0; i < channels; i++) weightGrad[i] += dWeight[i];
@@ -484,8 +511,8 @@ export class LayerCore<D extends DType> {
     dy: ArrayOf<D>,
     x: ArrayOf<D>,
     dx: ArrayOf<D> | undefined,
-    dWeight: ArrayOf<D> | undefined,
-    dBias: ArrayOf<D> | undefined,
+    dWeight: ParametersOf<ArrayOf<D>> | undefined,
+    dBias: ParametersOf<ArrayOf<D>> | undefined,
     dResidual: ArrayOf<D> | undefined,
   ): BackwardPass<ArrayOf<D>> {
     return {

@@ -2,6 +2,7 @@
 import { type Activation, checkActivation } from './activation.js';
 import { BatchNorm } from './batchnorm.js';
 import { type Convention, conventions, defaultsOf } from './conventions.js';
+import type { Arithmetic } from './dtype.js';
 import {
   describe,
   describeShape,
@@ -146,7 +147,7 @@ interface ReadBatchNorm {
 interface ReadLayer<T extends FloatArray> {
   name: string;
   weight: T;
-  dtype: DType;
+  dtype: Arithmetic;
   shape: number[];
   bias: FloatArray | undefined;
   groups: number;

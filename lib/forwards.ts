@@ -1,29 +1,29 @@
 // The forwards of a layer: which of them a backward goes back through that does not say so.
 import { checkPending, type Forward, type Pending } from './pending.js';
-import type { FloatArray } from './types.js';
+import type { TensorArray } from './types.js';
 
 type Halves = Parameters<typeof checkPending>[3];
 
 /** The last forward in training and the last in evaluation. */
-interface Last<T extends FloatArray> {
+interface Last<T extends TensorArray> {
   training: Pending<T> | undefined;
   evaluation: Pending<T> | undefined;
 }
 
-function forget<T extends FloatArray>(pending: Pending<T> | undefined): void {
+function forget<T extends TensorArray>(pending: Pending<T> | undefined): void {
   if (pending?.state !== 'done') return;
   pending.state = 'cleared';
   pending.forward = undefined;
 }
 
-function note<T extends FloatArray>(last: Last<T>, pending: Pending<T>): void {
+function note<T extends TensorArray>(last: Last<T>, pending: Pending<T>): void {
   if (pending.mode) {
     if (pending.order >= (last.training?.order ?? 0)) last.training = pending;
   } else if (pending.order >= (last.evaluation?.order ?? 0)) last.evaluation = pending;
 }
 
 /** See the top of the file. */
-export class Forwards<T extends FloatArray> {
+export class Forwards<T extends TensorArray> {
   /** Those that are done. */
   readonly #done: Last<T> = { training: undefined, evaluation: undefined };
   /** Those that have been called, done or not. */

@@ -3,6 +3,7 @@ import { type Activation, checkActivation } from './activation.js';
 import type { InferPresentPass, Passes } from './backend/backend.js';
 import { backend, passesFor } from './backend/index.js';
 import { type Convention, defaultsOf } from './conventions.js';
+import { arithmeticOf, dtypeNames } from './dtype.js';
 import { stateError, typeError } from './errors.js';
 import { deliver, isShared, move } from './handover.js';
 import { inspect, inspected } from './inspect.js';
@@ -22,19 +23,21 @@ import { areCallsUntouched, type Names, namesOf } from './properties.js';
 import { newResult } from './result.js';
 import { isStaged, stage, takeStaging, unstage } from './staging.js';
 import { type AnyState, readState, type StateOptions } from './state.js';
-import type { ArrayOf, DType, FloatArray, Tensor, TensorLike } from './types.js';
+import type { ArrayOf, DType, FloatArray, ParametersOf, Tensor, TensorArray, TensorLike } from './types.js';
 import {
   checkApart,
   checkAxis,
   checkDivisors,
+  checkDtype,
   checkEps,
   checkLength,
-  checkOneOf,
   checkOut,
   copyOf,
   geometryOf,
+  inClassOf,
   isInPlace,
   newMemory,
+  type ReadTensor,
   readOptions,
   readResidual,
   readShape,
@@ -47,7 +50,7 @@ export interface FrozenOptions<D extends DType = DType> extends StateOptions {
   axis?: number;
   /** Added to the variance under the root, from 0 on. Default: that of the convention. With 0 no variance may be 0. */
   eps?: number;
-  /** Of the data that will come in. Default: either. */
+  /** Of the data that will come in: to be said of bits of 16, a Uint16Array. Default: what they are. */
   dtype?: D;
   /** What follows the normalization, in the same pass. Default: nothing. */
   activation?: Activation;
@@ -58,7 +61,7 @@ export interface FrozenOptions<D extends DType = DType> extends StateOptions {
 }
 
 /** What a run may be given besides x. */
-export interface RunOptions<T extends FloatArray> {
+export interface RunOptions<T extends TensorArray> {
   /**
    * Where the result goes: as long as x and of its dtype; x.data itself, or memory that does not overlap it. Default: a
    * new array, which costs more than the batch norm itself where x is large.
@@ -69,7 +72,7 @@ export interface RunOptions<T extends FloatArray> {
 }
 
 /** What a run off the event loop may be given besides x. */
-export interface RunAsyncOptions<T extends FloatArray> extends RunOptions<T> {
+export interface RunAsyncOptions<T extends TensorArray> extends RunOptions<T> {
   /** Cancels the operation while it waits: the promise rejects with the signal's reason. Later it has no effect. */
   signal?: AbortSignal;
   /**
@@ -115,20 +118,20 @@ const runNames = namesOf(['out', 'residual'], areCallsUntouched);
 const runAsyncNames = namesOf(['out', 'residual', 'signal', 'transfer'], areCallsUntouched);
 
 /** What a run reads of x and its options. */
-interface ReadRun<T extends FloatArray> {
-  data: T;
-  shape: readonly number[];
-  size: number;
-  dtype: DType;
+interface ReadRun<T extends TensorArray> {
+  input: ReadTensor<T>;
   outer: number;
   inner: number;
   residual: T | undefined;
+  /** Where the result is to be written. */
   out: T | undefined;
+  /** As the caller has it. */
+  givenOut: T | undefined;
 }
 
 /** Coefficients for data of one dtype. */
 interface Frozen {
-  readonly passes: Passes<FloatArray>;
+  readonly passes: Passes<TensorArray>;
   readonly memory: ArrayBuffer;
   /** Asynchronous calls that may still read it. One that came to nothing stays counted: then the garbage collector frees it. */
   readers: number;
@@ -150,7 +153,12 @@ interface Frozen {
 export class FrozenBatchNorm<D extends DType = DType> {
   #parts: FrozenParts<D>;
   #disposed = false;
-  readonly #frozen: Record<DType, Frozen | undefined> = { float32: undefined, float64: undefined };
+  readonly #frozen: Record<DType, Frozen | undefined> = {
+    float32: undefined,
+    float64: undefined,
+    bfloat16: undefined,
+    float16: undefined,
+  };
 
   /** Whether a value is one indeed, which a proxy of one is not. @internal */
   static isLayer(value: object): value is FrozenBatchNorm {
@@ -228,7 +236,10 @@ export class FrozenBatchNorm<D extends DType = DType> {
    * const frozen = FrozenBatchNorm.from(state, { axis: -1, eps: 1e-12 });
    * console.log(frozen.run({ data: Float32Array.of(3, 6), shape: [1, 2] }).data); // Float32Array(2) [ 1, 2 ]
    */
-  static from<D extends DType = DType>(state: AnyState, options: FrozenOptions<D> = {}): FrozenBatchNorm<D> {
+  static from<D extends DType = 'float32' | 'float64'>(
+    state: AnyState,
+    options: FrozenOptions<D> = {},
+  ): FrozenBatchNorm<D> {
     const {
       axis = 1,
       eps: givenEps,
@@ -243,12 +254,12 @@ export class FrozenBatchNorm<D extends DType = DType> {
     const eps = givenEps === undefined ? defaults.eps : givenEps;
     checkAxis(axis);
     checkEps(eps);
-    if (dtype !== undefined) checkOneOf('dtype', dtype, ['float32', 'float64']);
+    checkDtype(dtype);
     checkActivation(activation);
     const { channels, weight, bias, running_mean, running_var } = readState(state, {
       channels: undefined,
       convention,
-      dtype,
+      dtype: dtype && arithmeticOf(dtype),
       prefix,
       strict,
       weight: 'optional',
@@ -326,10 +337,7 @@ export class FrozenBatchNorm<D extends DType = DType> {
       channels,
       axis: checkAxis(axis, 'json.config.axis'),
       eps: checkedEps,
-      dtype:
-        dtype === undefined
-          ? undefined
-          : (checkOneOf('json.config.dtype', dtype, ['float32', 'float64']) as D),
+      dtype: checkDtype(dtype, 'json.config.dtype') as D | undefined,
       weight: values('weight', state.weight !== undefined),
       bias: values('bias', state.bias !== undefined),
       mean: values('running_mean', true) as Float64Array,
@@ -373,22 +381,18 @@ export class FrozenBatchNorm<D extends DType = DType> {
    * console.log(out); // Float32Array(3) [ 2, 0, 4 ]
    */
   run<T extends ArrayOf<D>>(x: TensorLike<T>, options?: RunOptions<T>): Tensor<T> {
-    const { data, shape, size, dtype, outer, inner, residual, out } = this.#read<T>(
-      'run()',
-      x,
-      options,
-      runNames,
-    );
+    const { input, outer, inner, residual, out, givenOut } = this.#read<T>('run()', x, options, runNames);
+    const { data, shape, size, dtype } = input;
     const y = out ?? newResult<T>(dtype, size);
     if (this.#parts.missing === 'impute') {
       passesFor<T>(dtype).inferPresent(this.#imputing(dtype, outer, inner, data, y, residual));
-      return { data: y, shape };
+      return { data: givenOut ?? inClassOf(input, y), shape };
     }
     const { passes, memory } = this.#frozen[dtype] ?? this.#freeze(dtype);
     // What is absent is not given: the binding need not look at it.
     if (residual === undefined) passes.runFrozen(outer, inner, memory, data, y);
     else passes.runFrozen(outer, inner, memory, data, y, residual);
-    return { data: y, shape };
+    return { data: givenOut ?? inClassOf(input, y), shape };
   }
 
   /**
@@ -419,12 +423,13 @@ export class FrozenBatchNorm<D extends DType = DType> {
    */
   async runAsync<T extends ArrayOf<D>>(x: TensorLike<T>, options?: RunAsyncOptions<T>): Promise<Tensor<T>> {
     const { signal, transfer } = readAsync(options);
-    const { data, shape, dtype, size, outer, inner, residual, out } = this.#read<T>(
+    const { input, outer, inner, residual, out, givenOut } = this.#read<T>(
       'runAsync()',
       x,
       options,
       runAsyncNames,
     );
+    const { data, shape, size, dtype } = input;
     if (transfer && out !== undefined) throw typeError('out', 'be left out with transfer: true', out);
     if (out !== undefined) {
       isInPlace(out, 'x.data', data);
@@ -464,7 +469,7 @@ export class FrozenBatchNorm<D extends DType = DType> {
         unstage(added);
         if (source !== result) unstage(source);
         if (target !== result && target !== source) unstage(target);
-        return { data: result, shape };
+        return { data: givenOut ?? inClassOf(input, result), shape };
       },
     );
   }
@@ -481,33 +486,33 @@ export class FrozenBatchNorm<D extends DType = DType> {
    */
   [Symbol.dispose](): void {
     this.#disposed = true;
-    letGo(this.#frozen.float32);
-    letGo(this.#frozen.float64);
-    this.#frozen.float32 = undefined;
-    this.#frozen.float64 = undefined;
+    for (let i = 0; i < dtypeNames.length; i++) {
+      letGo(this.#frozen[dtypeNames[i]]);
+      this.#frozen[dtypeNames[i]] = undefined;
+    }
   }
 
-  #read<T extends FloatArray>(
+  #read<T extends TensorArray>(
     call: string,
     x: unknown,
     options: RunOptions<T> | undefined,
     names: Names,
   ): ReadRun<T> {
     this.#checkAlive(call);
-    const { out, residual: givenResidual } = readOptions(options, names);
+    const { out: givenOut, residual: givenResidual } = readOptions(options, names);
     const parts = this.#parts;
     const input = readShape<T>('x', x, parts.dtype);
-    const { data, shape, size, dtype } = input;
+    const { data, dtype } = input;
     const geometry = geometryOf(input, parts.axis, parts.channels);
     const { outer, inner } = geometry;
     const residual = givenResidual === undefined ? undefined : readResidual<T>(givenResidual, input);
     checkLength(input);
     if (residual !== undefined) checkLength(residual);
-    if (out !== undefined) checkOut<T>(out, input);
+    const out = givenOut === undefined ? undefined : checkOut<T>(givenOut, input);
     // A getter may have disposed of it meanwhile.
     this.#checkAlive(call);
     if (parts.missing === 'throw') checkNoneMissing(passesFor<T>(dtype), geometry, data, undefined);
-    return { data, shape, size, dtype, outer, inner, residual: residual?.data, out };
+    return { input, outer, inner, residual: residual?.data, out, givenOut };
   }
 
   /** undefined for the default, which is not told. */
@@ -524,7 +529,7 @@ export class FrozenBatchNorm<D extends DType = DType> {
   }
 
   /** The pass in which missing values become what the mean would. */
-  #imputing<T extends FloatArray>(
+  #imputing<T extends TensorArray>(
     dtype: DType,
     outer: number,
     inner: number,
@@ -538,8 +543,8 @@ export class FrozenBatchNorm<D extends DType = DType> {
       eps,
       x,
       y,
-      weight: weight && toDtype<T>(weight, dtype),
-      bias: bias && toDtype<T>(bias, dtype),
+      weight: weight && toDtype<ParametersOf<T>>(weight, arithmeticOf(dtype)),
+      bias: bias && toDtype<ParametersOf<T>>(bias, arithmeticOf(dtype)),
       mean: toDtype(mean, 'float64'),
       variance: toDtype(variance, 'float64'),
       relu: activation !== undefined,
@@ -552,13 +557,13 @@ export class FrozenBatchNorm<D extends DType = DType> {
   /** Prepares the coefficients for data of a dtype. */
   #freeze(dtype: DType): Frozen {
     const { channels, eps, weight, bias, mean, variance, activation } = this.#parts;
-    const passes = passesFor<FloatArray>(dtype);
+    const passes = passesFor<TensorArray>(dtype);
     const memory = newMemory(passes.frozenBytes(channels));
     passes.freeze(
       channels,
       eps,
-      weight && toDtype(weight, dtype),
-      bias && toDtype(bias, dtype),
+      weight && toDtype(weight, arithmeticOf(dtype)),
+      bias && toDtype(bias, arithmeticOf(dtype)),
       toDtype(mean, 'float64'),
       toDtype(variance, 'float64'),
       activation !== undefined,

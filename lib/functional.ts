@@ -1,6 +1,7 @@
 // The functions: no state.
 
 import { passesFor } from './backend/index.js';
+import { arithmeticOf } from './dtype.js';
 import { typeError } from './errors.js';
 import { checkSums, type GradientSums, sumsError } from './gradient-sums.js';
 import { checkMoments, checkWhole, evenCountOf, Moments, momentsOf } from './moments.js';
@@ -20,7 +21,7 @@ import { newResult } from './result.js';
 import { unevenBatch, updateRunningArrays } from './running.js';
 import { findOwn, throughForward, throughPresent } from './statistics.js';
 import { lengthOf } from './typed-array.js';
-import type { FloatArray, Tensor, TensorLike } from './types.js';
+import type { FloatArray, ParametersOf, Tensor, TensorArray, TensorLike } from './types.js';
 import {
   channelsOf,
   checkApart,
@@ -36,6 +37,7 @@ import {
   checkVariance,
   checkVaries,
   copyOf,
+  inClassOf,
   type NamedArrays,
   newArray,
   type ReadTensor,
@@ -45,13 +47,13 @@ import {
 } from './validate.js';
 
 /** What {@link forwardTraining} takes. */
-export interface ForwardTrainingOptions<T extends FloatArray> extends PassOptions<T>, PresenceOptions {
+export interface ForwardTrainingOptions<T extends TensorArray> extends PassOptions<T>, PresenceOptions {
   /** The statistics to normalize with, of a batch that x is a part of. Default: those of x. */
   moments?: Moments;
 }
 
 /** What {@link forwardInference} takes. */
-export interface ForwardInferenceOptions<T extends FloatArray> extends PassOptions<T> {
+export interface ForwardInferenceOptions<T extends TensorArray> extends PassOptions<T> {
   /** One value per channel. */
   mean: FloatArray;
   /** One value per channel, none negative: biased, as in a forward pass. */
@@ -61,7 +63,7 @@ export interface ForwardInferenceOptions<T extends FloatArray> extends PassOptio
 }
 
 /** What {@link backward} takes: what its forward pass was given, and the statistics. */
-export interface BackwardOptions<T extends FloatArray> extends PassOptions<T>, PresenceOptions {
+export interface BackwardOptions<T extends TensorArray> extends PassOptions<T>, PresenceOptions {
   /** true: also `dWeights`, the gradient of `weights`. Default false. */
   weightsGrad?: boolean;
   /** One value per channel; or `moments`. */
@@ -80,7 +82,7 @@ export interface BackwardOptions<T extends FloatArray> extends PassOptions<T>, P
 }
 
 /** What {@link forwardTraining} returns. */
-export interface TrainingResult<T extends FloatArray> {
+export interface TrainingResult<T extends TensorArray> {
   /** In the dtype and shape of x. */
   y: Tensor<T>;
   /** Per channel. */
@@ -94,13 +96,13 @@ export interface TrainingResult<T extends FloatArray> {
 }
 
 /** What {@link backward} returns. */
-export interface Gradients<T extends FloatArray> {
+export interface Gradients<T extends TensorArray> {
   /** In the dtype and shape of x. */
   dx: Tensor<T>;
-  /** Per channel: the gradient of the weight. */
-  dWeight: T;
-  /** Per channel: the gradient of the bias. */
-  dBias: T;
+  /** Per channel: the gradient of the weight; in float32 where x is of 16 bits. */
+  dWeight: ParametersOf<T>;
+  /** Per channel: the gradient of the bias; likewise. */
+  dBias: ParametersOf<T>;
   /** The gradient of the residual, where there is one: dy as the activation lets it through. Always memory of its own. */
   dResidual?: Tensor<T>;
   /** With `weightsGrad`: as long as `weights`, in float32 where they are, else in float64. */
@@ -151,8 +153,8 @@ const runningNames = namesOf(['runningMean', 'runningVar']);
 const batchNames = namesOf(['mean', 'variance', 'count', 'moments']);
 const updateNames = namesOf(['decay', 'unbiasedRunningVar']);
 
-/** `out`, or a new array. Its checks come last: no code of the caller's runs after them. */
-function resultFor<T extends FloatArray>(
+/** Where `out` is to be written, or a new array. Its checks come last: no code of the caller's runs after them. */
+function resultFor<T extends TensorArray>(
   out: T | undefined,
   inPlace: ReadTensor<T>,
   residual: ReadTensor<T> | undefined,
@@ -161,9 +163,9 @@ function resultFor<T extends FloatArray>(
   checkLength(inPlace);
   if (residual !== undefined) checkLength(residual);
   if (out === undefined) return newResult(inPlace.dtype, inPlace.size);
-  checkOut(out, inPlace);
-  checkApart('out', out, others);
-  return out;
+  const result = checkOut(out, inPlace);
+  checkApart('out', result, others);
+  return result;
 }
 
 /**
@@ -189,7 +191,7 @@ function resultFor<T extends FloatArray>(
  * console.log(mean, variance, count); // Float64Array(2) [ 2, 20 ] Float64Array(2) [ 1, 100 ] 2
  * console.log(y.data); // Float32Array(4) [ -1, -1, 1, 1 ]
  */
-export function forwardTraining<T extends FloatArray>(
+export function forwardTraining<T extends TensorArray>(
   x: TensorLike<T>,
   options: ForwardTrainingOptions<T> = {},
 ): TrainingResult<T> {
@@ -232,7 +234,7 @@ export function forwardTraining<T extends FloatArray>(
   const size = geometry.outer * geometry.inner;
   const count = whole ? largestOf(whole.count) : size;
   return {
-    y: { data: y, shape: input.shape },
+    y: { data: out ?? inClassOf(input, y), shape: input.shape },
     mean,
     variance,
     count,
@@ -259,7 +261,7 @@ export function forwardTraining<T extends FloatArray>(
  * const statistics = { mean: Float64Array.of(1, 10), variance: Float64Array.of(1, 100) };
  * console.log(forwardInference(x, { ...statistics, eps: 1e-12 }).data); // Float32Array(4) [ 0, 0, 2, 2 ]
  */
-export function forwardInference<T extends FloatArray>(
+export function forwardInference<T extends TensorArray>(
   x: TensorLike<T>,
   options: ForwardInferenceOptions<T>,
 ): Tensor<T> {
@@ -292,7 +294,7 @@ export function forwardInference<T extends FloatArray>(
   };
   if (present?.presence) passes.inferPresent({ ...pass, presence: present.presence });
   else passes.forwardInference(pass);
-  return { data: y, shape: input.shape };
+  return { data: out ?? inClassOf(input, y), shape: input.shape };
 }
 
 /**
@@ -320,7 +322,7 @@ export function forwardInference<T extends FloatArray>(
  * const { dWeight, dBias } = backward(dy, x, { mean, variance, eps: 1e-12 });
  * console.log(dWeight, dBias); // Float32Array(2) [ 0, 2 ] Float32Array(2) [ 2, 4 ]
  */
-export function backward<T extends FloatArray>(
+export function backward<T extends TensorArray>(
   dy: TensorLike<T>,
   x: TensorLike<T>,
   options: BackwardOptions<T>,
@@ -350,8 +352,8 @@ export function backward<T extends FloatArray>(
     throw sumsError();
   checkLength(input);
   const dx = resultFor(out, gradient, residual, { ...given, mean, variance });
-  const dWeight = newArray<T>(dtype, channels);
-  const dBias = newArray<T>(dtype, channels);
+  const dWeight = newArray<ParametersOf<T>>(arithmeticOf(dtype), channels);
+  const dBias = newArray<ParametersOf<T>>(arithmeticOf(dtype), channels);
   const dResidual = residual && newResult<T>(dtype, input.size);
   const pass = {
     geometry,
@@ -406,10 +408,10 @@ export function backward<T extends FloatArray>(
   }
   const ofWeights = gradientOfWeights(dWeights, present);
   return {
-    dx: { data: dx, shape: input.shape },
+    dx: { data: out ?? inClassOf(gradient, dx), shape: input.shape },
     dWeight,
     dBias,
-    ...(dResidual && { dResidual: { data: dResidual, shape: input.shape } }),
+    ...(dResidual && { dResidual: { data: inClassOf(gradient, dResidual), shape: input.shape } }),
     ...(ofWeights && { dWeights: ofWeights }),
   };
 }

@@ -20,13 +20,12 @@ import { areCallsUntouched, namesOf, propertiesOf } from './properties.js';
 import { newResult } from './result.js';
 import { stage, unstage } from './staging.js';
 import { lengthOf } from './typed-array.js';
-import type { DType, FloatArray, TensorLike } from './types.js';
+import type { DType, FloatArray, TensorArray, TensorLike } from './types.js';
 import {
   checkDivisor,
   checkElsewhere,
   checkLength,
   checkObject,
-  checkOneOf,
   checkPerChannel,
   checkSameShape,
   copyOf,
@@ -39,11 +38,9 @@ import {
  * What {@link GradientSums.of} takes: what the forward of this part was given. weight, bias and residual count where there is an
  * activation.
  */
-export interface GradientSumsOptions<T extends FloatArray = FloatArray> extends Omit<PassOptions<T>, 'out'> {
+export interface GradientSumsOptions<T extends TensorArray = FloatArray> extends Omit<PassOptions<T>, 'out'> {
   /** Those that the forward normalized with: of all parts. */
   moments: Moments;
-  /** What the data must be. Default: either. */
-  dtype?: DType;
   /** As the forward had them, like the next two; see {@link PresenceOptions}. */
   weights?: Weights;
   /** Likewise. */
@@ -145,7 +142,7 @@ export class GradientSums {
    * const dy = { data: Float32Array.of(1, 2), shape: [2, 1] };
    * console.log(GradientSums.of(dy, x, { moments: Moments.of(x) }).sumDyXmu[0]); // 1
    */
-  static of<T extends FloatArray>(
+  static of<T extends TensorArray>(
     dy: TensorLike<T>,
     x: TensorLike<T>,
     options: GradientSumsOptions<T>,
@@ -175,7 +172,7 @@ export class GradientSums {
    * const { sumDy } = await GradientSums.ofAsync(x, x, { moments: Moments.of(x) });
    * console.log(sumDy[0]); // 4
    */
-  static async ofAsync<T extends FloatArray>(
+  static async ofAsync<T extends TensorArray>(
     dy: TensorLike<T>,
     x: TensorLike<T>,
     options: GradientSumsOptions<T> & AsyncOptions,
@@ -289,16 +286,15 @@ export function checkSums(name: string, value: unknown, channels?: number): Grad
   return value;
 }
 
-type Read<T extends FloatArray> = ThroughForward<T> & {
+type Read<T extends TensorArray> = ThroughForward<T> & {
   readonly dtype: DType;
   readonly sums: Sums;
   readonly presence: Presence | undefined;
 };
 
-function readSums<T extends FloatArray>(dy: unknown, x: unknown, options: GradientSumsOptions<T>): Read<T> {
-  const { moments, dtype: wanted, weights, outside, missing } = options;
-  if (wanted !== undefined) checkOneOf('dtype', wanted, ['float32', 'float64']);
-  const { input, dtype, axis, geometry, eps, weight, bias, relu, residual } = readPass<T>(x, options, wanted);
+function readSums<T extends TensorArray>(dy: unknown, x: unknown, options: GradientSumsOptions<T>): Read<T> {
+  const { moments, weights, outside, missing } = options;
+  const { input, dtype, axis, geometry, eps, weight, bias, relu, residual } = readPass<T>(x, options);
   const gradient = readShape<T>('dy', dy, dtype);
   checkSameShape(gradient, 'x', input.shape);
   const present = readPresence({ weights, outside, missing: checkMissing(missing) }, input, geometry, axis);

@@ -63,4 +63,14 @@ export {
 export { type Capabilities, capabilities, setThreads, threads } from './runtime.js';
 export type { AnyState, StateDict, StateOptions } from './state.js';
 export { tensor } from './tensor.js';
-export type { ArrayOf, DType, FloatArray, Tensor, TensorLike } from './types.js';
+export type {
+  ArrayOf,
+  DType,
+  DTypeOf,
+  FloatArray,
+  HalfArray,
+  ParametersOf,
+  Tensor,
+  TensorArray,
+  TensorLike,
+} from './types.js';

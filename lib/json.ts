@@ -2,6 +2,7 @@
 // asks nothing of prototypes: fields are those of the object itself, and elements of arrays are defined, not assigned.
 import type { Activation } from './activation.js';
 import type { BatchNormConfig } from './config.js';
+import type { Arithmetic } from './dtype.js';
 import { describe, isArray, nameOf, rangeError, typeError, wordedTypeError } from './errors.js';
 import type { Missing } from './presence.js';
 import { propertyOf } from './properties.js';
@@ -178,7 +179,7 @@ export function partFrom<T extends FloatArray>(
   value: unknown,
   isThere: boolean,
   channels: number,
-  dtype: DType,
+  dtype: Arithmetic,
 ): T | undefined {
   if (isThere) return fromNumbers<T>(name, value, channels, dtype);
   checkAbsent(name, value);
@@ -186,7 +187,12 @@ export function partFrom<T extends FloatArray>(
 }
 
 /** Values per channel. */
-function fromNumbers<T extends FloatArray>(name: string, value: unknown, channels: number, dtype: DType): T {
+function fromNumbers<T extends FloatArray>(
+  name: string,
+  value: unknown,
+  channels: number,
+  dtype: Arithmetic,
+): T {
   if (!isArray(value)) throw typeError(name, 'be an array of numbers', value);
   const { length } = value;
   if (length !== channels) throw perChannelError(name, channels, length);

@@ -16,13 +16,13 @@ import {
 import { areCallsUntouched, namesOf, propertiesOf } from './properties.js';
 import { stage, unstage } from './staging.js';
 import { filled, lengthOf } from './typed-array.js';
-import type { DType, FloatArray, TensorLike } from './types.js';
+import type { DType, DTypeOf, FloatArray, TensorArray, TensorLike } from './types.js';
 import {
   checkAxis,
   checkDivisor,
+  checkDtype,
   checkLength,
   checkObject,
-  checkOneOf,
   checkPerChannel,
   checkVariance,
   copyOf,
@@ -38,7 +38,7 @@ import {
 export interface MomentsOptions<D extends DType = DType> {
   /** The channel axis; −1 is the last. Default 1. */
   axis?: number;
-  /** What the data must be. Default: either. */
+  /** Of the data: to be said of a Uint16Array, whose bits may be bfloat16 or float16. Default: what the data are. */
   dtype?: D;
   /** As {@link PresenceOptions} has them. */
   weights?: Weights;
@@ -147,7 +147,7 @@ export class Moments {
    * const { mean, variance } = Moments.of({ data: Float32Array.of(1, 10, 3, 30), shape: [2, 2] });
    * console.log(mean, variance); // Float64Array(2) [ 2, 20 ] Float64Array(2) [ 1, 100 ]
    */
-  static of<T extends FloatArray>(x: TensorLike<T>, options?: MomentsOptions): Moments {
+  static of<T extends TensorArray>(x: TensorLike<T>, options?: MomentsOptions<DTypeOf<T>>): Moments {
     const { input, geometry, present } = readInput<T>(x, readOptions(options, optionNames));
     const { count, mean, variance } = roomFor(geometry);
     const passes = passesFor<T>(input.dtype);
@@ -177,9 +177,9 @@ export class Moments {
    * const { mean } = await Moments.ofAsync({ data: Float32Array.of(1, 10, 3, 30), shape: [2, 2] });
    * console.log(mean); // Float64Array(2) [ 2, 20 ]
    */
-  static async ofAsync<T extends FloatArray>(
+  static async ofAsync<T extends TensorArray>(
     x: TensorLike<T>,
-    options?: MomentsOptions & AsyncOptions,
+    options?: MomentsOptions<DTypeOf<T>> & AsyncOptions,
   ): Promise<Moments> {
     const { signal, transfer } = readAsync(options);
     const { input, geometry, present } = readInput<T>(x, readOptions(options, asyncOptionNames));
@@ -483,12 +483,12 @@ function roomFor({ outer, channels, inner }: Geometry) {
   };
 }
 
-function readInput<T extends FloatArray>(
+function readInput<T extends TensorArray>(
   x: unknown,
   { axis = 1, dtype, weights, missing }: MomentsOptions,
 ): { input: ReadTensor<T>; geometry: Geometry; present: ReadPresence | undefined } {
   checkAxis(axis);
-  if (dtype !== undefined) checkOneOf('dtype', dtype, ['float32', 'float64']);
+  checkDtype(dtype);
   const input = readShape<T>('x', x, dtype);
   const geometry = geometryOf(input, axis);
   const present = readPresence(

@@ -1,8 +1,10 @@
 // What the functions read of x and their options.
 import { type Activation, checkActivation } from './activation.js';
-import type { DType, FloatArray, TensorLike } from './types.js';
+import { arithmeticOf } from './dtype.js';
+import type { DType, DTypeOf, FloatArray, ParametersOf, TensorArray, TensorLike } from './types.js';
 import {
   checkAxis,
+  checkDtype,
   checkEps,
   checkPerChannel,
   type Geometry,
@@ -15,7 +17,12 @@ import {
 } from './validate.js';
 
 /** What all passes take. */
-export interface PassOptions<T extends FloatArray> {
+export interface PassOptions<T extends TensorArray> {
+  /**
+   * Of x: to be said of a Uint16Array, whose bits may be bfloat16 or float16. Parameters, their gradients and all arithmetic are then
+   * in float32. Default: what the data are.
+   */
+  dtype?: DTypeOf<T>;
   /** The channel axis; −1 is the last. Default 1. */
   axis?: number;
   /** Added to the variance under the root, from 0 on. Default 1e-5. With 0 a channel of variance 0 is an error. */
@@ -36,31 +43,27 @@ export interface PassOptions<T extends FloatArray> {
 }
 
 export const defaultEps = 1e-5;
-export const passNames = ['axis', 'eps', 'weight', 'bias', 'activation', 'residual', 'out'];
+export const passNames = ['dtype', 'axis', 'eps', 'weight', 'bias', 'activation', 'residual', 'out'];
 
 /** What every pass reads of x and its options, checked but for lengths of data. */
-export interface ReadPass<T extends FloatArray> {
+export interface ReadPass<T extends TensorArray> {
   input: ReadTensor<T>;
   dtype: DType;
   /** As it was given; −1 is the last. */
   axis: number;
   geometry: Geometry;
   eps: number;
-  weight: T | undefined;
-  bias: T | undefined;
+  weight: ParametersOf<T> | undefined;
+  bias: ParametersOf<T> | undefined;
   relu: boolean;
   residual: ReadTensor<T> | undefined;
   /** The caller's own per-channel arrays, which a result must not overlap. */
   given: NamedArrays;
 }
 
-/** @param wanted what x must be; undefined for either. */
-export function readPass<T extends FloatArray>(
-  x: unknown,
-  options: PassOptions<T>,
-  wanted?: DType,
-): ReadPass<T> {
-  const { axis = 1, eps = defaultEps, weight, bias, activation, residual } = options;
+export function readPass<T extends TensorArray>(x: unknown, options: PassOptions<T>): ReadPass<T> {
+  const { dtype: wanted, axis = 1, eps = defaultEps, weight, bias, activation, residual } = options;
+  checkDtype(wanted);
   const input = readShape<T>('x', x, wanted);
   const { dtype } = input;
   const geometry = geometryOf(input, checkAxis(axis));
@@ -68,7 +71,7 @@ export function readPass<T extends FloatArray>(
   const perChannel = (name: string, value: unknown) =>
     value === undefined || value === null
       ? undefined
-      : toDtype<T>(checkPerChannel(name, value, channels), dtype);
+      : toDtype<ParametersOf<T>>(checkPerChannel(name, value, channels), arithmeticOf(dtype));
   return {
     input,
     dtype,

@@ -1,11 +1,11 @@
 // What a forward leaves to the backward that goes back through it, and how the tensor that it returned leads there.
-import { dtypes } from './dtype.js';
+import { type Arithmetic, dtypes } from './dtype.js';
 import { stateError, typeError } from './errors.js';
 import { type GradientSums, sumsError } from './gradient-sums.js';
 import type { ReadPresence } from './presence.js';
 import type { Origin } from './statistics.js';
 import { viewOf } from './typed-array.js';
-import type { DType, FloatArray, Tensor } from './types.js';
+import type { FloatArray, ParametersOf, Tensor, TensorArray } from './types.js';
 import {
   checkApart,
   checkLength,
@@ -31,7 +31,7 @@ export interface Held<T extends FloatArray> {
 export type Fingerprint = readonly number[];
 
 /** A forward, from its call on. */
-export interface Pending<T extends FloatArray> {
+export interface Pending<T extends TensorArray> {
   /** Which layer's it is. */
   readonly owner: object;
   /** Later ones have a larger number. */
@@ -53,7 +53,7 @@ export interface Pending<T extends FloatArray> {
 }
 
 /** A forward as it is computed, and as backward goes back through it. */
-export interface Forward<T extends FloatArray> {
+export interface Forward<T extends TensorArray> {
   /** undefined where y was written over it. */
   x: T | undefined;
   /** Whether nobody else can take the memory of x away. */
@@ -66,7 +66,7 @@ export interface Forward<T extends FloatArray> {
   readonly geometry: Geometry;
   /** Whose statistics it has. */
   readonly origin: Origin;
-  readonly held: Held<T>;
+  readonly held: Held<ParametersOf<T>>;
   /** Values per channel that the statistics are of. */
   readonly count: number | Float64Array;
   /** Whether there was one. */
@@ -85,7 +85,7 @@ export interface Result {
 
 /** What a tensor that a layer has returned knows. */
 interface Mark {
-  readonly pending: Pending<FloatArray>;
+  readonly pending: Pending<TensorArray>;
   readonly result: Result | undefined;
 }
 
@@ -111,19 +111,19 @@ class Marked extends Returned {
 }
 
 /** The tensor, which from now on knows the forward that returned it. */
-export function marked<T extends FloatArray>(
+export function marked<T extends TensorArray>(
   tensor: Tensor<T>,
   pending: Pending<T>,
   result: Result | undefined,
 ): Tensor<T> {
   return new Marked(tensor, {
-    pending: pending as unknown as Pending<FloatArray>,
+    pending: pending as unknown as Pending<TensorArray>,
     result,
   }) as unknown as Tensor<T>;
 }
 
 /** The forward that returned a tensor; undefined for any other object. */
-export function pendingOf<T extends FloatArray>(tensor: object): Pending<T> | undefined {
+export function pendingOf<T extends TensorArray>(tensor: object): Pending<T> | undefined {
   return Marked.markOf(tensor)?.pending as unknown as Pending<T> | undefined;
 }
 
@@ -153,7 +153,7 @@ interface Halves {
  * @param training whether it is in training now, for the message.
  * @throws Error where there is none, or it is spent, cleared or failed.
  */
-export function checkPending<T extends FloatArray>(
+export function checkPending<T extends TensorArray>(
   pending: Pending<T> | undefined,
   clears: number,
   training: boolean,
@@ -181,10 +181,10 @@ export function checkPending<T extends FloatArray>(
 }
 
 /** A forward that can be gone back through. */
-export type Known<T extends FloatArray> = Forward<T> & { x: T };
+export type Known<T extends TensorArray> = Forward<T> & { x: T };
 
 /** What goes back through a forward. */
-interface Through<T extends FloatArray> {
+interface Through<T extends TensorArray> {
   /** dy. */
   readonly gradient: ReadTensor<T>;
   /** Where dx is to go. */
@@ -201,7 +201,7 @@ interface Through<T extends FloatArray> {
  * @param arrays those of the layer, which it must not overlap.
  * @throws Error where x is no longer what it was, RangeError and TypeError where dy or out do not fit.
  */
-export function checkForward<T extends FloatArray>(
+export function checkForward<T extends TensorArray>(
   forward: Forward<T>,
   { gradient, out, sums, wantsInput, weightsGrad }: Through<T>,
   arrays: NamedArrays,
@@ -243,7 +243,7 @@ const nothing: Fingerprint = [];
 const slabBytes = 2 ** 16;
 
 /** Eight values from all over an x of `size`, or all of them where it is shorter. */
-export function fingerprintOf(x: FloatArray, size: number): Fingerprint {
+export function fingerprintOf(x: TensorArray, size: number): Fingerprint {
   const last = size - 1;
   if (last < 0) return nothing;
   const step = last / 7;
@@ -260,7 +260,7 @@ export function fingerprintOf(x: FloatArray, size: number): Fingerprint {
 }
 
 /** Whether x still has these values, NaN and −0 too. */
-export function matches(x: FloatArray, size: number, fingerprint: Fingerprint): boolean {
+export function matches(x: TensorArray, size: number, fingerprint: Fingerprint): boolean {
   const last = size - 1;
   if (last < 0) return true;
   const step = last / 7;
@@ -287,7 +287,7 @@ export class HeldSets<T extends FloatArray> {
   readonly #bytes: number;
 
   constructor(
-    readonly dtype: DType,
+    readonly dtype: Arithmetic,
     readonly channels: number,
     readonly weight: boolean,
     readonly bias: boolean,

@@ -2,7 +2,7 @@
 import type { MomentsOfPresentPass, MomentsPass, Passes, Presence } from './backend/backend.js';
 import { describe, isArray, rangeError, typeError } from './errors.js';
 import { copyInto, lengthOf, typedArrayType } from './typed-array.js';
-import type { DType, FloatArray } from './types.js';
+import type { DType, FloatArray, TensorArray } from './types.js';
 import {
   checkInteger,
   checkLength,
@@ -153,7 +153,7 @@ function readWeights(weights: unknown, positions: number, samples: number) {
 }
 
 /** A pass that finds the statistics of what counts. */
-export function presentPass<T extends FloatArray>(
+export function presentPass<T extends TensorArray>(
   pass: MomentsPass<T>,
   presence: Presence,
 ): MomentsOfPresentPass<T> {
@@ -170,7 +170,7 @@ export function presentPass<T extends FloatArray>(
 }
 
 /** @throws RangeError where a NaN that counts is in x and was said to be an error. */
-export function checkPresent<T extends FloatArray>(
+export function checkPresent<T extends TensorArray>(
   passes: Passes<T>,
   { presence, throws }: ReadPresence,
   geometry: Geometry,
@@ -180,7 +180,7 @@ export function checkPresent<T extends FloatArray>(
 }
 
 /** @throws RangeError where a NaN is in x, and has weight. */
-export function checkNoneMissing<T extends FloatArray>(
+export function checkNoneMissing<T extends TensorArray>(
   passes: Passes<T>,
   geometry: Geometry,
   x: T,

@@ -2,7 +2,7 @@ import { backend } from './backend/index.js';
 import type { LayerGradients } from './calls.js';
 import type { Result } from './pending.js';
 import { byteLengthOf, lengthOf, partOf, shareBuffer } from './typed-array.js';
-import type { DType, FloatArray } from './types.js';
+import type { DType, FloatArray, ParametersOf, TensorArray } from './types.js';
 import { newArray, shapeOf } from './validate.js';
 
 /**
@@ -12,18 +12,18 @@ import { newArray, shapeOf } from './validate.js';
 const largeBytes = 32 * 2 ** 20;
 
 /** Zeros for a result that was given no place. Large ones lie on huge pages where the system has them on offer. */
-export function newResult<T extends FloatArray>(dtype: DType, size: number): T {
+export function newResult<T extends TensorArray>(dtype: DType, size: number): T {
   const result = newArray<T>(dtype, size);
   if (byteLengthOf(result) >= largeBytes) backend.adviseHugePages(result);
   return result;
 }
 
 /** The gradients that exist and were asked for. */
-export function gradientsOf<T extends FloatArray>(
+export function gradientsOf<T extends TensorArray>(
   shape: readonly number[],
   dx: T | undefined,
-  dWeight: T | undefined,
-  dBias: T | undefined,
+  dWeight: ParametersOf<T> | undefined,
+  dBias: ParametersOf<T> | undefined,
   dResidual: T | undefined,
   dWeights?: FloatArray,
 ): LayerGradients<T> {
@@ -40,7 +40,7 @@ export function gradientsOf<T extends FloatArray>(
 }
 
 /** Where results go that were given no place: to new memory, or with `reuse` to a buffer that is kept for the next. */
-export class ResultBuffer<T extends FloatArray> {
+export class ResultBuffer<T extends TensorArray> {
   readonly #reuse: boolean;
   #buffer: T | undefined;
   /** How many results have been in it. */

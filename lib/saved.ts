@@ -2,6 +2,7 @@
 import { type BatchNormConfig, type BatchNormOptions, readConfig } from './config.js';
 import type { StateName } from './conventions.js';
 import type { LayerCore } from './core.js';
+import { type Arithmetic, arithmeticOf } from './dtype.js';
 import type { ProcessGroup } from './group.js';
 import {
   type BatchNormJSON,
@@ -25,7 +26,7 @@ import {
   stateNames,
 } from './state.js';
 import { copyInto } from './typed-array.js';
-import type { ArrayOf, DType, FloatArray } from './types.js';
+import type { ArrayOf, DType, FloatArray, ParametersOf } from './types.js';
 import { checkBoolean, checkInteger, copyOf } from './validate.js';
 
 /** What a layer consists of. */
@@ -71,12 +72,12 @@ export function loadState<D extends DType>(
   state: AnyState,
   options: StateOptions | undefined,
 ): void {
-  const { weight, bias, trackRunningStats, convention, dtype } = config;
+  const { weight, bias, trackRunningStats, convention } = config;
   const { prefix, strict = true } = readStateOptions(options);
   const read = readState(state, {
     channels,
     convention,
-    dtype,
+    dtype: arithmeticOf(config.dtype),
     prefix,
     strict,
     weight,
@@ -132,12 +133,13 @@ export function readJSON<D extends DType>(json: BatchNormJSON<D>, group: Process
   checkGiven({ ...config, group: undefined }, given);
   const training = checkBoolean('json.training', fields.training);
   const rejectedUpdates = checkInteger('json.rejectedUpdates', fields.rejectedUpdates, 0, most);
-  const { dtype, trackRunningStats } = config;
+  const { trackRunningStats } = config;
+  const dtype = arithmeticOf(config.dtype);
   const state = fieldsOf('json.state', fields.state, stateNames);
-  const values = <T extends FloatArray>(name: StateName, isThere: boolean, type: DType) =>
+  const values = <T extends FloatArray>(name: StateName, isThere: boolean, type: Arithmetic) =>
     partFrom<T>(`json.state.${name}`, state[name], isThere, channels, type);
-  const weight = values<ArrayOf<D>>('weight', config.weight, dtype);
-  const bias = values<ArrayOf<D>>('bias', config.bias, dtype);
+  const weight = values<ParametersOf<ArrayOf<D>>>('weight', config.weight, dtype);
+  const bias = values<ParametersOf<ArrayOf<D>>>('bias', config.bias, dtype);
   const mean = values<Float64Array>('running_mean', trackRunningStats, 'float64');
   const variance = values<Float64Array>('running_var', trackRunningStats, 'float64');
   const batches = state.num_batches_tracked;

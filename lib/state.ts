@@ -1,3 +1,4 @@
+import { backend } from './backend/index.js';
 import {
   type Convention,
   conventions,
@@ -5,6 +6,7 @@ import {
   type StateNames,
   stateNamesOf,
 } from './conventions.js';
+import type { Arithmetic, HalfDType } from './dtype.js';
 import {
   describe,
   isArray,
@@ -17,14 +19,15 @@ import {
 } from './errors.js';
 import { namesOf, propertiesOf, propertyOf, tensorNames } from './properties.js';
 import { distance, suggestionFor } from './suggest.js';
-import { lengthOf, typedArrayType } from './typed-array.js';
-import type { DType, FloatArray } from './types.js';
+import { bitsOf, lengthOf, typedArrayType } from './typed-array.js';
+import type { FloatArray, HalfArray } from './types.js';
 import {
   channelsError,
   checkBoolean,
   checkDivisors,
   checkLength,
   checkObject,
+  checkOneOf,
   maxChannels,
   newArray,
   perChannelError,
@@ -52,7 +55,8 @@ export interface StateDict {
 /**
  * A state as files have it: under PyTorch's names, and those of the `convention` too (Keras: gamma, beta, moving_mean,
  * moving_variance, with or without `:0`; ONNX: scale, B, input_mean, input_var). Values per channel are Float32Array,
- * Float64Array, `{ data, shape }` or arrays of numbers, all of them finite; the number of batches is a number, a bigint, or an
+ * Float64Array, `{ data, shape }` or arrays of numbers, all of them finite, or bits of 16: `{ data: Uint16Array, shape, dtype }` with
+ * the dtype 'bfloat16' or 'float16'; the number of batches is a number, a bigint, or an
  * array of one (BigInt64Array, Int32Array and others), `{ data, shape }` of it too. It may be the dictionary of a whole model,
  * of which `prefix` says what part is meant.
  */
@@ -85,7 +89,7 @@ interface Reading extends Parts, StateOptions {
   readonly channels: number | undefined;
   readonly convention: Convention | undefined;
   /** Of weight and bias where they are copied to; undefined for either. */
-  readonly dtype: DType | undefined;
+  readonly dtype: Arithmetic | undefined;
   /** Whether running statistics must be there even where the reading is not strict. */
   readonly needsStats: boolean;
   /** That no variance may be 0 with; any may where it is undefined. */
@@ -270,6 +274,7 @@ function isMap(value: object): boolean {
 
 // ---- Values ----
 
+const valueNames = namesOf(tensorNames.list.concat('dtype'));
 const valuesRule = 'be a Float32Array, a Float64Array, { data, shape } or an array of numbers';
 const dataRule = 'be a Float32Array, a Float64Array or an array of numbers';
 
@@ -280,18 +285,31 @@ const dataRule = 'be a Float32Array, a Float64Array or an array of numbers';
 export function valuesOf({ name, value }: Entry, hint = ''): FloatArray {
   if (isFloatArray(value)) return value;
   if (isArray(value)) return numbersIn(name, value);
+  if (typedArrayType(value) === 'Float16Array') return decoded(bitsOf(value as HalfArray), 'float16');
   if (!isObject(value) || typedArrayType(value) !== undefined)
     throw valuesError(name, valuesRule, value, hint);
-  const { data, shape, dims, strides, stride, offset } = propertiesOf(value, tensorNames) as Record<
+  const { data, shape, dims, strides, stride, offset, dtype } = propertiesOf(value, valueNames) as Record<
     string,
     unknown
   >;
   if (data === undefined) throw valuesError(name, valuesRule, value);
-  if (!isFloatArray(data) && !isArray(data)) throw valuesError(`${name}.data`, dataRule, data);
-  const values = isArray(data) ? numbersIn(`${name}.data`, data) : data;
-  const tensor = readShape(name, { data: values, shape, dims, strides, stride, offset });
+  const isBits = typedArrayType(data) === 'Uint16Array';
+  const isHalves = typedArrayType(data) === 'Float16Array';
+  if (!isFloatArray(data) && !isArray(data) && !isBits && !isHalves)
+    throw valuesError(`${name}.data`, dataRule, data);
+  const given = isArray(data) ? numbersIn(`${name}.data`, data) : data;
+  // What other arrays say of themselves does not matter.
+  const half = isBits ? checkOneOf(`${name}.dtype`, dtype, ['bfloat16', 'float16']) : 'float16';
+  const wanted = isBits || isHalves ? half : undefined;
+  const tensor = readShape(name, { data: given, shape, dims, strides, stride, offset }, wanted);
   checkLength(tensor);
-  return tensor.data;
+  return wanted === undefined ? (tensor.data as FloatArray) : decoded(tensor.data as Uint16Array, wanted);
+}
+
+function decoded(bits: Uint16Array, dtype: HalfDType): Float32Array {
+  const values = newArray<Float32Array>('float32', lengthOf(bits));
+  backend.convert.widen(dtype, bits, values);
+  return values;
 }
 
 function valuesError(name: string, rule: string, value: unknown, hint = ''): Error {
@@ -304,10 +322,8 @@ function valuesError(name: string, rule: string, value: unknown, hint = ''): Err
     );
   const cure =
     type === 'Uint16Array'
-      ? '; convert float16 or bfloat16 to a Float32Array first: bits alone do not say which they are'
-      : type === 'Float16Array'
-        ? '; give a Float32Array of its values'
-        : hint;
+      ? "; give { data, shape, dtype: 'bfloat16' }, or 'float16': bits alone do not say which they are"
+      : hint;
   return typeError(name, rule, value, 'INVALID_TYPE', cure);
 }
 
@@ -335,7 +351,7 @@ export function checkValues(
   values: FloatArray,
   channels: number,
   isVariance = false,
-  dtype?: DType,
+  dtype?: Arithmetic,
 ): FloatArray {
   if (lengthOf(values) !== channels) throw perChannelError(name, channels, lengthOf(values));
   for (let channel = 0; channel < channels; channel++) {

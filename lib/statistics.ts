@@ -20,7 +20,7 @@ import { operate } from './operations.js';
 import type { Forward, Held, HeldSets } from './pending.js';
 import { presentPass } from './presence.js';
 import { copyInto, filled, lengthOf } from './typed-array.js';
-import type { ArrayOf, DType, FloatArray } from './types.js';
+import type { ArrayOf, DType, ParametersOf, TensorArray } from './types.js';
 import {
   checkApart,
   checkDivisors,
@@ -78,7 +78,7 @@ class Seen {
 export class Statistics<D extends DType> {
   readonly #layer: LayerFacts<D>;
   readonly #passes: Passes<ArrayOf<D>>;
-  readonly #sets: HeldSets<ArrayOf<D>>;
+  readonly #sets: HeldSets<ParametersOf<ArrayOf<D>>>;
   readonly #exchange: Exchange | undefined;
   /** Of the last training batch: what the set holds that is kept, of so many values per channel, or those of its whole. */
   #count = 0;
@@ -88,7 +88,7 @@ export class Statistics<D extends DType> {
   /** All moments that have gone into the running statistics. */
   #taken: Seen | undefined;
 
-  constructor(layer: LayerFacts<D>, passes: Passes<ArrayOf<D>>, sets: HeldSets<ArrayOf<D>>) {
+  constructor(layer: LayerFacts<D>, passes: Passes<ArrayOf<D>>, sets: HeldSets<ParametersOf<ArrayOf<D>>>) {
     const { group } = layer.config;
     this.#layer = layer;
     this.#passes = passes;
@@ -105,7 +105,7 @@ export class Statistics<D extends DType> {
   }
 
   /** Puts them into `held`, but for those that the pass finds. */
-  find(call: ForwardCall<ArrayOf<D>>, held: Held<ArrayOf<D>>): Found {
+  find(call: ForwardCall<ArrayOf<D>>, held: Held<ParametersOf<ArrayOf<D>>>): Found {
     if (call.origin === 'running') return this.#running(held);
     if (call.whole !== undefined) {
       if (!call.present?.presence) return this.#partOf(call.whole, 'moments', held);
@@ -131,7 +131,7 @@ export class Statistics<D extends DType> {
    */
   async findLater(
     call: ForwardCall<ArrayOf<D>>,
-    held: Held<ArrayOf<D>>,
+    held: Held<ParametersOf<ArrayOf<D>>>,
     signal: AbortSignal | undefined,
     take: () => ArrayOf<D>,
   ): Promise<Found> {
@@ -168,7 +168,7 @@ export class Statistics<D extends DType> {
   done(
     { updates, geometry, moments }: ForwardCall<ArrayOf<D>>,
     { origin, whole }: Found,
-    held: Held<ArrayOf<D>>,
+    held: Held<ParametersOf<ArrayOf<D>>>,
     { mode, order }: { readonly mode: boolean; readonly order: number },
   ): void {
     const count = geometry.outer * geometry.inner;
@@ -226,11 +226,11 @@ export class Statistics<D extends DType> {
     };
   }
 
-  #pass({ geometry }: ForwardCall<ArrayOf<D>>, x: ArrayOf<D>, held: Held<ArrayOf<D>>) {
+  #pass({ geometry }: ForwardCall<ArrayOf<D>>, x: ArrayOf<D>, held: Held<ParametersOf<ArrayOf<D>>>) {
     return { geometry, x, mean: held.mean, variance: held.variance };
   }
 
-  #running({ mean, variance }: Held<ArrayOf<D>>): Found {
+  #running({ mean, variance }: Held<ParametersOf<ArrayOf<D>>>): Found {
     const { running, channels } = this.#layer;
     if (running === undefined) return cut;
     checkRunning(running, channels);
@@ -239,7 +239,7 @@ export class Statistics<D extends DType> {
     return fromRunning;
   }
 
-  #partOf(whole: Moments, origin: Origin, { mean, variance }: Held<ArrayOf<D>>): Found {
+  #partOf(whole: Moments, origin: Origin, { mean, variance }: Held<ParametersOf<ArrayOf<D>>>): Found {
     copyInto(mean, whole.mean);
     copyInto(variance, whole.variance);
     return { origin, whole, isFused: false };
@@ -249,7 +249,7 @@ export class Statistics<D extends DType> {
   #ofPresent(
     { input, geometry, origin, training, present }: ForwardCall<ArrayOf<D>>,
     whole: Moments,
-    held: Held<ArrayOf<D>>,
+    held: Held<ParametersOf<ArrayOf<D>>>,
   ): Found {
     const { running, channels, config } = this.#layer;
     const { count, squares } = whole;
@@ -272,7 +272,7 @@ export class Statistics<D extends DType> {
   }
 
   /** Statistics in which a channel may have no value: there y is as in evaluation, or the bias where there is none. */
-  #fallBack(whole: Moments, { mean, variance }: Held<ArrayOf<D>>): void {
+  #fallBack(whole: Moments, { mean, variance }: Held<ParametersOf<ArrayOf<D>>>): void {
     const { running, channels, config } = this.#layer;
     let isChecked = running === undefined;
     for (let channel = 0; channel < channels; channel++) {
@@ -293,13 +293,13 @@ export class Statistics<D extends DType> {
     checkDivisors('runningVar', checkVariance('runningVar', running?.variance, channels), config.eps);
   }
 
-  #alone({ variance }: Held<ArrayOf<D>>): Found {
+  #alone({ variance }: Held<ParametersOf<ArrayOf<D>>>): Found {
     checkVaries(variance);
     return cut;
   }
 
   /** What is to be done with what all members have. */
-  #together({ input }: ForwardCall<ArrayOf<D>>, whole: Moments, held: Held<ArrayOf<D>>): Found {
+  #together({ input }: ForwardCall<ArrayOf<D>>, whole: Moments, held: Held<ParametersOf<ArrayOf<D>>>): Found {
     const { eps, singleValue } = this.#layer.config;
     const count = evenCountOf(whole);
     if (count === 0) return cut;
@@ -319,7 +319,11 @@ export class Statistics<D extends DType> {
  * @returns whether that pass finds them.
  * @throws RangeError where eps is 0 and a channel does not vary: then nothing is written but the statistics.
  */
-export function findOwn<T extends FloatArray>(passes: Passes<T>, eps: number, pass: MomentsPass<T>): boolean {
+export function findOwn<T extends TensorArray>(
+  passes: Passes<T>,
+  eps: number,
+  pass: MomentsPass<T>,
+): boolean {
   if (eps > 0) return true;
   passes.moments(pass);
   checkVaries(pass.variance);
@@ -327,7 +331,7 @@ export function findOwn<T extends FloatArray>(passes: Passes<T>, eps: number, pa
 }
 
 /** Before gradients of parameters are written: the pass that writes dx comes after them. */
-function checkResult<T extends FloatArray>({ dx, dy, x, residual }: BackwardPass<T>): void {
+function checkResult<T extends TensorArray>({ dx, dy, x, residual }: BackwardPass<T>): void {
   if (dx === undefined) return;
   isInPlace(dx, 'dy.data', dy);
   checkApart('out', dx, { 'x.data': x, 'residual.data': residual });
@@ -349,14 +353,14 @@ export interface PresentBackward {
 }
 
 /** The sums of this part, which the other steps of such a backward pass follow. */
-function ownSums<T extends FloatArray>(pass: BackwardPass<T>, { presence }: PresentBackward) {
+function ownSums<T extends TensorArray>(pass: BackwardPass<T>, { presence }: PresentBackward) {
   const { channels } = pass.geometry;
   const sumBias = presence.impute && pass.dBias ? newArray<Float64Array>('float64', channels) : undefined;
   return { ...pass, presence, sums: newSums(channels), sumBias };
 }
 
 /** What follows from the sums of all parts; undefined where it is not asked for. */
-function presentSteps<T extends FloatArray>(
+function presentSteps<T extends TensorArray>(
   pass: BackwardPass<T>,
   { presence, counts, dWeights }: PresentBackward,
   sums: Sums,
@@ -379,7 +383,7 @@ function needsOwn(
   );
 }
 
-function writeParameters<T extends FloatArray>(passes: Passes<T>, own: ReturnType<typeof ownSums<T>>): void {
+function writeParameters<T extends TensorArray>(passes: Passes<T>, own: ReturnType<typeof ownSums<T>>): void {
   const { geometry, dWeight, dBias, sums, sumBias } = own;
   // The code of a group is the caller's.
   if (dWeight) checkKept('the gradient of weight', dWeight, geometry.channels);
@@ -389,7 +393,7 @@ function writeParameters<T extends FloatArray>(passes: Passes<T>, own: ReturnTyp
 }
 
 /** {@link throughForward} behind values of which not all count alike. */
-export function throughPresent<T extends FloatArray>(
+export function throughPresent<T extends TensorArray>(
   passes: Passes<T>,
   pass: BackwardPass<T>,
   beside: PresentBackward,
@@ -409,7 +413,7 @@ export function throughPresent<T extends FloatArray>(
 }
 
 /** {@link throughPresent} off the event loop; `take` gives the pass, when its turn has come. */
-export async function throughPresentLater<T extends FloatArray, R>(
+export async function throughPresentLater<T extends TensorArray, R>(
   passes: Passes<T>,
   beside: PresentBackward,
   wants: { readonly wantsInput: boolean; readonly wantsParameters: boolean },
@@ -446,7 +450,7 @@ export async function throughPresentLater<T extends FloatArray, R>(
 }
 
 /** A backward pass at once. */
-export function throughForward<T extends FloatArray>(
+export function throughForward<T extends TensorArray>(
   passes: Passes<T>,
   pass: BackwardPass<T>,
   { given, exchange, count }: SumsOrigin,
@@ -476,7 +480,7 @@ export function throughForward<T extends FloatArray>(
  *
  * @param take gives the pass, when its turn has come.
  */
-export async function throughForwardLater<T extends FloatArray, R>(
+export async function throughForwardLater<T extends TensorArray, R>(
   passes: Passes<T>,
   { given, exchange, count }: SumsOrigin,
   { wantsInput, wantsParameters }: { readonly wantsInput: boolean; readonly wantsParameters: boolean },
@@ -516,7 +520,7 @@ export async function throughForwardLater<T extends FloatArray, R>(
 }
 
 /** Of a backward pass dx alone, of sums over `count` values per channel. */
-function gradInputOf<T extends FloatArray>(
+function gradInputOf<T extends TensorArray>(
   pass: BackwardPass<T>,
   dx: T,
   sums: Sums,
@@ -534,7 +538,7 @@ function gradInputOf<T extends FloatArray>(
 }
 
 /** Those that follow from the sums of this part. */
-function gradParameters<T extends FloatArray>(
+function gradParameters<T extends TensorArray>(
   passes: Passes<T>,
   { geometry, eps, mean, variance, dWeight, dBias }: BackwardPass<T>,
   own: Sums,

@@ -2,15 +2,18 @@
 // them is taken here once, when the library is loaded. Nothing else in lib/ touches more of a typed array than its elements
 // (scripts/check-arrays.ts). They are arrays of any realm, and the getters cannot be forged.
 import { dtypes } from './dtype.js';
-import type { DType, FloatArray } from './types.js';
+import type { DType, TensorArray } from './types.js';
 
-type AnyArray = FloatArray | Uint8Array | Int32Array;
+type AnyArray = TensorArray | Uint8Array | Int32Array | Uint32Array;
 type Getter<T> = (this: unknown) => T;
 
 const { apply } = Reflect;
 const Memory = ArrayBuffer;
 const Integers = Int32Array;
 const Bytes = Uint8Array;
+const Words = Uint32Array;
+/** Not every runtime has it. */
+const Halves = (globalThis as { Float16Array?: Uint16ArrayConstructor }).Float16Array;
 const prototype = Object.getPrototypeOf(Uint8Array.prototype);
 const { fill, set } = prototype as Float32Array;
 
@@ -74,8 +77,8 @@ export function isResizable(memory: ArrayBuffer): boolean {
  *
  * @throws RangeError of the language where there is no memory for them.
  */
-export function zeros<T extends FloatArray>(dtype: DType, length: number): T {
-  return new dtypes[dtype].Array(length) as FloatArray as T;
+export function zeros<T extends TensorArray>(dtype: DType, length: number): T {
+  return new dtypes[dtype].Array(length) as TensorArray as T;
 }
 
 /** Bytes of 0. */
@@ -94,13 +97,13 @@ export function memoryOf(bytes: number): ArrayBuffer {
 }
 
 /** `length` values of a buffer from a byte on, as an array of a data type. */
-export function viewOf<T extends FloatArray>(
+export function viewOf<T extends TensorArray>(
   dtype: DType,
   memory: ArrayBufferLike,
   begin: number,
   length: number,
 ): T {
-  return new dtypes[dtype].Array(memory as ArrayBuffer, begin, length) as FloatArray as T;
+  return new dtypes[dtype].Array(memory as ArrayBuffer, begin, length) as TensorArray as T;
 }
 
 export function viewOfIntegers(memory: ArrayBufferLike, begin: number, length: number): Int32Array {
@@ -111,8 +114,31 @@ export function viewOfBytes(memory: ArrayBufferLike, begin: number, length: numb
   return new Bytes(memory as ArrayBuffer, begin, length);
 }
 
+/** Float32s as the integers that have their bits. */
+export function viewOfWords(memory: ArrayBufferLike, begin: number, length: number): Uint32Array {
+  return new Words(memory as ArrayBuffer, begin, length);
+}
+
+/** Whether there are Float16Arrays here. */
+export const hasHalves = Halves !== undefined;
+
+/** The bits of a Float16Array: the same memory, of a length that stays. Of one that has lost its buffer there are none. */
+export function bitsOf(array: TensorArray): Uint16Array {
+  const length = lengthOf(array);
+  return length === 0
+    ? zeros('float16', 0)
+    : viewOf('float16', bufferOf(array), extentOf(array).begin, length);
+}
+
+/** Bits as a Float16Array, in a runtime that has it: the same memory. */
+export function halvesOf(bits: TensorArray): TensorArray {
+  return Halves === undefined
+    ? bits
+    : new Halves(bufferOf(bits) as ArrayBuffer, extentOf(bits).begin, lengthOf(bits));
+}
+
 /** `length` values of an array from one on: the same memory. */
-export function partOf<T extends FloatArray>(array: T, dtype: DType, first: number, length: number): T {
+export function partOf<T extends TensorArray>(array: T, dtype: DType, first: number, length: number): T {
   return viewOf<T>(dtype, bufferOf(array), extentOf(array).begin + first * dtypes[dtype].bytes, length);
 }
 
@@ -128,7 +154,7 @@ export function filled<T extends AnyArray>(array: T, value: number): T {
 }
 
 /** Whether two arrays are views of one buffer object. */
-export function shareBuffer(a: FloatArray, b: FloatArray): boolean {
+export function shareBuffer(a: TensorArray, b: TensorArray): boolean {
   return bufferOf(a) === bufferOf(b);
 }
 
@@ -138,7 +164,7 @@ export interface Extent {
   end: number;
 }
 
-export function extentOf(array: FloatArray): Extent {
+export function extentOf(array: AnyArray): Extent {
   const begin: number = apply(byteOffset, array, []);
   return { begin, end: begin + byteLengthOf(array) };
 }

@@ -1,19 +1,43 @@
 // The types that everything speaks of. They depend on nothing.
 
-/** The values of a tensor. */
+/** The values of parameters and statistics. */
 export type FloatArray = Float32Array | Float64Array;
 
-/** Names of the two data types. */
-export type DType = 'float32' | 'float64';
+/** A Float16Array, where the language has it. */
+export type HalfArray = typeof globalThis extends { Float16Array: { prototype: infer T } } ? T : never;
+
+/** The values of a tensor. A Uint16Array holds the bits of bfloat16 or float16; which of them, a `dtype` beside it says. */
+export type TensorArray = FloatArray | Uint16Array | HalfArray;
+
+/** Names of the data types. */
+export type DType = 'float32' | 'float64' | 'bfloat16' | 'float16';
 
 /** The typed array that holds values of a data type. */
-export type ArrayOf<D extends DType> = D extends 'float64' ? Float64Array : Float32Array;
+export type ArrayOf<D extends DType> = D extends 'float64'
+  ? Float64Array
+  : D extends 'bfloat16'
+    ? Uint16Array
+    : D extends 'float16'
+      ? Uint16Array | HalfArray
+      : Float32Array;
+
+/** The data types that such an array may have. */
+export type DTypeOf<T extends TensorArray> = T extends Float32Array
+  ? 'float32'
+  : T extends Float64Array
+    ? 'float64'
+    : T extends Uint16Array
+      ? 'bfloat16' | 'float16'
+      : 'float16';
+
+/** What the parameters beside such a tensor are in, and their gradients: those of 16 bits are computed in float32. */
+export type ParametersOf<T extends TensorArray> = T extends FloatArray ? T : Float32Array;
 
 /**
  * Values in row-major order and their shape, of any rank from 1 on. `data.length` is the product of `shape`.
  * What this library returns owns its shape; its data is the caller's.
  */
-export interface Tensor<T extends FloatArray = FloatArray> {
+export interface Tensor<T extends TensorArray = FloatArray> {
   /** The values, those of the last dimension side by side. */
   readonly data: T;
   /** From 1 to 64 dimensions, each a non-negative safe integer. */
@@ -25,7 +49,7 @@ export interface Tensor<T extends FloatArray = FloatArray> {
  * with `strides` (or `stride`) and `offset`: its values are used where they are if they lie in rows one after the other, and
  * refused otherwise. Views at any offset, views of a SharedArrayBuffer and arrays of another realm are fine.
  */
-export type TensorLike<T extends FloatArray = FloatArray> =
+export type TensorLike<T extends TensorArray = FloatArray> =
   | {
       /** As of a {@link Tensor}. */
       readonly data: T;

@@ -1,7 +1,15 @@
 // Every check and, with errors.ts, every message. Reads each property of the caller's objects once: a getter that
 // changes things while they are read cannot make what was checked differ from what is used. What a getter or a proxy of
 // the caller's throws comes out as it is.
-import { arrayNames, dtypeNamed, dtypes } from './dtype.js';
+import {
+  type Arithmetic,
+  arrayNames,
+  dtypeNamed,
+  dtypeNames,
+  dtypes,
+  isHalf,
+  tensorDtypeNamed,
+} from './dtype.js';
 import {
   describe,
   describeShape,
@@ -15,8 +23,11 @@ import {
 import { type Names, propertiesOf, tensorNames } from './properties.js';
 import { suggestionFor } from './suggest.js';
 import {
+  bitsOf,
   copyInto,
   extentOf,
+  halvesOf,
+  hasHalves,
   lengthOf,
   memoryOf,
   partOf,
@@ -25,13 +36,16 @@ import {
   zeroBytes,
   zeros,
 } from './typed-array.js';
-import type { DType, FloatArray } from './types.js';
+import type { DType, FloatArray, TensorArray } from './types.js';
 
 /** A tensor whose shape has been checked; its length is checked by {@link checkLength}, last of all. */
-export interface ReadTensor<T extends FloatArray = FloatArray> {
+export interface ReadTensor<T extends TensorArray = TensorArray> {
   name: string;
+  /** Of a Float16Array its bits. */
   data: T;
   dtype: DType;
+  /** Whether they are those of a Float16Array. */
+  isHalves: boolean;
   shape: readonly number[];
   /** The product of the shape. */
   size: number;
@@ -110,20 +124,47 @@ function unknownOption(key: string, known: readonly string[]): Error {
   return typeError('options', rule, key, 'UNKNOWN_OPTION', suggestionFor(key, known));
 }
 
-/** The dtype of an array; `wanted`, if given, is the only one allowed. */
-export function dtypeOf(name: string, data: unknown, wanted?: DType): DType {
+/** The dtype of an array of parameters or statistics. */
+export function dtypeOf(name: string, data: unknown): Arithmetic {
   const dtype = tryDtypeOf(data);
-  if (dtype === undefined || (wanted !== undefined && dtype !== wanted)) throw dtypeError(name, data, wanted);
-  return dtype;
+  if (dtype !== undefined) return dtype;
+  const cure =
+    typedArrayType(data) === 'Uint16Array'
+      ? '; of the bits of bfloat16 or float16 decode(values, dtype) makes a Float32Array'
+      : '';
+  throw typeError(name, `be a ${arrayNames}`, data, 'INVALID_TYPE', cure);
 }
 
-function tryDtypeOf(data: unknown): DType | undefined {
+function tryDtypeOf(data: unknown): Arithmetic | undefined {
   return dtypeNamed(typedArrayType(data));
 }
 
-function dtypeError(name: string, data: unknown, wanted: DType | undefined, cure = ''): Error {
+/** For data of a tensor that are of another kind. */
+function dataError(name: string, data: unknown, wanted: DType | undefined): Error {
   const rule = wanted === undefined ? arrayNames : dtypes[wanted].arrayName;
-  return typeError(name, `be a ${rule}`, data, 'INVALID_TYPE', cure);
+  const orHalves = wanted === 'float16' && hasHalves ? ' or Float16Array' : '';
+  return typeError(name, `be a ${rule}${orHalves}`, data, 'INVALID_TYPE', dataCure(data, wanted));
+}
+
+function dataCure(data: unknown, wanted: DType | undefined): string {
+  if (typeof data === 'function')
+    return '; of a tensor of TensorFlow.js give { data: await t.data(), shape: t.shape }';
+  switch (typedArrayType(data)) {
+    case 'Uint16Array':
+      return "; the bits of bfloat16 or float16 need dtype: 'bfloat16' or 'float16'";
+    case 'Float16Array':
+      return "; it needs dtype: 'float16'";
+    case 'Float32Array':
+    case 'Float64Array':
+      return wanted !== undefined && isHalf(wanted) ? `; encode(values, '${wanted}') makes one` : '';
+    case 'Uint8Array':
+    case 'Uint8ClampedArray':
+    case 'Int8Array':
+    case 'Int16Array':
+      return '; integers are input of inference alone: of run(), runAsync() and forwardInference()';
+    default:
+      return '';
+  }
 }
 
 /** For what is no tensor, or one of other values. */
@@ -133,18 +174,11 @@ function tensorError(name: string, value: unknown, data: unknown, dtype: DType |
   if (type !== undefined) return wordedTypeError(name, rule, `${type.startsWith('I') ? 'an' : 'a'} ${type}`);
   if (!isObject(value) || isArray(value)) return typeError(name, rule, value);
   if (data === undefined) return wordedTypeError(name, rule, 'an object without data');
-  return dtypeError(
-    `${name}.data`,
-    data,
-    dtype,
-    typeof data === 'function'
-      ? '; of a tensor of TensorFlow.js give { data: await t.data(), shape: t.shape }'
-      : '',
-  );
+  return dataError(`${name}.data`, data, dtype);
 }
 
-/** Reads a tensor and checks all of it but its length; with `dtype`, its type too. */
-export function readShape<T extends FloatArray>(name: string, value: unknown, dtype?: DType): ReadTensor<T> {
+/** Reads a tensor and checks all of it but its length; with `dtype`, its type too. Without one, bits are refused. */
+export function readShape<T extends TensorArray>(name: string, value: unknown, dtype?: DType): ReadTensor<T> {
   if (!isObject(value)) throw tensorError(name, value, undefined, dtype);
   const {
     data,
@@ -154,7 +188,8 @@ export function readShape<T extends FloatArray>(name: string, value: unknown, dt
     strides = stride,
     offset,
   } = propertiesOf(value, tensorNames) as { data: T } & Record<string, unknown>;
-  const found = tryDtypeOf(data);
+  const type = typedArrayType(data);
+  const found = tensorDtypeNamed(type, dtype);
   if (found === undefined || (dtype !== undefined && found !== dtype))
     throw tensorError(name, value, data, dtype);
   const hasDims = shape === undefined && dims !== undefined;
@@ -180,13 +215,15 @@ export function readShape<T extends FloatArray>(name: string, value: unknown, dt
   }
   if (extent > Number.MAX_SAFE_INTEGER)
     throw rangeError(`${name}.${named}`, 'stay below 2^53 values', describeShape(copy));
-  const tensor = { name, data, dtype: found, shape: copy, size };
+  const isHalves = type === 'Float16Array';
+  const values = isHalves ? (bitsOf(data) as TensorArray as T) : data;
+  const tensor = { name, data: values, dtype: found, isHalves, shape: copy, size };
   if (strides === undefined) return tensor;
   return withoutStrides(tensor, strides === stride ? 'stride' : 'strides', strides, offset);
 }
 
 /** A tensor of a library that has strides, as one without: a view of its values, which must lie in rows, one after the other. */
-function withoutStrides<T extends FloatArray>(
+function withoutStrides<T extends TensorArray>(
   tensor: ReadTensor<T>,
   stridesName: string,
   strides: unknown,
@@ -242,15 +279,20 @@ export function checkLength(tensor: ReadTensor): void {
     );
 }
 
+/** A result in the class of a tensor: a Float16Array where that is one. */
+export function inClassOf<T extends TensorArray>({ isHalves }: ReadTensor<T>, result: T): T {
+  return isHalves ? (halvesOf(result) as T) : result;
+}
+
 /** A tensor to be added to `input`, checked but for its length. */
-export function readResidual<T extends FloatArray>(value: unknown, input: ReadTensor<T>): ReadTensor<T> {
+export function readResidual<T extends TensorArray>(value: unknown, input: ReadTensor<T>): ReadTensor<T> {
   const residual = readShape<T>('residual', value, input.dtype);
   checkSameShape(residual, input.name, input.shape);
   return residual;
 }
 
-export function readTensor(name: string, value: unknown): ReadTensor {
-  const tensor = readShape(name, value);
+export function readTensor(name: string, value: unknown, dtype?: DType): ReadTensor {
+  const tensor = readShape(name, value, dtype);
   checkLength(tensor);
   return tensor;
 }
@@ -345,6 +387,11 @@ export function checkOneOf<const T extends string>(name: string, value: unknown,
   throw rangeError(name, rule, describe(value));
 }
 
+/** A dtype that was given, if it was. */
+export function checkDtype(dtype: unknown, name = 'dtype'): DType | undefined {
+  return dtype === undefined ? undefined : checkOneOf(name, dtype, dtypeNames);
+}
+
 /** A per-channel array: Float32Array or Float64Array with a value for each channel. */
 export function checkPerChannel(name: string, value: unknown, channels: number): FloatArray {
   dtypeOf(name, value);
@@ -412,24 +459,24 @@ function channelOfZero(variance: FloatArray): number {
 }
 
 /** A per-channel array in a dtype: itself where it has that dtype, else a copy. */
-export function toDtype<T extends FloatArray>(values: FloatArray, dtype: DType): T {
+export function toDtype<T extends FloatArray>(values: FloatArray, dtype: Arithmetic): T {
   return tryDtypeOf(values) === dtype ? (values as T) : copyAs<T>(dtype, values);
 }
 
 /** A copy, in the same dtype. */
 export function copyOf<T extends FloatArray>(values: T): T {
-  return copyAs<T>(tryDtypeOf(values) as DType, values);
+  return copyAs<T>(tryDtypeOf(values) as Arithmetic, values);
 }
 
 /** A copy in a dtype. */
-export function copyAs<T extends FloatArray>(dtype: DType, values: FloatArray): T {
+export function copyAs<T extends FloatArray>(dtype: Arithmetic, values: FloatArray): T {
   const copy = newArray<T>(dtype, lengthOf(values));
   copyInto(copy, values);
   return copy;
 }
 
 /** Zeros of a dtype. */
-export function newArray<T extends FloatArray>(dtype: DType, length: number): T {
+export function newArray<T extends TensorArray>(dtype: DType, length: number): T {
   return allocated(length, `values of ${dtype}`, () => zeros<T>(dtype, length));
 }
 
@@ -451,20 +498,31 @@ function allocated<R>(size: number, unit: string, allocate: () => R): R {
   }
 }
 
-/** Type and length of a result array for a tensor that has been read. */
-export function checkOut<T extends FloatArray>(out: unknown, tensor: ReadTensor<T>): T {
-  dtypeOf('out', out, tensor.dtype);
-  const length = lengthOf(out as T);
+/**
+ * The type of a result array for a tensor.
+ *
+ * @returns what is to be written: of a Float16Array its bits.
+ */
+export function checkOutType<T extends TensorArray>(out: unknown, { dtype }: ReadTensor<T>): T {
+  const type = typedArrayType(out);
+  if (tensorDtypeNamed(type, dtype) !== dtype) throw dataError('out', out, dtype);
+  return type === 'Float16Array' ? (bitsOf(out as T) as TensorArray as T) : (out as T);
+}
+
+/** {@link checkOutType}, and the length. */
+export function checkOut<T extends TensorArray>(out: unknown, tensor: ReadTensor<T>): T {
+  const result = checkOutType(out, tensor);
+  const length = lengthOf(result);
   if (length !== tensor.size)
     throw rangeError('out', `have ${tensor.size} values (${tensor.shape.join(' x ')})`, String(length));
-  return out as T;
+  return result;
 }
 
 /** Arrays by the names that messages give them. */
-export type NamedArrays = Readonly<Record<string, FloatArray | null | undefined>>;
+export type NamedArrays = Readonly<Record<string, TensorArray | null | undefined>>;
 
 /** An array must share no memory with others. */
-export function checkApart(name: string, array: FloatArray, others: NamedArrays): void {
+export function checkApart(name: string, array: TensorArray, others: NamedArrays): void {
   for (const other in others) {
     // What somebody has added to Object.prototype is no array.
     const input = hasOwn(others, other) ? others[other] : undefined;
@@ -474,7 +532,7 @@ export function checkApart(name: string, array: FloatArray, others: NamedArrays)
 }
 
 /** What is given away takes its buffer along: nothing else may lie there, empty as it may be. */
-export function checkElsewhere(name: string, array: FloatArray, others: NamedArrays): void {
+export function checkElsewhere(name: string, array: TensorArray, others: NamedArrays): void {
   for (const other in others) {
     const kept = hasOwn(others, other) ? others[other] : undefined;
     if (kept && shareBuffer(array, kept))
@@ -486,14 +544,14 @@ export function checkElsewhere(name: string, array: FloatArray, others: NamedArr
  * Whether a result begins where an input does. It may then take that input's place; otherwise it must not overlap it.
  * Backends check it, last of all: the native one sees memory that two SharedArrayBuffer objects map.
  */
-export function isInPlace(result: FloatArray, name: string, input: FloatArray): boolean {
+export function isInPlace(result: TensorArray, name: string, input: TensorArray): boolean {
   const shared = sharedBytes(result, input);
   if (shared === 0) return false;
   if (extentOf(result).begin === extentOf(input).begin) return true;
   throw overlapError('out', `be ${name} itself or not overlap it`, shared);
 }
 
-function sharedBytes(a: FloatArray, b: FloatArray): number {
+function sharedBytes(a: TensorArray, b: TensorArray): number {
   // Nearly always different buffers: nothing more to ask then.
   if (!shareBuffer(a, b)) return 0;
   const first = extentOf(a);
@@ -506,7 +564,7 @@ function overlapError(name: string, rule: string, bytes: number): Error {
 }
 
 /** The caller may have detached or shrunk its memory since it was checked. */
-export function checkKept(name: string, array: FloatArray, length: number): void {
+export function checkKept(name: string, array: TensorArray, length: number): void {
   if (lengthOf(array) !== length)
     throw stateError(
       'BUFFER_CHANGED',

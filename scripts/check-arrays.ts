@@ -13,7 +13,8 @@ const atLoad = new Set(['backend/caches.ts', 'backend/native.ts', 'backend/threa
 /** TensorFlow.js itself iterates arrays all the time: where that is broken, nothing of it works. */
 const withTensorFlow = /^tfjs\//;
 
-const arrayTypes = /^(?:(?:Float32|Float64|Uint8|Int32)Array|ArrayBuffer|SharedArrayBuffer)$/;
+const arrayTypes =
+  /^(?:(?:Float16|Float32|Float64|Uint8|Uint16|Int32|Uint32)Array|ArrayBuffer|SharedArrayBuffer)$/;
 const callers = new Set(['call', 'apply', 'bind']);
 
 const faults: string[] = [];

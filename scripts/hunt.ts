@@ -1,11 +1,13 @@
 // Hunts for data on which the statistics, y and the gradients are furthest from the textbook, and says how far that was
 // for each kind of data: npm run hunt -- --seconds 600 --seed 1. Ends with 1 where something is worse than promised.
 // `--repeat '<JSON>'` measures one finding again.
+
 import { parseArgs } from 'node:util';
 import Table from 'cli-table3';
-import { capabilities, type DType } from '../lib/index.js';
+import { capabilities } from '../lib/index.js';
 import { kinds } from '../test/support/data.js';
 import { bounds, type Finding, hunt, measures, repeat, type Subject } from '../test/support/hunt.js';
+import type { FloatDType } from '../test/support/tensors.js';
 
 const { values } = parseArgs({
   options: {
@@ -23,7 +25,7 @@ if (!Number.isSafeInteger(seed) || seed < 0)
   throw new RangeError(`--seed must be a non-negative integer, got ${values.seed}`);
 if (!(values.dtype in bounds))
   throw new RangeError(`--dtype must be one of ${Object.keys(bounds).join(', ')}, got ${values.dtype}`);
-const dtype = values.dtype as DType;
+const dtype = values.dtype as FloatDType;
 const unknown = values.kind.find((name) => !(name in kinds));
 if (unknown !== undefined)
   throw new RangeError(`--kind must be one of ${Object.keys(kinds).join(', ')}, got ${unknown}`);

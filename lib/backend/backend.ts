@@ -1,4 +1,5 @@
-import type { FloatArray } from '../types.js';
+import type { HalfDType } from '../dtype.js';
+import type { ParametersOf, TensorArray } from '../types.js';
 import type { Geometry } from '../validate.js';
 
 /**
@@ -19,15 +20,15 @@ export function maskBytes(size: number): number {
  * What a forward pass over x[outer][channels][inner] reads and writes; as `Forward` of native/batchnorm.h. Every property is there,
  * for nothing may be inherited.
  */
-export interface ForwardPass<T extends FloatArray> {
+export interface ForwardPass<T extends TensorArray> {
   readonly geometry: Geometry;
   readonly eps: number;
   readonly x: T;
   /** May be x. */
   readonly y: T;
   /** One value per channel, as the next three have. An absent weight is 1, an absent bias 0. */
-  readonly weight: T | undefined;
-  readonly bias: T | undefined;
+  readonly weight: ParametersOf<T> | undefined;
+  readonly bias: ParametersOf<T> | undefined;
   /** Written in training, read in inference. */
   readonly mean: Float64Array;
   /** Biased. */
@@ -41,7 +42,7 @@ export interface ForwardPass<T extends FloatArray> {
 }
 
 /** A pass over x[outer][channels][inner] that finds its statistics: those that training finds. */
-export interface MomentsPass<T extends FloatArray> {
+export interface MomentsPass<T extends TensorArray> {
   readonly geometry: Geometry;
   readonly x: T;
   readonly mean: Float64Array;
@@ -50,15 +51,15 @@ export interface MomentsPass<T extends FloatArray> {
 }
 
 /** What all passes back through a forward read; as `Backward` of native/batchnorm.h. */
-export interface ThroughForward<T extends FloatArray> {
+export interface ThroughForward<T extends TensorArray> {
   readonly geometry: Geometry;
   readonly eps: number;
   readonly dy: T;
   readonly x: T;
   readonly mean: Float64Array;
   readonly variance: Float64Array;
-  readonly weight: T | undefined;
-  readonly bias: T | undefined;
+  readonly weight: ParametersOf<T> | undefined;
+  readonly bias: ParametersOf<T> | undefined;
   readonly relu: boolean;
   readonly residual: T | undefined;
   /** Of a residual and a ReLU, what the forward pass has filled; or undefined to compute it from the residual. */
@@ -68,13 +69,13 @@ export interface ThroughForward<T extends FloatArray> {
 }
 
 /** A backward pass; what it writes as `Gradients` of native/batchnorm.h. */
-export interface BackwardPass<T extends FloatArray> extends ThroughForward<T> {
+export interface BackwardPass<T extends TensorArray> extends ThroughForward<T> {
   /** Whether mean and variance are those of x, and carry gradient. */
   readonly training: boolean;
   /** The gradients that are asked for. dx may be dy. */
   readonly dx: T | undefined;
-  readonly dWeight: T | undefined;
-  readonly dBias: T | undefined;
+  readonly dWeight: ParametersOf<T> | undefined;
+  readonly dBias: ParametersOf<T> | undefined;
 }
 
 /** The sums that gradients follow from, one value per channel: Σdy and Σdy·(x − mean), of the dy that an activation lets through. */
@@ -84,12 +85,12 @@ export interface Sums {
 }
 
 /** One half of a backward pass in training: the sums, which it writes. */
-export interface GradSumsPass<T extends FloatArray> extends ThroughForward<T> {
+export interface GradSumsPass<T extends TensorArray> extends ThroughForward<T> {
   readonly sums: Sums;
 }
 
 /** The other: dx of sums over `count` values per channel, of this pass or of a larger batch. */
-export interface GradInputPass<T extends FloatArray> extends ThroughForward<T> {
+export interface GradInputPass<T extends TensorArray> extends ThroughForward<T> {
   readonly sums: Sums;
   readonly count: number;
   /** May be dy. */
@@ -109,7 +110,7 @@ export interface Presence {
 }
 
 /** A pass that finds the statistics of what counts: all 0 in a channel where nothing does. */
-export interface MomentsOfPresentPass<T extends FloatArray> extends MomentsPass<T> {
+export interface MomentsOfPresentPass<T extends TensorArray> extends MomentsPass<T> {
   readonly presence: Presence;
   /** The sums of the weights, and of their squares. */
   readonly count: Float64Array;
@@ -117,31 +118,31 @@ export interface MomentsOfPresentPass<T extends FloatArray> extends MomentsPass<
 }
 
 /** An inference that is another one where `impute` or `zero` is true. */
-export interface InferPresentPass<T extends FloatArray> extends ForwardPass<T> {
+export interface InferPresentPass<T extends TensorArray> extends ForwardPass<T> {
   readonly presence: Presence;
 }
 
 /** What goes back through a forward of values of which not all count alike. */
-export interface ThroughPresent<T extends FloatArray> extends ThroughForward<T> {
+export interface ThroughPresent<T extends TensorArray> extends ThroughForward<T> {
   readonly presence: Presence;
   readonly sums: Sums;
 }
 
 /** The sums, which it writes. */
-export interface GradSumsOfPresentPass<T extends FloatArray> extends ThroughPresent<T> {
+export interface GradSumsOfPresentPass<T extends TensorArray> extends ThroughPresent<T> {
   /** With `impute` the gradient of the bias. */
   readonly sumBias: Float64Array | undefined;
 }
 
 /** dx of sums over `counts` of weight per channel; 0, or undefined for all, where the statistics are constants. */
-export interface GradInputOfPresentPass<T extends FloatArray> extends ThroughPresent<T> {
+export interface GradInputOfPresentPass<T extends TensorArray> extends ThroughPresent<T> {
   readonly counts: Float64Array | undefined;
   /** May be dy. */
   readonly dx: T | undefined;
 }
 
 /** The gradients of the weights, which are there. */
-export interface GradWeightsPass<T extends FloatArray> extends ThroughPresent<T> {
+export interface GradWeightsPass<T extends TensorArray> extends ThroughPresent<T> {
   readonly counts: Float64Array;
   readonly dWeights: Float64Array;
 }
@@ -151,7 +152,7 @@ export interface GradWeightsPass<T extends FloatArray> extends ThroughPresent<T>
  * ERR_BATCHNORM_BUFFER_CHANGED, where a result overlaps an input of its size without being in its place,
  * ERR_BATCHNORM_OVERLAP; both before anything is written.
  */
-export interface Passes<T extends FloatArray> {
+export interface Passes<T extends TensorArray> {
   /** Writes y = activation(normalized x + residual), mean and the biased variance. Returns whether y is x. */
   forwardTraining(pass: ForwardPass<T>): boolean;
   /** The same with given statistics. */
@@ -171,8 +172,8 @@ export interface Passes<T extends FloatArray> {
     mean: Float64Array,
     variance: Float64Array,
     sums: Sums,
-    dWeight: T | undefined,
-    dBias: T | undefined,
+    dWeight: ParametersOf<T> | undefined,
+    dBias: ParametersOf<T> | undefined,
   ): void;
   momentsOfPresent(pass: MomentsOfPresentPass<T>): void;
   inferPresent(pass: InferPresentPass<T>): boolean;
@@ -201,8 +202,8 @@ export interface Passes<T extends FloatArray> {
   freeze(
     channels: number,
     eps: number,
-    weight: T | undefined,
-    bias: T | undefined,
+    weight: ParametersOf<T> | undefined,
+    bias: ParametersOf<T> | undefined,
     mean: Float64Array,
     variance: Float64Array,
     relu: boolean,
@@ -255,6 +256,14 @@ export function nothingOnTheWay(): OnTheWay {
 /** Is called when an operation has finished, and then not again before takeFinished has found none. */
 export type FinishedHandler = () => void;
 
+/** Between a type of 16 bits and float32; arrays are of the same length. */
+export interface Conversions {
+  /** Exactly. */
+  widen(dtype: HalfDType, from: Uint16Array, to: Float32Array): void;
+  /** To nearest even; what is beyond the range becomes infinite, NaN stays NaN. */
+  narrow(dtype: HalfDType, from: Float32Array, to: Uint16Array): void;
+}
+
 /** One interface, two answers: native.ts and wasm.ts. Both give the same bits. */
 export interface Backend {
   readonly name: 'native' | 'wasm';
@@ -264,6 +273,10 @@ export interface Backend {
   readonly isas: readonly string[];
   readonly float32: Passes<Float32Array>;
   readonly float64: Passes<Float64Array>;
+  /** Of bits: they compute what those of float32 compute of the widened values, and round the results once. */
+  readonly bfloat16: Passes<Uint16Array>;
+  readonly float16: Passes<Uint16Array>;
+  readonly convert: Conversions;
   /**
    * In place; returns the number of channels whose new mean or variance would not be finite and which were left out.
    * `accepted` takes the place of decay where it is given: how many batches each channel is the mean of, which is counted on.
@@ -286,9 +299,9 @@ export interface Backend {
   /** Frees what freeze has filled before it is collected, where that is possible. No operation may be using it. */
   release(memory: ArrayBuffer): void;
   /** Whether an array begins where a pass can take values of so many bytes; only another addon's memory does not. */
-  isAligned(array: FloatArray, bytes: number): boolean;
+  isAligned(array: TensorArray, bytes: number): boolean;
   /** For memory that nobody has touched yet: a hint, without which only time is lost. */
-  adviseHugePages(array: FloatArray): void;
+  adviseHugePages(array: TensorArray): void;
   /**
    * Modules can be evaluated twice in a process (a test runner that resets them, two bundles) over one binary, which counts
    * slots and reports them once: so this belongs to the binary.

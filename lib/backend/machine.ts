@@ -1,5 +1,5 @@
-// The module and its memory, into which arrays are copied and results out of it.
-import { dtypeNamed, dtypes } from '../dtype.js';
+// The module and its memory, into which arrays are copied and results out of it. What is of 16 bits is float32 in there.
+import { arithmeticOf, dtypeNamed, dtypes, type HalfDType, isHalf } from '../dtype.js';
 import { rangeError, stateError } from '../errors.js';
 import {
   byteLengthOf,
@@ -11,7 +11,8 @@ import {
   viewOf,
   viewOfBytes,
 } from '../typed-array.js';
-import type { DType, FloatArray } from '../types.js';
+import type { DType, TensorArray } from '../types.js';
+import { conversions } from './convert.js';
 import type { Prepared } from './turns.js';
 
 const { apply } = Reflect;
@@ -47,7 +48,7 @@ export type PassName =
   | 'runFrozen';
 export type NumericFunction = (...args: (number | boolean)[]) => number;
 
-export type AnyArray = FloatArray | Uint8Array;
+export type AnyArray = TensorArray | Uint8Array;
 
 /** Arrays begin at lines, as the module's own do. */
 const lineBytes = 64;
@@ -72,6 +73,8 @@ export class Machine {
   #kept: Pointer = 0;
   #keptBytes = 0;
   #next = 0;
+  /** Of the bits that a call is given. */
+  #half: HalfDType | undefined;
 
   constructor(bytes: Uint8Array) {
     this.#module = new WebAssembly.Module(bytes);
@@ -106,11 +109,16 @@ export class Machine {
     }
   }
 
-  /** Runs a call with room for so many bytes, each array of which {@link put} or {@link reserve} takes its part. */
-  within<R>(bytes: number, use: () => R): R {
+  /**
+   * Runs a call with room for so many bytes, each array of which {@link put} or {@link reserve} takes its part.
+   *
+   * @param dtype of the tensors that are copied in and out.
+   */
+  within<R>(dtype: DType, bytes: number, use: () => R): R {
     const own = bytes > keptBytes;
     const place = own ? this.#take(bytes) : this.#keep(bytes);
     this.#next = place;
+    this.#half = isHalf(dtype) ? dtype : undefined;
     try {
       return use();
     } finally {
@@ -168,40 +176,57 @@ export class Machine {
   /** Into the module, or out of it. */
   #copy(array: AnyArray, place: Pointer, part: Part | undefined, out: boolean): void {
     const length = lengthOf(array);
+    const dtype = this.#dtypeOf(array);
     if (part === undefined || part.length === length) {
-      const inside = this.#view(array, place, length);
-      if (out) copyInto(array, inside);
-      else copyInto(inside, array);
+      this.#move(array, place, length, dtype, out);
       return;
     }
-    const values = array as FloatArray;
-    const dtype = dtypeNamed(typedArrayType(values)) as DType;
-    const runBytes = part.length * dtypes[dtype].bytes;
+    const values = array as TensorArray;
+    const known = dtype as DType;
+    const runBytes = part.length * dtypes[arithmeticOf(known)].bytes;
     for (let run = 0; run < part.runs; run++) {
-      const inside = this.#view(values, place + run * runBytes, part.length);
-      const outside = partOf(values, dtype, part.first + run * part.stride, part.length);
-      if (out) copyInto(outside, inside);
-      else copyInto(inside, outside);
+      const outside = partOf(values, known, part.first + run * part.stride, part.length);
+      this.#move(outside, place + run * runBytes, part.length, known, out);
     }
   }
 
-  #view(array: AnyArray, place: Pointer, length: number): AnyArray {
+  /** undefined for bytes. */
+  #dtypeOf(array: AnyArray): DType | undefined {
+    const type = typedArrayType(array);
+    return type === 'Uint16Array' ? this.#half : dtypeNamed(type);
+  }
+
+  #move(outside: AnyArray, place: Pointer, length: number, dtype: DType | undefined, out: boolean): void {
     // A memory that grows loses its buffer. To ask for the buffer takes as long as a small copy.
     if (bytesOf(this.#buffer) === 0) this.#buffer = this.#exports.memory.buffer;
     const buffer = this.#buffer;
-    const dtype = dtypeNamed(typedArrayType(array));
-    return dtype === undefined ? viewOfBytes(buffer, place, length) : viewOf(dtype, buffer, place, length);
+    if (dtype !== undefined && isHalf(dtype)) {
+      const inside = viewOf<Float32Array>('float32', buffer, place, length);
+      if (out) conversions.narrow(dtype, inside, outside as Uint16Array);
+      else conversions.widen(dtype, outside as Uint16Array, inside);
+      return;
+    }
+    const inside =
+      dtype === undefined ? viewOfBytes(buffer, place, length) : viewOf(dtype, buffer, place, length);
+    if (out) copyInto(outside, inside);
+    else copyInto(inside, outside);
   }
 }
 
-/** The bytes that arrays take together: `each` where that is given, or as many as they have. */
+/** The bytes that arrays take together in the module: `each` where that is given, or as many as they have there. */
 export function bytesFor(each: number | undefined, ...arrays: (AnyArray | undefined)[]): number {
   let bytes = 0;
   for (let i = 0; i < arrays.length; i++) {
     const array = arrays[i];
-    if (array !== undefined) bytes += roundUp(each ?? byteLengthOf(array));
+    if (array !== undefined) bytes += roundUp(each ?? bytesInside(array));
   }
   return bytes;
+}
+
+/** Those of 16 bits are widened. */
+function bytesInside(array: AnyArray): number {
+  const bytes = byteLengthOf(array);
+  return typedArrayType(array) === 'Uint16Array' ? 2 * bytes : bytes;
 }
 
 /** What of a tensor goes through the module at once: `runs` runs of `length` neighbouring values. */

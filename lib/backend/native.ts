@@ -1,7 +1,7 @@
 // Finds the .node file and types it; binding/binding.cpp is the other side.
 import { createRequire } from 'node:module';
 import { rangeError } from '../errors.js';
-import type { FloatArray } from '../types.js';
+import type { TensorArray } from '../types.js';
 import { version } from '../version.js';
 import {
   type Backend,
@@ -19,12 +19,14 @@ import {
   type ThroughPresent,
 } from './backend.js';
 import { l2Bytes, usualStreamBytes } from './caches.js';
+import { conversions } from './convert.js';
 import { cpus } from './threads.js';
+import { withWidened } from './widened.js';
 
 /** The passes as binding.cpp has them: by position, and the slot last where they compute later. */
 type BoundForward = (...operands: unknown[]) => boolean;
 type Bound = (...operands: unknown[]) => void;
-interface BoundPasses<T extends FloatArray>
+interface BoundPasses<T extends TensorArray>
   extends Pick<Passes<T>, 'frozenBytes' | 'freeze' | 'runFrozen' | 'runFrozenLater'> {
   forwardTraining: BoundForward;
   forwardInference: BoundForward;
@@ -111,7 +113,7 @@ function checkVersion({ version: found }: { version: string }): void {
 
 // The one place where a pass becomes positions: a record costs the binding more to read than the whole of a small pass.
 
-function spreadForward<T extends FloatArray>(
+function spreadForward<T extends TensorArray>(
   bound: BoundForward,
 ): (pass: ForwardPass<T>, slot?: Slot) => boolean {
   return (pass, slot) =>
@@ -133,12 +135,12 @@ function spreadForward<T extends FloatArray>(
     );
 }
 
-function spreadMoments<T extends FloatArray>(bound: Bound): (pass: MomentsPass<T>, slot?: Slot) => void {
+function spreadMoments<T extends TensorArray>(bound: Bound): (pass: MomentsPass<T>, slot?: Slot) => void {
   return ({ geometry, x, mean, variance }, slot) =>
     bound(geometry.outer, geometry.channels, geometry.inner, x, mean, variance, slot);
 }
 
-function spreadBackward<T extends FloatArray>(bound: Bound): (pass: BackwardPass<T>, slot?: Slot) => void {
+function spreadBackward<T extends TensorArray>(bound: Bound): (pass: BackwardPass<T>, slot?: Slot) => void {
   return (pass, slot) =>
     bound(
       pass.geometry.outer,
@@ -164,7 +166,7 @@ function spreadBackward<T extends FloatArray>(bound: Bound): (pass: BackwardPass
 }
 
 /** gradSums reads neither count nor dx. */
-function spreadSums<T extends FloatArray>(
+function spreadSums<T extends TensorArray>(
   bound: Bound,
 ): (pass: GradSumsPass<T> & Partial<Pick<GradInputPass<T>, 'count' | 'dx'>>, slot?: Slot) => void {
   return (pass, slot) =>
@@ -191,7 +193,7 @@ function spreadSums<T extends FloatArray>(
     );
 }
 
-function spreadMomentsOfPresent<T extends FloatArray>(
+function spreadMomentsOfPresent<T extends TensorArray>(
   bound: Bound,
 ): (pass: MomentsOfPresentPass<T>, slot?: Slot) => void {
   return (pass, slot) =>
@@ -212,7 +214,7 @@ function spreadMomentsOfPresent<T extends FloatArray>(
     );
 }
 
-function spreadInferPresent<T extends FloatArray>(
+function spreadInferPresent<T extends TensorArray>(
   bound: BoundForward,
 ): (pass: InferPresentPass<T>, slot?: Slot) => boolean {
   return (pass, slot) =>
@@ -239,14 +241,16 @@ function spreadInferPresent<T extends FloatArray>(
 }
 
 /** Each of them reads what its pass has. */
-interface OfPresent<T extends FloatArray> extends ThroughPresent<T> {
+interface OfPresent<T extends TensorArray> extends ThroughPresent<T> {
   counts?: Float64Array | undefined;
   dx?: T | undefined;
   dWeights?: Float64Array;
   sumBias?: Float64Array | undefined;
 }
 
-function spreadThroughPresent<T extends FloatArray>(bound: Bound): (pass: OfPresent<T>, slot?: Slot) => void {
+function spreadThroughPresent<T extends TensorArray>(
+  bound: Bound,
+): (pass: OfPresent<T>, slot?: Slot) => void {
   return (pass, slot) =>
     bound(
       pass.geometry.outer,
@@ -276,7 +280,7 @@ function spreadThroughPresent<T extends FloatArray>(bound: Bound): (pass: OfPres
     );
 }
 
-function passesOf<T extends FloatArray>(bound: BoundPasses<T>): Passes<T> {
+function passesOf<T extends TensorArray>(bound: BoundPasses<T>): Passes<T> {
   return {
     forwardTraining: spreadForward(bound.forwardTraining),
     forwardInference: spreadForward(bound.forwardInference),
@@ -328,7 +332,7 @@ export function createNativeBackend({ isa, streamBytes }: NativeSettings = {}): 
     streamBytes === undefined ? usualStreamBytes : { most: streamBytes, perThread: streamBytes };
   // The other half is for what is written, and for the next group, which is being fetched.
   binding.setMachine(cpus(), l2 / 2, most, perThread);
-  return {
+  return withWidened({
     name: 'native',
     isa: isa ?? isas[0],
     isas,
@@ -336,6 +340,7 @@ export function createNativeBackend({ isa, streamBytes }: NativeSettings = {}): 
     streamBytes: () => Math.min(most, perThread * binding.threads()),
     float32: passesOf(binding.float32),
     float64: passesOf(binding.float64),
+    convert: conversions,
     updateRunningStats: binding.updateRunningStats,
     release: binding.release,
     isAligned: binding.isAligned,
@@ -346,5 +351,5 @@ export function createNativeBackend({ isa, streamBytes }: NativeSettings = {}): 
     cancel: binding.cancel,
     setThreads: binding.setThreads,
     threads: binding.threads,
-  };
+  });
 }

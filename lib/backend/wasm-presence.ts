@@ -1,5 +1,5 @@
 // The passes over values of which not all count alike, in WebAssembly: they take all at once.
-import type { DType, FloatArray } from '../types.js';
+import type { DType, TensorArray } from '../types.js';
 import { checkApart, isInPlace } from '../validate.js';
 import {
   type InferPresentPass,
@@ -12,7 +12,7 @@ import {
 import { bytesFor, checkLengths, type Machine, now } from './machine.js';
 import type { Prepared, Turns } from './turns.js';
 
-type PresentPasses<T extends FloatArray> = Pick<
+type PresentPasses<T extends TensorArray> = Pick<
   Passes<T>,
   | 'momentsOfPresent'
   | 'inferPresent'
@@ -27,7 +27,7 @@ type PresentPasses<T extends FloatArray> = Pick<
   | 'gradWeightsLater'
 >;
 
-export function presentPassesOf<T extends FloatArray>(
+export function presentPassesOf<T extends TensorArray>(
   dtype: DType,
   machine: Machine,
   turns: Turns,
@@ -46,7 +46,7 @@ export function presentPassesOf<T extends FloatArray>(
     checkLengths(outer * inner, weights);
     checkLengths(channels, mean, variance, count, squares);
     const compute = () =>
-      machine.within(bytesFor(undefined, x, weights, mean, variance, count, squares), () => {
+      machine.within(dtype, bytesFor(undefined, x, weights, mean, variance, count, squares), () => {
         const px = machine.put(x);
         const pWeights = machine.put(weights);
         const pMean = machine.reserve(mean);
@@ -89,7 +89,7 @@ export function presentPassesOf<T extends FloatArray>(
     if (residual) checkApart('out', y, { 'residual.data': residual });
     const bytes = bytesFor(undefined, x, residual, weight, bias, mean, variance, mask, weights);
     const compute = () =>
-      machine.within(bytes, () => {
+      machine.within(dtype, bytes, () => {
         const px = machine.put(x);
         const pMask = machine.reserve(mask);
         inferPresentPass(
@@ -155,7 +155,7 @@ export function presentPassesOf<T extends FloatArray>(
       bytesFor(undefined, dy, x, residual, dResidual, mean, variance, weight, bias, mask, sumDy, sumDyXmu) +
       bytesFor(undefined, weights, dWeights, counts, sumBias);
     const compute = () =>
-      machine.within(bytes, () => {
+      machine.within(dtype, bytes, () => {
         const pDy = machine.put(dy);
         const pDResidual = machine.reserve(dResidual);
         const pSumDy = machine.put(sumDy);
@@ -208,7 +208,7 @@ export function presentPassesOf<T extends FloatArray>(
     findMissing({ outer, channels, inner }, x, weights) {
       checkLengths(outer * channels * inner, x);
       checkLengths(outer * inner, weights);
-      return machine.within(bytesFor(undefined, x, weights), () =>
+      return machine.within(dtype, bytesFor(undefined, x, weights), () =>
         findMissing(outer, channels, inner, machine.put(x), machine.put(weights)),
       );
     },

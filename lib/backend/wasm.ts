@@ -1,10 +1,10 @@
 // The C++ as WebAssembly: the same arithmetic wherever no binary can be loaded. Arrays are copied into the module's memory
 // and results, which take the place of the input, out of it; binding/wasm.cpp is the other side.
-import { dtypes } from '../dtype.js';
+import { arithmeticOf, dtypes } from '../dtype.js';
 import { stateError } from '../errors.js';
 import { platform } from '../platform/node.js';
 import { bytesOf, lengthOf, viewOfBytes } from '../typed-array.js';
-import type { DType, FloatArray } from '../types.js';
+import type { DType, ParametersOf, TensorArray } from '../types.js';
 import { checkApart, isInPlace } from '../validate.js';
 import {
   type Backend,
@@ -19,6 +19,7 @@ import {
   type Sums,
   type ThroughForward,
 } from './backend.js';
+import { conversions } from './convert.js';
 import {
   bytesFor,
   checkLengths,
@@ -109,8 +110,9 @@ function partAt(index: number, cut: Cut, outer: number, channels: number, inner:
   };
 }
 
-function passesOf<T extends FloatArray>(dtype: DType, machine: Machine, turns: Turns): Passes<T> {
-  const valueBytes = dtypes[dtype].bytes;
+function passesOf<T extends TensorArray>(dtype: DType, machine: Machine, turns: Turns): Passes<T> {
+  /** In the module. */
+  const valueBytes = dtypes[arithmeticOf(dtype)].bytes;
   /** The place of a channel's parameter, of an array that may be absent. */
   const from = (place: Pointer, channel: number) => place && place + channel * valueBytes;
   const trainingPass = machine.pass('forwardTraining', dtype);
@@ -143,7 +145,7 @@ function passesOf<T extends FloatArray>(dtype: DType, machine: Machine, turns: T
     const cut = cutOf(along, outer, channels, inner, valueBytes);
     const bytes = bytesFor(cut.bytes, x, residual) + bytesFor(undefined, weight, bias, mean, variance, mask);
     const compute = () =>
-      machine.within(bytes, () => {
+      machine.within(dtype, bytes, () => {
         const px = machine.reserve(x, cut.bytes);
         const pResidual = machine.reserve(residual, cut.bytes);
         const pMean = infers ? machine.put(mean) : machine.reserve(mean);
@@ -192,7 +194,7 @@ function passesOf<T extends FloatArray>(dtype: DType, machine: Machine, turns: T
     checkLengths(channels, mean, variance);
     const cut = cutOf('channels', outer, channels, inner, valueBytes);
     const compute = () =>
-      machine.within(bytesFor(cut.bytes, x) + bytesFor(undefined, mean, variance), () => {
+      machine.within(dtype, bytesFor(cut.bytes, x) + bytesFor(undefined, mean, variance), () => {
         const px = machine.reserve(x, cut.bytes);
         const pMean = machine.reserve(mean);
         const pVariance = machine.reserve(variance);
@@ -212,8 +214,8 @@ function passesOf<T extends FloatArray>(dtype: DType, machine: Machine, turns: T
   interface Beside {
     readonly training?: boolean;
     readonly dx?: T | undefined;
-    readonly dWeight?: T | undefined;
-    readonly dBias?: T | undefined;
+    readonly dWeight?: ParametersOf<T> | undefined;
+    readonly dBias?: ParametersOf<T> | undefined;
     readonly sums?: Sums;
     readonly count?: number;
   }
@@ -259,7 +261,7 @@ function passesOf<T extends FloatArray>(dtype: DType, machine: Machine, turns: T
       bytesFor(cut.bytes, dy, x, residual, dResidual) +
       bytesFor(undefined, mean, variance, weight, bias, mask, dWeight, dBias, sumDy, sumDyXmu);
     const compute = () =>
-      machine.within(bytes, () => {
+      machine.within(dtype, bytes, () => {
         const pDy = machine.reserve(dy, cut.bytes);
         const px = machine.reserve(x, cut.bytes);
         const pResidual = machine.reserve(residual, cut.bytes);
@@ -345,7 +347,7 @@ function passesOf<T extends FloatArray>(dtype: DType, machine: Machine, turns: T
     const bytes = bytesFor(cut.bytes, x, residual) + roundUp(bytesOf(memory));
     const compute = () => {
       if (channels === 0) return;
-      machine.within(bytes, () => {
+      machine.within(dtype, bytes, () => {
         const pMemory = machine.putBytes(memory);
         const px = machine.reserve(x, cut.bytes);
         const pResidual = machine.reserve(residual, cut.bytes);
@@ -370,7 +372,7 @@ function passesOf<T extends FloatArray>(dtype: DType, machine: Machine, turns: T
     gradInput: (pass) => now(gradInput(pass)),
     gradParameters(channels, eps, mean, variance, { sumDy, sumDyXmu }, dWeight, dBias) {
       checkLengths(channels, mean, variance, sumDy, sumDyXmu, dWeight, dBias);
-      machine.within(bytesFor(undefined, mean, variance, sumDy, sumDyXmu, dWeight, dBias), () => {
+      machine.within(dtype, bytesFor(undefined, mean, variance, sumDy, sumDyXmu, dWeight, dBias), () => {
         const pMean = machine.put(mean);
         const pVariance = machine.put(variance);
         const pSumDy = machine.put(sumDy);
@@ -396,7 +398,7 @@ function passesOf<T extends FloatArray>(dtype: DType, machine: Machine, turns: T
     freeze(channels, eps, weight, bias, mean, variance, relu, memory) {
       checkLengths(channels, weight, bias, mean, variance);
       const bytes = bytesFor(undefined, weight, bias, mean, variance) + roundUp(bytesOf(memory));
-      machine.within(bytes, () => {
+      machine.within(dtype, bytes, () => {
         const filled = viewOfBytes(memory, 0, bytesOf(memory));
         const pMemory = machine.reserve(filled);
         const pWeight = machine.put(weight);
@@ -449,30 +451,37 @@ export function createWasmBackend(): Backend {
     cancel: (slot) => turns.cancel(slot),
     float32: passesOf<Float32Array>('float32', machine, turns),
     float64: passesOf<Float64Array>('float64', machine, turns),
+    bfloat16: passesOf<Uint16Array>('bfloat16', machine, turns),
+    float16: passesOf<Uint16Array>('float16', machine, turns),
+    convert: conversions,
     updateRunningStats(mean, variance, channels, count, decay, unbiased, runningMean, runningVar, accepted) {
       checkLengths(channels, mean, variance, runningMean, runningVar, accepted);
-      return machine.within(bytesFor(undefined, mean, variance, runningMean, runningVar, accepted), () => {
-        const pMean = machine.put(mean);
-        const pVariance = machine.put(variance);
-        const pRunningMean = machine.put(runningMean);
-        const pRunningVar = machine.put(runningVar);
-        const pAccepted = machine.put(accepted);
-        const rejected = machine.invoke('updateRunningStats', [
-          channels,
-          pMean,
-          pVariance,
-          count,
-          decay,
-          unbiased,
-          pRunningMean,
-          pRunningVar,
-          pAccepted,
-        ]);
-        machine.get(runningMean, pRunningMean);
-        machine.get(runningVar, pRunningVar);
-        machine.get(accepted, pAccepted);
-        return rejected;
-      });
+      return machine.within(
+        'float64',
+        bytesFor(undefined, mean, variance, runningMean, runningVar, accepted),
+        () => {
+          const pMean = machine.put(mean);
+          const pVariance = machine.put(variance);
+          const pRunningMean = machine.put(runningMean);
+          const pRunningVar = machine.put(runningVar);
+          const pAccepted = machine.put(accepted);
+          const rejected = machine.invoke('updateRunningStats', [
+            channels,
+            pMean,
+            pVariance,
+            count,
+            decay,
+            unbiased,
+            pRunningMean,
+            pRunningVar,
+            pAccepted,
+          ]);
+          machine.get(runningMean, pRunningMean);
+          machine.get(runningVar, pRunningVar);
+          machine.get(accepted, pAccepted);
+          return rejected;
+        },
+      );
     },
     setThreads() {},
     threads: () => 1,

@@ -4,7 +4,6 @@ import { describe, expect, it, vi } from 'vitest';
 import {
   BatchNorm,
   type BatchNormOptions,
-  type DType,
   type FloatArray,
   FrozenBatchNorm,
   type LayerGradients,
@@ -19,6 +18,7 @@ import {
   eachKind,
   expectSame,
   extentsOf,
+  type FloatDType,
   foreign,
   guarded,
   type Kind,
@@ -32,7 +32,7 @@ import {
   zeros,
 } from '../support/tensors.js';
 
-type Layer = BatchNorm<DType>;
+type Layer = BatchNorm<FloatDType>;
 
 /** Where the values of an argument lie. */
 const memories = {
@@ -62,9 +62,9 @@ function valuesFor(random: Random, kind: Kind): Values {
   return { shape, x: draw(), residual: draw(), dy: randomNormals(random, kind.dtype, sizeOf(extents)) };
 }
 
-function layerFor(seed: number, { dtype, layout }: Kind, options: BatchNormOptions = {}): Layer {
+function layerFor(seed: number, { dtype, layout }: Kind, options: BatchNormOptions<FloatDType> = {}): Layer {
   const random = new Random(seed);
-  const bn: Layer = new BatchNorm<DType>(channels, { dtype, axis: layout.axis, ...options });
+  const bn: Layer = new BatchNorm<FloatDType>(channels, { dtype, axis: layout.axis, ...options });
   const { weight, bias } = randomParameters(random, dtype, channels);
   bn.weight?.set(weight);
   bn.bias?.set(bias);
@@ -237,7 +237,7 @@ describe('runAsync', () => {
 });
 
 describe('forwardAsync and backwardAsync', () => {
-  const variants: { options: BatchNormOptions; residual: boolean }[] = [
+  const variants: { options: BatchNormOptions<FloatDType>; residual: boolean }[] = [
     { options: {}, residual: false },
     { options: {}, residual: true },
     { options: { activation: 'relu' }, residual: false },
@@ -325,7 +325,7 @@ describe('forwardAsync and backwardAsync', () => {
   eachKind(`go back through a synchronous forward, and the other way round (${seedNote})`, async (kind) => {
     const { shape, x, residual, dy } = valuesFor(new Random(17), kind);
     for (const reuse of [false, true]) {
-      const options: BatchNormOptions = { activation: 'relu', reuse };
+      const options: BatchNormOptions<FloatDType> = { activation: 'relu', reuse };
       const [bn, twin] = [layerFor(18, kind, options), layerFor(18, kind, options)];
       const added = { residual: { data: residual, shape } };
       const other = { data: residual.map((value) => -value) as FloatArray, shape };
@@ -356,7 +356,7 @@ describe('forwardAsync and backwardAsync', () => {
   eachKind(`take effect in the order of the calls, whatever fails in between (${seedNote})`, async (kind) => {
     const random = new Random(19);
     for (const decay of [0.9, 'cumulative'] as const) {
-      const options: BatchNormOptions = { decay, activation: 'relu' };
+      const options: BatchNormOptions<FloatDType> = { decay, activation: 'relu' };
       const [bn, twin] = [layerFor(20, kind, options), layerFor(20, kind, options)];
       const controller = new AbortController();
       const reason = new Error('enough');

@@ -3,7 +3,6 @@ import {
   BatchNorm,
   type Conv,
   compose,
-  type DType,
   type FixedBatchNorm,
   type FloatArray,
   type FoldableBatchNorm,
@@ -22,6 +21,7 @@ import {
   expectSame,
   expectUnmodified,
   extentsOf,
+  type FloatDType,
   foreign,
   fromChannels,
   largest,
@@ -117,17 +117,17 @@ const pointwise: Geometry = { stride: 1, padding: 0, dilation: 1 };
 /** A batch norm in all its forms: the same arrays, either dtype of parameters, some without weight or bias. */
 interface Drawn {
   fixed: FixedBatchNorm & { eps: number };
-  layer: BatchNorm<DType>;
+  layer: BatchNorm<FloatDType>;
   frozen: FrozenBatchNorm;
 }
 
-function drawBatchNorm(random: Random, channels: number, dtype: DType, axis = 1): Drawn {
+function drawBatchNorm(random: Random, channels: number, dtype: FloatDType, axis = 1): Drawn {
   const parameters = randomParameters(random, dtype, channels);
   const weight = random.pick([parameters.weight, undefined]);
   const bias = random.pick([parameters.bias, undefined]);
   const { mean, variance } = randomStatistics(random, channels);
   const eps = random.pick([1e-5, 1e-3]);
-  const layer = new BatchNorm<DType>(channels, {
+  const layer = new BatchNorm<FloatDType>(channels, {
     dtype,
     axis,
     eps,
@@ -163,7 +163,7 @@ function magnitude(x: Doubles, folded: Conv & { bias: FloatArray }, geometry: Ge
 /** Half a unit in the last place, a little more for the doubles it came from. */
 const roundedOnce = { float32: 2 ** -24 * 1.0001, float64: 1e-12 } as const;
 
-function drawConv(random: Random, dtype: DType, dimensions: number, transposed: boolean) {
+function drawConv(random: Random, dtype: FloatDType, dimensions: number, transposed: boolean) {
   const groupSize = random.integer(1, 3);
   const groups = random.pick([1, 2, 4]);
   // As many groups as inputs: depthwise.
@@ -343,7 +343,7 @@ describe(`foldIntoConv (${seedNote})`, () => {
   });
 });
 
-function drawLinear(random: Random, dtype: DType) {
+function drawLinear(random: Random, dtype: FloatDType) {
   const [outputs, inputs, samples] = [random.integer(1, 40), random.integer(1, 40), random.integer(1, 5)];
   const linear = {
     weight: randomNormals(random, dtype, outputs * inputs),
@@ -776,7 +776,7 @@ describe('errors of folding', () => {
     ],
     [
       'two batch norms of different dtypes',
-      () => compose<DType>(new BatchNorm(2).freeze(), new BatchNorm(2, { dtype: 'float64' }).freeze()),
+      () => compose<FloatDType>(new BatchNorm(2).freeze(), new BatchNorm(2, { dtype: 'float64' }).freeze()),
       RangeError,
       'second.dtype must be \'float32\' (the dtype of first), got "float64"',
     ],

@@ -3,11 +3,11 @@ import fc from 'fast-check';
 import { afterEach, describe, expect } from 'vitest';
 import {
   BatchNorm,
-  type DType,
   type FloatArray,
   type FrozenBatchNorm,
   setThreads,
   type Tensor,
+  type TensorArray,
   threads,
 } from '../../lib/index.js';
 import { holds } from '../support/fuzz.js';
@@ -19,6 +19,7 @@ import {
   expectClose,
   expectSame,
   extentsOf,
+  type FloatDType,
   largest,
   randomActivations,
   randomNormals,
@@ -36,7 +37,7 @@ const channels = 3;
 const options = fc.record({
   axis: fc.constantFrom(0, 1, -1),
   eps: fc.constantFrom(1e-5, 1e-3),
-  dtype: fc.constantFrom<DType>('float32', 'float64'),
+  dtype: fc.constantFrom<FloatDType>('float32', 'float64'),
   decay: fc.constantFrom<number | 'cumulative'>(0.9, 0, 1, 'cumulative'),
   unbiasedRunningVar: fc.boolean(),
   weight: fc.boolean(),
@@ -186,7 +187,7 @@ function finite(values: ArrayLike<number>): number[] {
 }
 
 /** In doubles the mean is known to half an ulp of itself, which is what x - mean then lacks. */
-function lostOf(dtype: DType, mean: number): number {
+function lostOf(dtype: FloatDType, mean: number): number {
   return dtype === 'float64' ? 2 ** -50 * Math.abs(mean) : 0;
 }
 
@@ -195,7 +196,7 @@ function expectForward(
   actual: FloatArray,
   x: FloatArray,
   extents: reference.Extents,
-  { eps, dtype }: { eps: number; dtype: DType },
+  { eps, dtype }: { eps: number; dtype: FloatDType },
   { weight, bias }: Parameters,
   statistics: Statistics | undefined,
   residual: FloatArray | undefined,
@@ -308,7 +309,7 @@ class ForwardCommand extends Always {
       updateStats: this.updateStats,
       residual: this.residual ? { data: residual, shape } : undefined,
     };
-    await perform<Tensor>(
+    await perform<Tensor<TensorArray>>(
       real,
       this.how,
       () =>
@@ -620,7 +621,7 @@ class Run extends Always {
       residual: this.residual ? { data: residual, shape } : undefined,
     };
     const code = frozen.isDisposed ? 'ERR_BATCHNORM_DISPOSED' : undefined;
-    await perform<Tensor>(
+    await perform<Tensor<TensorArray>>(
       real,
       this.how,
       () =>

@@ -3,7 +3,6 @@ import { describe, expect, it } from 'vitest';
 import {
   BatchNorm,
   type BatchNormOptions,
-  type DType,
   type FloatArray,
   GradientSums,
   Moments,
@@ -16,6 +15,7 @@ import {
   expectClose,
   expectSame,
   extentsOf,
+  type FloatDType,
   largest,
   randomActivations,
   randomNormals,
@@ -65,7 +65,7 @@ function boundsOf(random: Random, samples: number, size: number): [number, numbe
   return cuts.slice(1).map((to, i) => [cuts[i], to]);
 }
 
-const variants: BatchNormOptions<DType>[] = [
+const variants: BatchNormOptions<FloatDType>[] = [
   {},
   { activation: 'relu' },
   { weight: false, decay: 'cumulative' },
@@ -86,10 +86,10 @@ describe(`a group (${seedNote})`, () => {
             const [x, residual] = [draw(), draw()];
             const dy = { data: randomNormals(random, dtype, x.data.length), shape };
             const bounds = boundsOf(random, 12, size);
-            const one = new BatchNorm<DType>(channels, { dtype, ...options });
+            const one = new BatchNorm<FloatDType>(channels, { dtype, ...options });
             const groups = groupOf(size);
             const members = groups.map(
-              (group) => new BatchNorm<DType>(channels, { dtype, ...options, group }),
+              (group) => new BatchNorm<FloatDType>(channels, { dtype, ...options, group }),
             );
             const { weight, bias } = randomParameters(random, dtype, channels);
             for (const bn of [one, ...members]) {
@@ -99,8 +99,9 @@ describe(`a group (${seedNote})`, () => {
             const given = hasResidual ? { residual } : {};
             const y = one.forward(x, given);
             const expected = one.backward(dy);
-            const each = <R>(call: (bn: BatchNorm<DType>, of: (tensor: Tensor) => Tensor) => Promise<R>) =>
-              Promise.all(members.map((bn, i) => call(bn, (tensor) => samplesOf(tensor, ...bounds[i]))));
+            const each = <R>(
+              call: (bn: BatchNorm<FloatDType>, of: (tensor: Tensor) => Tensor) => Promise<R>,
+            ) => Promise.all(members.map((bn, i) => call(bn, (tensor) => samplesOf(tensor, ...bounds[i]))));
             const ys = await each((bn, of) =>
               bn.forwardAsync(of(x), hasResidual ? { residual: of(residual) } : {}),
             );
@@ -136,7 +137,7 @@ describe(`a group (${seedNote})`, () => {
             expectSame(gradients[0].dx?.data ?? [], dx, 'dx of one member');
             expectSame(gradients[0].dWeight ?? [], expected.dWeight ?? [], 'dWeight of one member');
             expect(members[0].stateDict()).toEqual(one.stateDict());
-            const [sync] = [new BatchNorm<DType>(channels, { dtype, ...options, group: groupOf(1)[0] })];
+            const [sync] = [new BatchNorm<FloatDType>(channels, { dtype, ...options, group: groupOf(1)[0] })];
             sync.weight?.set(weight);
             sync.bias?.set(bias);
             expectSame(sync.forward(x, given).data, y.data, 'y at once');
@@ -529,11 +530,11 @@ describe(`weights and missing values in a group (${seedNote})`, () => {
         const weights = Float64Array.from({ length: 12 * 4 }, () => Math.max(0, random.uniform(-1, 2)));
         const outside = random.pick(['normalize', 'zero'] as const);
         const bounds = boundsOf(random, 12, size);
-        const one = new BatchNorm<DType>(channels, { dtype, missing });
+        const one = new BatchNorm<FloatDType>(channels, { dtype, missing });
         const y = one.forward(x, { weights, outside });
         const expected = one.backward(dy, { weightsGrad: true });
         const members = groupOf(size).map(
-          (group) => new BatchNorm<DType>(channels, { dtype, missing, group }),
+          (group) => new BatchNorm<FloatDType>(channels, { dtype, missing, group }),
         );
         const ys = await Promise.all(
           members.map((bn, i) => {

@@ -3,17 +3,17 @@ import { inspect } from 'node:util';
 import * as workerThreads from 'node:worker_threads';
 import { MessageChannel } from 'node:worker_threads';
 import { describe, expect, it } from 'vitest';
-import { BatchNorm, type BatchNormOptions, compose, type DType, FrozenBatchNorm } from '../../lib/index.js';
+import { BatchNorm, type BatchNormOptions, compose, FrozenBatchNorm } from '../../lib/index.js';
 import { expectListed } from '../support/messages.js';
 import { Random, seedNote } from '../support/random.js';
-import { dtypes, expectSame, generate, randomNormals } from '../support/tensors.js';
+import { dtypes, expectSame, type FloatDType, generate, randomNormals } from '../support/tensors.js';
 
 // biome-ignore lint/suspicious/noExplicitAny: wrong types are what is tested
 type Wrong = any;
 
 const special = [Number.NaN, Infinity, -Infinity, -0, 0, 5e-324, 1e-45, 3.4028234663852886e38, Math.PI];
 
-function randomOptions(random: Random): BatchNormOptions<DType> {
+function randomOptions(random: Random): BatchNormOptions<FloatDType> {
   return {
     axis: random.pick([1, -1, 0]),
     eps: random.pick([1e-5, 1e-3, 5e-324]),
@@ -30,9 +30,9 @@ function randomOptions(random: Random): BatchNormOptions<DType> {
 }
 
 /** A layer that has been used, and into whose arrays somebody has written. */
-function randomLayer(random: Random): BatchNorm<DType> {
+function randomLayer(random: Random): BatchNorm<FloatDType> {
   const channels = random.integer(1, 6);
-  const bn = new BatchNorm<DType>(channels, randomOptions(random));
+  const bn = new BatchNorm<FloatDType>(channels, randomOptions(random));
   for (let batch = random.integer(0, 3); batch > 0; batch--) bn.forward(batchFor(random, bn));
   for (const array of [bn.weight, bn.bias, bn.runningMean, bn.runningVar]) {
     if (array && random.integer(0, 1) === 0)
@@ -41,7 +41,7 @@ function randomLayer(random: Random): BatchNorm<DType> {
   return bn.train(random.pick([true, false]));
 }
 
-function batchFor(random: Random, bn: BatchNorm<DType>) {
+function batchFor(random: Random, bn: BatchNorm<FloatDType>) {
   const shape = bn.config.axis === 0 ? [bn.channels, 7] : [7, bn.channels];
   const data = randomNormals(random, bn.config.dtype, 7 * bn.channels);
   // Such a channel rejects the batch: with 'cumulative' the counts of the channels then differ.
@@ -49,7 +49,7 @@ function batchFor(random: Random, bn: BatchNorm<DType>) {
   return { data, shape };
 }
 
-function expectAlike(again: BatchNorm<DType>, bn: BatchNorm<DType>): void {
+function expectAlike(again: BatchNorm<FloatDType>, bn: BatchNorm<FloatDType>): void {
   expect(again.channels).toBe(bn.channels);
   expect(again.config).toEqual(bn.config);
   for (const name of ['weight', 'bias', 'runningMean', 'runningVar'] as const) {
@@ -68,7 +68,7 @@ describe(`a layer as JSON (${seedNote})`, () => {
     for (let round = 0; round < 300; round++) {
       const bn = randomLayer(random);
       const text = JSON.stringify(bn);
-      const again = BatchNorm.fromJSON<DType>(JSON.parse(text));
+      const again = BatchNorm.fromJSON<FloatDType>(JSON.parse(text));
       expectAlike(again, bn);
       expect(JSON.stringify(again)).toBe(text);
       expectAlike(BatchNorm.fromJSON(bn.toJSON()), bn);
@@ -167,7 +167,7 @@ describe(`a frozen layer as JSON (${seedNote})`, () => {
         ...(random.integer(0, 1) && { bias: randomNormals(random, random.pick(dtypes), channels) }),
       };
       const state = FrozenBatchNorm.from({ ...given, running_mean: mean, running_var: variance }, options);
-      const frozen: FrozenBatchNorm = random.integer(0, 1)
+      const frozen: FrozenBatchNorm<FloatDType> = random.integer(0, 1)
         ? state
         : compose(state.activation ? { mean, variance } : state, { mean, variance });
       const text = JSON.stringify(frozen);

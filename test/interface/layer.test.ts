@@ -3,7 +3,6 @@ import {
   BatchNorm,
   type BatchNormOptions,
   backward,
-  type DType,
   type FloatArray,
   FrozenBatchNorm,
   foldBeforeLinear,
@@ -20,6 +19,7 @@ import {
   expectSame,
   expectUnmodified,
   extentsOf,
+  type FloatDType,
   foreign,
   guarded,
   kinds,
@@ -49,7 +49,7 @@ function assertPresent<T>(value: T | null | undefined, what: string): asserts va
 }
 
 /** The four arrays of a layer that has them all. */
-function arraysOf<D extends DType>(bn: BatchNorm<D>) {
+function arraysOf<D extends FloatDType>(bn: BatchNorm<D>) {
   const { weight, bias, runningMean, runningVar } = bn;
   assertPresent(weight, 'weight');
   assertPresent(bias, 'bias');
@@ -59,7 +59,7 @@ function arraysOf<D extends DType>(bn: BatchNorm<D>) {
 }
 
 /** Gives every array of the layer values of its own. */
-function randomize(random: Random, bn: BatchNorm<DType>): void {
+function randomize(random: Random, bn: BatchNorm<FloatDType>): void {
   const draw = (values: FloatArray | null, next: () => number) => {
     values?.forEach((_, i) => {
       values[i] = next();
@@ -108,7 +108,7 @@ describe(`modes of the layer (${seedNote})`, () => {
         const { shape: randomDims, axis } = randomShape(random);
         const extents = extentsOf(randomDims, axis);
         if (extents.outer * extents.inner < 2) continue;
-        const bn = new BatchNorm<DType>(extents.channels, { axis, dtype, eps: 1e-3 });
+        const bn = new BatchNorm<FloatDType>(extents.channels, { axis, dtype, eps: 1e-3 });
         randomize(random, bn);
         const { weight, bias, runningMean, runningVar } = arraysOf(bn);
         const x = { data: randomActivations(random, dtype, extents), shape: randomDims };
@@ -679,9 +679,9 @@ describe(`state of the layer (${seedNote})`, () => {
 
   it.each(variants)('makes the same layer of a new one with %o', (options) => {
     const random = new Random();
-    const bn = new BatchNorm<DType>(channels, options);
+    const bn = new BatchNorm<FloatDType>(channels, options);
     randomize(random, bn);
-    const other = new BatchNorm<DType>(channels, options);
+    const other = new BatchNorm<FloatDType>(channels, options);
     other.loadStateDict(bn.stateDict());
     expect(other.stateDict()).toEqual(bn.stateDict());
     const dtype = bn.config.dtype;
@@ -849,8 +849,8 @@ describe(`configuration of the layer (${seedNote})`, () => {
   ] as const;
 
   it.each(options)('makes the same layer again from %o', (given) => {
-    const bn = new BatchNorm<DType>(channels, given);
-    const again = new BatchNorm<DType>(bn.channels, bn.config);
+    const bn = new BatchNorm<FloatDType>(channels, given);
+    const again = new BatchNorm<FloatDType>(bn.channels, bn.config);
     expect(again.config).toEqual(bn.config);
     expect(again.channels).toBe(channels);
     expect(JSON.parse(JSON.stringify(bn.config)), 'the config as JSON').toMatchObject(
@@ -988,7 +988,7 @@ describe(`results of the layer (${seedNote})`, () => {
 describe(`eps: 0 (${seedNote})`, () => {
   /** What no variance is so small as to notice. */
   const least = 1e-300;
-  const kindsOfLayers: BatchNormOptions<DType>[] = [
+  const kindsOfLayers: BatchNormOptions<FloatDType>[] = [
     {},
     { dtype: 'float64', weight: false },
     { activation: 'relu', trackRunningStats: false },
@@ -997,7 +997,7 @@ describe(`eps: 0 (${seedNote})`, () => {
 
   it.each(kindsOfLayers)('is nothing that is added, with %j', async (options) => {
     const random = new Random();
-    const layers = [0, least].map((eps) => new BatchNorm<DType>(channels, { ...options, eps }));
+    const layers = [0, least].map((eps) => new BatchNorm<FloatDType>(channels, { ...options, eps }));
     const dims = options.axis === -1 ? [4, 5, channels] : shape;
     const dtype = options.dtype ?? 'float32';
     const draw = () => randomNormals(random, dtype, length);
@@ -1090,7 +1090,7 @@ describe(`frozen layers (${seedNote})`, () => {
       const dims = layout.shape(3, 17, 21);
       const extents = extentsOf(dims, layout.axis);
       for (const options of [{}, { weight: false }, { bias: false }, { weight: false, bias: false }]) {
-        const bn = new BatchNorm<DType>(17, { axis: layout.axis, dtype, eps: 1e-3, ...options });
+        const bn = new BatchNorm<FloatDType>(17, { axis: layout.axis, dtype, eps: 1e-3, ...options });
         randomize(random, bn);
         const frozen = bn.freeze();
         const x = { data: randomActivations(random, dtype, extents), shape: dims };
@@ -1120,7 +1120,7 @@ describe(`frozen layers (${seedNote})`, () => {
     for (const { dtype, layout } of kinds) {
       const random = new Random();
       const dims = layout.shape(3, 17, 21);
-      const bn = new BatchNorm<DType>(17, { axis: layout.axis, dtype, eps: 1e-3 });
+      const bn = new BatchNorm<FloatDType>(17, { axis: layout.axis, dtype, eps: 1e-3 });
       randomize(random, bn);
       const state = bn.stateDict();
       const frozen = FrozenBatchNorm.from(state, { axis: layout.axis, eps: 1e-3, dtype });

@@ -3,7 +3,6 @@ import { describe, expect, it } from 'vitest';
 import {
   BatchNorm,
   backward,
-  type DType,
   type FloatArray,
   forwardTraining,
   GradientSums,
@@ -18,6 +17,7 @@ import {
   expectClose,
   expectSame,
   extentsOf,
+  type FloatDType,
   type Layout,
   largest,
   randomActivations,
@@ -54,7 +54,7 @@ function shapeFor(layout: Layout): number[] {
   return layout.shape(24, channels, 6);
 }
 
-function draw(random: Random, dtype: DType, shape: number[], axis: number): Tensor {
+function draw(random: Random, dtype: FloatDType, shape: number[], axis: number): Tensor {
   return { data: randomActivations(random, dtype, extentsOf(shape, axis)), shape };
 }
 
@@ -275,7 +275,7 @@ describe(`a batch in parts (${seedNote})`, () => {
               const dy = { data: randomNormals(random, dtype, length), shape: x.shape };
               const residual = { data: randomNormals(random, dtype, length), shape: x.shape };
               const [whole, parted] = [0, 1].map(
-                () => new BatchNorm<DType>(channels, { dtype, axis, ...options }),
+                () => new BatchNorm<FloatDType>(channels, { dtype, axis, ...options }),
               );
               const { weight, bias } = randomParameters(random, dtype, channels);
               for (const bn of [whole, parted]) {
@@ -346,7 +346,7 @@ describe(`a batch in parts (${seedNote})`, () => {
           const x = draw(random, dtype, shapeFor(layout), axis);
           const dy = { data: randomNormals(random, dtype, x.data.length), shape: x.shape };
           const [whole, parted] = [0, 1].map(
-            () => new BatchNorm<DType>(channels, { dtype, axis, ...options }),
+            () => new BatchNorm<FloatDType>(channels, { dtype, axis, ...options }),
           );
           const y = whole.forward(x);
           const moments = Moments.of(x, { axis });

@@ -4,7 +4,6 @@ import {
   BatchNorm,
   type BatchNormOptions,
   backward,
-  type DType,
   type FloatArray,
   FrozenBatchNorm,
   forwardInference,
@@ -26,6 +25,7 @@ import {
   expectSame,
   expectUnmodified,
   extentsOf,
+  type FloatDType,
   kinds,
   type Layout,
   largest,
@@ -75,7 +75,7 @@ function drawWeights(random: Random, kind: string, samples: number, positions: n
   return ArrayType.from(values);
 }
 
-function draw(random: Random, dtype: DType, layout: Layout, samples = 24, positions = 6): Case {
+function draw(random: Random, dtype: FloatDType, layout: Layout, samples = 24, positions = 6): Case {
   const shape = layout.shape(samples, channels, positions);
   const { axis } = layout;
   const extents = extentsOf(shape, axis);
@@ -161,9 +161,13 @@ function optionsOf({ axis, weight, bias, relu, residual, weights, missing, outsi
   };
 }
 
-function layerFor(drawn: Case, dtype: DType, options: BatchNormOptions<DType> = {}): BatchNorm<DType> {
+function layerFor(
+  drawn: Case,
+  dtype: FloatDType,
+  options: BatchNormOptions<FloatDType> = {},
+): BatchNorm<FloatDType> {
   const { axis, relu, missing, weight, bias } = drawn;
-  const bn = new BatchNorm<DType>(channels, {
+  const bn = new BatchNorm<FloatDType>(channels, {
     dtype,
     axis,
     missing,
@@ -300,7 +304,11 @@ describe(`values of which not all count alike (${seedNote})`, () => {
       const weightsGrad = drawn.weights !== undefined;
       const { y, moments } = forwardTraining(drawn.x, options);
       const gradients = backward(drawn.dy, drawn.x, { ...options, moments, weightsGrad });
-      const check = (made: Tensor, of: ReturnType<BatchNorm<DType>['backward']>, bn: BatchNorm<DType>) => {
+      const check = (
+        made: Tensor,
+        of: ReturnType<BatchNorm<FloatDType>['backward']>,
+        bn: BatchNorm<FloatDType>,
+      ) => {
         expectSame(made.data, y.data, `run ${run} y`);
         for (const name of ['dx', 'dResidual'] as const)
           expectSame(of[name]?.data ?? [], gradients[name]?.data ?? [], `run ${run} ${name}`);

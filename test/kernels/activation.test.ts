@@ -4,7 +4,6 @@ import { describe, expect, it } from 'vitest';
 import {
   BatchNorm,
   backward,
-  type DType,
   type FloatArray,
   FrozenBatchNorm,
   forwardInference,
@@ -19,6 +18,7 @@ import {
   expectError,
   expectSame,
   extentsOf,
+  type FloatDType,
   type Parameters,
   randomActivations,
   randomNormals,
@@ -29,7 +29,7 @@ import {
 } from '../support/tensors.js';
 
 interface Case {
-  readonly dtype: DType;
+  readonly dtype: FloatDType;
   readonly x: FloatArray;
   readonly residual: FloatArray;
   readonly dy: FloatArray;
@@ -38,7 +38,7 @@ interface Case {
   readonly parameters: Partial<Parameters>;
 }
 
-function randomCase(random: Random, dtype: DType, shape: number[], axis: number): Case {
+function randomCase(random: Random, dtype: FloatDType, shape: number[], axis: number): Case {
   const extents = extentsOf(shape, axis);
   const size = sizeOf(extents);
   return {

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { backward, type DType, type FloatArray, forwardInference, forwardTraining } from '../../lib/index.js';
+import { backward, type FloatArray, forwardInference, forwardTraining } from '../../lib/index.js';
 import { Random, seedNote } from '../support/random.js';
 import * as reference from '../support/reference.js';
 import { eachShape } from '../support/shapes.js';
@@ -15,6 +15,7 @@ import {
   expectSame,
   expectUnmodified,
   extentsOf,
+  type FloatDType,
   foreign,
   fromChannels,
   generate,
@@ -44,7 +45,7 @@ interface Case {
   readonly statistics: Statistics;
 }
 
-function randomCase(random: Random, dtype: DType, shape: number[], axis: number): Case {
+function randomCase(random: Random, dtype: FloatDType, shape: number[], axis: number): Case {
   const extents = extentsOf(shape, axis);
   return {
     x: randomActivations(random, dtype, extents),

@@ -1,12 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import {
-  type DType,
-  type FloatArray,
-  forwardInference,
-  forwardTraining,
-  type Tensor,
-  tensor,
-} from '../../lib/index.js';
+import { type FloatArray, forwardInference, forwardTraining, type Tensor, tensor } from '../../lib/index.js';
 import { Random, seedNote } from '../support/random.js';
 import * as reference from '../support/reference.js';
 import { eachShape } from '../support/shapes.js';
@@ -21,6 +14,7 @@ import {
   expectSame,
   expectUnmodified,
   extentsOf,
+  type FloatDType,
   foreign,
   fromChannels,
   guarded,
@@ -48,7 +42,7 @@ interface Case {
   readonly statistics: Statistics;
 }
 
-function randomCase(random: Random, dtype: DType, shape: number[], axis: number): Case {
+function randomCase(random: Random, dtype: FloatDType, shape: number[], axis: number): Case {
   const extents = extentsOf(shape, axis);
   return {
     x: randomActivations(random, dtype, extents),

@@ -6,7 +6,7 @@ import { type Backend, maskBytes, type Passes } from '../../lib/backend/backend.
 import { createNativeBackend } from '../../lib/backend/native.js';
 import { createWasmBackend } from '../../lib/backend/wasm.js';
 import { wasmBytes } from '../../lib/backend/wasm-bytes.js';
-import type { DType, FloatArray } from '../../lib/index.js';
+import type { FloatArray } from '../../lib/index.js';
 import { holds } from '../support/fuzz.js';
 import { Random } from '../support/random.js';
 import * as reference from '../support/reference.js';
@@ -15,6 +15,7 @@ import {
   channelValues,
   expectClose,
   expectSame,
+  type FloatDType,
   fromChannels,
   generate,
   guarded,
@@ -61,7 +62,7 @@ const limits = {
 } as const;
 
 /** A value of a channel, from a source of numbers. Textbooks know those of `tame`, in doubles. */
-type Kind = (random: Random, dtype: DType) => () => number;
+type Kind = (random: Random, dtype: FloatDType) => () => number;
 
 const tame: Record<string, Kind> = {
   normal: (random) => {
@@ -96,7 +97,7 @@ const wild: Record<string, Kind> = {
 
 const kinds = { ...tame, ...wild };
 
-function sourceOf(random: Random, dtype: DType, names: readonly string[]): (channel: number) => number {
+function sourceOf(random: Random, dtype: FloatDType, names: readonly string[]): (channel: number) => number {
   const sources = names.map((name) => kinds[name](random, dtype));
   return (channel) => sources[channel % sources.length]();
 }
@@ -138,7 +139,7 @@ const extents = (most: number) =>
 
 const drawnCase = fc.record({
   extents: fc.oneof({ weight: 40, arbitrary: extents(6000) }, { weight: 1, arbitrary: extents(200_000) }),
-  dtype: fc.constantFrom<DType>('float32', 'float64'),
+  dtype: fc.constantFrom<FloatDType>('float32', 'float64'),
   eps: fc.constantFrom(1e-5, 1e-3, 1e-12, 1),
   kinds: fc.oneof(
     fc.array(fc.constantFrom(...Object.keys(tame)), { minLength: 1, maxLength: 3 }),

@@ -1,12 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import {
-  BatchNorm,
-  backward,
-  type DType,
-  type FloatArray,
-  forwardInference,
-  forwardTraining,
-} from '../../lib/index.js';
+import { BatchNorm, backward, type FloatArray, forwardInference, forwardTraining } from '../../lib/index.js';
 import { ninth } from '../support/data.js';
 import { Random, seedNote } from '../support/random.js';
 import * as reference from '../support/reference.js';
@@ -16,6 +9,7 @@ import {
   expectClose,
   expectSame,
   extentsOf,
+  type FloatDType,
   fromChannels,
   generate,
   type Layout,
@@ -62,7 +56,7 @@ interface HardCase {
   readonly title: string;
   readonly mean: number;
   readonly std: number;
-  readonly shape: (layout: Layout, dtype: DType) => number[];
+  readonly shape: (layout: Layout, dtype: FloatDType) => number[];
 }
 
 const hardCases: readonly HardCase[] = [
@@ -169,7 +163,7 @@ describe(`statistics without any error (${seedNote})`, () => {
 
   function expectExact(
     random: Random,
-    dtype: DType,
+    dtype: FloatDType,
     layout: Layout,
     outer: number,
     inner: number,

@@ -1,11 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import {
-  BatchNorm,
-  type DType,
-  forwardInference,
-  forwardTraining,
-  updateRunningStats,
-} from '../../lib/index.js';
+import { BatchNorm, forwardInference, forwardTraining, updateRunningStats } from '../../lib/index.js';
 import { Random, seedNote } from '../support/random.js';
 import * as reference from '../support/reference.js';
 import {
@@ -14,6 +8,7 @@ import {
   expectSame,
   expectUnmodified,
   extentsOf,
+  type FloatDType,
   kinds,
   randomActivations,
   randomStatistics,
@@ -400,7 +395,7 @@ describe(`updateRunningStats (${seedNote})`, () => {
   it('at any size are as the formula has them where both are finite, else as they were', () => {
     const random = new Random();
     const size = () => 10 ** random.uniform(-300, 308) * random.pick([1, 1, 1.7]);
-    const sized = (dtype: DType) => (dtype === 'float32' ? 10 ** random.uniform(-44, 38.5) : size());
+    const sized = (dtype: FloatDType) => (dtype === 'float32' ? 10 ** random.uniform(-44, 38.5) : size());
     let left = 0;
     for (let i = 0; i < 2000; i++) {
       const kept = { mean: random.pick(dtypes), variance: random.pick(dtypes) };

@@ -1,12 +1,13 @@
 // A search for data on which the statistics are worst: kinds of data by shapes, climbing from the worst found so far.
 
-import { backward, type DType, type FloatArray, forwardTraining, setThreads } from '../../lib/index.js';
+import { backward, type FloatArray, forwardTraining, setThreads } from '../../lib/index.js';
 import { type Domain, hash, type Kind, kinds, type Numbers, noise, normal, size, whole } from './data.js';
 import { Random } from './random.js';
 import * as reference from './reference.js';
 import {
   channelValues,
   extentsOf,
+  type FloatDType,
   fromChannels,
   type Layout,
   largest,
@@ -27,7 +28,7 @@ const gradientNames = Object.keys(gradientKinds) as GradientKind[];
 /** What a finding can be repeated from. */
 export interface Subject {
   readonly kind: string;
-  readonly dtype: DType;
+  readonly dtype: FloatDType;
   readonly layout: Layout['name'];
   readonly samples: number;
   readonly channels: number;
@@ -41,7 +42,7 @@ export const measures = ['variance', 'mean', 'y', 'dx', 'dWeight', 'dBias'] as c
 export type Measure = (typeof measures)[number];
 
 /** Relative error of the variance; mean: share of the largest deviation; y and dx: share of their largest; the others: share of Σ|terms|. */
-export const bounds: Readonly<Record<DType, Readonly<Record<Measure, number>>>> = {
+export const bounds: Readonly<Record<FloatDType, Readonly<Record<Measure, number>>>> = {
   float32: { variance: 1e-6, mean: 1e-6, y: 2e-6, dx: 2e-6, dWeight: 2e-6, dBias: 2e-6 },
   float64: { variance: 1e-11, mean: 1e-11, y: 1e-11, dx: 1e-11, dWeight: 1e-11, dBias: 1e-11 },
 };
@@ -87,7 +88,7 @@ function moved(random: Random, kind: Kind, of: Numbers): Numbers {
 /** The largest tensors but for the few that have millions of values a channel. */
 const sizes = [2 ** 13, 2 ** 15, 2 ** 17] as const;
 
-function drawShape(random: Random, dtype: DType): Omit<Subject, 'kind' | 'of' | 'gradient'> {
+function drawShape(random: Random, dtype: FloatDType): Omit<Subject, 'kind' | 'of' | 'gradient'> {
   const threads = random.pick([1, 1, 2, 3]);
   const layout = random.pick(summedLayouts).name;
   const millions = random.uniform() < 0.002;
@@ -208,7 +209,7 @@ export interface Worst {
 /** Hunts until `goes on` says no. */
 export function hunt(
   seed: number,
-  dtype: DType,
+  dtype: FloatDType,
   names: readonly string[],
   goesOn: (tensors: number) => boolean,
 ): Worst {

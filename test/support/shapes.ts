@@ -1,10 +1,10 @@
 import { it } from 'vitest';
-import type { DType } from '../../lib/index.js';
 import { Random } from './random.js';
 import {
   allExtents,
   channelCounts,
   dtypes,
+  type FloatDType,
   nearPowersOfTwo,
   type Parameters,
   randomShape,
@@ -12,7 +12,7 @@ import {
 
 /** Tests of `expectTextbook` for every shape that has a path of its own, and for absent parameters. */
 export function eachShape<Case extends { parameters: Partial<Parameters> }>(
-  randomCase: (random: Random, dtype: DType, shape: number[], axis: number) => Case,
+  randomCase: (random: Random, dtype: FloatDType, shape: number[], axis: number) => Case,
   expectTextbook: (subject: Case) => void,
 ): void {
   for (const dtype of dtypes) {

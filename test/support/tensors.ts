@@ -1,24 +1,27 @@
 import vm from 'node:vm';
 import { expect, it } from 'vitest';
-import { capabilities, type DType, type FloatArray } from '../../lib/index.js';
+import { capabilities, type FloatArray } from '../../lib/index.js';
 import type { Random } from './random.js';
 import type { Extents } from './reference.js';
 
-export const dtypes: readonly DType[] = ['float32', 'float64'];
+/** Those that are computed in. */
+export type FloatDType = 'float32' | 'float64';
+
+export const dtypes: readonly FloatDType[] = ['float32', 'float64'];
 export const bytesPerValue = { float32: 4, float64: 8 } as const;
 
 const constructors = { float32: Float32Array, float64: Float64Array } as const;
 
-export function zeros(dtype: DType, length: number): FloatArray {
+export function zeros(dtype: FloatDType, length: number): FloatArray {
   return new constructors[dtype](length);
 }
 
 /** The values in a new array of that dtype: its buffer has exactly their size. */
-export function typed(dtype: DType, values: ArrayLike<number>): FloatArray {
+export function typed(dtype: FloatDType, values: ArrayLike<number>): FloatArray {
   return constructors[dtype].from(values);
 }
 
-export function generate(dtype: DType, length: number, value: (index: number) => number): FloatArray {
+export function generate(dtype: FloatDType, length: number, value: (index: number) => number): FloatArray {
   const array = zeros(dtype, length);
   for (let i = 0; i < length; i++) array[i] = value(i);
   return array;
@@ -57,7 +60,7 @@ const canary = 0xa5;
 
 /** An array for results in the midst of a buffer whose other bytes must keep their value. */
 export function guarded(
-  dtype: DType,
+  dtype: FloatDType,
   length: number,
   byteOffset = 0,
 ): { view: FloatArray; expectIntact: () => void } {
@@ -115,7 +118,7 @@ export function channelValues(x: ArrayLike<number>, extents: Extents, channel: n
 
 /** A tensor from the value of channel c at its own position j = outer index · inner + inner index. */
 export function fromChannels(
-  dtype: DType,
+  dtype: FloatDType,
   { outer, channels, inner }: Extents,
   value: (channel: number, position: number) => number,
 ): FloatArray {
@@ -130,13 +133,13 @@ export function fromChannels(
 }
 
 /** Normally distributed values, with another mean and spread in every channel. */
-export function randomActivations(random: Random, dtype: DType, extents: Extents): FloatArray {
+export function randomActivations(random: Random, dtype: FloatDType, extents: Extents): FloatArray {
   const means = Array.from({ length: extents.channels }, () => random.normal(0, 2));
   const stds = Array.from({ length: extents.channels }, () => random.uniform(0.25, 3));
   return fromChannels(dtype, extents, (c) => random.normal(means[c], stds[c]));
 }
 
-export function randomNormals(random: Random, dtype: DType, length: number): FloatArray {
+export function randomNormals(random: Random, dtype: FloatDType, length: number): FloatArray {
   return generate(dtype, length, () => random.normal());
 }
 
@@ -145,7 +148,7 @@ export interface Parameters {
   readonly bias: FloatArray;
 }
 
-export function randomParameters(random: Random, dtype: DType, channels: number): Parameters {
+export function randomParameters(random: Random, dtype: FloatDType, channels: number): Parameters {
   return {
     weight: generate(dtype, channels, () => random.normal(1, 0.5)),
     bias: generate(dtype, channels, () => random.normal()),
@@ -227,13 +230,13 @@ export const summedLayouts: readonly Layout[] = [...layouts, shortPlanes];
  * 26 MB: large enough for stores that bypass the caches, with planes that end inside a cache line. There are no such
  * stores in WebAssembly, so one sample does there.
  */
-export function beyondCaches(dtype: DType, layout: Layout): number[] {
+export function beyondCaches(dtype: FloatDType, layout: Layout): number[] {
   const samples = capabilities().backend === 'wasm' ? 1 : 44 / bytesPerValue[dtype];
   return layout.shape(Math.ceil(samples), 13, 45_001);
 }
 
 export interface Kind {
-  readonly dtype: DType;
+  readonly dtype: FloatDType;
   readonly layout: Layout;
 }
 
