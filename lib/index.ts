@@ -16,6 +16,8 @@ export {
 } from './batchnorm.js';
 export type { BatchNormConfig, BatchNormOptions } from './config.js';
 export type { Convention, Decay } from './conventions.js';
+export { decode, encode } from './convert.js';
+export type { HalfDType } from './dtype.js';
 export {
   type Conv,
   compose,
@@ -28,7 +30,13 @@ export {
   foldIntoLinear,
   type Linear,
 } from './folding.js';
-export { FrozenBatchNorm, type FrozenOptions, type RunAsyncOptions, type RunOptions } from './frozen.js';
+export {
+  FrozenBatchNorm,
+  type FrozenOptions,
+  type MeanStdOptions,
+  type RunAsyncOptions,
+  type RunOptions,
+} from './frozen.js';
 export {
   type BackwardOptions,
   type BatchStats,
@@ -69,8 +77,14 @@ export type {
   DTypeOf,
   FloatArray,
   HalfArray,
+  IntegerArray,
+  IntegerDType,
   ParametersOf,
+  ResultArrayOf,
+  ResultDType,
+  ResultOf,
   Tensor,
   TensorArray,
   TensorLike,
+  ValueArray,
 } from './types.js';

@@ -55,6 +55,74 @@ class Reader {
   /// Whether channels lie side by side in x, and not in y.
   bool moves_channels() const { return shape_.inner > 1 && shape_.channels > 1 && is_abreast(); }
 
+  /// Which of the kernels that take pixels apart reads x; -1 where none does.
+  int taking() const {
+    const ptrdiff_t stride = x_.inner.stride();
+    if (!moves_channels()) return -1;
+    if (stride == 3 && shape_.channels == 3) return 1;
+    if (stride == 4 && shape_.channels == 3) return 2;
+    if (stride == 2 && shape_.channels == 2) return 0;
+    return stride == 4 && shape_.channels == 4 ? 3 : -1;
+  }
+  /// Which of those that put them together; -1 where none does.
+  int putting() const {
+    const bool rows = shape_.inner == 1 && x_.outer.stride() == 1 && !is_abreast();
+    return rows && shape_.channels >= 2 && shape_.channels <= 4 ? static_cast<int>(shape_.channels) - 2 : -1;
+  }
+
+  /// Reads with the kernel taking(), which normalizes: rows `apart` values apart, those of the channels in
+  /// the order of `work`.
+  void take(const Piece& piece, PixelsWork work, float* to, size_t apart, float* room) const {
+    const auto kernel = kernels_.take_pixels[taking()];
+    const bool backwards = x_.channel_stride < 0;
+    const size_t channels = shape_.channels, stride = static_cast<size_t>(x_.inner.stride());
+    if (backwards)
+      for (float* coefficients : {work.mean, work.scale, work.offset})
+        std::reverse(coefficients, coefficients + channels);
+    work.pixels = room;
+    for (size_t sample = 0; sample < piece.samples; sample++) {
+      const ptrdiff_t offset =
+          x_.outer.offset_of(piece.sample + sample) - (backwards ? static_cast<ptrdiff_t>(channels) - 1 : 0);
+      float* const rows = to + sample * channels * apart;
+      for_each_run(x_.inner, piece.place, piece.places, [&](ptrdiff_t run, size_t first, size_t count) {
+        const size_t most = kPiece / stride - kPiece / stride % kWholeLines;
+        for (size_t done = 0; done < count; done += most) {
+          work.count = std::min(most, count - done);
+          // To the last value of the last pixel, behind which there may be nothing.
+          widen_(at(offset + run + static_cast<ptrdiff_t>(done * stride)),
+                 (work.count - 1) * stride + channels, room);
+          for (size_t channel = 0; channel < channels; channel++)
+            work.rows[backwards ? channels - 1 - channel : channel] = rows + channel * apart + first + done;
+          kernel(work);
+        }
+      });
+    }
+  }
+
+  /// Reads with the kernel putting(), which normalizes.
+  void put(const Piece& piece, PixelsWork work, float* to, float* room) const {
+    const auto kernel = kernels_.put_pixels[putting()];
+    const size_t channels = shape_.channels;
+    for_each_run(x_.outer, piece.sample, piece.samples, [&](ptrdiff_t run, size_t first, size_t count) {
+      const size_t most = kPiece / channels;
+      for (size_t done = 0; done < count; done += most) {
+        work.count = std::min(most, count - done);
+        for (size_t channel = 0; channel < channels; channel++) {
+          const ptrdiff_t row =
+              run + static_cast<ptrdiff_t>(done) + static_cast<ptrdiff_t>(channel) * x_.channel_stride;
+          // What is float32 already is read where it lies.
+          work.rows[channel] = room + channel * work.count;
+          if (x_.storage == kFloat32)
+            work.rows[channel] = const_cast<float*>(static_cast<const float*>(x_.at)) + row;
+          else
+            widen_(at(row), work.count, work.rows[channel]);
+        }
+        work.pixels = to + (first + done) * channels;
+        kernel(work);
+      }
+    });
+  }
+
   /// `room` is as large as `to`.
   void read(const Piece& piece, float* to, float* room) const {
     if (piece.samples > 1 && all_alike_) {
@@ -420,6 +488,22 @@ void run_stored(const Execution& execution, const StoredPass& pass) {
 
   const Cut cut(tiling, reader.moves_channels());
   const size_t pieces = cut.size();
+  const bool in_registers = !pass.residual && !pass.bias;
+  const bool takes = in_registers && reader.taking() >= 0;
+  const bool puts = in_registers && reader.putting() >= 0;
+  PixelsWork pixels = {};
+  if (takes || puts) {
+    const Normalization<const float> of = frozen.coefficients<const float>();
+    std::copy_n(of.mean, shape.channels, pixels.mean);
+    std::copy_n(of.scale, shape.channels, pixels.scale);
+    std::copy_n(of.offset, shape.channels, pixels.offset);
+    pixels.relu = frozen.activation == kRelu;
+  }
+  // Rows that begin at lines need not be written twice.
+  const bool rows_at_lines = takes && streamed && pass.y_storage == kFloat32 &&
+                             reinterpret_cast<uintptr_t>(pass.y) % kAlignment == 0 &&
+                             shape.inner % kLanes<float> == 0 && pass.x.inner.run() % kLanes<float> == 0;
+  pixels.streams = rows_at_lines;
   constexpr size_t block = kBlockBytes / (kPiece * sizeof(float));
   work(Crew(execution, shape.size() * (x_bytes + y_bytes)), divide_up(pieces, block),
        [&](size_t task, size_t) {
@@ -427,14 +511,24 @@ void run_stored(const Execution& execution, const StoredPass& pass) {
          const Range range = part(pieces, block, task);
          for (size_t index = range.begin; index < range.end; index++) {
            const Piece piece = cut.piece(index);
-           reader.read(piece, values, room);
+           if (rows_at_lines) {
+             float* const rows = static_cast<float*>(pass.y) + piece.sample * shape.channels * shape.inner;
+             reader.take(piece, pixels, rows + piece.place, shape.inner, room);
+             continue;
+           }
+           if (takes)
+             reader.take(piece, pixels, values, piece.places, room);
+           else if (puts)
+             reader.put(piece, pixels, values, room);
+           else
+             reader.read(piece, values, room);
            if (pass.residual) {
              for_each_part(shape, piece, [&](size_t at, size_t count, size_t in_piece) {
                widen_residual(value_at(pass.residual, pass.residual_storage, static_cast<ptrdiff_t>(at)),
                               count, room + in_piece);
              });
            }
-           normalizer.normalize(piece, values, pass.residual ? room : nullptr);
+           if (!takes && !puts) normalizer.normalize(piece, values, pass.residual ? room : nullptr);
            for_each_part(shape, piece, [&](size_t at, size_t count, size_t in_piece) {
              put(values + in_piece, count, static_cast<unsigned char*>(pass.y) + at * y_bytes);
            });

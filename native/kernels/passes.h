@@ -9,6 +9,7 @@
 #include "convert.h"
 #include "loops.h"
 #include "mask.h"
+#include "pixels.h"
 #include "presence.h"
 #include "transpose.h"
 
@@ -561,5 +562,7 @@ constexpr batchnorm::Kernels<T> all_kernels() {
        conversion<batchnorm::kFloat16>(), conversion<batchnorm::kUint8>(), conversion<batchnorm::kInt8>(), \
        conversion<batchnorm::kInt16>()},                                                                   \
       transpose,                                                                                           \
+      {take_pixels<2, 2>, take_pixels<3, 3>, take_pixels<3, 4>, take_pixels<4, 4>},                        \
+      {put_pixels<2>, put_pixels<3>, put_pixels<4>},                                                       \
       all_kernels<float>(),                                                                                \
       all_kernels<double>()};
