@@ -328,13 +328,13 @@ export function forwardInference<T extends TensorArray>(
   const { mean, variance, missing } = read;
   const view = readView('x', x, undefined, read.dtype === 'float16' || read.dtype === 'bfloat16' ? read.dtype : undefined);
   const ofResult = isInteger(view.dtype) || typedArrayType(read.out) === 'Uint16Array';
-  const ofX = view.dtype === read.dtype || (!ofResult && read.dtype !== undefined);
-  if (ofX && view.dtype !== read.dtype) throw viewDtypeError(view, checkDtype(read.dtype));
+  if (!ofResult && read.dtype !== undefined && view.dtype !== read.dtype)
+    throw viewDtypeError(view, checkDtype(read.dtype));
   const choice = {
     out: read.out,
     residual: read.residual,
     outAxis: read.outAxis,
-    dtype: ofX ? undefined : read.dtype,
+    dtype: ofResult ? read.dtype : undefined,
   };
   const givenAxis = checkAxis(read.axis === undefined ? 1 : read.axis);
   if (isStored(view, givenAxis, choice)) return inferStored(view, choice, givenAxis, read);

@@ -3,7 +3,7 @@
 import type { StoredPass } from './backend/backend.js';
 import { backend } from './backend/index.js';
 import { dtypes, type HalfDType, integerNamed, isHalf, isInteger, storageOf, storedNames } from './dtype.js';
-import { rangeError, typeError } from './errors.js';
+import { describeShape, rangeError, typeError } from './errors.js';
 import { bitsOf, halvesOf, lengthOf, partOf, typedArrayType, valuesOf } from './typed-array.js';
 import type { AnyDType, DType, FloatArray, IntegerArray, ResultDType, TensorArray, ValueArray } from './types.js';
 import {
@@ -109,12 +109,7 @@ export function readStored(
   layerDtype: DType | undefined,
 ): StoredCall {
   const { dtype, name } = input;
-  if (dtype === 'float64')
-    throw typeError(
-      `${name}.data`,
-      'be of float32, of 16 bits or of integers where outAxis, strides, dtype or out change how the result lies',
-      input.data,
-    );
+  if (dtype === 'float64') throw float64Error(input, given);
   const geometry = geometryOf(input, axis, channels);
   const rank = input.shape.length;
   const from = axis < 0 ? axis + rank : axis;
@@ -151,6 +146,18 @@ export function readStored(
     liesAlike,
     delivered: (result) => givenOut ?? (isHalves ? halvesOf(result as TensorArray) : result),
   };
+}
+
+/** float64 is computed in itself, and written as it lies. */
+function float64Error({ name, strides, shape }: ReadView, { outAxis, dtype }: GivenStored): Error {
+  if (strides !== undefined)
+    return rangeError(
+      `${name}.strides`,
+      `be those of rows one after the other for shape ${describeShape(shape)} of float64 (copy the values into such an array)`,
+      `[${strides.join(', ')}]`,
+    );
+  if (dtype !== undefined) return typeError('dtype', "be 'float64', as x is", dtype);
+  return typeError('outAxis', 'be the channel axis where x is of float64', outAxis);
 }
 
 function outAxisOf(outAxis: unknown, { name, shape }: ReadView): number {
@@ -220,9 +227,9 @@ function outError(out: unknown, wanted: ResultDType | undefined): Error {
   return typeError('out', rule, out);
 }
 
-/** A residual of x's dtype, of the result's, or of float32, in the shape of the result. */
+/** A residual of x's dtype, of the result's, or of float32, in the shape of the result. Bits are those of x, where that has some. */
 function readAdded(value: unknown, shape: readonly number[], dtype: ResultDType, outDtype: ResultDType): ReadView {
-  const residual = readView('residual', value, halfOf(dtype, outDtype));
+  const residual = readView('residual', value, undefined, halfOf(dtype, outDtype));
   return checkAdded(residual, shape, dtype, outDtype);
 }
 
