@@ -43,7 +43,7 @@ export interface PassOptions<T extends TensorArray> {
 }
 
 export const defaultEps = 1e-5;
-export const passNames = ['dtype', 'axis', 'eps', 'weight', 'bias', 'activation', 'residual', 'out'];
+export const passNames = ['axis', 'eps', 'weight', 'bias', 'activation', 'residual', 'out', 'dtype'];
 
 /** What every pass reads of x and its options, checked but for lengths of data. */
 export interface ReadPass<T extends TensorArray> {

@@ -13,7 +13,7 @@ const Integers = Int32Array;
 const Bytes = Uint8Array;
 const Words = Uint32Array;
 /** Not every runtime has it. */
-const Halves = (globalThis as { Float16Array?: Uint16ArrayConstructor }).Float16Array;
+const Halves = (globalThis as { Float16Array?: unknown }).Float16Array as Uint16ArrayConstructor | undefined;
 const prototype = Object.getPrototypeOf(Uint8Array.prototype);
 const { fill, set } = prototype as Float32Array;
 

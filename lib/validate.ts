@@ -142,11 +142,11 @@ function tryDtypeOf(data: unknown): Arithmetic | undefined {
   return dtypeNamed(typedArrayType(data));
 }
 
-/** For data of a tensor that are of another kind. */
-function dataError(name: string, data: unknown, wanted: DType | undefined): Error {
+/** For data of a tensor, or room for them, that are of another kind. */
+function dataError(name: string, data: unknown, wanted: DType | undefined, cure: string): Error {
   const rule = wanted === undefined ? arrayNames : dtypes[wanted].arrayName;
   const orHalves = wanted === 'float16' && hasHalves ? ' or Float16Array' : '';
-  return typeError(name, `be a ${rule}${orHalves}`, data, 'INVALID_TYPE', dataCure(data, wanted));
+  return typeError(name, `be a ${rule}${orHalves}`, data, 'INVALID_TYPE', cure);
 }
 
 function dataCure(data: unknown, wanted: DType | undefined): string {
@@ -158,7 +158,6 @@ function dataCure(data: unknown, wanted: DType | undefined): string {
     case 'Float16Array':
       return "; it needs dtype: 'float16'";
     case 'Float32Array':
-    case 'Float64Array':
       return wanted !== undefined && isHalf(wanted) ? `; encode(values, '${wanted}') makes one` : '';
     case 'Uint8Array':
     case 'Uint8ClampedArray':
@@ -177,7 +176,7 @@ function tensorError(name: string, value: unknown, data: unknown, dtype: DType |
   if (type !== undefined) return wordedTypeError(name, rule, `${type.startsWith('I') ? 'an' : 'a'} ${type}`);
   if (!isObject(value) || isArray(value)) return typeError(name, rule, value);
   if (data === undefined) return wordedTypeError(name, rule, 'an object without data');
-  return dataError(`${name}.data`, data, dtype);
+  return dataError(`${name}.data`, data, dtype, dataCure(data, dtype));
 }
 
 /** Reads a tensor and checks all of it but its length; with `dtype`, its type too. Without one, bits are refused. */
@@ -599,7 +598,7 @@ function allocated<R>(size: number, unit: string, allocate: () => R): R {
  */
 export function checkOutType<T extends TensorArray>(out: unknown, { dtype }: ReadTensor<T>): T {
   const type = typedArrayType(out);
-  if (tensorDtypeNamed(type, dtype) !== dtype) throw dataError('out', out, dtype);
+  if (tensorDtypeNamed(type, dtype) !== dtype) throw dataError('out', out, dtype, '');
   return type === 'Float16Array' ? (bitsOf(out as T) as TensorArray as T) : (out as T);
 }
 

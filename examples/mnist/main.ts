@@ -24,6 +24,7 @@ import {
   type Section,
   timeSection,
 } from './report.js';
+import { type Storage, storageNamed } from './storage.js';
 import { compareTimes } from './timing.js';
 import { accuracy, BATCH, batches } from './train.js';
 
@@ -38,6 +39,7 @@ const USAGE = `Usage: npm start -- [options]
   --quick       10,000 training images, two epochs
   --epochs <n>  passes over the training images (default 4)
   --seed <n>    seed of the weights and of the order of the images (default 1)
+  --dtype <d>   how the activations of batch norms are stored: float32 (default) or bfloat16, in half the bytes
   --out <dir>   where mnist.svg, mnist.html and mnist.safetensors are written (default out/)
   --help        this text`;
 
@@ -46,6 +48,7 @@ interface Options {
   readonly epochs: number;
   readonly seed: number;
   readonly out: string;
+  readonly dtype: Storage;
 }
 
 function readOptions(): Options | 'help' {
@@ -54,6 +57,7 @@ function readOptions(): Options | 'help' {
       quick: { type: 'boolean', default: false },
       epochs: { type: 'string' },
       seed: { type: 'string', default: '1' },
+      dtype: { type: 'string', default: 'float32' },
       out: { type: 'string', default: 'out/' },
       help: { type: 'boolean', default: false },
     },
@@ -64,10 +68,11 @@ function readOptions(): Options | 'help' {
     epochs: integer('--epochs', values.epochs ?? (values.quick ? '2' : '4'), 1, 1000),
     seed: integer('--seed', values.seed, 0, 2 ** 32 - 1),
     out: values.out,
+    dtype: storageNamed(values.dtype),
   };
 }
 
-function main({ quick, epochs, seed, out }: Options): void {
+function main({ quick, epochs, seed, out, dtype }: Options): void {
   const started = performance.now();
   const all = readMnist('train');
   const digits = quick ? head(all, 10_000) : all;
@@ -80,6 +85,7 @@ function main({ quick, epochs, seed, out }: Options): void {
     ['network', `${SIZES.join('-')}, ReLU, batches of ${BATCH}`],
     ['training', `epochs: ${epochs}, momentum ${MOMENTUM}, learning rates fall to 0`],
     ['seed', String(seed)],
+    ['storage', `${dtype} of what batch norms take and give`],
     ['library', library],
     ['machine', `${cpus()[0]?.model.trim() ?? 'unknown CPU'}, Node.js ${process.version}`],
   ];
@@ -90,7 +96,7 @@ function main({ quick, epochs, seed, out }: Options): void {
     const name = `${norm}, rate ${variant.learningRate}`;
     const begun = performance.now();
     const cpuBegun = process.cpuUsage();
-    const { network, history } = trainNetwork(name.padEnd(25), { ...variant, digits, epochs, seed });
+    const { network, history } = trainNetwork(name.padEnd(25), { ...variant, digits, epochs, seed, dtype });
     const cpu = process.cpuUsage(cpuBegun);
     const seconds = (performance.now() - begun) / 1000;
     const cpuSeconds = (cpu.user + cpu.system) / 1e6;
@@ -122,7 +128,7 @@ function main({ quick, epochs, seed, out }: Options): void {
   const title = 'MNIST with and without batch normalization';
   const curves = runs.map(({ name, color, history }): Curve => ({ name, color, history }));
   const plots = trainingPlots(curves);
-  const command = `npm start -- ${quick ? '--quick ' : ''}--epochs ${epochs} --seed ${seed}`;
+  const command = `npm start -- ${quick ? '--quick ' : ''}--epochs ${epochs} --seed ${seed}${dtype === 'float32' ? '' : ` --dtype ${dtype}`}`;
   const origin: [string, string][] = [
     ['date', new Date().toISOString().slice(0, 10)],
     ['command', command],

@@ -1,4 +1,5 @@
 import { BatchNorm, type FloatArray, type StateDict } from 'batchnorm';
+import { floatsOf, type Storage, stored } from './storage.js';
 import type { StoredTensor } from '../safetensors/tensors.js';
 import { addProduct, addTransposedProduct, transpose } from './matrix.js';
 
@@ -130,21 +131,26 @@ export class Relu implements Layer {
   }
 }
 
-/** A `BatchNorm` and the ReLU behind it, in one pass over the activations, as a layer of this network. */
+/**
+ * A `BatchNorm` and the ReLU behind it, in one pass over the activations, as a layer of this network. With bfloat16 its input, which
+ * waits for backward, its output and their gradients are stored in half the bytes; the linear layers compute in float32.
+ */
 export class Normalization implements Layer {
-  readonly norm: BatchNorm;
+  readonly norm: BatchNorm<Storage>;
 
-  constructor(features: number) {
-    this.norm = new BatchNorm(features, { activation: 'relu', reuse: true });
+  constructor(features: number, dtype: Storage = 'float32') {
+    this.norm = new BatchNorm<Storage>(features, { dtype, activation: 'relu', reuse: true });
   }
 
   forward(x: Activations): Activations {
-    return { data: this.norm.forward(x).data, shape: x.shape };
+    const y = this.norm.forward({ data: stored(x.data, this.norm.config.dtype), shape: x.shape });
+    return { data: floatsOf(y.data), shape: x.shape };
   }
 
   backward(dy: Activations): Activations {
-    this.norm.backward(dy, { out: dy.data });
-    return dy;
+    const data = stored(dy.data, this.norm.config.dtype);
+    this.norm.backward({ data, shape: dy.shape }, { out: data });
+    return { data: floatsOf(data), shape: dy.shape };
   }
 
   parameters(): readonly Parameter[] {
@@ -165,10 +171,12 @@ export class Normalization implements Layer {
 
   freeze(): Stage {
     const frozen = this.norm.freeze();
+    const { dtype } = this.norm.config;
     return {
-      forward(x) {
-        frozen.run(x, { out: x.data });
-        return x;
+      forward({ data: values, shape }) {
+        const data = stored(values, dtype);
+        frozen.run({ data, shape }, { out: data });
+        return { data: floatsOf(data), shape };
       },
     };
   }
@@ -180,11 +188,17 @@ export class Network {
   readonly #rest: readonly Layer[];
 
   /** `sizes` are the features from the input to the logits. */
-  constructor(batch: number, sizes: readonly number[], batchNorm: boolean, random: () => number) {
+  constructor(
+    batch: number,
+    sizes: readonly number[],
+    batchNorm: boolean,
+    random: () => number,
+    dtype: Storage = 'float32',
+  ) {
     this.#first = new Linear(batch, sizes[0], sizes[1], random);
     this.#rest = sizes.slice(2).flatMap((outputs, i) => {
       const inputs = sizes[i + 1];
-      const activation = batchNorm ? new Normalization(inputs) : new Relu();
+      const activation = batchNorm ? new Normalization(inputs, dtype) : new Relu();
       return [activation, new Linear(batch, inputs, outputs, random)];
     });
   }

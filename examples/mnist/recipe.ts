@@ -2,6 +2,7 @@ import { CLASSES, type Digits } from './data.js';
 import { Network } from './network.js';
 import { showProgress } from './progress.js';
 import { uniform } from './random.js';
+import type { Storage } from './storage.js';
 import { BATCH, type History, train } from './train.js';
 
 /** Features from the pixels of an image to the logits of its classes. */
@@ -28,15 +29,17 @@ export interface Run {
   readonly digits: Digits;
   readonly epochs: number;
   readonly seed: number;
+  /** How the activations of batch norms are stored. Default float32. */
+  readonly dtype?: Storage;
 }
 
 /** Trains the network, showing its progress under the given name. */
 export function trainNetwork(
   label: string,
-  { batchNorm, learningRate, digits, epochs, seed }: Run,
+  { batchNorm, learningRate, digits, epochs, seed, dtype }: Run,
 ): { network: Network; history: History } {
   const random = uniform(seed);
-  const network = new Network(BATCH, SIZES, batchNorm, random);
+  const network = new Network(BATCH, SIZES, batchNorm, random, dtype);
   const progress = showProgress(label, epochs, Math.floor(digits.count / BATCH));
   const history = train(network, digits, {
     epochs,

@@ -64,7 +64,7 @@ export function timeSection(
       difference === 0 ? '0' : difference.toExponential(1),
     ]),
     note: [
-      `Both layers, batches of ${batch}, interleaved in one process; a training step is forward and backward.`,
+      `Both layers in float32, batches of ${batch}, interleaved in one process; a training step is forward and backward.`,
       ...(noise === undefined ? [] : [noise]),
     ].join('\n'),
   };

@@ -3,6 +3,7 @@ import { backward, forwardInference, forwardTraining } from '../../bench/plain-j
 import { largestDifference } from '../difference.js';
 import { summary, type Times } from '../times.js';
 import { type Activations, activations, type Network, Normalization, type Stage } from './network.js';
+import type { Storage } from './storage.js';
 
 /** The same work by the package and by plain loops, in nanoseconds per image, and the largest difference between their results. */
 export interface Comparison {
@@ -129,9 +130,12 @@ function normInputs(network: Network, stages: readonly Stage[], x: Activations) 
   return inputs;
 }
 
-/** Plain loops take longer for a ReLU than for the batch norm before it: with it, that is what would be compared. */
-function withoutRelu(norm: BatchNorm): BatchNorm {
-  const copy = new BatchNorm(norm.channels, { ...norm.config, activation: undefined });
+/**
+ * Plain loops take longer for a ReLU than for the batch norm before it: with it, that is what would be compared. Both have float32, which is
+ * what plain loops have.
+ */
+function withoutRelu(norm: BatchNorm<Storage>): BatchNorm {
+  const copy = new BatchNorm(norm.channels, { ...norm.config, dtype: 'float32', activation: undefined });
   copy.loadStateDict(norm.stateDict());
   return copy;
 }

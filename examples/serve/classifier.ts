@@ -2,6 +2,7 @@ import { FrozenBatchNorm, foldIntoLinear, type Linear } from 'batchnorm';
 import type { TrainedBlock } from '../mnist/checkpoint.js';
 import { addProduct, transpose } from '../mnist/matrix.js';
 import { type Activations, activations, softmax } from '../mnist/network.js';
+import { floatsOf, type Storage, stored } from '../mnist/storage.js';
 
 /** A step of inference; it may take the memory of its input, which nobody else sees. */
 type Step = (x: Activations) => Activations | Promise<Activations>;
@@ -15,16 +16,18 @@ export interface ClassifierOptions {
    * can be folded into. Default true: these cost less than the way to another thread, and folded nothing at all.
    */
   readonly fold?: boolean;
+  /** How what the batch norms take and give is stored, where they stay layers. Default float32. */
+  readonly dtype?: Storage;
 }
 
 /** The network for inference: linear layers, and behind all but the last a batch norm with its ReLU. */
 export function createClassifier(
   blocks: readonly TrainedBlock[],
-  { fold = true }: ClassifierOptions = {},
+  { fold = true, dtype = 'float32' }: ClassifierOptions = {},
 ): Classify {
   const steps = blocks.flatMap(({ linear, norm }): Step[] => {
     if (norm === undefined) return [linearStep(linear)];
-    const frozen = FrozenBatchNorm.from(norm, { dtype: 'float32', activation: 'relu' });
+    const frozen = FrozenBatchNorm.from<Storage>(norm, { dtype, activation: 'relu' });
     return fold ? [linearStep(foldIntoLinear(linear, frozen))] : [linearStep(linear), normStep(frozen)];
   });
   return async (x) => {
@@ -46,10 +49,11 @@ function linearStep({ weight, shape: [outputs, inputs], bias, activation }: Line
   };
 }
 
-function normStep(frozen: FrozenBatchNorm<'float32'>): Step {
-  return async (x) => {
-    const { data } = await frozen.runAsync(x, { transfer: true });
-    return { data, shape: x.shape };
+function normStep(frozen: FrozenBatchNorm<Storage>): Step {
+  const { dtype = 'float32' } = frozen;
+  return async ({ data: values, shape }) => {
+    const { data } = await frozen.runAsync({ data: stored(values, dtype), shape }, { transfer: true });
+    return { data: floatsOf(data), shape };
   };
 }
 

@@ -13,8 +13,8 @@ import { type Options, readOptions, USAGE } from './options.js';
 import { createServer, type DigitServer } from './server.js';
 
 async function main(options: Options): Promise<void> {
-  const { model, host, port, batch, grace, fold } = options;
-  const server = createServer(createClassifier(loadModel(options), { fold }), {
+  const { model, host, port, batch, grace, fold, dtype } = options;
+  const server = createServer(createClassifier(loadModel(options), { fold, dtype }), {
     batch,
     batchNorms: fold ? 'folded' : 'layers',
   });
@@ -22,7 +22,7 @@ async function main(options: Options): Promise<void> {
   endOnSignals(server, grace);
   const { backend, isa } = capabilities();
   const library = backend === 'wasm' ? 'WebAssembly' : isa;
-  const norms = fold ? 'batch norms folded into the linear layers' : `batch norms on ${library}`;
+  const norms = fold ? 'batch norms folded into the linear layers' : `batch norms on ${library}, ${dtype}`;
   console.log(`${SIZES.join('-')} from ${model}; ${norms}`);
   console.log(`Draw a digit:  ${address}/\nStatistics:    ${address}/stats`);
 }

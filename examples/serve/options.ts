@@ -1,4 +1,5 @@
 import { parseArgs } from 'node:util';
+import { type Storage, storageNamed } from '../mnist/storage.js';
 import { integer } from '../options.js';
 
 export const USAGE = `Usage: npm run serve -- [options]
@@ -13,6 +14,8 @@ export const USAGE = `Usage: npm run serve -- [options]
   --no-fold       keep the batch norms as layers that compute off the event loop, instead of folding them into the
                   linear layers: the same answers, later, for so small a batch norm costs less than the way to
                   another thread
+  --dtype <d>     bfloat16: the batch norms stay layers, and what they take and give is stored in half the bytes
+                  (default float32)
   --help          this text`;
 
 export interface Options {
@@ -24,6 +27,8 @@ export interface Options {
   readonly batch: number;
   readonly grace: number;
   readonly fold: boolean;
+  /** Of what batch norms that stay layers take and give. */
+  readonly dtype: Storage;
 }
 
 /** @throws {TypeError | RangeError} for an option that is unknown or out of range. */
@@ -39,6 +44,7 @@ export function readOptions(args?: string[]): Options | 'help' {
       batch: { type: 'string', default: '64' },
       grace: { type: 'string', default: '10' },
       'no-fold': { type: 'boolean', default: false },
+      dtype: { type: 'string', default: 'float32' },
       help: { type: 'boolean', default: false },
     },
   });
@@ -46,6 +52,7 @@ export function readOptions(args?: string[]): Options | 'help' {
   for (const name of ['model', 'host'] as const) {
     if (values[name] === '') throw new RangeError(`--${name} must not be empty, got ""`);
   }
+  const dtype = storageNamed(values.dtype);
   return {
     model: values.model,
     train: values.quick ? 10_000 : values.train ? 60_000 : 0,
@@ -53,6 +60,7 @@ export function readOptions(args?: string[]): Options | 'help' {
     port: integer('--port', values.port, 0, 65_535),
     batch: integer('--batch', values.batch, 1, 4096),
     grace: integer('--grace', values.grace, 0, 3600),
-    fold: !values['no-fold'],
+    fold: !values['no-fold'] && dtype === 'float32',
+    dtype,
   };
 }

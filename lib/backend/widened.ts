@@ -91,22 +91,29 @@ function widenedPasses(
       },
     };
   };
-  const now = (compute: AnyPass) => (given: unknown) => {
-    const { pass, inPlace, narrow } = wide(given as Tensors);
-    compute(pass as never, undefined as never);
-    narrow();
-    return inPlace;
-  };
-  const later = (compute: AnyPass) => (given: unknown, slot: Slot) => {
-    const { pass, inPlace, narrow } = wide(given as Tensors);
-    compute(pass as never, slot as never);
-    // It keeps alive what is computed from, too.
-    waiting[slot] = () => {
+  // A pass may be one of a whole backward, and have what it does not write.
+  const written = (given: unknown, leavesDx: boolean) =>
+    leavesDx ? { ...(given as Tensors), dx: undefined } : (given as Tensors);
+  const now =
+    (compute: AnyPass, leavesDx = false) =>
+    (given: unknown) => {
+      const { pass, inPlace, narrow } = wide(written(given, leavesDx));
+      compute(pass as never, undefined as never);
       narrow();
-      lengthOf(pass.x);
+      return inPlace;
     };
-    return inPlace;
-  };
+  const later =
+    (compute: AnyPass, leavesDx = false) =>
+    (given: unknown, slot: Slot) => {
+      const { pass, inPlace, narrow } = wide(written(given, leavesDx));
+      compute(pass as never, slot as never);
+      // It keeps alive what is computed from, too.
+      waiting[slot] = () => {
+        narrow();
+        lengthOf(pass.x);
+      };
+      return inPlace;
+    };
   const frozen = (outer: number, inner: number, x: Uint16Array, y: Uint16Array, residual?: Uint16Array) => {
     const channels = lengthOf(x) === 0 ? 0 : lengthOf(x) / (outer * inner);
     return wide({ geometry: { outer, channels, inner }, x, y, residual });
@@ -116,25 +123,25 @@ function widenedPasses(
     forwardInference: now(float32.forwardInference),
     moments: now(float32.moments),
     backward: now(float32.backward),
-    gradSums: now(float32.gradSums),
+    gradSums: now(float32.gradSums, true),
     gradInput: now(float32.gradInput),
     gradParameters: float32.gradParameters,
     momentsOfPresent: now(float32.momentsOfPresent),
     inferPresent: now(float32.inferPresent),
-    gradSumsOfPresent: now(float32.gradSumsOfPresent),
+    gradSumsOfPresent: now(float32.gradSumsOfPresent, true),
     gradInputOfPresent: now(float32.gradInputOfPresent),
-    gradWeights: now(float32.gradWeights),
+    gradWeights: now(float32.gradWeights, true),
     findMissing: (geometry, x, weights) => float32.findMissing(geometry, widen(x) as Float32Array, weights),
     momentsOfPresentLater: later(float32.momentsOfPresentLater),
     inferPresentLater: later(float32.inferPresentLater),
-    gradSumsOfPresentLater: later(float32.gradSumsOfPresentLater),
+    gradSumsOfPresentLater: later(float32.gradSumsOfPresentLater, true),
     gradInputOfPresentLater: later(float32.gradInputOfPresentLater),
-    gradWeightsLater: later(float32.gradWeightsLater),
+    gradWeightsLater: later(float32.gradWeightsLater, true),
     forwardTrainingLater: later(float32.forwardTrainingLater),
     forwardInferenceLater: later(float32.forwardInferenceLater),
     momentsLater: later(float32.momentsLater),
     backwardLater: later(float32.backwardLater),
-    gradSumsLater: later(float32.gradSumsLater),
+    gradSumsLater: later(float32.gradSumsLater, true),
     gradInputLater: later(float32.gradInputLater),
     frozenBytes: float32.frozenBytes,
     freeze: float32.freeze,

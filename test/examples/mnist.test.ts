@@ -1,6 +1,7 @@
 import { beforeAll, describe, expect, it, vi } from 'vitest';
 import { head, readMnist } from '../../examples/mnist/data.js';
 import { HIGH_LEARNING_RATE, LEARNING_RATE, trainNetwork } from '../../examples/mnist/recipe.js';
+import type { Storage } from '../../examples/mnist/storage.js';
 import { accuracy } from '../../examples/mnist/train.js';
 import { patience } from '../support/patience.js';
 
@@ -8,22 +9,30 @@ describe('the digit network', () => {
   const digits = head(readMnist('train'), 6000);
   const test = head(readMnist('t10k'), 2000);
 
-  function train(batchNorm: boolean, learningRate: number) {
+  function train(batchNorm: boolean, learningRate: number, dtype?: Storage) {
     // It tells of its progress.
     const log = vi.spyOn(console, 'log').mockImplementation(() => {});
-    const { network, history } = trainNetwork('', { batchNorm, learningRate, digits, epochs: 2, seed: 1 });
+    const { network, history } = trainNetwork('', {
+      batchNorm,
+      learningRate,
+      digits,
+      epochs: 2,
+      seed: 1,
+      dtype,
+    });
     log.mockRestore();
     const values = network.parameters().map(({ value }) => value);
     return { values, history, accuracy: accuracy(network.freeze(), test) };
   }
 
-  let [normalized, again, without, slower]: ReturnType<typeof train>[] = [];
+  let [normalized, again, without, slower, inHalf]: ReturnType<typeof train>[] = [];
 
   beforeAll(() => {
     normalized = train(true, HIGH_LEARNING_RATE);
     again = train(true, HIGH_LEARNING_RATE);
     without = train(false, HIGH_LEARNING_RATE);
     slower = train(false, LEARNING_RATE);
+    inHalf = train(true, HIGH_LEARNING_RATE, 'bfloat16');
   }, patience);
 
   it('learns with batch norm at a rate at which it does not learn without', () => {
@@ -33,6 +42,11 @@ describe('the digit network', () => {
 
   it('learns without batch norm at a lower rate', () => {
     expect(slower.accuracy).toBeGreaterThan(0.85);
+  });
+
+  it('learns as well with activations in bfloat16', () => {
+    expect(Math.abs(inHalf.accuracy - normalized.accuracy)).toBeLessThan(0.03);
+    expect(inHalf.values).not.toEqual(normalized.values);
   });
 
   it('becomes the same to the bit in every run', () => {

@@ -113,6 +113,15 @@ describe('POST /predict', () => {
     expectPredictions(response.json(), 0);
   });
 
+  it('finds the same digits with activations in bfloat16', async () => {
+    const server = start({}, createClassifier(loadNetwork(model, SIZES), { fold: false, dtype: 'bfloat16' }));
+    const response = await post(server, bytesOf(0, BATCH), bytes);
+    const { predictions } = response.json<Answer>();
+    expect(predictions).toHaveLength(BATCH);
+    const same = predictions.filter(({ digit }, n) => digit === expected[n].digit);
+    expect(same.length).toBeGreaterThanOrEqual(0.95 * BATCH);
+  });
+
   it('takes fractions, and any parameters of the content type', async () => {
     const image = numbersOf(0).map((value) => value * 0.999);
     const headers = { 'content-type': 'application/json; charset=utf-8' };
@@ -404,11 +413,13 @@ describe('the options', () => {
       batch: 64,
       grace: 10,
       fold: true,
+      dtype: 'float32',
     };
     expect(readOptions([])).toEqual(options);
     expect(readOptions(['--train'])).toEqual({ ...options, train: 60_000 });
     expect(readOptions(['--quick'])).toEqual({ ...options, train: 10_000 });
     expect(readOptions(['--no-fold'])).toEqual({ ...options, fold: false });
+    expect(readOptions(['--dtype', 'bfloat16'])).toEqual({ ...options, fold: false, dtype: 'bfloat16' });
     expect(readOptions(['--help'])).toBe('help');
   });
 
@@ -418,6 +429,7 @@ describe('the options', () => {
     [['--batch', '0'], '--batch must be an integer from 1 to 4096, got 0'],
     [['--grace', '3601'], '--grace must be an integer from 0 to 3600, got 3601'],
     [['--host', ''], '--host must not be empty, got ""'],
+    [['--dtype', 'float16'], '--dtype must be float32 or bfloat16, got float16'],
     [['--model='], '--model must not be empty, got ""'],
     [['--prot', '1'], "Unknown option '--prot'"],
     [['stray'], "Unexpected argument 'stray'"],

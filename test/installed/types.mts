@@ -15,8 +15,14 @@ const frozen: FrozenBatchNorm<'float64'> = bn.freeze();
 const later: Promise<Tensor<Float64Array>> = frozen.runAsync(y, { signal: AbortSignal.timeout(1000) });
 const folded = foldIntoLinear({ weight: new Float32Array(4), shape: [2, 2] }, bn);
 const isa: string = capabilities().isa;
-// @ts-expect-error a dtype is a string of two
-new BatchNorm(2, { dtype: 'float16' });
+// @ts-expect-error a dtype is a string of four
+new BatchNorm(2, { dtype: 'int8' });
+const bits: Tensor<Uint16Array> = new BatchNorm(2, { dtype: 'bfloat16' }).forward({
+  data: Uint16Array.of(1, 2, 3, 4),
+  shape: [2, 2],
+});
+// @ts-expect-error bits are no floats
+bn.forward(bits);
 const group: ProcessGroup = WorkerGroup.join(new WorkerGroup(1, { timeout: 1000 }).handle, 0);
 const member = new BatchNorm(2, { group });
-void [later, folded, isa, member];
+void [later, folded, isa, member, bits];

@@ -49,6 +49,10 @@ type Call = (subjects: Subjects) => [arguments_: unknown[], call: (...arguments_
 
 const pass = () => ({ axis: 1, eps: 1e-5, ...affine(), activation: 'relu', residual: tensorOf(2) });
 const out = () => new Float32Array(24);
+const bits = (seed: number) => ({
+  data: Uint16Array.from({ length: 24 }, (_, i) => 0x3c00 + ((i * seed) % 97)),
+  shape: [...shape],
+});
 const signal = () => new AbortController().signal;
 const linear = () => ({ weight: values(9), shape: [3, 3], bias: values(3) });
 
@@ -101,6 +105,32 @@ const calls: Record<string, Call> = {
   'backwardAsync with transfer': ({ layer }) => [
     [tensorOf(1), { transfer: true }],
     (...a) => (layer as Any).backwardAsync(...a),
+  ],
+  'a layer of bits': () => [
+    [bits(1), { out: new Uint16Array(24), residual: bits(2) }, bits(3), { out: new Uint16Array(24) }],
+    (x, options, dy, more) => {
+      const layer = new BatchNorm(3, { dtype: 'bfloat16', activation: 'relu' }) as Any;
+      return [layer.forward(x, options), layer.backward(dy, more)];
+    },
+  ],
+  'a frozen layer of bits': ({ layer }) => [
+    [bits(1), { out: new Uint16Array(24), residual: bits(2) }],
+    (...a) => (FrozenBatchNorm.from(layer.stateDict(), { dtype: 'float16' }) as Any).run(...a),
+  ],
+  'backward of bits': () => [
+    [
+      bits(1),
+      bits(3),
+      { ...pass(), ...statistics(), dtype: 'float16', residual: bits(2), out: new Uint16Array(24) },
+    ],
+    (...a) => (library.backward as Any)(...a),
+  ],
+  'loadStateDict of bits': ({ layer }) => [
+    [
+      { ...stateOf(), weight: { data: Uint16Array.of(1, 2, 3), shape: [3], dtype: 'bfloat16' } },
+      { strict: false },
+    ],
+    (...a) => (layer as Any).loadStateDict(...a),
   ],
   train: ({ layer }) => [[true], (...a) => (layer as Any).train(...a)],
   loadStateDict: ({ layer }) => [

@@ -320,7 +320,7 @@ class ForwardCommand extends Always {
       (result) => {
         expect(result.shape).toEqual(shape);
         if (out) expect(result.data).toBe(out);
-        const y = result.data.slice();
+        const y = result.data.slice() as FloatArray;
         const relu = options.activation === 'relu';
         const statistics = batchStats ? undefined : copyOfStatistics(model.running);
         const used = this.residual ? residual : undefined;
@@ -633,7 +633,7 @@ class Run extends Always {
         expect(result.shape).toEqual(shape);
         const { parameters, running, relu } = frozen;
         const used = this.residual ? residual : undefined;
-        expectForward(result.data, x, extents, options, parameters, running, used, relu);
+        expectForward(result.data as FloatArray, x, extents, options, parameters, running, used, relu);
       },
     );
   }

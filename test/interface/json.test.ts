@@ -86,6 +86,23 @@ describe(`a layer as JSON (${seedNote})`, () => {
     }
   });
 
+  it('of bits has their dtype, and parameters in float32', () => {
+    for (const dtype of ['bfloat16', 'float16'] as const) {
+      const bn = new BatchNorm(2, { dtype, decay: 'cumulative' });
+      const x = { data: Uint16Array.of(0x3c00, 0x4000, 0x4200, 0x3800), shape: [2, 2] };
+      bn.forward(x);
+      bn.weight?.set([0.1, 1 / 3]);
+      const again = BatchNorm.fromJSON<typeof dtype>(JSON.parse(JSON.stringify(bn)));
+      expect(again.config).toEqual(bn.config);
+      expect(again.weight).toEqual(Float32Array.of(0.1, 1 / 3));
+      expect(again.forward(x).data).toEqual(bn.forward(x).data);
+      expect(inspect(again)).toContain(`dtype: '${dtype}'`);
+      const frozen = FrozenBatchNorm.fromJSON<typeof dtype>(JSON.parse(JSON.stringify(bn.freeze())));
+      expect(frozen.dtype).toBe(dtype);
+      expect(frozen.run(x).data).toEqual(bn.freeze().run(x).data);
+    }
+  });
+
   it('has strings where JSON has no number, and nothing that is undefined', () => {
     const bn = new BatchNorm(4, { decay: 'cumulative', convention: 'keras' }).eval();
     bn.weight?.set([Number.NaN, Infinity, -Infinity, -0]);
@@ -422,7 +439,11 @@ describe('JSON that is no layer', () => {
     ['channels', 0, 'json.channels must be an integer from 1 to 2147483647, got 0'],
     ['config.axis', 'x', 'json.config.axis must be an integer, got "x"'],
     ['config.eps', Number.NaN, 'json.config.eps must be a finite number from 0 on, got NaN'],
-    ['config.dtype', 'float16', `json.config.dtype must be 'float32' or 'float64', got "float16"`],
+    [
+      'config.dtype',
+      'int8',
+      `json.config.dtype must be 'float32' or 'float64' or 'bfloat16' or 'float16', got "int8"`,
+    ],
     ['config.activation', 'gelu', `json.config.activation must be 'relu', got "gelu"`],
     ['config.decay', 0.9, 'json.config must only have axis, eps, dtype, activation, missing, got "decay"'],
     ['state.running_mean', undefined, 'json.state.running_mean must be an array of numbers, got undefined'],

@@ -10,6 +10,7 @@ import {
   forwardTraining,
   type StateDict,
 } from '../../lib/index.js';
+import { encodeAll } from '../support/half.js';
 import { Random, seedNote } from '../support/random.js';
 import { expectError, expectSame } from '../support/tensors.js';
 
@@ -51,6 +52,24 @@ const forms: Record<string, (list: readonly number[]) => unknown> = {
     shape: [channels],
     strides: [1],
     offset: 1,
+  }),
+  'the bits of bfloat16': (list) => ({
+    data: encodeAll('bfloat16', list),
+    shape: [channels],
+    dtype: 'bfloat16',
+  }),
+  'the bits of float16': (list) => ({ data: encodeAll('float16', list), dims: [channels], dtype: 'float16' }),
+  'a part of longer bits': (list) => ({
+    data: encodeAll('float16', [7, ...list, 8]),
+    shape: [channels],
+    strides: [1],
+    offset: 1,
+    dtype: 'float16',
+  }),
+  'floats that say what they are': (list) => ({ data: singles(list), shape: [channels], dtype: 'float32' }),
+  ...('Float16Array' in globalThis && {
+    'a Float16Array': (list) =>
+      new (globalThis as unknown as { Float16Array: typeof Float32Array }).Float16Array(list),
   }),
 };
 

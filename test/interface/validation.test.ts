@@ -9,6 +9,7 @@ import {
   foldIntoConv,
   forwardInference,
   forwardTraining,
+  Moments,
   setThreads,
   tensor,
   updateRunningStats,
@@ -51,6 +52,10 @@ const stats = (channels = 3) => ({
   mean: new Float64Array(channels),
   variance: new Float64Array(channels).fill(1),
 });
+const bits = () => ({ data: new Uint16Array(24), shape: [2, 3, 4] });
+const bitsCure = "the bits of bfloat16 or float16 need dtype: 'bfloat16' or 'float16'";
+const integersCure = 'integers are input of inference alone: of run(), runAsync() and forwardInference()';
+const float16Arrays = 'Float16Array' in globalThis ? 'Uint16Array or Float16Array' : 'Uint16Array';
 const shared = new Float32Array(60);
 
 /** As of a small ResNet in PyTorch. */
@@ -336,7 +341,7 @@ const cases: [title: string, call: () => unknown, expected: Failure][] = [
     'running statistics for the function',
     () => forwardInference(x(), { running_mean: stats().mean, running_var: stats().variance } as Wrong),
     type(
-      'options must only have axis, eps, weight, bias, activation, residual, out, mean, variance, missing, got "running_mean"; did you mean mean?',
+      'options must only have axis, eps, weight, bias, activation, residual, out, dtype, mean, variance, missing, got "running_mean"; did you mean mean?',
       'ERR_BATCHNORM_UNKNOWN_OPTION',
     ),
   ],
@@ -362,7 +367,7 @@ const cases: [title: string, call: () => unknown, expected: Failure][] = [
     'an unknown option of a function',
     () => forwardTraining(x(), { gamma: 1 } as Wrong),
     type(
-      'options must only have axis, eps, weight, bias, activation, residual, out, moments, weights, outside, missing, got "gamma"; did you mean weight?',
+      'options must only have axis, eps, weight, bias, activation, residual, out, dtype, moments, weights, outside, missing, got "gamma"; did you mean weight?',
       'ERR_BATCHNORM_UNKNOWN_OPTION',
     ),
   ],
@@ -433,8 +438,120 @@ const cases: [title: string, call: () => unknown, expected: Failure][] = [
   ],
   [
     'an unknown dtype',
-    () => new BatchNorm(3, { dtype: 'float16' as Wrong }),
-    range(`dtype must be 'float32' or 'float64', got "float16"`),
+    () => new BatchNorm(3, { dtype: 'int8' as Wrong }),
+    range(`dtype must be 'float32' or 'float64' or 'bfloat16' or 'float16', got "int8"`),
+  ],
+  [
+    'a dtype of a function that does not exist',
+    () => forwardTraining(x(), { dtype: 'float8' as Wrong }),
+    range(`dtype must be 'float32' or 'float64' or 'bfloat16' or 'float16', got "float8"`),
+  ],
+  [
+    'bits without a dtype in a layer',
+    () => new BatchNorm(3).forward(bits() as Wrong),
+    type(`x.data must be a Float32Array, got Uint16Array; ${bitsCure}`),
+  ],
+  [
+    'bits without a dtype in a function',
+    () => forwardTraining(bits()),
+    type(`x.data must be a Float32Array or Float64Array, got Uint16Array; ${bitsCure}`),
+  ],
+  [
+    'bits without a dtype for moments',
+    () => Moments.of(bits()),
+    type(`x.data must be a Float32Array or Float64Array, got Uint16Array; ${bitsCure}`),
+  ],
+  [
+    'bits for a frozen layer of either dtype',
+    () => FrozenBatchNorm.from({ running_mean: [0, 0, 0], running_var: [1, 1, 1] }).run(bits() as Wrong),
+    type(`x.data must be a Float32Array or Float64Array, got Uint16Array; ${bitsCure}`),
+  ],
+  [
+    'floats in a layer of bits',
+    () => new BatchNorm(3, { dtype: 'bfloat16' }).forward(x() as Wrong),
+    type(`x.data must be a Uint16Array, got Float32Array; encode(values, 'bfloat16') makes one`),
+  ],
+  [
+    'floats with the dtype of bits',
+    () => forwardInference(x(), { ...stats(), dtype: 'float16' as Wrong }),
+    type(`x.data must be a ${float16Arrays}, got Float32Array; encode(values, 'float16') makes one`),
+  ],
+  [
+    'doubles with the dtype of floats',
+    () => forwardTraining({ ...x(), data: new Float64Array(24) }, { dtype: 'float32' as Wrong }),
+    type('x.data must be a Float32Array, got Float64Array'),
+  ],
+  [
+    'a gradient of another dtype than bits',
+    () => {
+      const bn = new BatchNorm(3, { dtype: 'bfloat16' });
+      bn.forward(bits());
+      bn.backward(x() as Wrong);
+    },
+    type(`dy.data must be a Uint16Array, got Float32Array; encode(values, 'bfloat16') makes one`),
+  ],
+  [
+    'a residual of another dtype than bits',
+    () => new BatchNorm(3, { dtype: 'bfloat16' }).forward(bits(), { residual: x() as Wrong }),
+    type(`residual.data must be a Uint16Array, got Float32Array; encode(values, 'bfloat16') makes one`),
+  ],
+  [
+    'integers in training',
+    () => new BatchNorm(3).forward({ ...x(), data: new Uint8Array(24) } as Wrong),
+    type(`x.data must be a Float32Array, got Uint8Array; ${integersCure}`),
+  ],
+  [
+    'integers in training by a function',
+    () => forwardTraining({ ...x(), data: new Int16Array(24) } as Wrong),
+    type(`x.data must be a Float32Array or Float64Array, got Int16Array; ${integersCure}`),
+  ],
+  [
+    'a Buffer as a gradient',
+    () => backward({ ...x(), data: Buffer.alloc(24) } as Wrong, x(), stats()),
+    type(`dy.data must be a Float32Array, got Uint8Array; ${integersCure}`),
+  ],
+  [
+    'floats as the result of bits',
+    () => new BatchNorm(3, { dtype: 'bfloat16' }).forward(bits(), { out: new Float32Array(24) as Wrong }),
+    type(`out must be a Uint16Array, got Float32Array`),
+  ],
+  [
+    'bits as the result of floats',
+    () => new BatchNorm(3).forward(x(), { out: new Uint16Array(24) as Wrong }),
+    type(`out must be a Float32Array, got Uint16Array`),
+  ],
+  [
+    'integers as the result of training',
+    () => new BatchNorm(3).forward(x(), { out: new Int8Array(24) as Wrong }),
+    type(`out must be a Float32Array, got Int8Array`),
+  ],
+  [
+    'floats as the result of a backward pass of bits',
+    () => {
+      const bn = new BatchNorm(3, { dtype: 'float16' });
+      bn.forward(bits());
+      bn.backward(bits(), { out: new Float32Array(24) as Wrong });
+    },
+    type(`out must be a ${float16Arrays}, got Float32Array`),
+  ],
+  [
+    'a result that overlaps bits',
+    () => {
+      const data = new Uint16Array(25);
+      const tensorOfBits = { data: data.subarray(0, 24), shape: [2, 3, 4] };
+      new BatchNorm(3, { dtype: 'bfloat16' }).forward(tensorOfBits, { out: data.subarray(1) });
+    },
+    range(
+      'out must be x.data itself or not overlap it, got views that share 46 bytes',
+      'ERR_BATCHNORM_OVERLAP',
+    ),
+  ],
+  [
+    'bits as a weight',
+    () => forwardTraining(x(), { weight: new Uint16Array(3) as Wrong }),
+    type(
+      'weight must be a Float32Array or Float64Array, got Uint16Array; of the bits of bfloat16 or float16 decode(values, dtype) makes a Float32Array',
+    ),
   ],
   [
     'a weight option that is an array',
@@ -896,12 +1013,12 @@ const cases: [title: string, call: () => unknown, expected: Failure][] = [
       [
         'weight',
         new Uint16Array(3),
-        'state.weight must be a Float32Array, a Float64Array, { data, shape } or an array of numbers, got Uint16Array; convert float16 or bfloat16 to a Float32Array first: bits alone do not say which they are',
+        "state.weight must be a Float32Array, a Float64Array, { data, shape } or an array of numbers, got Uint16Array; give { data, shape, dtype: 'bfloat16' }, or 'float16': bits alone do not say which they are",
       ],
       [
         'weight',
         { data: new Uint16Array(3), shape: [3] },
-        'state.weight.data must be a Float32Array, a Float64Array or an array of numbers, got Uint16Array; convert float16 or bfloat16 to a Float32Array first: bits alone do not say which they are',
+        "state.weight.dtype must be 'bfloat16' or 'float16', got undefined",
       ],
       [
         'bias',

@@ -1,11 +1,18 @@
 // A layer at work as its users call it, for what runs in other places too: pages, web workers, bundles. Nothing of Node.js.
 import type * as Library from '../../lib/index.js';
-import type { FloatArray, Tensor } from '../../lib/index.js';
+import type { DType, Tensor, TensorArray } from '../../lib/index.js';
 
 /** The bytes in hexadecimal: what comes from elsewhere as text is the same to the bit, signs of zeros and all. */
-function hexOf({ buffer, byteOffset, byteLength }: FloatArray): string {
+function hexOf({ buffer, byteOffset, byteLength }: TensorArray): string {
   const bytes = new Uint8Array(buffer as ArrayBuffer, byteOffset, byteLength);
   return Array.from(bytes, (byte) => byte.toString(16).padStart(2, '0')).join('');
+}
+
+/** Values in the array of a dtype. */
+function arrayOf({ encode }: typeof Library, dtype: DType, values: Float64Array): TensorArray {
+  if (dtype === 'float64') return values;
+  const floats = Float32Array.from(values);
+  return dtype === 'float32' ? floats : encode(floats, dtype);
 }
 
 /**
@@ -18,22 +25,21 @@ export async function everyPass(library: typeof Library): Promise<Record<string,
   const add = (name: string, result: object) => {
     for (const [part, value] of Object.entries(result)) {
       const array: unknown = value?.data ?? value;
-      if (ArrayBuffer.isView(array)) results[`${name} ${part}`] = hexOf(array as FloatArray);
+      if (ArrayBuffer.isView(array)) results[`${name} ${part}`] = hexOf(array as TensorArray);
     }
   };
-  const same = (name: string, result: Tensor<FloatArray>, expected: Tensor<FloatArray>) => {
+  const same = (name: string, result: Tensor<TensorArray>, expected: Tensor<TensorArray>) => {
     if (hexOf(result.data) !== hexOf(expected.data)) throw new Error(`${name} must have the same bits`);
   };
 
-  for (const dtype of ['float32', 'float64'] as const) {
+  for (const dtype of ['float32', 'float64', 'bfloat16', 'float16'] as const) {
     const shape = [3, 5, 7, 11];
     const tensor = (seed: number) => {
       const length = shape.reduce((product, size) => product * size);
       const values = Float64Array.from({ length }, (_, i) => ((i * seed) % 1021) / 256 - 2);
-      return { data: (dtype === 'float32' ? Float32Array.from(values) : values) as FloatArray, shape };
+      return { data: arrayOf(library, dtype, values), shape };
     };
-    const newLayer = (activation?: 'relu') =>
-      new library.BatchNorm<'float32' | 'float64'>(5, { dtype, activation });
+    const newLayer = (activation?: 'relu') => new library.BatchNorm<Library.DType>(5, { dtype, activation });
     for (const activation of [undefined, 'relu'] as const)
       for (const options of [{}, { residual: tensor(19) }]) {
         const name = [dtype, activation ?? 'plain', ...Object.keys(options)].join(' ');
