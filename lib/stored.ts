@@ -108,7 +108,7 @@ export function readStored(
   channels: number | undefined,
   layerDtype: DType | undefined,
 ): StoredCall {
-  const { dtype, name } = input;
+  const { dtype } = input;
   if (dtype === 'float64') throw float64Error(input, given);
   const geometry = geometryOf(input, axis, channels);
   const rank = input.shape.length;

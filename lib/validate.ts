@@ -357,7 +357,7 @@ export function readView(
 
 /** For data that are not of the dtype that was said. */
 export function viewDtypeError({ name, data }: ReadView, wanted: DType | undefined): Error {
-  return dataError(`${name}.data`, data, wanted);
+  return dataError(`${name}.data`, data, wanted, dataCure(data, wanted));
 }
 
 /** The same with strides, where it does not lie one value after the other. */
