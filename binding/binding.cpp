@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <cstdint>
 #include <exception>
 #include <new>
@@ -22,6 +23,7 @@
 #include "plan.h"
 #include "platform.h"
 #include "presence.h"
+#include "stored.h"
 
 namespace {
 
@@ -617,6 +619,138 @@ napi_value run_frozen(napi_env env, napi_callback_info info) {
   return nullptr;
 }
 
+batchnorm::Storage storage_at(double number) {
+  if (!(number >= 0 && number < batchnorm::kStorages)) throw InvalidCall{"be given a storage type"};
+  return static_cast<batchnorm::Storage>(static_cast<int>(number));
+}
+
+/// The bytes of an array of values of a storage type, where such values may lie; `length` of them, or any
+/// number.
+template <typename Arguments>
+Values<unsigned char> stored_at(const Arguments& arguments, size_t index, batchnorm::Storage storage,
+                                const char* name, size_t length = SIZE_MAX) {
+  void* values = nullptr;
+  size_t bytes = 0;
+  const size_t each = batchnorm::bytes_of(storage);
+  if (napi_get_buffer_info(arguments.env(), arguments[index], &values, &bytes) != napi_ok ||
+      (length != SIZE_MAX && bytes != length * each))
+    throw BufferChanged{name};
+  if (reinterpret_cast<uintptr_t>(values) % each != 0) throw Misaligned{name, each};
+  return {static_cast<unsigned char*>(values), bytes};
+}
+
+/// widen(storage, from, to), narrow(storage, from, to)
+template <bool Widens>
+napi_value convert(napi_env env, napi_callback_info info) {
+  const Arguments<3> arguments(env, info);
+  const batchnorm::Storage storage = storage_at(arguments.number(0));
+  const size_t length = stored_at(arguments, Widens ? 1 : 2, storage, "values").length / bytes_of(storage);
+  if constexpr (Widens) {
+    const auto from = stored_at(arguments, 1, storage, "values", length);
+    const auto to = arguments.array<float>(2, length, "the result");
+    batchnorm::widen(execution_of(env), storage, from.at, length, to.at);
+  } else {
+    const auto from = arguments.array<const float>(1, length, "values");
+    const auto to = stored_at(arguments, 2, storage, "the result", length);
+    batchnorm::narrow(execution_of(env), from.at, storage, length, to.at);
+  }
+  return nullptr;
+}
+
+/// A tensor of any strides: a view, which is the numbers axis, outAxis, offset, all dimensions and all
+/// strides; the storage type; the array that it lies in.
+struct StoredTensor {
+  Shape shape;
+  batchnorm::Source source;
+  /// From its first value in memory to its last.
+  Values<unsigned char> span;
+
+  template <typename Arguments>
+  StoredTensor(const Arguments& arguments, size_t index, size_t storage_index, size_t array_index,
+               size_t channels) {
+    void* numbers = nullptr;
+    size_t bytes = 0;
+    constexpr size_t kBefore = 3;
+    if (napi_get_buffer_info(arguments.env(), arguments[index], &numbers, &bytes) != napi_ok ||
+        reinterpret_cast<uintptr_t>(numbers) % alignof(double) != 0)
+      throw invalid();
+    const size_t rank = (bytes / sizeof(double) - kBefore) / 2;
+    if (bytes != (kBefore + 2 * rank) * sizeof(double) || rank < 1 || rank > batchnorm::Steps::kMost)
+      throw invalid();
+    const auto* const view = static_cast<const double*>(numbers);
+    const double* const dimensions = view + kBefore;
+    const double* const strides = dimensions + rank;
+    if (!(is_whole(view[0]) && view[0] >= 0 && view[0] < rank && is_whole(view[1]) && view[1] >= 0 &&
+          view[1] < rank && is_whole(view[2])))
+      throw invalid();
+    const auto axis = static_cast<size_t>(view[0]);
+    double size = 1;
+    double least = view[2], most = view[2];
+    for (size_t i = 0; i < rank; i++) {
+      if (!is_whole(dimensions[i]) || dimensions[i] < 0 || !is_whole(strides[i])) throw invalid();
+      size *= dimensions[i];
+      (strides[i] < 0 ? least : most) += (dimensions[i] - 1) * strides[i];
+    }
+    if (dimensions[axis] < 1 || (channels != 0 && dimensions[axis] != static_cast<double>(channels)) ||
+        size > Arguments::kLargest)
+      throw invalid();
+    source.storage = storage_at(arguments.number(storage_index));
+    const size_t each = bytes_of(source.storage);
+    const auto array = stored_at(arguments, array_index, source.storage, "x.data");
+    shape = arrange(dimensions, strides, rank, axis, static_cast<size_t>(view[1]), source);
+    source.at = array.at;
+    span = {array.at, 0};
+    if (size == 0) return;
+    if (!(least >= 0 && most < static_cast<double>(array.length / each))) throw BufferChanged{"x.data"};
+    source.at = array.at + static_cast<size_t>(view[2]) * each;
+    span = {array.at + static_cast<size_t>(least) * each, static_cast<size_t>(most - least + 1) * each};
+  }
+
+ private:
+  static InvalidCall invalid() { return {"be given a view of a tensor"}; }
+  static bool is_whole(double number) {
+    constexpr double kMost = 9007199254740992.0;
+    return number >= -kMost && number <= kMost && number == std::trunc(number);
+  }
+};
+
+/// runStored(view, memory, xStorage, x, yStorage, y, bias?, residualStorage, residual?)
+template <typename When>
+napi_value run_stored(napi_env env, napi_callback_info info) {
+  const Arguments<9 + When::kArguments> arguments(env, info);
+  const auto memory = arguments.memory(1);
+  const size_t channels = batchnorm::frozen_channels<float>(memory.at, memory.length);
+  if (channels == 0) throw InvalidCall{"be given the memory of a frozen layer"};
+  const StoredTensor x(arguments, 0, 2, 3, channels);
+  const size_t size = x.shape.size();
+  const batchnorm::Storage y_storage = storage_at(arguments.number(4));
+  const auto y = stored_at(arguments, 5, y_storage, kOut, size);
+  const auto bias = arguments.template optional_array<const float>(6, channels, "bias");
+  const batchnorm::Storage residual_storage = storage_at(arguments.number(7));
+  napi_valuetype type = napi_undefined;
+  napi_typeof(env, arguments[8], &type);
+  const auto residual = type == napi_undefined
+                            ? Values<unsigned char>{nullptr, 0}
+                            : stored_at(arguments, 8, residual_storage, "residual.data", size);
+  if (bytes_of(y_storage) == bytes_of(x.source.storage) && lies_alike(x.shape, x.source))
+    is_in_place<unsigned char>(y, {x.span.at, x.span.length}, kOverX);
+  else
+    check_apart(y, x.span, kOffX);
+  check_apart(y, residual, kOffResidual);
+  const batchnorm::StoredPass pass = {x.shape,     memory.at, x.source,  residual_storage,
+                                      residual.at, bias.at,   y_storage, y.at};
+  When::run(arguments, [pass, execution = When::execution(env)] { batchnorm::run_stored(execution, pass); });
+  return nullptr;
+}
+
+/// findMissingStored(view, xStorage, x): the place in y of the first NaN, or the size of x
+napi_value find_missing_stored(napi_env env, napi_callback_info info) {
+  const Arguments<3> arguments(env, info);
+  const StoredTensor x(arguments, 0, 1, 2, 0);
+  const size_t place = batchnorm::find_missing_stored(execution_of(env), x.shape, x.source);
+  return Napi::Number::New(env, static_cast<double>(place));
+}
+
 /// release(memory): detaches an ArrayBuffer, so that its memory is freed before it is collected
 napi_value release(napi_env env, napi_callback_info info) {
   napi_detach_arraybuffer(env, Arguments<1>(env, info)[0]);
@@ -798,6 +932,11 @@ Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   exports.Set("float64", passes_of<double>(env));
   exports.Set("bfloat16", passes_of<Half>(env, batchnorm::kBfloat16));
   exports.Set("float16", passes_of<Half>(env, batchnorm::kFloat16));
+  export_function<convert<true>>(exports, "widen");
+  export_function<convert<false>>(exports, "narrow");
+  export_function<run_stored<Now>>(exports, "runStored");
+  export_function<run_stored<Later>>(exports, "runStoredLater");
+  export_function<find_missing_stored>(exports, "findMissingStored");
   export_function<update_running_stats>(exports, "updateRunningStats");
   export_function<release>(exports, "release");
   export_function<is_aligned>(exports, "isAligned");

@@ -6,6 +6,7 @@
 
 #include "batchnorm.h"
 #include "presence.h"
+#include "stored.h"
 
 #define EXPORT(name) extern "C" __attribute__((export_name(name)))
 
@@ -177,3 +178,40 @@ double batchnorm_update_running_stats(size_t channels, const double* mean, const
 
 EXPORT_PASSES(float, "Float32")
 EXPORT_PASSES(double, "Float64")
+
+EXPORT("widen") void batchnorm_widen(uint32_t storage, const void* from, size_t count, float* to) {
+  batchnorm::widen(kExecution, static_cast<batchnorm::Storage>(storage), from, count, to);
+}
+EXPORT("narrow") void batchnorm_narrow(uint32_t storage, const float* from, size_t count, void* to) {
+  batchnorm::narrow(kExecution, from, static_cast<batchnorm::Storage>(storage), count, to);
+}
+
+namespace {
+
+/// Of dimensions and their strides, `rank` numbers each.
+batchnorm::Shape read_source(const double* view, size_t rank, size_t axis, size_t out_axis, uint32_t storage,
+                             const void* x, batchnorm::Source& source) {
+  source.storage = static_cast<batchnorm::Storage>(storage);
+  source.at = x;
+  return batchnorm::arrange(view, view + rank, rank, axis, out_axis, source);
+}
+
+}  // namespace
+
+EXPORT("runStored")
+void batchnorm_run_stored(const double* view, size_t rank, size_t axis, size_t out_axis,
+                          const unsigned char* memory, uint32_t x_storage, const void* x, uint32_t y_storage,
+                          void* y, const float* bias, uint32_t residual_storage, const void* residual) {
+  batchnorm::Source source;
+  const batchnorm::Shape shape = read_source(view, rank, axis, out_axis, x_storage, x, source);
+  batchnorm::run_stored(kExecution, {shape, memory, source, static_cast<batchnorm::Storage>(residual_storage),
+                                     residual, bias, static_cast<batchnorm::Storage>(y_storage), y});
+}
+
+EXPORT("findMissingStored")
+double batchnorm_find_missing_stored(const double* view, size_t rank, size_t axis, size_t out_axis,
+                                     uint32_t storage, const void* x) {
+  batchnorm::Source source;
+  const batchnorm::Shape shape = read_source(view, rank, axis, out_axis, storage, x, source);
+  return static_cast<double>(batchnorm::find_missing_stored(kExecution, shape, source));
+}

@@ -1,5 +1,5 @@
 // All that differs between data types. A new one is one more row.
-import type { DType } from './types.js';
+import type { DType, IntegerDType, ResultDType } from './types.js';
 
 /** What is computed in, and what parameters and their gradients are in. */
 export type Arithmetic = 'float32' | 'float64';
@@ -12,7 +12,13 @@ interface Facts {
   /** What its arrays call themselves. */
   readonly arrayName: string;
   /** What makes them, taken when the library is loaded. */
-  readonly Array: Float32ArrayConstructor | Float64ArrayConstructor | Uint16ArrayConstructor;
+  readonly Array:
+    | Float32ArrayConstructor
+    | Float64ArrayConstructor
+    | Uint16ArrayConstructor
+    | Uint8ArrayConstructor
+    | Int8ArrayConstructor
+    | Int16ArrayConstructor;
   /** The size of a value. */
   readonly bytes: number;
   /** Of its values, of which those of 16 bits are widened on the way in and rounded on the way out. */
@@ -21,7 +27,7 @@ interface Facts {
   readonly suffix: string;
 }
 
-export const dtypes: Readonly<Record<DType, Facts>> = {
+export const dtypes: Readonly<Record<DType | IntegerDType, Facts>> = {
   float32: {
     arrayName: 'Float32Array',
     Array: Float32Array,
@@ -50,10 +56,41 @@ export const dtypes: Readonly<Record<DType, Facts>> = {
     arithmetic: 'float32',
     suffix: 'Float32',
   },
+  uint8: {
+    arrayName: 'Uint8Array',
+    Array: Uint8Array,
+    bytes: 1,
+    arithmetic: 'float32',
+    suffix: 'Float32',
+  },
+  int8: {
+    arrayName: 'Int8Array',
+    Array: Int8Array,
+    bytes: 1,
+    arithmetic: 'float32',
+    suffix: 'Float32',
+  },
+  int16: {
+    arrayName: 'Int16Array',
+    Array: Int16Array,
+    bytes: 2,
+    arithmetic: 'float32',
+    suffix: 'Float32',
+  },
 };
 
-/** All of them. */
-export const dtypeNames = Object.keys(dtypes) as readonly DType[];
+/** Those that layers compute in. */
+export const dtypeNames: readonly DType[] = ['float32', 'float64', 'bfloat16', 'float16'];
+
+/** Those that inference takes and gives, computed in float32, in the order of `Storage` in native/kernels.h. */
+export const storedNames: readonly ResultDType[] = [
+  'float32',
+  'bfloat16',
+  'float16',
+  'uint8',
+  'int8',
+  'int16',
+];
 
 /** `Float32Array or Float64Array`, for messages. */
 export const arrayNames = `${dtypes.float32.arrayName} or ${dtypes.float64.arrayName}`;
@@ -73,7 +110,32 @@ export function tensorDtypeNamed(
   return dtypeNamed(arrayName);
 }
 
-export function isHalf(dtype: DType): dtype is HalfDType {
+/** The data type of arrays of whole numbers that call themselves so. A Buffer is a Uint8Array. */
+export function integerNamed(arrayName: string | undefined): IntegerDType | undefined {
+  switch (arrayName) {
+    case 'Uint8Array':
+    case 'Uint8ClampedArray':
+      return 'uint8';
+    case 'Int8Array':
+      return 'int8';
+    case 'Int16Array':
+      return 'int16';
+    default:
+      return undefined;
+  }
+}
+
+export function isInteger(dtype: DType | IntegerDType): dtype is IntegerDType {
+  return dtype === 'uint8' || dtype === 'int8' || dtype === 'int16';
+}
+
+/** The number by which the backends know it. */
+export function storageOf(dtype: ResultDType): number {
+  for (let i = 0; i < storedNames.length; i++) if (storedNames[i] === dtype) return i;
+  return -1;
+}
+
+export function isHalf(dtype: DType | IntegerDType): dtype is HalfDType {
   return dtype === 'bfloat16' || dtype === 'float16';
 }
 

@@ -3,8 +3,8 @@ import { type Activation, checkActivation } from './activation.js';
 import type { InferPresentPass, Passes } from './backend/backend.js';
 import { backend, passesFor } from './backend/index.js';
 import { type Convention, defaultsOf } from './conventions.js';
-import { arithmeticOf, dtypeNames } from './dtype.js';
-import { stateError, typeError } from './errors.js';
+import { arithmeticOf, dtypeNames, isInteger } from './dtype.js';
+import { isArray, rangeError, stateError, typeError } from './errors.js';
 import { deliver, isShared, move } from './handover.js';
 import { inspect, inspected } from './inspect.js';
 import {
@@ -23,24 +23,55 @@ import { areCallsUntouched, type Names, namesOf } from './properties.js';
 import { newResult } from './result.js';
 import { isStaged, stage, takeStaging, unstage } from './staging.js';
 import { type AnyState, readState, type StateOptions } from './state.js';
-import type { ArrayOf, DType, FloatArray, ParametersOf, Tensor, TensorArray, TensorLike } from './types.js';
 import {
+  checkNoneMissingStored,
+  imputedBias,
+  isStored,
+  readStored,
+  type StoredCall,
+  spanOf,
+  storedPass,
+  wholeOf,
+} from './stored.js';
+import { bufferOf, extentOf, lengthOf, viewOf } from './typed-array.js';
+import type {
+  ArrayOf,
+  DType,
+  FloatArray,
+  IntegerArray,
+  ParametersOf,
+  ResultArrayOf,
+  ResultDType,
+  ResultOf,
+  Tensor,
+  TensorArray,
+  TensorLike,
+  ValueArray,
+} from './types.js';
+import {
+  channelsError,
   checkApart,
   checkAxis,
   checkDivisors,
   checkDtype,
   checkEps,
   checkLength,
+  checkObject,
   checkOut,
   copyOf,
+  dtypeOf,
   geometryOf,
   inClassOf,
   isInPlace,
+  maxChannels,
+  newArray,
   newMemory,
+  perChannelError,
   type ReadTensor,
   readOptions,
   readResidual,
-  readShape,
+  type ReadView,
+  readView,
   toDtype,
 } from './validate.js';
 
@@ -60,24 +91,52 @@ export interface FrozenOptions<D extends DType = DType> extends StateOptions {
   convention?: Convention;
 }
 
+/** What {@link FrozenBatchNorm.fromMeanStd} takes. */
+export interface MeanStdOptions<D extends DType = DType> {
+  /** One value per channel, of x · scale. */
+  mean: readonly number[] | FloatArray;
+  /** One value per channel, positive. */
+  std: readonly number[] | FloatArray;
+  /** By what x is multiplied first, 1 / 255 as a rule where pixels are bytes. Default 1. */
+  scale?: number;
+  /** The channel axis; −1 is the last. Default 1. */
+  axis?: number;
+  /** Of the data that will come in, where that is not of integers. Default: what they are. */
+  dtype?: D;
+}
+
 /** What a run may be given besides x. */
-export interface RunOptions<T extends TensorArray> {
+export interface RunOptions<
+  T extends ValueArray,
+  N extends ResultDType = ResultDType,
+  O extends ValueArray = ResultOf<T>,
+> {
   /**
-   * Where the result goes: as long as x and of its dtype; x.data itself, or memory that does not overlap it. Default: a
+   * Where the result goes: as long as x. Its class says of which dtype that is: a Float32Array of float32, a Uint8Array,
+   * Uint8ClampedArray, Int8Array or Int16Array of integers, to which values are rounded, to nearest even, and limited; a Uint16Array of what
+   * `dtype` says, or the layer. It is x.data itself, where a result lies as x does, or memory that does not overlap it. Default: a
    * new array, which costs more than the batch norm itself where x is large.
    */
-  out?: T;
-  /** Added before the activation: in the dtype and shape of x. It may not overlap `out`. Default: nothing. */
-  residual?: TensorLike<T>;
+  out?: O;
+  /** Added before the activation: in the shape of the result, in the dtype of x or of the result. It may not overlap `out`. Default: nothing. */
+  residual?: TensorLike<T | O | Float32Array>;
+  /** Where the channel axis goes; −1 is the last. Default: where it is. */
+  outAxis?: number;
+  /** Of the result. Default: what `out` is, else that of x, else, of integers, float32. */
+  dtype?: N;
 }
 
 /** What a run off the event loop may be given besides x. */
-export interface RunAsyncOptions<T extends TensorArray> extends RunOptions<T> {
+export interface RunAsyncOptions<
+  T extends ValueArray,
+  N extends ResultDType = ResultDType,
+  O extends ValueArray = ResultOf<T>,
+> extends RunOptions<T, N, O> {
   /** Cancels the operation while it waits: the promise rejects with the signal's reason. Later it has no effect. */
   signal?: AbortSignal;
   /**
    * true: x.data's buffer is moved in, all the caller's views of it are detached (as by postMessage), and the result comes
-   * back in the same memory. It must be an ArrayBuffer of its own, not resizable, and `out` must be absent. What a signal
+   * back in the same memory, where it lies as x does and its values are as large. It must be an ArrayBuffer of its own, not resizable, and `out` must be absent. What a signal
    * then cancels is gone. Default false.
    */
   transfer?: boolean;
@@ -111,11 +170,12 @@ const frozenNames = namesOf([
   'prefix',
   'strict',
 ]);
+const meanStdNames = namesOf(['mean', 'std', 'scale', 'axis', 'dtype']);
 const jsonNames = ['type', 'version', 'channels', 'config', 'state'];
 const configNames = ['axis', 'eps', 'dtype', 'activation', 'missing'];
 const jsonStateNames = ['weight', 'bias', 'running_mean', 'running_var'];
-const runNames = namesOf(['out', 'residual'], areCallsUntouched);
-const runAsyncNames = namesOf(['out', 'residual', 'signal', 'transfer'], areCallsUntouched);
+const runNames = namesOf(['out', 'residual', 'outAxis', 'dtype'], areCallsUntouched);
+const runAsyncNames = namesOf(['out', 'residual', 'outAxis', 'dtype', 'signal', 'transfer'], areCallsUntouched);
 
 /** What a run reads of x and its options. */
 interface ReadRun<T extends TensorArray> {
@@ -127,6 +187,13 @@ interface ReadRun<T extends TensorArray> {
   out: T | undefined;
   /** As the caller has it. */
   givenOut: T | undefined;
+  /** Of a run from one storage type to another. */
+  stored: undefined;
+}
+
+/** The same of a run from one storage type to another, or to another place. */
+interface ReadStoredRun {
+  stored: StoredCall;
 }
 
 /** Coefficients for data of one dtype. */
@@ -283,6 +350,61 @@ export class FrozenBatchNorm<D extends DType = DType> {
   }
 
   /**
+   * (x · scale − mean) / std: what models of pictures and of sound want of what they are given, with the constants that come with
+   * them.
+   *
+   * @param options one mean and one std per channel; scale 1, axis 1 and any dtype by default.
+   * @throws TypeError (`ERR_BATCHNORM_INVALID_TYPE`, `ERR_BATCHNORM_UNKNOWN_OPTION`), RangeError (`ERR_BATCHNORM_INVALID_VALUE`) naming
+   *   what does not fit.
+   * @example
+   * import { FrozenBatchNorm } from 'batchnorm';
+   *
+   * const normalize = FrozenBatchNorm.fromMeanStd({
+   *   mean: [0.485, 0.456, 0.406],
+   *   std: [0.229, 0.224, 0.225],
+   *   scale: 1 / 255,
+   *   axis: -1,
+   * });
+   * const pixels = { data: Uint8Array.of(124, 116, 104, 0, 0, 0), shape: [1, 1, 2, 3] };
+   * const { data, shape } = normalize.run(pixels, { outAxis: 1 });
+   * console.log(shape, data[1].toFixed(2)); // [ 1, 3, 1, 2 ] -2.12
+   */
+  static fromMeanStd<D extends DType = DType>(options: MeanStdOptions<D>): FrozenBatchNorm<D> {
+    checkObject('options', options);
+    const { mean, std, scale = 1, axis = 1, dtype } = readOptions(options, meanStdNames);
+    const means = readConstants('mean', mean, undefined);
+    const channels = lengthOf(means);
+    const deviations = readConstants('std', std, channels);
+    if (typeof scale !== 'number') throw typeError('scale', 'be a finite number other than 0', scale);
+    if (!Number.isFinite(scale) || scale === 0)
+      throw rangeError('scale', 'be a finite number other than 0', String(scale));
+    const weight = newArray<Float64Array>('float64', channels);
+    const variance = newArray<Float64Array>('float64', channels);
+    for (let channel = 0; channel < channels; channel++) {
+      if (!(deviations[channel] > 0))
+        throw rangeError('std', 'be positive', `${deviations[channel]} in channel ${channel}`);
+      means[channel] /= scale;
+      weight[channel] = scale / deviations[channel];
+      variance[channel] = 1;
+      if (!Number.isFinite(means[channel]) || !Number.isFinite(weight[channel]))
+        throw rangeError('scale', 'leave mean / scale and scale / std finite', `${scale} in channel ${channel}`);
+    }
+    return new FrozenBatchNorm(constructorKey, {
+      channels,
+      axis: checkAxis(axis),
+      // The variance is 1: what is divided by stands in the weight, which no root has rounded.
+      eps: 0,
+      dtype: checkDtype(dtype) as D | undefined,
+      weight,
+      bias: undefined,
+      mean: means,
+      variance,
+      activation: undefined,
+      missing: 'propagate',
+    });
+  }
+
+  /**
    * Everything that the layer is, as plain objects and arrays of numbers: JSON.stringify() calls it. NaN, Infinity, -Infinity
    * and -0, which JSON does not know, are strings.
    *
@@ -380,8 +502,15 @@ export class FrozenBatchNorm<D extends DType = DType> {
    * frozen.run(x, { residual, out });
    * console.log(out); // Float32Array(3) [ 2, 0, 4 ]
    */
-  run<T extends ArrayOf<D>>(x: TensorLike<T>, options?: RunOptions<T>): Tensor<T> {
-    const { input, outer, inner, residual, out, givenOut } = this.#read<T>('run()', x, options, runNames);
+  run<
+    T extends ArrayOf<D> | IntegerArray,
+    N extends ResultDType = never,
+    O extends ValueArray = [N] extends [never] ? ResultOf<T> : ResultArrayOf<N>,
+  >(x: TensorLike<T>, options?: RunOptions<T, N, O>): Tensor<O>;
+  run<T extends ArrayOf<D>>(x: TensorLike<T>, options?: RunOptions<T>): Tensor<ValueArray> {
+    const read = this.#read<T>('run()', x, options, runNames);
+    if (read.stored !== undefined) return this.#runStored(read.stored);
+    const { input, outer, inner, residual, out, givenOut } = read;
     const { data, shape, size, dtype } = input;
     const y = out ?? newResult<T>(dtype, size);
     if (this.#parts.missing === 'impute') {
@@ -421,14 +550,19 @@ export class FrozenBatchNorm<D extends DType = DType> {
    * const z = await frozen.runAsync(y, { transfer: true }); // y.data is detached, z.data is its memory
    * console.log(y.data.length, z.data.length); // 0 48
    */
-  async runAsync<T extends ArrayOf<D>>(x: TensorLike<T>, options?: RunAsyncOptions<T>): Promise<Tensor<T>> {
+  runAsync<
+    T extends ArrayOf<D> | IntegerArray,
+    N extends ResultDType = never,
+    O extends ValueArray = [N] extends [never] ? ResultOf<T> : ResultArrayOf<N>,
+  >(x: TensorLike<T>, options?: RunAsyncOptions<T, N, O>): Promise<Tensor<O>>;
+  async runAsync<T extends ArrayOf<D>>(
+    x: TensorLike<T>,
+    options?: RunAsyncOptions<T>,
+  ): Promise<Tensor<ValueArray>> {
     const { signal, transfer } = readAsync(options);
-    const { input, outer, inner, residual, out, givenOut } = this.#read<T>(
-      'runAsync()',
-      x,
-      options,
-      runAsyncNames,
-    );
+    const read = this.#read<T>('runAsync()', x, options, runAsyncNames);
+    if (read.stored !== undefined) return this.#runStoredAsync(read.stored, signal, transfer);
+    const { input, outer, inner, residual, out, givenOut } = read;
     const { data, shape, size, dtype } = input;
     if (transfer && out !== undefined) throw typeError('out', 'be left out with transfer: true', out);
     if (out !== undefined) {
@@ -497,11 +631,20 @@ export class FrozenBatchNorm<D extends DType = DType> {
     x: unknown,
     options: RunOptions<T> | undefined,
     names: Names,
-  ): ReadRun<T> {
+  ): ReadRun<T> | ReadStoredRun {
     this.#checkAlive(call);
-    const { out: givenOut, residual: givenResidual } = readOptions(options, names);
+    const { out: givenOut, residual: givenResidual, outAxis, dtype: givenDtype } = readOptions(options, names);
     const parts = this.#parts;
-    const input = readShape<T>('x', x, parts.dtype);
+    const view = readView('x', x, parts.dtype);
+    const given = { out: givenOut, residual: givenResidual, outAxis, dtype: givenDtype };
+    if (isStored(view, parts.axis, given)) {
+      const stored = readStored(view, given, parts.axis, parts.channels, parts.dtype);
+      this.#checkAlive(call);
+      if (parts.missing === 'throw') checkNoneMissingStored(stored);
+      return { stored };
+    }
+    // Of its own dtype, and without strides.
+    const input = view as ReadView & ReadTensor<T>;
     const { data, dtype } = input;
     const geometry = geometryOf(input, parts.axis, parts.channels);
     const { outer, inner } = geometry;
@@ -512,7 +655,7 @@ export class FrozenBatchNorm<D extends DType = DType> {
     // A getter may have disposed of it meanwhile.
     this.#checkAlive(call);
     if (parts.missing === 'throw') checkNoneMissing(passesFor<T>(dtype), geometry, data, undefined);
-    return { input, outer, inner, residual: residual?.data, out, givenOut };
+    return { input, outer, inner, residual: residual?.data, out, givenOut: givenOut as T | undefined, stored: undefined };
   }
 
   /** undefined for the default, which is not told. */
@@ -526,6 +669,60 @@ export class FrozenBatchNorm<D extends DType = DType> {
         'DISPOSED',
         `a frozen layer must not be used after its disposal, got a call of ${call}`,
       );
+  }
+
+  #runStored(call: StoredCall): Tensor<ValueArray> {
+    const y = call.out ?? newResult(call.outDtype, call.input.size);
+    const { memory } = this.#frozen.float32 ?? this.#freeze('float32');
+    backend.runStored(storedPass(call, memory, wholeOf(call), y, call.residual, this.#imputedBias(call)));
+    return { data: call.delivered(y), shape: call.shape };
+  }
+
+  #runStoredAsync(
+    call: StoredCall,
+    signal: AbortSignal | undefined,
+    transfer: boolean,
+  ): Promise<Tensor<ValueArray>> {
+    const { input, dtype, out, outDtype, residual, residualDtype, shape } = call;
+    const { size } = input;
+    if (transfer && out !== undefined) throw typeError('out', 'be left out with transfer: true', out);
+    const added = residual && stage(residual, residualDtype);
+    const span = transfer ? wholeOf(call) : spanOf(call);
+    let source = transfer ? span.data : stage(span.data, dtype);
+    const place = () =>
+      out !== undefined && isStaged(outDtype, size) ? takeStaging(outDtype, size) : newResult(outDtype, size);
+    let target = out !== undefined && isShared(out) ? out : transfer && call.liesAlike ? source : place();
+    const frozen = this.#frozen.float32 ?? this.#freeze('float32');
+    const bias = this.#imputedBias(call);
+    // Before a signal of the caller's making can dispose of the layer.
+    frozen.readers++;
+    return operate(
+      signal,
+      (slot) => {
+        if (transfer) {
+          source = move('x.data', input.data, dtype);
+          if (call.liesAlike) target = viewOf(outDtype, bufferOf(source), extentOf(source).begin, size);
+        }
+        const pass = storedPass(call, frozen.memory, { data: source, view: span.view }, target, added, bias);
+        backend.runStoredLater(pass, slot);
+        return [pass, frozen];
+      },
+      () => {
+        frozen.readers--;
+        if (this.#disposed) letGo(frozen);
+        const result = out === undefined ? target : deliver(target, out);
+        unstage(added);
+        if (!transfer) unstage(source);
+        if (target !== result) unstage(target);
+        return { data: call.delivered(result), shape };
+      },
+    );
+  }
+
+  /** What missing values become; undefined where there are none. */
+  #imputedBias({ dtype }: StoredCall): Float32Array | undefined {
+    const { missing, bias, channels } = this.#parts;
+    return missing === 'impute' && !isInteger(dtype) ? imputedBias(bias, channels) : undefined;
   }
 
   /** The pass in which missing values become what the mean would. */
@@ -573,6 +770,23 @@ export class FrozenBatchNorm<D extends DType = DType> {
     this.#frozen[dtype] = frozen;
     return frozen;
   }
+}
+
+/** A copy of finite numbers, one per channel. */
+function readConstants(name: string, values: unknown, channels: number | undefined): Float64Array {
+  if (!isArray(values)) dtypeOf(name, values);
+  const given = values as readonly number[] | FloatArray;
+  const length = isArray(given) ? given.length : lengthOf(given as FloatArray);
+  if (channels !== undefined && length !== channels) throw perChannelError(name, channels, length);
+  if (!(Number.isInteger(length) && length >= 1 && length <= maxChannels)) throw channelsError(name, length);
+  const copy = newArray<Float64Array>('float64', length);
+  for (let i = 0; i < length; i++) {
+    const value: unknown = given[i];
+    if (typeof value !== 'number') throw typeError(`${name}[${i}]`, 'be a finite number', value);
+    if (!Number.isFinite(value)) throw rangeError(`${name}[${i}]`, 'be a finite number', String(value));
+    copy[i] = value;
+  }
+  return copy;
 }
 
 function letGo(frozen: Frozen | undefined): void {

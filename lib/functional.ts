@@ -1,7 +1,8 @@
 // The functions: no state.
 
-import { passesFor } from './backend/index.js';
-import { arithmeticOf } from './dtype.js';
+import { checkActivation } from './activation.js';
+import { backend, passesFor } from './backend/index.js';
+import { arithmeticOf, isInteger } from './dtype.js';
 import { typeError } from './errors.js';
 import { checkSums, type GradientSums, sumsError } from './gradient-sums.js';
 import { checkMoments, checkWhole, evenCountOf, Moments, momentsOf } from './moments.js';
@@ -20,14 +21,37 @@ import { namesOf, propertiesOf } from './properties.js';
 import { newResult } from './result.js';
 import { unevenBatch, updateRunningArrays } from './running.js';
 import { findOwn } from './statistics.js';
+import {
+  checkNoneMissingStored,
+  type GivenStored,
+  imputedBias,
+  isStored,
+  readStored,
+  storedPass,
+  wholeOf,
+} from './stored.js';
 import { throughForward, throughPresent } from './through.js';
-import { lengthOf } from './typed-array.js';
-import type { FloatArray, ParametersOf, Tensor, TensorArray, TensorLike } from './types.js';
+import { lengthOf, typedArrayType } from './typed-array.js';
+import type {
+  AnyDType,
+  FloatArray,
+  ParametersOf,
+  ResultArrayOf,
+  ResultDType,
+  ResultOf,
+  Tensor,
+  TensorArray,
+  TensorLike,
+  ValueArray,
+} from './types.js';
 import {
   channelsOf,
   checkApart,
+  checkAxis,
   checkBoolean,
   checkDivisors,
+  checkDtype,
+  checkEps,
   checkFraction,
   checkInteger,
   checkLength,
@@ -38,13 +62,18 @@ import {
   checkVariance,
   checkVaries,
   copyOf,
+  geometryOf,
   inClassOf,
   type NamedArrays,
   newArray,
+  newMemory,
   type ReadTensor,
+  type ReadView,
   readOptions,
   readShape,
+  readView,
   toDtype,
+  viewDtypeError,
 } from './validate.js';
 
 /** What {@link forwardTraining} takes. */
@@ -54,7 +83,25 @@ export interface ForwardTrainingOptions<T extends TensorArray> extends PassOptio
 }
 
 /** What {@link forwardInference} takes. */
-export interface ForwardInferenceOptions<T extends TensorArray> extends PassOptions<T> {
+export interface ForwardInferenceOptions<
+  T extends ValueArray,
+  N extends AnyDType = AnyDType,
+  O extends ValueArray = ResultOf<T>,
+> extends Omit<PassOptions<TensorArray>, 'dtype' | 'out' | 'residual'> {
+  /**
+   * Of x: to be said of a Uint16Array, whose bits may be bfloat16 or float16. Of the result where x is of integers, or where `out` is
+   * a Uint16Array and x is none. Default: what the data are, and of integers float32.
+   */
+  dtype?: N;
+  /**
+   * Where the result goes: as long as x, of the class that its values shall have, as {@link RunOptions.out}. It may be the input's own
+   * memory, where a result lies as x does, or overlap nothing. Default: a new array.
+   */
+  out?: O;
+  /** Added before the activation: in the shape of the result, in the dtype of x or of the result. Default: nothing. */
+  residual?: TensorLike<T | O | Float32Array>;
+  /** Where the channel axis goes; −1 is the last. Default: where it is. */
+  outAxis?: number;
   /** One value per channel. */
   mean: FloatArray;
   /** One value per channel, none negative: biased, as in a forward pass. */
@@ -139,7 +186,7 @@ export interface RunningStatsOptions {
 }
 
 const trainingNames = namesOf([...passNames, 'moments', ...presenceNames]);
-const inferenceNames = namesOf([...passNames, 'mean', 'variance', 'missing']);
+const inferenceNames = namesOf([...passNames, 'mean', 'variance', 'missing', 'outAxis']);
 const backwardNames = namesOf([
   ...passNames,
   'mean',
@@ -250,7 +297,7 @@ export function forwardTraining<T extends TensorArray>(
  *
  * @param x any rank from 1 to 64, with at least one channel.
  * @param options `mean` and `variance` must be there; axis 1, eps 1e-5, weight 1 and bias 0 by default.
- * @returns y in the dtype and shape of x.
+ * @returns y in the dtype and shape of x; of integers in float32; or in what `out`, `dtype` and `outAxis` say.
  * @throws TypeError (`ERR_BATCHNORM_INVALID_TYPE`, `ERR_BATCHNORM_UNKNOWN_OPTION`), RangeError
  *   (`ERR_BATCHNORM_INVALID_VALUE`, `ERR_BATCHNORM_MISSING_VALUE`, `ERR_BATCHNORM_OVERLAP`, `ERR_BATCHNORM_OUT_OF_MEMORY`) for what does not fit, Error
  *   (`ERR_BATCHNORM_BUFFER_CHANGED`) where a getter of the arguments takes the memory of an array away; then nothing is
@@ -262,14 +309,44 @@ export function forwardTraining<T extends TensorArray>(
  * const statistics = { mean: Float64Array.of(1, 10), variance: Float64Array.of(1, 100) };
  * console.log(forwardInference(x, { ...statistics, eps: 1e-12 }).data); // Float32Array(4) [ 0, 0, 2, 2 ]
  */
+export function forwardInference<
+  T extends ValueArray,
+  N extends AnyDType = never,
+  O extends ValueArray = T extends TensorArray
+    ? T
+    : [N] extends [ResultDType]
+      ? [N] extends [never]
+        ? Float32Array
+        : ResultArrayOf<N>
+      : Float32Array,
+>(x: TensorLike<T>, options: ForwardInferenceOptions<T, N, O>): Tensor<O>;
 export function forwardInference<T extends TensorArray>(
   x: TensorLike<T>,
   options: ForwardInferenceOptions<T>,
-): Tensor<T> {
+): Tensor<ValueArray> {
   checkObject('options', options);
   const read = readOptions(options, inferenceNames);
-  const { mean, variance, out, missing } = read;
-  const { input, dtype, axis, geometry, eps, weight, bias, relu, residual, given } = readPass(x, read);
+  const { mean, variance, missing } = read;
+  const view = readView('x', x, undefined, read.dtype === 'float16' || read.dtype === 'bfloat16' ? read.dtype : undefined);
+  const ofResult = isInteger(view.dtype) || typedArrayType(read.out) === 'Uint16Array';
+  if (!ofResult && read.dtype !== undefined && view.dtype !== read.dtype)
+    throw viewDtypeError(view, checkDtype(read.dtype));
+  const choice = {
+    out: read.out,
+    residual: read.residual,
+    outAxis: read.outAxis,
+    dtype: ofResult ? read.dtype : undefined,
+  };
+  const givenAxis = checkAxis(read.axis === undefined ? 1 : read.axis);
+  if (isStored(view, givenAxis, choice)) return inferStored(view, choice, givenAxis, read);
+  // Of its own dtype, and without strides.
+  const plain = read as PassOptions<T>;
+  const { out } = plain;
+  const { input, dtype, axis, geometry, eps, weight, bias, relu, residual, given } = readPass(
+    x,
+    plain,
+    view as ReadView & ReadTensor<T>,
+  );
   const present = readPresence(
     { weights: undefined, outside: undefined, missing: checkMissing(missing) },
     input,
@@ -296,6 +373,37 @@ export function forwardInference<T extends TensorArray>(
   if (present?.presence) passes.inferPresent({ ...pass, presence: present.presence });
   else passes.forwardInference(pass);
   return { data: out ?? inClassOf(input, y), shape: input.shape };
+}
+
+/** From one storage type to another, or to another place. */
+function inferStored(
+  view: ReadView,
+  choice: GivenStored,
+  axis: number,
+  options: Omit<ForwardInferenceOptions<ValueArray>, 'dtype'>,
+): Tensor<ValueArray> {
+  const { mean, variance, weight, bias, activation, eps: givenEps = defaultEps } = options;
+  const missing = checkMissing(options.missing);
+  const eps = checkEps(givenEps);
+  const relu = checkActivation(activation) !== undefined;
+  const { channels } = geometryOf(view, axis);
+  const perChannel = (name: string, value: FloatArray | null | undefined) =>
+    value === undefined || value === null
+      ? undefined
+      : toDtype<Float32Array>(checkPerChannel(name, value, channels), 'float32');
+  const ownWeight = perChannel('weight', weight);
+  const ownBias = perChannel('bias', bias);
+  const stats = statsOf(mean, variance, channels, eps);
+  const call = readStored(view, choice, axis, channels, undefined);
+  if (call.out !== undefined) checkApart('out', call.out, { weight, bias, mean, variance });
+  if (missing === 'throw') checkNoneMissingStored(call);
+  const passes = passesFor<Float32Array>('float32');
+  const memory = newMemory(passes.frozenBytes(channels));
+  passes.freeze(channels, eps, ownWeight, ownBias, stats.mean, stats.variance, relu, memory);
+  const y = call.out ?? newResult(call.outDtype, view.size);
+  const imputed = missing === 'impute' && !isInteger(call.dtype) ? imputedBias(ownBias, channels) : undefined;
+  backend.runStored(storedPass(call, memory, wholeOf(call), y, call.residual, imputed));
+  return { data: call.delivered(y), shape: call.shape };
 }
 
 /**

@@ -6,7 +6,7 @@ import { dtypes } from './dtype.js';
 import { rangeError } from './errors.js';
 import { platform } from './platform/node.js';
 import { bufferOf, copyInto, extentOf, isResizable, lengthOf, viewOf } from './typed-array.js';
-import type { DType, TensorArray } from './types.js';
+import type { AnyDType, ValueArray } from './types.js';
 import { checkKept } from './validate.js';
 
 // Taken when the library is loaded: nobody's replacement sees the buffers, or says what they are.
@@ -14,7 +14,7 @@ const { structuredClone } = globalThis;
 const { isSharedArrayBuffer } = platform;
 
 /** Whether an array lies in a SharedArrayBuffer. These grow, but never shrink and cannot be detached. */
-export function isShared(array: TensorArray): boolean {
+export function isShared(array: ValueArray): boolean {
   return isSharedArrayBuffer(bufferOf(array));
 }
 
@@ -24,7 +24,7 @@ export function isShared(array: TensorArray): boolean {
  * @returns the same values in the same memory.
  * @throws RangeError for memory that cannot be moved; then it is the caller's as before.
  */
-export function move<T extends TensorArray>(name: string, array: T, dtype: DType): T {
+export function move<T extends ValueArray>(name: string, array: T, dtype: AnyDType): T {
   const buffer = bufferOf(array);
   const refuse = (actual: string, cause?: unknown) =>
     rangeError(
@@ -59,7 +59,7 @@ export function move<T extends TensorArray>(name: string, array: T, dtype: DType
 }
 
 /** Writes a result where the caller wants it. */
-export function deliver<T extends TensorArray>(result: T, out: T): T {
+export function deliver<T extends ValueArray>(result: T, out: T): T {
   if (result === out) return out;
   checkKept('out', out, lengthOf(result));
   copyInto(out, result);

@@ -30,7 +30,13 @@ export {
   foldIntoLinear,
   type Linear,
 } from './folding.js';
-export { FrozenBatchNorm, type FrozenOptions, type RunAsyncOptions, type RunOptions } from './frozen.js';
+export {
+  FrozenBatchNorm,
+  type FrozenOptions,
+  type MeanStdOptions,
+  type RunAsyncOptions,
+  type RunOptions,
+} from './frozen.js';
 export {
   type BackwardOptions,
   type BatchStats,
@@ -79,8 +85,14 @@ export type {
   DTypeOf,
   FloatArray,
   HalfArray,
+  IntegerArray,
+  IntegerDType,
   ParametersOf,
+  ResultArrayOf,
+  ResultDType,
+  ResultOf,
   Tensor,
   TensorArray,
   TensorLike,
+  ValueArray,
 } from './types.js';

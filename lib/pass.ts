@@ -61,10 +61,15 @@ export interface ReadPass<T extends TensorArray> {
   given: NamedArrays;
 }
 
-export function readPass<T extends TensorArray>(x: unknown, options: PassOptions<T>): ReadPass<T> {
+/** @param read x, where it has been read. */
+export function readPass<T extends TensorArray>(
+  x: unknown,
+  options: PassOptions<T>,
+  read?: ReadTensor<T>,
+): ReadPass<T> {
   const { dtype: wanted, axis = 1, eps = defaultEps, weight, bias, activation, residual } = options;
   checkDtype(wanted);
-  const input = readShape<T>('x', x, wanted);
+  const input = read ?? readShape<T>('x', x, wanted);
   const { dtype } = input;
   const geometry = geometryOf(input, checkAxis(axis));
   const { channels } = geometry;

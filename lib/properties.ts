@@ -49,6 +49,8 @@ export function areCallsUntouched(): boolean {
     'weights' in objectPrototype ||
     'outside' in objectPrototype ||
     'weightsGrad' in objectPrototype ||
+    'outAxis' in objectPrototype ||
+    'dtype' in objectPrototype ||
     'signal' in objectPrototype ||
     'transfer' in objectPrototype
   );
@@ -69,7 +71,6 @@ function areAllUntouched(): boolean {
       'variance' in objectPrototype ||
       'training' in objectPrototype ||
       // layers
-      'dtype' in objectPrototype ||
       'decay' in objectPrototype ||
       'unbiasedRunningVar' in objectPrototype ||
       'trackRunningStats' in objectPrototype ||
@@ -93,6 +94,8 @@ function areAllUntouched(): boolean {
       'runningVar' in objectPrototype ||
       'prefix' in objectPrototype ||
       'strict' in objectPrototype ||
+      'std' in objectPrototype ||
+      'scale' in objectPrototype ||
       // layers to fold into
       'groups' in objectPrototype ||
       'transposed' in objectPrototype

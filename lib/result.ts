@@ -2,7 +2,7 @@ import { backend } from './backend/index.js';
 import type { LayerGradients } from './calls.js';
 import type { Result } from './pending.js';
 import { byteLengthOf, lengthOf, partOf, shareBuffer } from './typed-array.js';
-import type { DType, FloatArray, ParametersOf, TensorArray } from './types.js';
+import type { AnyDType, DType, FloatArray, ParametersOf, TensorArray, ValueArray } from './types.js';
 import { newArray, shapeOf } from './validate.js';
 
 /**
@@ -12,7 +12,7 @@ import { newArray, shapeOf } from './validate.js';
 const largeBytes = 32 * 2 ** 20;
 
 /** Zeros for a result that was given no place. Large ones lie on huge pages where the system has them on offer. */
-export function newResult<T extends TensorArray>(dtype: DType, size: number): T {
+export function newResult<T extends ValueArray>(dtype: AnyDType, size: number): T {
   const result = newArray<T>(dtype, size);
   if (byteLengthOf(result) >= largeBytes) backend.adviseHugePages(result);
   return result;

@@ -3,7 +3,7 @@ import { dtypes } from './dtype.js';
 import { isShared } from './handover.js';
 import { newResult } from './result.js';
 import { bufferOf, byteLengthOf, bytesOf, copyInto, lengthOf, viewOf } from './typed-array.js';
-import type { DType, TensorArray } from './types.js';
+import type { AnyDType, ValueArray } from './types.js';
 
 /** From this size on, memory that has been used costs much less to write than memory that nobody has touched. */
 const largeBytes = 2 ** 20;
@@ -29,12 +29,12 @@ function removeSpare(index: number): void {
 }
 
 /** Whether a copy of an array lies in memory that is used again. */
-export function isStaged(dtype: DType, length: number): boolean {
+export function isStaged(dtype: AnyDType, length: number): boolean {
   return length * dtypes[dtype].bytes >= largeBytes;
 }
 
 /** Memory for an operation; what it holds is of no meaning. */
-export function takeStaging<T extends TensorArray>(dtype: DType, length: number): T {
+export function takeStaging<T extends ValueArray>(dtype: AnyDType, length: number): T {
   const bytes = length * dtypes[dtype].bytes;
   for (let i = spares - 1; i >= 0; i--) {
     const buffer: ArrayBuffer | undefined = apply(deref, spare[i], []);
@@ -49,7 +49,7 @@ export function takeStaging<T extends TensorArray>(dtype: DType, length: number)
  * A copy of an array, or the array itself where it is shared. Large ones take memory that an earlier operation has had: the
  * event loop waits for the copy (25 MB: 1.3 ms, in new memory 2 to 15).
  */
-export function stage<T extends TensorArray>(array: T, dtype: DType): T {
+export function stage<T extends ValueArray>(array: T, dtype: AnyDType): T {
   if (isShared(array)) return array;
   const length = lengthOf(array);
   const copy = isStaged(dtype, length) ? takeStaging<T>(dtype, length) : newResult<T>(dtype, length);
@@ -58,7 +58,7 @@ export function stage<T extends TensorArray>(array: T, dtype: DType): T {
 }
 
 /** Gives memory of {@link stage} or {@link takeStaging} back; what is small or shared is left alone. */
-export function unstage(array: TensorArray | undefined): void {
+export function unstage(array: ValueArray | undefined): void {
   if (array === undefined || byteLengthOf(array) < largeBytes || isShared(array)) return;
   if (spares === mostSpare) removeSpare(0);
   const buffer = new WeakReference(bufferOf(array) as ArrayBuffer);

@@ -2,9 +2,9 @@
 // them is taken here once, when the library is loaded. Nothing else in lib/ touches more of a typed array than its elements
 // (scripts/check-arrays.ts). They are arrays of any realm, and the getters cannot be forged.
 import { dtypes } from './dtype.js';
-import type { DType, TensorArray } from './types.js';
+import type { AnyDType, TensorArray, ValueArray } from './types.js';
 
-type AnyArray = TensorArray | Uint8Array | Int32Array | Uint32Array;
+type AnyArray = ValueArray | Int32Array | Uint32Array;
 type Getter<T> = (this: unknown) => T;
 
 const { apply } = Reflect;
@@ -77,8 +77,8 @@ export function isResizable(memory: ArrayBuffer): boolean {
  *
  * @throws RangeError of the language where there is no memory for them.
  */
-export function zeros<T extends TensorArray>(dtype: DType, length: number): T {
-  return new dtypes[dtype].Array(length) as TensorArray as T;
+export function zeros<T extends ValueArray>(dtype: AnyDType, length: number): T {
+  return new dtypes[dtype].Array(length) as ValueArray as T;
 }
 
 /** Bytes of 0. */
@@ -97,13 +97,13 @@ export function memoryOf(bytes: number): ArrayBuffer {
 }
 
 /** `length` values of a buffer from a byte on, as an array of a data type. */
-export function viewOf<T extends TensorArray>(
-  dtype: DType,
+export function viewOf<T extends ValueArray>(
+  dtype: AnyDType,
   memory: ArrayBufferLike,
   begin: number,
   length: number,
 ): T {
-  return new dtypes[dtype].Array(memory as ArrayBuffer, begin, length) as TensorArray as T;
+  return new dtypes[dtype].Array(memory as ArrayBuffer, begin, length) as ValueArray as T;
 }
 
 export function viewOfIntegers(memory: ArrayBufferLike, begin: number, length: number): Int32Array {
@@ -123,11 +123,19 @@ export function viewOfWords(memory: ArrayBufferLike, begin: number, length: numb
 export const hasHalves = Halves !== undefined;
 
 /** The bits of a Float16Array: the same memory, of a length that stays. Of one that has lost its buffer there are none. */
-export function bitsOf(array: TensorArray): Uint16Array {
+export function bitsOf(array: ValueArray): Uint16Array {
   const length = lengthOf(array);
   return length === 0
     ? zeros('float16', 0)
     : viewOf('float16', bufferOf(array), extentOf(array).begin, length);
+}
+
+/** Integers as the plain array of their type: the same memory. A Buffer, and a clamped array, are their bytes. */
+export function valuesOf(array: ValueArray, dtype: AnyDType): ValueArray {
+  const length = lengthOf(array);
+  return length === 0
+    ? zeros(dtype, 0)
+    : viewOf(dtype, bufferOf(array), extentOf(array).begin, length);
 }
 
 /** Bits as a Float16Array, in a runtime that has it: the same memory. */
@@ -138,7 +146,7 @@ export function halvesOf(bits: TensorArray): TensorArray {
 }
 
 /** `length` values of an array from one on: the same memory. */
-export function partOf<T extends TensorArray>(array: T, dtype: DType, first: number, length: number): T {
+export function partOf<T extends ValueArray>(array: T, dtype: AnyDType, first: number, length: number): T {
   return viewOf<T>(dtype, bufferOf(array), extentOf(array).begin + first * dtypes[dtype].bytes, length);
 }
 
@@ -154,7 +162,7 @@ export function filled<T extends AnyArray>(array: T, value: number): T {
 }
 
 /** Whether two arrays are views of one buffer object. */
-export function shareBuffer(a: TensorArray, b: TensorArray): boolean {
+export function shareBuffer(a: ValueArray, b: ValueArray): boolean {
   return bufferOf(a) === bufferOf(b);
 }
 

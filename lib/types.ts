@@ -10,8 +10,20 @@ export type HalfArray =
 /** The values of a tensor. A Uint16Array holds the bits of bfloat16 or float16; which of them, a `dtype` beside it says. */
 export type TensorArray = FloatArray | Uint16Array | HalfArray;
 
+/** Whole numbers, as pictures and sound have them: what inference takes and gives beside the values of tensors. */
+export type IntegerArray = Uint8Array | Uint8ClampedArray | Int8Array | Int16Array;
+
+/** Names of the data types of whole numbers. */
+export type IntegerDType = 'uint8' | 'int8' | 'int16';
+
 /** Names of the data types. */
 export type DType = 'float32' | 'float64' | 'bfloat16' | 'float16';
+
+/** All of them. */
+export type AnyDType = DType | IntegerDType;
+
+/** The values of what inference takes and gives. */
+export type ValueArray = TensorArray | IntegerArray;
 
 /** The typed array that holds values of a data type. */
 export type ArrayOf<D extends DType> = D extends 'float64'
@@ -21,6 +33,23 @@ export type ArrayOf<D extends DType> = D extends 'float64'
     : D extends 'float16'
       ? Uint16Array | HalfArray
       : Float32Array;
+
+/** The data types that inference gives: of float64 only float64 comes. */
+export type ResultDType = Exclude<DType, 'float64'> | IntegerDType;
+
+/** What inference writes where nobody says what: the class of x, and of integers float32. */
+export type ResultOf<T extends ValueArray> = T extends TensorArray ? T : Float32Array;
+
+/** The typed array that holds a result of a data type. */
+export type ResultArrayOf<D extends ResultDType> = D extends DType
+  ? D extends 'float32'
+    ? Float32Array
+    : Uint16Array
+  : D extends 'uint8'
+    ? Uint8Array
+    : D extends 'int8'
+      ? Int8Array
+      : Int16Array;
 
 /** The data types that such an array may have. */
 export type DTypeOf<T extends TensorArray> = T extends Float32Array
@@ -38,7 +67,7 @@ export type ParametersOf<T extends TensorArray> = T extends FloatArray ? T : Flo
  * Values in row-major order and their shape, of any rank from 1 on. `data.length` is the product of `shape`.
  * What this library returns owns its shape; its data is the caller's.
  */
-export interface Tensor<T extends TensorArray = FloatArray> {
+export interface Tensor<T extends ValueArray = FloatArray> {
   /** The values, those of the last dimension side by side. */
   readonly data: T;
   /** From 1 to 64 dimensions, each a non-negative safe integer. */
@@ -50,7 +79,7 @@ export interface Tensor<T extends TensorArray = FloatArray> {
  * with `strides` (or `stride`) and `offset`: its values are used where they are if they lie in rows one after the other, and
  * refused otherwise. Views at any offset, views of a SharedArrayBuffer and arrays of another realm are fine.
  */
-export type TensorLike<T extends TensorArray = FloatArray> =
+export type TensorLike<T extends ValueArray = FloatArray> =
   | {
       /** As of a {@link Tensor}. */
       readonly data: T;

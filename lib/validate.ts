@@ -7,6 +7,8 @@ import {
   dtypeNamed,
   dtypeNames,
   dtypes,
+  type HalfDType,
+  integerNamed,
   isHalf,
   tensorDtypeNamed,
 } from './dtype.js';
@@ -33,10 +35,11 @@ import {
   partOf,
   shareBuffer,
   typedArrayType,
+  valuesOf,
   zeroBytes,
   zeros,
 } from './typed-array.js';
-import type { DType, FloatArray, TensorArray } from './types.js';
+import type { AnyDType, DType, FloatArray, IntegerArray, TensorArray, ValueArray } from './types.js';
 
 /** A tensor whose shape has been checked; its length is checked by {@link checkLength}, last of all. */
 export interface ReadTensor<T extends TensorArray = TensorArray> {
@@ -191,6 +194,16 @@ export function readShape<T extends TensorArray>(name: string, value: unknown, d
   const found = tensorDtypeNamed(type, dtype);
   if (found === undefined || (dtype !== undefined && found !== dtype))
     throw tensorError(name, value, data, dtype);
+  const { copy, size } = readDimensions(name, shape, dims);
+  const isHalves = type === 'Float16Array';
+  const values = isHalves ? (bitsOf(data) as TensorArray as T) : data;
+  const tensor = { name, data: values, dtype: found, isHalves, shape: copy, size };
+  if (strides === undefined) return tensor;
+  return withoutStrides(tensor, strides === stride ? 'stride' : 'strides', strides, offset);
+}
+
+/** The shape of a tensor, copied, and its product. */
+function readDimensions(name: string, shape: unknown, dims: unknown): { copy: number[]; size: number } {
   const hasDims = shape === undefined && dims !== undefined;
   const given = hasDims ? dims : shape;
   const named = hasDims ? 'dims' : 'shape';
@@ -214,11 +227,18 @@ export function readShape<T extends TensorArray>(name: string, value: unknown, d
   }
   if (extent > Number.MAX_SAFE_INTEGER)
     throw rangeError(`${name}.${named}`, 'stay below 2^53 values', describeShape(copy));
-  const isHalves = type === 'Float16Array';
-  const values = isHalves ? (bitsOf(data) as TensorArray as T) : data;
-  const tensor = { name, data: values, dtype: found, isHalves, shape: copy, size };
-  if (strides === undefined) return tensor;
-  return withoutStrides(tensor, strides === stride ? 'stride' : 'strides', strides, offset);
+  return { copy, size };
+}
+
+/** A copy of strides, whose values are not checked. */
+function readStrides(name: string, stridesName: string, strides: unknown, shape: readonly number[]): unknown[] {
+  const rule = 'be an array, one for each dimension';
+  if (!isArray(strides)) throw typeError(`${name}.${stridesName}`, rule, strides);
+  if (strides.length !== shape.length)
+    throw rangeError(`${name}.${stridesName}`, rule, `${describe(strides.length)} of them`);
+  const given: unknown[] = newShape(shape.length);
+  for (let i = 0; i < shape.length; i++) given[i] = strides[i];
+  return given;
 }
 
 /** A tensor of a library that has strides, as one without: a view of its values, which must lie in rows, one after the other. */
@@ -229,12 +249,7 @@ function withoutStrides<T extends TensorArray>(
   offset: unknown = 0,
 ): ReadTensor<T> {
   const { name, data, dtype, shape, size } = tensor;
-  const rule = 'be an array, one for each dimension';
-  if (!isArray(strides)) throw typeError(`${name}.${stridesName}`, rule, strides);
-  if (strides.length !== shape.length)
-    throw rangeError(`${name}.${stridesName}`, rule, `${describe(strides.length)} of them`);
-  const given: unknown[] = newShape(shape.length);
-  for (let i = 0; i < shape.length; i++) given[i] = strides[i];
+  const given = readStrides(name, stridesName, strides, shape);
   let expected = 1;
   for (let i = shape.length - 1; i >= 0; i--) {
     // What is not gone along has no stride to speak of.
@@ -268,7 +283,7 @@ export function rankError(name: string, length: unknown): Error {
 }
 
 /** The data of a tensor must have the values its shape says. */
-export function checkLength(tensor: ReadTensor): void {
+export function checkLength(tensor: Pick<ReadView, 'name' | 'data' | 'size' | 'shape'>): void {
   const length = lengthOf(tensor.data);
   if (length !== tensor.size)
     throw rangeError(
@@ -296,9 +311,88 @@ export function readTensor(name: string, value: unknown, dtype?: DType): ReadTen
   return tensor;
 }
 
+/** A tensor that lies anywhere: of values one after the other, or with strides. */
+export interface ReadView {
+  name: string;
+  /** Of a Float16Array its bits, of a Uint8ClampedArray or Buffer its bytes. */
+  data: ValueArray;
+  dtype: AnyDType;
+  isHalves: boolean;
+  shape: readonly number[];
+  size: number;
+  /** Values between neighbours along each dimension; undefined where they lie one after the other from the first on. */
+  strides: readonly number[] | undefined;
+  /** The place of the first value. */
+  offset: number;
+}
+
+/**
+ * {@link readShape} for inference: integers too, and with the strides that it has.
+ *
+ * @param dtype the layer's, which integers need not have.
+ * @param bits what a Uint16Array holds where there is no layer.
+ */
+export function readView(
+  name: string,
+  value: unknown,
+  dtype: DType | undefined,
+  bits: HalfDType | undefined = undefined,
+): ReadView {
+  if (!isObject(value)) throw tensorError(name, value, undefined, dtype);
+  const properties = propertiesOf(value, tensorNames) as Record<string, unknown>;
+  const { data, shape, dims, stride, strides = stride, offset } = properties;
+  const type = typedArrayType(data);
+  const integer = integerNamed(type);
+  const found = integer ?? tensorDtypeNamed(type, dtype ?? bits);
+  if (found === undefined || (integer === undefined && dtype !== undefined && found !== dtype))
+    throw tensorError(name, value, data, dtype);
+  const { copy, size } = readDimensions(name, shape, dims);
+  const isHalves = type === 'Float16Array';
+  const values = integer !== undefined ? valuesOf(data as IntegerArray, integer) : isHalves ? bitsOf(data as TensorArray) : (data as TensorArray);
+  const view: ReadView = { name, data: values, dtype: found, isHalves, shape: copy, size, strides: undefined, offset: 0 };
+  if (strides === undefined) return view;
+  const given = readStrides(name, strides === stride ? 'stride' : 'strides', strides, copy);
+  return placed(view, given, offset);
+}
+
+/** For data that are not of the dtype that was said. */
+export function viewDtypeError({ name, data }: ReadView, wanted: DType | undefined): Error {
+  return dataError(`${name}.data`, data, wanted, dataCure(data, wanted));
+}
+
+/** The same with strides, where it does not lie one value after the other. */
+function placed(view: ReadView, given: readonly unknown[], offset: unknown = 0): ReadView {
+  const { name, data, dtype, shape, size } = view;
+  const first = checkInteger(`${name}.offset`, offset, 0, Number.MAX_SAFE_INTEGER);
+  const strides = newShape(shape.length);
+  let expected = 1;
+  let isPlain = true;
+  let least = first;
+  let most = first;
+  for (let i = shape.length - 1; i >= 0; i--) {
+    const stride = given[i];
+    if (typeof stride !== 'number') throw typeError(`${name}.strides[${i}]`, 'be an integer', stride);
+    if (!Number.isSafeInteger(stride)) throw rangeError(`${name}.strides[${i}]`, 'be an integer', String(stride));
+    strides[i] = stride;
+    if (shape[i] !== 1 && stride !== expected) isPlain = false;
+    expected *= shape[i];
+    if (size === 0) continue;
+    const reach = (shape[i] - 1) * stride;
+    if (reach < 0) least += reach;
+    else most += reach;
+  }
+  const what = `${shape.join(' x ')} with strides [${strides.join(', ')}] from offset ${first} on`;
+  if (least < 0) throw rangeError(`${name}.offset`, `be at least ${first - least} (${what})`, String(first));
+  const length = lengthOf(data);
+  if (size > 0 && most >= length)
+    throw rangeError(`${name}.data`, `have ${most + 1} values (${what})`, String(length));
+  if (size === 0 || isPlain) return { ...view, data: length === size ? data : partOf(data, dtype, size === 0 ? 0 : first, size) };
+  return { ...view, strides, offset: first };
+}
+
 /** Where the channels of a tensor are. `channels` is what they must be, or undefined for any number from 1 on. */
 export function geometryOf(
-  tensor: Pick<ReadTensor, 'name' | 'shape'>,
+  tensor: { readonly name: string; readonly shape: readonly number[] },
   axis: number,
   channels?: number,
 ): Geometry {
@@ -334,7 +428,7 @@ function axisHint(shape: readonly number[], index: number, channels: number | un
   return index !== 1 && last >= 1 && shape[1] === channels ? `; axis: 1 has ${channels}` : '';
 }
 
-export function checkSameShape(tensor: ReadTensor, name: string, shape: readonly number[]): void {
+export function checkSameShape(tensor: Pick<ReadView, 'name' | 'shape'>, name: string, shape: readonly number[]): void {
   const given = tensor.shape;
   let isSame = given.length === shape.length;
   for (let i = 0; isSame && i < shape.length; i++) isSame = given[i] === shape[i];
@@ -483,7 +577,7 @@ export function copyAs<T extends FloatArray>(dtype: Arithmetic, values: FloatArr
 }
 
 /** Zeros of a dtype. */
-export function newArray<T extends TensorArray>(dtype: DType, length: number): T {
+export function newArray<T extends ValueArray>(dtype: AnyDType, length: number): T {
   return allocated(length, `values of ${dtype}`, () => zeros<T>(dtype, length));
 }
 
@@ -526,10 +620,10 @@ export function checkOut<T extends TensorArray>(out: unknown, tensor: ReadTensor
 }
 
 /** Arrays by the names that messages give them. */
-export type NamedArrays = Readonly<Record<string, TensorArray | null | undefined>>;
+export type NamedArrays = Readonly<Record<string, ValueArray | null | undefined>>;
 
 /** An array must share no memory with others. */
-export function checkApart(name: string, array: TensorArray, others: NamedArrays): void {
+export function checkApart(name: string, array: ValueArray, others: NamedArrays): void {
   for (const other in others) {
     // What somebody has added to Object.prototype is no array.
     const input = hasOwn(others, other) ? others[other] : undefined;
@@ -551,14 +645,14 @@ export function checkElsewhere(name: string, array: TensorArray, others: NamedAr
  * Whether a result begins where an input does. It may then take that input's place; otherwise it must not overlap it.
  * Backends check it, last of all: the native one sees memory that two SharedArrayBuffer objects map.
  */
-export function isInPlace(result: TensorArray, name: string, input: TensorArray): boolean {
+export function isInPlace(result: ValueArray, name: string, input: ValueArray): boolean {
   const shared = sharedBytes(result, input);
   if (shared === 0) return false;
   if (extentOf(result).begin === extentOf(input).begin) return true;
   throw overlapError('out', `be ${name} itself or not overlap it`, shared);
 }
 
-function sharedBytes(a: TensorArray, b: TensorArray): number {
+function sharedBytes(a: ValueArray, b: ValueArray): number {
   // Nearly always different buffers: nothing more to ask then.
   if (!shareBuffer(a, b)) return 0;
   const first = extentOf(a);
@@ -571,7 +665,7 @@ function overlapError(name: string, rule: string, bytes: number): Error {
 }
 
 /** The caller may have detached or shrunk its memory since it was checked. */
-export function checkKept(name: string, array: TensorArray, length: number): void {
+export function checkKept(name: string, array: ValueArray, length: number): void {
   if (lengthOf(array) !== length)
     throw stateError(
       'BUFFER_CHANGED',

@@ -5,6 +5,7 @@
 #include <memory>
 #include <new>
 
+#include "frozen.h"
 #include "traversal.h"
 
 namespace batchnorm {
@@ -338,40 +339,6 @@ size_t update_running_stats(const KernelTable& kernels, size_t channels, const d
   return kernels.average(channels, decay, correction, mean, variance, running_mean,
                          variance_exists ? running_var : nullptr, accepted);
 }
-
-namespace {
-
-/// What lies at the first line of the memory of a frozen inference; three arrays of coefficients follow, each
-/// as long as in channels-last, the beginning of which serves channels-first as well.
-struct alignas(kAlignment) Frozen {
-  size_t channels;
-  /// Kept, for a division more would be noticed in a small call.
-  size_t fold;
-  Activation activation;
-  size_t array_bytes;
-
-  template <typename T>
-  static Frozen of(size_t channels, Activation activation) {
-    const size_t fold = fold_of<T>(channels);
-    const size_t length = channels * fold + kLanes<T>;
-    return {channels, fold, activation, round_up(length * sizeof(T), kAlignment)};
-  }
-  size_t bytes() const { return sizeof(Frozen) + 3 * array_bytes + kAlignment; }
-  template <typename T>
-  Normalization<T> coefficients() const {
-    const auto array = [&](size_t index) {
-      const auto* const first = reinterpret_cast<const unsigned char*>(this + 1);
-      return reinterpret_cast<T*>(const_cast<unsigned char*>(first) + index * array_bytes);
-    };
-    return {array(0), array(1), array(2)};
-  }
-};
-
-const Frozen& frozen_at(const unsigned char* memory) {
-  return *reinterpret_cast<const Frozen*>(align(memory));
-}
-
-}  // namespace
 
 template <typename T>
 size_t frozen_bytes(size_t channels) {

@@ -427,6 +427,17 @@ struct HalfKernels {
   Written<GradInputWork> grad_input[2];
 };
 
+/// Pixels of two to four channels, and rows of one channel each. What is normalized on the way lies as the
+/// other when it is done.
+struct PixelsWork {
+  size_t count;  ///< pixels
+  float* pixels;
+  float* rows[4];
+  float mean[4], scale[4], offset[4];  ///< of the channels, in the order of the rows
+  bool relu;
+  bool streams;  ///< whether rows, which begin at lines then, are written past the caches
+};
+
 /// All kernels of one instruction set.
 struct KernelTable {
   const char* name;  ///< as in BATCHNORM_ISA: generic, neon, avx2, avx512
@@ -439,6 +450,13 @@ struct KernelTable {
   /// Adds sums of chunks, which refer to shift, to statistics. What has no weight adds nothing.
   void (*merge_present)(size_t channels, const double* shift, PresentSums chunk, PresentStatistics to);
   Conversion conversions[kStorages];
+  /// to[column * to_stride + row] = from[row * from_stride + column]
+  void (*transpose)(const float* from, size_t rows, size_t columns, size_t from_stride, float* to,
+                    ptrdiff_t to_stride);
+  /// Pixels to rows: of 2 channels, of 3, of 3 of 4, and of 4
+  void (*take_pixels[4])(const PixelsWork& work);
+  /// Rows to pixels: of 2 channels, of 3, of 4
+  void (*put_pixels[3])(const PixelsWork& work);
   Kernels<float> f32;
   Kernels<double> f64;
   HalfKernels half[2];  ///< bfloat16, float16

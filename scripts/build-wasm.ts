@@ -14,6 +14,7 @@ const sources = [
   'native/access.cpp',
   'native/batchnorm.cpp',
   'native/presence.cpp',
+  'native/stored.cpp',
   'native/isa/wasm.cpp',
   'native/parallel_alone.cpp',
   'binding/wasm.cpp',

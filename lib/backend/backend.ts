@@ -1,5 +1,5 @@
 import type { HalfDType } from '../dtype.js';
-import type { ParametersOf, TensorArray } from '../types.js';
+import type { ParametersOf, TensorArray, ValueArray } from '../types.js';
 import type { Geometry } from '../validate.js';
 
 /**
@@ -222,6 +222,27 @@ export interface Passes<T extends TensorArray> {
   ): void;
 }
 
+/**
+ * An inference from any storage type to any other; as `StoredPass` of native/stored.h. Storage types are numbers, those of
+ * native/kernels.h.
+ */
+export interface StoredPass {
+  /** The channel axis of x, that of y, the place of the first value of x, its dimensions, and its strides. */
+  readonly view: Float64Array;
+  /** What freeze of float32 has filled. */
+  readonly memory: ArrayBuffer;
+  readonly xStorage: number;
+  readonly x: ValueArray;
+  readonly yStorage: number;
+  /** May be x, where they lie alike. */
+  readonly y: ValueArray;
+  /** With which missing values are as if they were the mean; undefined where they stay. */
+  readonly bias: Float32Array | undefined;
+  readonly residualStorage: number;
+  /** Lies as y does. */
+  readonly residual: ValueArray | undefined;
+}
+
 /** An operation on the way. */
 export interface Operation {
   /** On this thread, when it has been computed: what the promise becomes. May throw. */
@@ -277,6 +298,10 @@ export interface Backend {
   readonly bfloat16: Passes<Uint16Array>;
   readonly float16: Passes<Uint16Array>;
   readonly convert: Conversions;
+  runStored(pass: StoredPass): void;
+  runStoredLater(pass: StoredPass, slot: Slot): void;
+  /** The place in y of the first NaN of an x as {@link StoredPass} has it; its size where there is none. */
+  findMissingStored(view: Float64Array, xStorage: number, x: ValueArray): number;
   /**
    * In place; returns the number of channels whose new mean or variance would not be finite and which were left out.
    * `accepted` takes the place of decay where it is given: how many batches each channel is the mean of, which is counted on.
@@ -301,9 +326,9 @@ export interface Backend {
   /** Frees what freeze has filled before it is collected, where that is possible. No operation may be using it. */
   release(memory: ArrayBuffer): void;
   /** Whether an array begins where a pass can take values of so many bytes; only another addon's memory does not. */
-  isAligned(array: TensorArray, bytes: number): boolean;
+  isAligned(array: ValueArray, bytes: number): boolean;
   /** For memory that nobody has touched yet: a hint, without which only time is lost. */
-  adviseHugePages(array: TensorArray): void;
+  adviseHugePages(array: ValueArray): void;
   /**
    * Modules can be evaluated twice in a process (a test runner that resets them, two bundles) over one binary, which counts
    * slots and reports them once: so this belongs to the binary.

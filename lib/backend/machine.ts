@@ -11,7 +11,7 @@ import {
   viewOf,
   viewOfBytes,
 } from '../typed-array.js';
-import type { DType, TensorArray } from '../types.js';
+import type { DType, TensorArray, ValueArray } from '../types.js';
 import { conversions } from './convert.js';
 import type { Prepared } from './turns.js';
 
@@ -27,6 +27,10 @@ export interface Exports {
   allocate(bytes: number): Pointer;
   release(memory: Pointer): void;
   updateRunningStats(...args: number[]): number;
+  widen(...args: number[]): void;
+  narrow(...args: number[]): void;
+  runStored(...args: number[]): void;
+  findMissingStored(...args: number[]): number;
 }
 
 export type PassName =
@@ -48,7 +52,7 @@ export type PassName =
   | 'runFrozen';
 export type NumericFunction = (...args: (number | boolean)[]) => number;
 
-export type AnyArray = TensorArray | Uint8Array;
+export type AnyArray = ValueArray;
 
 /** Arrays begin at lines, as the module's own do. */
 const lineBytes = 64;
@@ -150,6 +154,13 @@ export class Machine {
     if (array === undefined) return 0;
     const place = this.#next;
     this.#next += bytesFor(bytes, array);
+    return place;
+  }
+
+  /** Room for so many bytes. */
+  room(bytes: number): Pointer {
+    const place = this.#next;
+    this.#next += roundUp(bytes);
     return place;
   }
 

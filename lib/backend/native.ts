@@ -1,5 +1,6 @@
 // Finds the .node file and types it; binding/binding.cpp is the other side.
 import { createRequire } from 'node:module';
+import { storageOf } from '../dtype.js';
 import { rangeError } from '../errors.js';
 import type { TensorArray } from '../types.js';
 import { version } from '../version.js';
@@ -16,10 +17,10 @@ import {
   type OnTheWay,
   type Passes,
   type Slot,
+  type StoredPass,
   type ThroughPresent,
 } from './backend.js';
 import { l2Bytes, usualStreamBytes } from './caches.js';
-import { conversions } from './convert.js';
 import { cpus } from './threads.js';
 
 /** The passes as binding.cpp has them: by position, and the slot last where they compute later. */
@@ -71,6 +72,11 @@ interface Binding
   float64: BoundPasses<Float64Array>;
   bfloat16: BoundPasses<Uint16Array>;
   float16: BoundPasses<Uint16Array>;
+  widen: Bound;
+  narrow: Bound;
+  runStored: Bound;
+  runStoredLater: Bound;
+  findMissingStored: Backend['findMissingStored'];
   /** Absent until the library is evaluated for the first time; see {@link Backend.onTheWay}. */
   onTheWay?: OnTheWay;
   /** For the environment that calls. */
@@ -281,6 +287,22 @@ function spreadThroughPresent<T extends TensorArray>(
     );
 }
 
+function spreadStored(bound: Bound): (pass: StoredPass, slot?: Slot) => void {
+  return (pass, slot) =>
+    bound(
+      pass.view,
+      pass.memory,
+      pass.xStorage,
+      pass.x,
+      pass.yStorage,
+      pass.y,
+      pass.bias,
+      pass.residualStorage,
+      pass.residual,
+      slot,
+    );
+}
+
 function passesOf<T extends TensorArray>(bound: BoundPasses<T>): Passes<T> {
   return {
     forwardTraining: spreadForward(bound.forwardTraining),
@@ -357,7 +379,13 @@ export function createNativeBackend({ isa, streamBytes }: NativeSettings = {}): 
     float64: passesOf(binding.float64),
     bfloat16: passesOf(binding.bfloat16),
     float16: passesOf(binding.float16),
-    convert: conversions,
+    convert: {
+      widen: (dtype, from, to) => binding.widen(storageOf(dtype), from, to),
+      narrow: (dtype, from, to) => binding.narrow(storageOf(dtype), from, to),
+    },
+    runStored: spreadStored(binding.runStored),
+    runStoredLater: spreadStored(binding.runStoredLater),
+    findMissingStored: binding.findMissingStored,
     updateRunningStats: binding.updateRunningStats,
     release: binding.release,
     isAligned: binding.isAligned,

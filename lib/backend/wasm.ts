@@ -19,7 +19,6 @@ import {
   type Sums,
   type ThroughForward,
 } from './backend.js';
-import { conversions } from './convert.js';
 import {
   bytesFor,
   checkLengths,
@@ -33,6 +32,7 @@ import {
 import { type Prepared, Turns } from './turns.js';
 import { wasmBytes } from './wasm-bytes.js';
 import { presentPassesOf } from './wasm-presence.js';
+import { storedPassesOf } from './wasm-stored.js';
 
 /** Of each tensor, what stays in a cache while it is copied in, computed and copied out. */
 const partBytes = 2 ** 17;
@@ -454,7 +454,7 @@ export function createWasmBackend(): Backend {
     float64: passesOf<Float64Array>('float64', machine, turns),
     bfloat16: passesOf<Uint16Array>('bfloat16', machine, turns),
     float16: passesOf<Uint16Array>('float16', machine, turns),
-    convert: conversions,
+    ...storedPassesOf(machine, turns),
     updateRunningStats(mean, variance, channels, count, decay, unbiased, runningMean, runningVar, accepted) {
       checkLengths(channels, mean, variance, runningMean, runningVar, accepted);
       return machine.within(

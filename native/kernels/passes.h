@@ -9,7 +9,9 @@
 #include "convert.h"
 #include "loops.h"
 #include "mask.h"
+#include "pixels.h"
 #include "presence.h"
+#include "transpose.h"
 
 namespace {
 
@@ -684,6 +686,9 @@ constexpr batchnorm::Kernels<T> all_kernels() {
       {conversion<batchnorm::kFloat32>(), conversion<batchnorm::kBfloat16>(),                              \
        conversion<batchnorm::kFloat16>(), conversion<batchnorm::kUint8>(), conversion<batchnorm::kInt8>(), \
        conversion<batchnorm::kInt16>()},                                                                   \
+      transpose,                                                                                           \
+      {take_pixels<2, 2>, take_pixels<3, 3>, take_pixels<3, 4>, take_pixels<4, 4>},                        \
+      {put_pixels<2>, put_pixels<3>, put_pixels<4>},                                                       \
       all_kernels<float>(),                                                                                \
       all_kernels<double>(),                                                                               \
       {half_kernels<batchnorm::kBfloat16>(), half_kernels<batchnorm::kFloat16>()}};

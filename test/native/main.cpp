@@ -14,6 +14,7 @@
 #include "passes.h"
 #include "plan.h"
 #include "queue.h"
+#include "storages.h"
 
 namespace {
 
@@ -433,6 +434,7 @@ int main(int count, char** arguments) {
     }
   }
   passed += conversions::test_all();
+  passed += storages::test_all(once);
   size_t number = 0;
   for (const Shape shape : kShapes) {
     test_shape<float>(shape, number++);
