@@ -4,7 +4,7 @@ import { mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'nod
 import { dirname, join, relative } from 'node:path';
 import { build } from 'esbuild';
 
-const entryPoints = ['dist/index.js', 'dist/tfjs/index.js'];
+const entryPoints = ['dist/index.js', 'dist/tfjs/index.js', 'dist/files/index.js'];
 const folder = 'dist/cjs';
 
 /** Beside a .cjs file lies a .cjs file. */

@@ -1,7 +1,6 @@
 import type { FloatArray, StateDict } from 'batchnorm';
+import { readSafetensors, type StoredTensor, type StoredValues, writeSafetensors } from 'batchnorm/files';
 import { abridgedName } from '../abridged.js';
-import { readSafetensors, writeSafetensors } from '../safetensors/file.js';
-import { dtypeOf, LAYOUTS, type StoredDType, type StoredTensor } from '../safetensors/tensors.js';
 import type { Network } from './network.js';
 
 /** y = x · weightᵀ + bias, with `weight[outputs][inputs]`. */
@@ -16,6 +15,10 @@ export interface TrainedBlock {
   readonly linear: TrainedLinear;
   readonly norm?: StateDict;
 }
+
+/** The dtypes of a network in a file. */
+const DTYPES = { F32: Float32Array, F64: Float64Array, I64: BigInt64Array } as const;
+type StoredDType = keyof typeof DTYPES;
 
 /** Room for the header, with names and free text. */
 const MOST_HEADER_BYTES = 1 << 16;
@@ -47,7 +50,7 @@ export function saveNetwork(path: string, network: Network, metadata: ReadonlyMa
  */
 export function loadNetwork(path: string, sizes: readonly number[]): TrainedBlock[] {
   const wanted = layout(sizes);
-  const { tensors } = readSafetensors(path, MOST_HEADER_BYTES + mostDataBytes(wanted));
+  const { tensors } = readSafetensors(path, { mostBytes: MOST_HEADER_BYTES + mostDataBytes(wanted) });
   const network = `the network ${sizes.join('-')}`;
   for (const name of tensors.keys()) {
     if (!wanted.has(name))
@@ -103,9 +106,14 @@ function layout(sizes: readonly number[]): ReadonlyMap<string, Expected> {
 function mostDataBytes(wanted: ReadonlyMap<string, Expected>): number {
   let bytes = 0;
   for (const { dtypes, shape } of wanted.values()) {
-    bytes += LAYOUTS[dtypes[0]].bytes * shape.reduce((count, size) => count * size, 1);
+    bytes += DTYPES[dtypes[0]].BYTES_PER_ELEMENT * shape.reduce((count, size) => count * size, 1);
   }
   return bytes;
+}
+
+function dtypeOf(values: StoredValues): string {
+  const dtypes = Object.entries(DTYPES);
+  return dtypes.find(([, Class]) => values instanceof Class)?.[0] ?? values.constructor.name;
 }
 
 function checkTensor(
@@ -115,8 +123,8 @@ function checkTensor(
   network: string,
 ): void {
   if (tensor === undefined) throw new Error(`${name} must be in the file (${network}), got none`);
-  const dtype = dtypeOf(tensor);
-  if (!dtypes.includes(dtype))
+  const dtype = dtypeOf(tensor.data);
+  if (!(dtypes as readonly string[]).includes(dtype))
     throw new Error(`${name} must have dtype ${dtypes.join(' or ')}, got ${dtype}`);
   if (tensor.shape.join() !== shape.join()) {
     throw new Error(
@@ -124,7 +132,7 @@ function checkTensor(
     );
   }
   const rule = least === 0 ? 'finite and not negative' : 'finite';
-  for (const [i, value] of tensor.data.entries()) {
+  for (const [i, value] of Array.from<number | bigint>(tensor.data).entries()) {
     if (!(value >= least && value < Infinity && value > -Infinity)) {
       throw new Error(`${name}[${i}] must be ${rule}, got ${value}`);
     }
