@@ -39,6 +39,7 @@ describe.each([
   ['torch', undefined, 1],
   ['onnx', 'onnx', 1],
   ['keras', 'keras', -1],
+  ['keras2', 'keras', -1],
   ['tfjs', 'keras', -1],
 ] as const)('files of %s', (part, convention, axis) => {
   it.each(expectedOf(part))('%s has the batch norms that the library reads', async (file, layers) => {
