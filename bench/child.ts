@@ -38,7 +38,8 @@ async function answer(request: Request): Promise<Reply> {
   const contender = await starting;
   if ('measure' in request) {
     const call = prepared?.calls[request.measure];
-    return { samples: call && (await sampleCall(call, request.milliseconds)) };
+    const plan = prepared?.planOf?.(request.measure);
+    return { samples: call && (await sampleCall(call, request.milliseconds)), plan };
   }
   await dispose();
   if ('prepare' in request) {

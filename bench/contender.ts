@@ -22,6 +22,8 @@ export type Call = () => unknown;
 export interface Prepared {
   /** One call for each pass that it has; one that gives a promise is awaited, and the waiting is measured too. */
   calls: Partial<Record<Pass | Roofline, Call>>;
+  /** How the library has decided to do a pass, in words. */
+  planOf?(pass: Pass | Roofline): string | undefined;
   /** One training forward with weight 1 and bias 0: what it makes of y, and the biased variance of each channel. */
   train?(): Promise<Trained> | Trained;
   /** Gives back what the garbage collector cannot. */

@@ -33,7 +33,10 @@ export async function measureCase(
     if (ready) able.add(worker);
     if (error !== undefined) note(`${worker.entry.name}, ${subject.name}: ${error}`);
   }
-  const found = new Map<string, { pass: Pass | Roofline; contender: string; samples: number[][] }>();
+  const found = new Map<
+    string,
+    { pass: Pass | Roofline; contender: string; plan?: string; samples: number[][] }
+  >();
   for (let round = 0; round < rounds; round++)
     for (const pass of [...rooflines, ...passes])
       for (const worker of workers) {
@@ -41,7 +44,7 @@ export async function measureCase(
         const { name } = worker.entry;
         // One value per channel has no batch statistics to speak of, though some compute them.
         const asked = able.has(worker) && (pass === 'inference' || pass === 'copy' || valuesPerChannel > 1);
-        const { samples, error } = asked ? await worker.ask({ measure: pass, milliseconds }) : {};
+        const { samples, plan, error } = asked ? await worker.ask({ measure: pass, milliseconds }) : {};
         done();
         if (error !== undefined) {
           able.delete(worker);
@@ -49,16 +52,17 @@ export async function measureCase(
         }
         if (samples === undefined) continue;
         const key = `${pass} ${name}`;
-        const entry = found.get(key) ?? { pass, contender: name, samples: [] };
+        const entry = found.get(key) ?? { pass, contender: name, plan, samples: [] };
         entry.samples.push(samples);
         found.set(key, entry);
       }
-  return [...found.values()].map(({ pass, contender, samples }) => ({
+  return [...found.values()].map(({ pass, contender, plan, samples }) => ({
     case: subject.name,
     pass,
     contender,
     min: Math.min(...samples.flat()),
     median: median(samples.flat()),
     rounds: samples.map((round) => Math.min(...round)),
+    plan,
   }));
 }

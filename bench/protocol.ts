@@ -14,6 +14,8 @@ export interface Reply {
   ready?: boolean;
   /** Nanoseconds per call, one number for each sample; absent for a pass that the library does not have. */
   samples?: number[];
+  /** How this library has decided to do it, in words. */
+  plan?: string;
   /** Biased, per channel. */
   variance?: number[];
   /** What the library threw. */

@@ -11,6 +11,8 @@ export interface Measurement {
   median: number;
   /** The minimum of each round, in nanoseconds per call. */
   rounds: number[];
+  /** How this library has decided to do it, in words. */
+  plan?: string;
 }
 
 /** Of one contender on one of the hard cases. */

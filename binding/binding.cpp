@@ -18,14 +18,13 @@
 #include "batchnorm.h"
 #include "dispatch.h"
 #include "mailbox.h"
+#include "plan.h"
 #include "platform.h"
 
 namespace {
 
 using batchnorm::Activation;
-using batchnorm::Epilogue;
 using batchnorm::Execution;
-using batchnorm::Gradients;
 using batchnorm::Shape;
 
 /// Process-wide, like the threads themselves. 0 until the first setThreads.
@@ -279,7 +278,7 @@ struct Later {
 
 /// forwardTraining and forwardInference (outer, channels, inner, eps, x, y, weight?, bias?, mean, variance,
 /// relu, residual?, mask?): whether y is x
-template <typename T, auto Forward, typename When>
+template <typename T, auto Compute, typename When>
 napi_value forward(napi_env env, napi_callback_info info) {
   const Arguments<13 + When::kArguments> arguments(env, info);
   const Shape shape = arguments.shape(0, arguments.size(1), 2);
@@ -300,10 +299,10 @@ napi_value forward(napi_env env, napi_callback_info info) {
   check_apart(y, bias, kOffBias);
   check_apart(y, mean, kOffMean);
   check_apart(y, variance, kOffVariance);
-  When::run(arguments, [=, execution = When::execution(env)] {
-    Forward(execution, shape, eps, x.at, y.at, weight.at, bias.at, mean.at, variance.at,
-            Epilogue<T>{activation, residual.at}, mask.at);
-  });
+  const batchnorm::Forward<T> pass = {shape,  eps, x.at, y.at, weight.at, bias.at, {activation, residual.at},
+                                      mask.at};
+  When::run(arguments,
+            [=, execution = When::execution(env)] { Compute(execution, pass, mean.at, variance.at); });
   return Napi::Boolean::New(env, in_place);
 }
 
@@ -342,10 +341,11 @@ napi_value backward(napi_env env, napi_callback_info info) {
     check_apart(dx, mean, kOffMean);
     check_apart(dx, variance, kOffVariance);
   }
+  const batchnorm::Backward<T> pass = {
+      shape, eps, dy.at, x.at, mean.at, variance.at, weight.at, bias.at, {activation, residual.at}, mask.at};
+  const batchnorm::Gradients<T> gradients = {dx.at, dweight.at, dbias.at, dresidual.at};
   When::run(arguments, [=, execution = When::execution(env)] {
-    batchnorm::backward<T>(execution, shape, eps, training, dy.at, x.at, mean.at, variance.at, weight.at,
-                           bias.at, Epilogue<T>{activation, residual.at}, mask.at,
-                           Gradients<T>{dx.at, dweight.at, dbias.at, dresidual.at});
+    batchnorm::backward<T>(execution, pass, training, gradients);
   });
   return nullptr;
 }
@@ -362,12 +362,16 @@ template <typename T>
 napi_value freeze(napi_env env, napi_callback_info info) {
   const Arguments<8> arguments(env, info);
   const size_t channels = arguments.channels(0);
-  batchnorm::freeze<T>(execution_of(env), channels, arguments.number(1),
-                       arguments.template array<const double>(4, channels, "mean").at,
-                       arguments.template array<const double>(5, channels, "variance").at,
-                       arguments.template optional_array<const T>(2, channels, "weight").at,
-                       arguments.template optional_array<const T>(3, channels, "bias").at,
-                       arguments.activation(6), arguments.memory(7, batchnorm::frozen_bytes<T>(channels)));
+  const batchnorm::Fixed<T> fixed = {
+      channels,
+      arguments.number(1),
+      arguments.template array<const double>(4, channels, "mean").at,
+      arguments.template array<const double>(5, channels, "variance").at,
+      arguments.template optional_array<const T>(2, channels, "weight").at,
+      arguments.template optional_array<const T>(3, channels, "bias").at,
+      arguments.activation(6),
+  };
+  batchnorm::freeze<T>(execution_of(env), fixed, arguments.memory(7, batchnorm::frozen_bytes<T>(channels)));
   return nullptr;
 }
 
@@ -464,6 +468,30 @@ napi_value use_isa(napi_env env, napi_callback_info info) {
   return Napi::Boolean::New(env, table != nullptr);
 }
 
+/// plan(outer, channels, inner, bytesPerValue, summed): what is decided about a pass whose sums read so many
+/// tensors, in words. For the benchmark.
+template <typename T>
+std::string plan_in_words(const Execution& execution, const Shape& shape, size_t summed) {
+  const batchnorm::Kernels<T>& kernels = batchnorm::kernels_of<T>(*execution.kernels);
+  const batchnorm::Partition<T> partition(shape);
+  if (summed == 0) return describe(plan_of_write(execution, partition, false));
+  const bool has_beside = summed == 1
+                              ? kernels.normalize[false][batchnorm::kIdentity].stream_beside != nullptr
+                              : kernels.grad_input[batchnorm::kOpen].stream_beside != nullptr;
+  return describe(plan_of(execution, partition, {summed, true, false, has_beside}));
+}
+napi_value plan(napi_env env, napi_callback_info info) {
+  const Arguments<5> arguments(env, info);
+  const Shape shape = arguments.shape(0, arguments.size(1), 2);
+  const size_t summed = arguments.size(4);
+  if (summed > 2 || shape.size() == 0) throw InvalidCall{"be asked for a pass over values"};
+  const Execution execution = execution_of(env);
+  const std::string words = arguments.size(3) == sizeof(double)
+                                ? plan_in_words<double>(execution, shape, summed)
+                                : plan_in_words<float>(execution, shape, summed);
+  return Napi::String::New(env, words);
+}
+
 /// onFinished(handler): see Mailbox::open. Once.
 napi_value on_finished(napi_env env, napi_callback_info info) {
   if (!instance_of(env).mailbox.open(env, Arguments<1>(env, info)[0])) throw Napi::Error::New(env);
@@ -529,6 +557,7 @@ Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   export_function<threads>(exports, "threads");
   export_function<set_machine>(exports, "setMachine");
   export_function<use_isa>(exports, "useIsa");
+  export_function<plan>(exports, "plan");
   export_function<on_finished>(exports, "onFinished");
   export_function<take_finished>(exports, "takeFinished");
   export_function<cancel>(exports, "cancel");

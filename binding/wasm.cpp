@@ -40,7 +40,7 @@ void operator delete(void* memory) noexcept {
   std::free(memory);
 }
 
-/// Memory for a call, which begins at a line, and a line that native/simd/wasm.h may read behind it; nullptr
+/// Memory for a call, which begins at a line, and a line that native/simd/wasm.h may read beyond it; nullptr
 /// where there is no more.
 EXPORT("allocate") void* batchnorm_allocate(size_t bytes) {
   return std::aligned_alloc(64, (bytes + 63) / 64 * 64 + 64);
@@ -64,25 +64,38 @@ double batchnorm_update_running_stats(size_t channels, const double* mean, const
   void batchnorm_forward_training_##T(size_t outer, size_t channels, size_t inner, double eps, const T* x,   \
                                       T* y, const T* weight, const T* bias, double* mean, double* variance,  \
                                       uint32_t relu, const T* residual, unsigned char* mask) {               \
-    batchnorm::forward_training<T>(kExecution, {outer, channels, inner}, eps, x, y, weight, bias, mean,      \
-                                   variance, {activation_of(relu), residual}, mask);                         \
+    batchnorm::forward_training<T>(                                                                          \
+        kExecution,                                                                                          \
+        {{outer, channels, inner}, eps, x, y, weight, bias, {activation_of(relu), residual}, mask}, mean,    \
+        variance);                                                                                           \
   }                                                                                                          \
   EXPORT("forwardInference" suffix)                                                                          \
   void batchnorm_forward_inference_##T(size_t outer, size_t channels, size_t inner, double eps, const T* x,  \
                                        T* y, const T* weight, const T* bias, const double* mean,             \
                                        const double* variance, uint32_t relu, const T* residual,             \
                                        unsigned char* mask) {                                                \
-    batchnorm::forward_inference<T>(kExecution, {outer, channels, inner}, eps, x, y, weight, bias, mean,     \
-                                    variance, {activation_of(relu), residual}, mask);                        \
+    batchnorm::forward_inference<T>(                                                                         \
+        kExecution,                                                                                          \
+        {{outer, channels, inner}, eps, x, y, weight, bias, {activation_of(relu), residual}, mask}, mean,    \
+        variance);                                                                                           \
   }                                                                                                          \
   EXPORT("backward" suffix)                                                                                  \
   void batchnorm_backward_##T(size_t outer, size_t channels, size_t inner, double eps, uint32_t training,    \
                               const T* dy, const T* x, const double* mean, const double* variance,           \
                               const T* weight, const T* bias, uint32_t relu, const T* residual,              \
                               const unsigned char* mask, T* dx, T* dweight, T* dbias, T* dresidual) {        \
-    batchnorm::backward<T>(kExecution, {outer, channels, inner}, eps, training != 0, dy, x, mean, variance,  \
-                           weight, bias, {activation_of(relu), residual}, mask,                              \
-                           {dx, dweight, dbias, dresidual});                                                 \
+    batchnorm::backward<T>(kExecution,                                                                       \
+                           {{outer, channels, inner},                                                        \
+                            eps,                                                                             \
+                            dy,                                                                              \
+                            x,                                                                               \
+                            mean,                                                                            \
+                            variance,                                                                        \
+                            weight,                                                                          \
+                            bias,                                                                            \
+                            {activation_of(relu), residual},                                                 \
+                            mask},                                                                           \
+                           training != 0, {dx, dweight, dbias, dresidual});                                  \
   }                                                                                                          \
   EXPORT("frozenBytes" suffix) size_t batchnorm_frozen_bytes_##T(size_t channels) {                          \
     return batchnorm::frozen_bytes<T>(channels);                                                             \
@@ -90,7 +103,7 @@ double batchnorm_update_running_stats(size_t channels, const double* mean, const
   EXPORT("freeze" suffix)                                                                                    \
   void batchnorm_freeze_##T(size_t channels, double eps, const T* weight, const T* bias, const double* mean, \
                             const double* variance, uint32_t relu, unsigned char* memory) {                  \
-    batchnorm::freeze<T>(kExecution, channels, eps, mean, variance, weight, bias, activation_of(relu),       \
+    batchnorm::freeze<T>(kExecution, {channels, eps, mean, variance, weight, bias, activation_of(relu)},     \
                          memory);                                                                            \
   }                                                                                                          \
   EXPORT("runFrozen" suffix)                                                                                 \

@@ -1,6 +1,7 @@
 // The layer: batch normalization with parameters that learn and running statistics.
 import { type Activation, checkActivation } from './activation.js';
 import { type BatchNormConfig, type BatchNormOptions, readConfig } from './config.js';
+import type { StateName } from './conventions.js';
 import {
   type AsyncOptions,
   type ForwardOptions,
@@ -11,9 +12,30 @@ import {
 } from './core.js';
 import { stateError } from './errors.js';
 import { constructorKey, FrozenBatchNorm } from './frozen.js';
+import { inspect, inspected } from './inspect.js';
+import {
+  type BatchNormJSON,
+  checkAbsent,
+  checkGiven,
+  defined,
+  fieldsOf,
+  fromCounts,
+  jsonVersion,
+  partFrom,
+  readHead,
+  toNumbers,
+} from './json.js';
+import { platform } from './platform/node.js';
 import { namesOf } from './properties.js';
 import { RunningStatistics } from './running.js';
-import { readState, type StateDict } from './state.js';
+import {
+  type AnyState,
+  readState,
+  readStateOptions,
+  type StateDict,
+  type StateOptions,
+  stateNames,
+} from './state.js';
 import { copyInto } from './typed-array.js';
 import type { ArrayOf, DType, FloatArray, Tensor, TensorLike } from './types.js';
 import { checkBoolean, checkInteger, checkVariance, copyOf, maxChannels, readOptions } from './validate.js';
@@ -21,6 +43,17 @@ import { checkBoolean, checkInteger, checkVariance, copyOf, maxChannels, readOpt
 export type { AsyncOptions, ForwardOptions, LayerBackwardOptions, LayerGradients, Parameter };
 
 const freezeNames = namesOf(['activation']);
+const jsonNames = [
+  'type',
+  'version',
+  'channels',
+  'config',
+  'state',
+  'training',
+  'rejectedUpdates',
+  'acceptedBatches',
+];
+const configNames = Object.keys(readConfig({}));
 
 function parameter<T extends FloatArray>(
   name: Parameter<T>['name'],
@@ -34,7 +67,8 @@ function parameter<T extends FloatArray>(
  * A batch normalization layer: y = (x − mean) / √(variance + eps) · weight + bias per channel, with the statistics of
  * the batch in training and the running statistics in evaluation (Ioffe and Szegedy, "Batch Normalization", 2015).
  *
- * A new layer is in training mode.
+ * A new layer is in training mode. What can be saved, or sent to a worker, is {@link BatchNorm.toJSON}: structuredClone and
+ * postMessage refuse a layer where the runtime can be told so (Node.js from 22.10 on, Deno), and make an empty object of it elsewhere.
  *
  * @typeParam D the dtype of x, y, weight, bias and their gradients; statistics are always in double.
  * @example
@@ -71,6 +105,7 @@ export class BatchNorm<D extends DType = 'float32'> {
       ? new RunningStatistics(channels, decay, unbiasedRunningVar)
       : undefined;
     this.#core = new LayerCore(channels, this.#config, this.#running);
+    platform.markAsUncloneable(this);
   }
 
   /** Values per channel array. */
@@ -319,31 +354,147 @@ export class BatchNorm<D extends DType = 'float32'> {
 
   /**
    * Copies a state into the layer's arrays. It must have what {@link stateDict} gives, and nothing else; only
-   * num_batches_tracked may be absent (0). With decay 'cumulative' that is then the number of batches of every channel: a state
-   * does not say which of them have rejected some.
+   * num_batches_tracked may be absent (0), as in old files. With decay 'cumulative' that is then the number of batches of every
+   * channel: a state does not say which of them have rejected some.
    *
-   * @param state is copied; its arrays may be of either dtype.
+   * @param state is copied: what {@link stateDict} gave, or a dictionary as a file has it, of a whole model too, also under the
+   *   names of the layer's `convention`. Every value must be finite. What JSON makes of a layer is for {@link fromJSON}.
+   * @param options `prefix` for a part of a whole model, `strict` for a state that has more or less than the layer.
    * @returns the layer itself.
    * @throws TypeError (`ERR_BATCHNORM_INVALID_TYPE`, `ERR_BATCHNORM_UNKNOWN_OPTION`), RangeError
-   *   (`ERR_BATCHNORM_INVALID_VALUE`) naming the entry that does not fit, Error (`ERR_BATCHNORM_BUFFER_CHANGED`) where an
-   *   array of the layer has lost its buffer; then nothing has changed.
+   *   (`ERR_BATCHNORM_INVALID_VALUE`) naming the entry that does not fit, RangeError (`ERR_BATCHNORM_OUT_OF_MEMORY`), Error
+   *   (`ERR_BATCHNORM_BUFFER_CHANGED`) where an array of the layer has lost its buffer; then nothing has changed.
    * @example
    * import { BatchNorm } from 'batchnorm';
    *
    * const trained = new BatchNorm(3);
    * const copy = new BatchNorm(3).loadStateDict(trained.stateDict());
    * console.log(copy.weight); // Float32Array(3) [ 1, 1, 1 ]
+   *
+   * const model = { 'bn1/gamma:0': [2], 'bn1/beta:0': [0], 'bn1/moving_mean:0': [5], 'bn1/moving_variance:0': [4] };
+   * const bn = new BatchNorm(1, { convention: 'keras' }).loadStateDict(model, { prefix: 'bn1' });
+   * console.log(bn.runningMean); // Float64Array(1) [ 5 ]
    */
-  loadStateDict(state: StateDict): this {
-    const { weight, bias, trackRunningStats } = this.#config;
-    const read = readState(state, this.#channels, { weight, bias, stats: trackRunningStats });
+  loadStateDict(state: AnyState, options?: StateOptions): this {
+    const { weight, bias, trackRunningStats, convention, dtype } = this.#config;
+    const { prefix, strict = true } = readStateOptions(options);
+    const read = readState(state, {
+      channels: this.#channels,
+      convention,
+      dtype,
+      prefix,
+      strict,
+      weight,
+      bias,
+      stats: trackRunningStats,
+      needsStats: false,
+    });
     const core = this.#core;
     core.checkOwn();
     if (core.weight && read.weight) copyInto(core.weight, read.weight);
     if (core.bias && read.bias) copyInto(core.bias, read.bias);
-    if (read.running_mean && read.running_var)
-      this.#running?.load(read.running_mean, read.running_var, read.num_batches_tracked ?? 0);
+    const batches = read.num_batches_tracked ?? (strict ? 0 : undefined);
+    this.#running?.load(read.running_mean, read.running_var, batches);
     return this;
+  }
+
+  /**
+   * Everything that the layer is, as plain objects and arrays of numbers: JSON.stringify() calls it. NaN, Infinity, -Infinity
+   * and -0, which JSON does not know, are strings. Gradients, and forwards to go back through, are not in it.
+   *
+   * @returns what {@link fromJSON} takes.
+   * @throws Error (`ERR_BATCHNORM_BUFFER_CHANGED`) where an array of the layer has lost its buffer.
+   * @example
+   * import { BatchNorm } from 'batchnorm';
+   *
+   * const bn = new BatchNorm(3, { decay: 'cumulative' });
+   * bn.forward({ data: Float32Array.of(1, 2, 3, 4, 5, 6), shape: [2, 3] });
+   * const text = JSON.stringify(bn);
+   * const again = BatchNorm.fromJSON(JSON.parse(text));
+   * console.log(again.runningMean, again.batchesTracked); // Float64Array(3) [ 2.5, 3.5, 4.5 ] 1
+   */
+  toJSON(): BatchNormJSON<D> {
+    const running = this.#running;
+    const { weight, bias, training } = this.#core;
+    this.#core.checkOwn();
+    return {
+      type: 'BatchNorm',
+      version: jsonVersion,
+      channels: this.#channels,
+      config: defined(this.config),
+      state: {
+        ...(weight && { weight: toNumbers(weight) }),
+        ...(bias && { bias: toNumbers(bias) }),
+        ...(running && {
+          running_mean: toNumbers(running.mean),
+          running_var: toNumbers(running.variance),
+          num_batches_tracked: running.batchesTracked,
+        }),
+      },
+      training,
+      rejectedUpdates: this.rejectedUpdates,
+      ...(running?.accepted && { acceptedBatches: toNumbers(running.accepted) as number[] }),
+    };
+  }
+
+  /**
+   * The layer that {@link toJSON} was called on, bit for bit: it goes on as that one would. Other than a state its values may be
+   * NaN or infinite.
+   *
+   * @param json what toJSON gave, or what JSON.parse made of its text: all of it, and nothing else.
+   * @throws TypeError (`ERR_BATCHNORM_INVALID_TYPE`, `ERR_BATCHNORM_UNKNOWN_OPTION`), RangeError
+   *   (`ERR_BATCHNORM_INVALID_VALUE`, `ERR_BATCHNORM_OUT_OF_MEMORY`) naming the field that does not fit.
+   * @example
+   * import { BatchNorm } from 'batchnorm';
+   *
+   * const bn = new BatchNorm(3, { axis: -1 }).eval();
+   * const again = BatchNorm.fromJSON(JSON.parse(JSON.stringify(bn)));
+   * console.log(again.config.axis, again.training); // -1 false
+   */
+  static fromJSON<D extends DType = 'float32'>(json: BatchNormJSON<D>): BatchNorm<D> {
+    const fields = fieldsOf('json', json, jsonNames);
+    const channels = readHead('BatchNorm', fields);
+    const given = fieldsOf('json.config', fields.config, configNames);
+    const config = readConfig(given as BatchNormOptions<D>);
+    checkGiven(config, given);
+    const training = checkBoolean('json.training', fields.training);
+    const most = Number.MAX_SAFE_INTEGER;
+    const rejectedUpdates = checkInteger('json.rejectedUpdates', fields.rejectedUpdates, 0, most);
+    const { dtype, trackRunningStats } = config;
+    const state = fieldsOf('json.state', fields.state, stateNames);
+    const values = <T extends FloatArray>(name: StateName, isThere: boolean, type: DType) =>
+      partFrom<T>(`json.state.${name}`, state[name], isThere, channels, type);
+    const weight = values<ArrayOf<D>>('weight', config.weight, dtype);
+    const bias = values<ArrayOf<D>>('bias', config.bias, dtype);
+    const mean = values<Float64Array>('running_mean', trackRunningStats, 'float64');
+    const variance = values<Float64Array>('running_var', trackRunningStats, 'float64');
+    const batches = state.num_batches_tracked;
+    const counted = 'json.state.num_batches_tracked';
+    if (trackRunningStats) checkInteger(counted, batches, 0, most);
+    else checkAbsent(counted, batches);
+    // Now that there are arrays of that length: it is soon written that there are 2^31 channels.
+    const bn = new BatchNorm<D>(channels, config);
+    const { weight: ownWeight, bias: ownBias } = bn.#core;
+    if (ownWeight && weight) copyInto(ownWeight, weight);
+    if (ownBias && bias) copyInto(ownBias, bias);
+    bn.#core.training = training;
+    const running = bn.#running;
+    running?.load(mean, variance, batches as number | undefined);
+    if (running) running.rejectedUpdates = rejectedUpdates;
+    if (running?.accepted)
+      copyInto(running.accepted, fromCounts('json.acceptedBatches', fields.acceptedBatches, channels));
+    else checkAbsent('json.acceptedBatches', fields.acceptedBatches);
+    return bn;
+  }
+
+  /** What `util.inspect` and `console.log` print. @internal */
+  [inspect](): string {
+    // The prototype has it too, and a proxy of a layer is none.
+    if (!BatchNorm.isLayer(this)) return 'BatchNorm {}';
+    const batches = this.batchesTracked;
+    const mode = this.training ? 'training' : 'evaluation';
+    const seen = `${batches} ${batches === 1 ? 'batch' : 'batches'} seen`;
+    return inspected('BatchNorm', this.#channels, this.config, `${mode}, ${seen}`);
   }
 
   /**

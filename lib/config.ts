@@ -31,12 +31,12 @@ export interface BatchNormConfig<D extends DType = DType> {
   activation: Activation | undefined;
   /** The layer owns its results: each is valid until the next call of the same method. Default false. */
   reuse: boolean;
+  /** Whose defaults were taken for eps, decay and unbiasedRunningVar, and whose names states may have too. Default: PyTorch's. */
+  convention: Convention | undefined;
 }
 
 /** The options of a layer; all of them may be left out. */
 export interface BatchNormOptions<D extends DType = DType> extends Partial<BatchNormConfig<D>> {
-  /** Whose defaults to take for eps, decay and unbiasedRunningVar. Default: PyTorch's values. */
-  convention?: Convention;
   /**
    * Only with `convention`, without `decay`, and in that framework's meaning: from 0 to 1, the weight of the new batch for
    * 'pytorch', of the old running value for 'keras' and 'onnx'. null is PyTorch's None: cumulative.
@@ -92,5 +92,6 @@ export function readConfig<D extends DType>(options: BatchNormOptions<D>): Batch
     trackRunningStats: checkBoolean('trackRunningStats', trackRunningStats),
     activation: checkActivation(activation),
     reuse: checkBoolean('reuse', reuse),
+    convention,
   });
 }

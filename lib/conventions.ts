@@ -14,8 +14,15 @@ export interface ConventionDefaults {
   unbiasedRunningVar: boolean;
 }
 
+/** The entries of a state, under PyTorch's names. */
+export type StateName = 'weight' | 'bias' | 'running_mean' | 'running_var' | 'num_batches_tracked';
+
+/** What else a framework calls them. */
+export type StateNames = Readonly<Record<StateName, readonly string[]>>;
+
 interface Framework extends ConventionDefaults {
   decayOf(momentum: unknown): Decay;
+  names: StateNames;
 }
 
 /** momentum is the weight of the old running value. */
@@ -31,12 +38,45 @@ const frameworks: Record<Convention, Framework> = {
       momentum === null
         ? 'cumulative'
         : 1 - checkFraction('momentum', momentum, 'be a number from 0 to 1 or null (cumulative)'),
+    names: { weight: [], bias: [], running_mean: [], running_var: [], num_batches_tracked: [] },
   },
   // keras.layers.BatchNormalization
-  keras: { eps: 1e-3, decay: 0.99, unbiasedRunningVar: false, decayOf: weightOfOld },
+  keras: {
+    eps: 1e-3,
+    decay: 0.99,
+    unbiasedRunningVar: false,
+    decayOf: weightOfOld,
+    // As variables of TensorFlow end.
+    names: {
+      weight: ['gamma', 'gamma:0'],
+      bias: ['beta', 'beta:0'],
+      running_mean: ['moving_mean', 'moving_mean:0'],
+      running_var: ['moving_variance', 'moving_variance:0'],
+      num_batches_tracked: [],
+    },
+  },
   // ONNX operator BatchNormalization from opset 14 on.
-  onnx: { eps: 1e-5, decay: 0.9, unbiasedRunningVar: false, decayOf: weightOfOld },
+  onnx: {
+    eps: 1e-5,
+    decay: 0.9,
+    unbiasedRunningVar: false,
+    decayOf: weightOfOld,
+    names: {
+      weight: ['scale'],
+      bias: ['B'],
+      running_mean: ['input_mean'],
+      running_var: ['input_var'],
+      num_batches_tracked: [],
+    },
+  },
 };
+
+export const conventions = Object.keys(frameworks) as Convention[];
+
+/** What a convention calls the entries of a state, beside PyTorch's names. */
+export function stateNamesOf(convention: Convention): StateNames {
+  return frameworks[convention].names;
+}
 
 /**
  * The defaults of a convention (PyTorch's where it is undefined), with `momentum` translated to a decay.
@@ -50,10 +90,7 @@ export function defaultsOf(convention: unknown, momentum: unknown): ConventionDe
       "come with convention: 'pytorch', 'keras' or 'onnx', which give the word opposite meanings, or be written as decay, the weight of the old running value",
       momentum,
     );
-  const name =
-    convention === undefined
-      ? 'pytorch'
-      : checkOneOf('convention', convention, Object.keys(frameworks) as Convention[]);
+  const name = convention === undefined ? 'pytorch' : checkOneOf('convention', convention, conventions);
   const { eps, decay, unbiasedRunningVar, decayOf } = frameworks[name];
   return { eps, decay: momentum === undefined ? decay : decayOf(momentum), unbiasedRunningVar };
 }

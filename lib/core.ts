@@ -1,7 +1,7 @@
 // What layers that normalize by the statistics of channels share: parameters with their gradients, and forward and backward,
 // at once or off the event loop, with what a forward leaves to its backward. A layer adds where its statistics come from.
 import type { Activation } from './activation.js';
-import { type Later, maskBytes, type Passes, type Slot } from './backend/backend.js';
+import { type BackwardPass, type ForwardPass, maskBytes, type Passes } from './backend/backend.js';
 import { passesFor } from './backend/index.js';
 import { oneValuePerChannelError, rangeError, stateError, typeError } from './errors.js';
 import { checkKept, deliver, isShared, move } from './handover.js';
@@ -117,7 +117,7 @@ interface Forward<T extends FloatArray> {
   readonly held: Held<T>;
   /** Whether there was one. */
   readonly residual: boolean;
-  /** What a ReLU behind it lets through. */
+  /** What a ReLU after it lets through. */
   readonly mask: Uint8Array | undefined;
 }
 
@@ -142,9 +142,6 @@ interface BackwardCall<T extends FloatArray> {
 }
 
 const { hasOwn } = Object;
-
-/** For passes that compute at once, which need no slot. */
-const atOnce: Slot = -1;
 
 const forwardNames = namesOf(['out', 'updateStats', 'residual'], areCallsUntouched);
 const forwardAsyncNames = namesOf(
@@ -294,9 +291,9 @@ export class LayerCore<D extends DType> {
     this.#holdParameters(held);
     this.#holdStatistics(held, call);
     const forward = this.#forwardOf(call, input.data, false, held);
+    const pass = this.#forwardPass(forward, y, residual);
     const { forwardTraining, forwardInference } = this.#passes;
-    const pass = call.batchStats ? forwardTraining : forwardInference;
-    this.#complete(call, forward, this.#runForward(pass, forward, y, residual, atOnce));
+    this.#complete(call, forward, call.batchStats ? forwardTraining(pass) : forwardInference(pass));
     this.#spare = this.#held;
     this.#held = held;
     return { data: y, shape: input.shape };
@@ -333,13 +330,13 @@ export class LayerCore<D extends DType> {
       this.#holdStatistics(held, call);
       const forward = this.#forwardOf(call, given, true, held);
       const { forwardTrainingLater, forwardInferenceLater } = this.#passes;
-      const pass = call.batchStats ? forwardTrainingLater : forwardInferenceLater;
+      const compute = call.batchStats ? forwardTrainingLater : forwardInferenceLater;
       let inPlace = false;
       return operate(
         signal,
         (slot) => {
           if (transfer) forward.x = move('x.data', given, dtype);
-          inPlace = this.#runForward(pass, forward, y, residual, slot);
+          inPlace = compute(this.#forwardPass(forward, y, residual), slot);
           return [forward, y, residual];
         },
         () => {
@@ -373,7 +370,7 @@ export class LayerCore<D extends DType> {
     const dBias = wantsParameters ? this.biasGrad : undefined;
     const dResidual =
       wantsInput && last.residual ? this.#dResidual.take(dtype, size, data, last.x, out) : undefined;
-    this.#runBackward(this.#passes.backward, last, data, last.x, dx, dWeight, dBias, dResidual, atOnce);
+    this.#passes.backward(this.#backwardPass(last, data, last.x, dx, dWeight, dBias, dResidual));
     return reuse
       ? gradientsOf(shape, dx, dWeight, dBias, dResidual)
       : gradientsOf(shape, dx, copied(dWeight), copied(dBias), dResidual);
@@ -434,8 +431,10 @@ export class LayerCore<D extends DType> {
           // x may have lain in its buffer, until it was copied.
           if (transfer) gradient = move('dy.data', kept, dtype);
           if (transfer && wantsInput) target = gradient;
-          const { backwardLater } = this.#passes;
-          this.#runBackward(backwardLater, snapshot, gradient, x, target, dWeight, dBias, dResidual, slot);
+          this.#passes.backwardLater(
+            this.#backwardPass(snapshot, gradient, x, target, dWeight, dBias, dResidual),
+            slot,
+          );
           return [gradient, x, target, dWeight, dBias, dResidual, snapshot];
         },
         () => {
@@ -481,7 +480,7 @@ export class LayerCore<D extends DType> {
     const batchStats = training || running === undefined;
     if (batchStats && count === 1) throw oneValuePerChannelError(input.shape, training);
     const residual = givenResidual === undefined ? undefined : readResidual(givenResidual, input);
-    // No code of the caller's runs behind this.
+    // No code of the caller's runs after this.
     if (running !== undefined) {
       this.#checkRunning(running);
       if (!batchStats) checkVariance('runningVar', running.variance, channels);
@@ -556,7 +555,7 @@ export class LayerCore<D extends DType> {
     return this.#mask;
   }
 
-  /** A forward has been computed: what it leaves behind. */
+  /** A forward has been computed: what it leaves to backward. */
   #complete(
     { updates, geometry }: ForwardCall<ArrayOf<D>>,
     forward: Forward<ArrayOf<D>>,
@@ -604,37 +603,27 @@ export class LayerCore<D extends DType> {
     return last as Forward<ArrayOf<D>> & { x: ArrayOf<D> };
   }
 
-  #runForward(
-    pass: Later<Passes<ArrayOf<D>>['forwardTraining']>,
+  #forwardPass(
     { x, geometry, held, mask }: Forward<ArrayOf<D>>,
     y: ArrayOf<D>,
     residual: ArrayOf<D> | undefined,
-    slot: Slot,
-  ): boolean {
-    const { outer, channels, inner } = geometry;
-    const { mean, variance, weight, bias } = held;
-    const { eps, activation } = this.#config;
-    const relu = activation !== undefined;
-    return pass(
-      outer,
-      channels,
-      inner,
-      eps,
-      x as ArrayOf<D>,
+  ): ForwardPass<ArrayOf<D>> {
+    return {
+      geometry,
+      eps: this.#config.eps,
+      x: x as ArrayOf<D>,
       y,
-      weight,
-      bias,
-      mean,
-      variance,
-      relu,
+      weight: held.weight,
+      bias: held.bias,
+      mean: held.mean,
+      variance: held.variance,
+      relu: this.#config.activation !== undefined,
       residual,
       mask,
-      slot,
-    );
+    };
   }
 
-  #runBackward(
-    pass: Later<Passes<ArrayOf<D>>['backward']>,
+  #backwardPass(
     { geometry, training, held, mask }: Forward<ArrayOf<D>>,
     dy: ArrayOf<D>,
     x: ArrayOf<D>,
@@ -642,32 +631,26 @@ export class LayerCore<D extends DType> {
     dWeight: ArrayOf<D> | undefined,
     dBias: ArrayOf<D> | undefined,
     dResidual: ArrayOf<D> | undefined,
-    slot: Slot,
-  ): void {
-    const { outer, channels, inner } = geometry;
-    const { mean, variance, weight, bias } = held;
-    const { eps, activation } = this.#config;
-    pass(
-      outer,
-      channels,
-      inner,
-      eps,
+  ): BackwardPass<ArrayOf<D>> {
+    return {
+      geometry,
+      eps: this.#config.eps,
       training,
       dy,
       x,
-      mean,
-      variance,
-      weight,
-      bias,
-      activation !== undefined,
-      undefined,
+      mean: held.mean,
+      variance: held.variance,
+      weight: held.weight,
+      bias: held.bias,
+      relu: this.#config.activation !== undefined,
+      // A mask is kept where there is one.
+      residual: undefined,
       mask,
       dx,
       dWeight,
       dBias,
       dResidual,
-      slot,
-    );
+    };
   }
 
   /** Starts when all asynchronous calls before have settled: at once where there are none. */

@@ -42,14 +42,25 @@ function withCode(Class: ErrorClass, reason: Reason, message: string, cause?: un
   return defineProperty(error, 'code', code);
 }
 
-/** `<name> must <rule>, got <actual>` for a value of the wrong type. */
+/** `<name> must <rule>, got <actual>` for a value of the wrong type; `cure` is written behind it as it stands. */
 export function typeError(
   name: string,
   rule: string,
   actual: unknown,
   reason: Reason = 'INVALID_TYPE',
+  cure = '',
 ): Error {
-  return withCode(TypeError, reason, `${name} must ${rule}, got ${describe(actual)}`);
+  return withCode(TypeError, reason, `${name} must ${rule}, got ${describe(actual)}${cure}`);
+}
+
+/** {@link typeError} where `actual` is written as it stands. */
+export function wordedTypeError(
+  name: string,
+  rule: string,
+  actual: string,
+  reason: Reason = 'INVALID_TYPE',
+): Error {
+  return withCode(TypeError, reason, `${name} must ${rule}, got ${actual}`);
 }
 
 /** `<name> must <rule>, got <actual>` for a wrong value; `actual` is written as it stands. */
@@ -102,6 +113,16 @@ export function describe(value: unknown): string {
     default:
       return String(value);
   }
+}
+
+/** A key of a dictionary as a message writes it: whole, unless it is endless. */
+export function quoted(key: string): string {
+  return JSON.stringify(key.length > 200 ? `${key.slice(0, 200)}…` : key);
+}
+
+/** A property as a message names it. */
+export function nameOf(object: string, key: string): string {
+  return /^[a-z_]\w*$/i.test(key) ? `${object}.${key}` : `${object}[${quoted(key)}]`;
 }
 
 /** Array.isArray, which throws for a revoked proxy. */

@@ -1,6 +1,7 @@
 // Batch norms folded into the layers beside them: arithmetic on a few weights, once, before serving.
 import { type Activation, checkActivation } from './activation.js';
 import { BatchNorm } from './batchnorm.js';
+import { type Convention, conventions, defaultsOf } from './conventions.js';
 import {
   describe,
   describeShape,
@@ -12,17 +13,25 @@ import {
 } from './errors.js';
 import { constructorKey, FrozenBatchNorm } from './frozen.js';
 import { namesOf, propertiesOf } from './properties.js';
+import {
+  checkValues,
+  conventionHint,
+  type Entry,
+  entryOf,
+  namesUnder,
+  valuesOf,
+  wholeObject,
+} from './state.js';
 import { lengthOf } from './typed-array.js';
 import type { DType, FloatArray } from './types.js';
 import {
-  channelsOf,
+  channelsError,
   checkAxis,
   checkBoolean,
   checkEps,
   checkInteger,
   checkObject,
   checkPerChannel,
-  checkVariance,
   copyAs,
   dtypeOf,
   isRank,
@@ -71,7 +80,11 @@ export interface FoldedConv<T extends FloatArray = FloatArray> extends Conv<T> {
   readonly activation?: Activation;
 }
 
-/** A batch norm with fixed statistics as plain arrays, one value per channel each. Other properties are ignored. */
+/**
+ * A batch norm with fixed statistics, one finite value per channel each. Other properties are ignored. A state is one too:
+ * `{ ...state, eps }` with running_mean and running_var in the place of mean and variance, or with `convention` the names of
+ * Keras or ONNX, in all the forms that {@link BatchNorm.loadStateDict} takes.
+ */
 export interface FixedBatchNorm {
   /** One value per channel; it decides how many there are. */
   readonly mean: FloatArray;
@@ -81,8 +94,10 @@ export interface FixedBatchNorm {
   readonly weight?: FloatArray | null;
   /** Default, and for null: 0 for each. */
   readonly bias?: FloatArray | null;
-  /** Added to the variance under the root. Positive and finite. Default 1e-5. */
+  /** Added to the variance under the root. Positive and finite. Default: that of the convention, 1e-5. */
   readonly eps?: number;
+  /** Whose eps to take, and whose names there may be. Default: PyTorch's. */
+  readonly convention?: Convention;
   /** The channel axis; only {@link compose} has a use for it. Default there: that of the other batch norm. */
   readonly axis?: number;
   /** What follows the batch norm. Default: nothing. */
@@ -93,9 +108,23 @@ export interface FixedBatchNorm {
  * What can be folded. Of a {@link BatchNorm} it is the running statistics that count, in training mode too; a
  * {@link FrozenBatchNorm} may have been disposed of.
  */
-export type FoldableBatchNorm<D extends DType = DType> = BatchNorm<D> | FrozenBatchNorm<D> | FixedBatchNorm;
+export type FoldableBatchNorm<D extends DType = DType> =
+  | BatchNorm<D>
+  | FrozenBatchNorm<D>
+  | FixedBatchNorm
+  | Readonly<Record<string, unknown>>;
 
-const batchNormNames = namesOf(['mean', 'variance', 'weight', 'bias', 'eps', 'axis', 'activation']);
+const settingNames = namesOf(['eps', 'axis', 'activation', 'convention']);
+/** What its values may be called, by convention. */
+const fixedNames = Object.fromEntries(
+  conventions.map((convention) => {
+    const { weight, bias, running_mean, running_var } = namesUnder(convention);
+    return [
+      convention,
+      { mean: ['mean'].concat(running_mean), variance: ['variance'].concat(running_var), weight, bias },
+    ];
+  }),
+);
 const layerNames = namesOf(['weight', 'shape', 'bias', 'groups', 'transposed', 'activation']);
 
 /** A batch norm that has been checked. */
@@ -129,45 +158,77 @@ interface ReadLayer<T extends FloatArray> {
 
 function readBatchNorm(name: string, value: unknown): ReadBatchNorm {
   checkObject(name, value);
-  let source: { [K in keyof FixedBatchNorm]?: unknown };
+  let settings: { eps: unknown; axis: unknown; activation: unknown };
   let dtype: DType | undefined;
-  let meanName = 'mean';
-  let varianceName = 'variance';
+  let mean: Entry | undefined;
+  let variance: Entry | undefined;
+  let weight: Entry | undefined;
+  let bias: Entry | undefined;
   if (BatchNorm.isLayer(value)) {
-    const { runningMean, runningVar, weight, bias, config } = value;
+    const { runningMean, runningVar, config } = value;
     if (runningMean === null || runningVar === null)
       throw stateError(
         'NO_RUNNING_STATS',
         `${name} must have running statistics, got trackRunningStats: false`,
       );
-    source = { ...config, mean: runningMean, variance: runningVar, weight, bias };
+    settings = config;
     dtype = config.dtype;
-    meanName = 'runningMean';
-    varianceName = 'runningVar';
+    mean = { name: `${name}.runningMean`, value: runningMean };
+    variance = { name: `${name}.runningVar`, value: runningVar };
+    weight = { name: `${name}.weight`, value: value.weight };
+    bias = { name: `${name}.bias`, value: value.bias };
   } else if (FrozenBatchNorm.isLayer(value)) {
-    source = value.parts;
+    settings = value.parts;
     dtype = value.dtype;
+    mean = { name: `${name}.mean`, value: value.parts.mean };
+    variance = { name: `${name}.variance`, value: value.parts.variance };
+    weight = { name: `${name}.weight`, value: value.parts.weight };
+    bias = { name: `${name}.bias`, value: value.parts.bias };
   } else if (value instanceof BatchNorm || value instanceof FrozenBatchNorm)
     throw typeError(name, 'be a layer itself', value);
-  else source = propertiesOf(value, batchNormNames);
-  const { mean, variance, weight, bias, eps = 1e-5, axis, activation } = source;
-  const channels = channelsOf(`${name}.${meanName}`, mean);
-  const optional = (property: string, values: unknown) =>
-    values === undefined || values === null
-      ? undefined
-      : checkPerChannel(`${name}.${property}`, values, channels);
+  else {
+    const { eps, axis, activation, convention } = propertiesOf(value as FixedBatchNorm, settingNames);
+    const defaults = defaultsOf(convention, undefined);
+    settings = { eps: eps === undefined ? defaults.eps : eps, axis, activation };
+    const names = fixedNames[convention ?? 'pytorch'];
+    mean = entryOf(name, value, wholeObject, names.mean);
+    variance = entryOf(name, value, wholeObject, names.variance);
+    weight = entryOf(name, value, wholeObject, names.weight);
+    bias = entryOf(name, value, wholeObject, names.bias);
+  }
+  const { eps, axis, activation } = settings;
+  const values = {
+    mean: valuesOf(
+      mean ?? { name: `${name}.mean`, value: undefined },
+      mean ? '' : conventionHint(value, wholeObject),
+    ),
+    variance: valuesOf(variance ?? { name: `${name}.variance`, value: undefined }),
+    weight: optional(weight),
+    bias: optional(bias),
+  };
+  const channels = lengthOf(values.mean);
+  if (channels === 0) throw channelsError(mean?.name ?? name, channels);
+  const check = (entry: Entry | undefined, given: FloatArray | undefined, isVariance = false) =>
+    entry && given && checkValues(entry.name, given, channels, isVariance);
+  check(mean, values.mean);
+  check(variance, values.variance, true);
+  check(weight, values.weight);
+  check(bias, values.bias);
   return {
     name,
     channels,
-    mean: mean as FloatArray,
-    variance: checkVariance(`${name}.${varianceName}`, variance, channels),
-    weight: optional('weight', weight),
-    bias: optional('bias', bias),
+    ...values,
     eps: checkEps(eps, `${name}.eps`),
     axis: axis === undefined ? undefined : checkAxis(axis, `${name}.axis`),
     dtype,
     activation: checkActivation(activation ?? undefined, `${name}.activation`),
   };
+}
+
+function optional(entry: Entry | undefined): FloatArray | undefined {
+  return entry === undefined || entry.value === undefined || entry.value === null
+    ? undefined
+    : valuesOf(entry);
 }
 
 function readLayer<T extends FloatArray>(name: string, value: unknown): ReadLayer<T> {

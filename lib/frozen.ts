@@ -2,13 +2,25 @@
 import { type Activation, checkActivation } from './activation.js';
 import type { Passes } from './backend/backend.js';
 import { backend, passesFor } from './backend/index.js';
+import { type Convention, defaultsOf } from './conventions.js';
 import { stateError, typeError } from './errors.js';
 import { deliver, isShared, move } from './handover.js';
+import { inspect, inspected } from './inspect.js';
+import {
+  defined,
+  type FrozenBatchNormJSON,
+  fieldsOf,
+  jsonVersion,
+  partFrom,
+  readHead,
+  toNumbers,
+} from './json.js';
 import { operate, readAsync } from './operations.js';
+import { platform } from './platform/node.js';
 import { areCallsUntouched, type Names, namesOf } from './properties.js';
 import { newResult } from './result.js';
 import { isStaged, stage, takeStaging, unstage } from './staging.js';
-import { readState, type StateDict } from './state.js';
+import { type AnyState, readState, type StateOptions } from './state.js';
 import type { ArrayOf, DType, FloatArray, Tensor, TensorLike } from './types.js';
 import {
   checkApart,
@@ -28,15 +40,17 @@ import {
 } from './validate.js';
 
 /** What a state does not say. */
-export interface FrozenOptions<D extends DType = DType> {
+export interface FrozenOptions<D extends DType = DType> extends StateOptions {
   /** The channel axis; −1 is the last. Default 1. */
   axis?: number;
-  /** Added to the variance under the root. Default 1e-5. */
+  /** Added to the variance under the root. Default: that of the convention. */
   eps?: number;
   /** Of the data that will come in. Default: either. */
   dtype?: D;
   /** What follows the normalization, in the same pass. Default: nothing. */
   activation?: Activation;
+  /** Whose eps to take, and whose names the state may have too. Default: PyTorch's. */
+  convention?: Convention;
 }
 
 /** What a run may be given besides x. */
@@ -79,7 +93,10 @@ export interface FrozenParts<D extends DType> {
 /** Keeps the constructor to this library, which has checked what it gives. @internal */
 export const constructorKey = Symbol('frozen');
 
-const frozenNames = namesOf(['axis', 'eps', 'dtype', 'activation']);
+const frozenNames = namesOf(['axis', 'eps', 'dtype', 'activation', 'convention', 'prefix', 'strict']);
+const jsonNames = ['type', 'version', 'channels', 'config', 'state'];
+const configNames = ['axis', 'eps', 'dtype', 'activation'];
+const jsonStateNames = ['weight', 'bias', 'running_mean', 'running_var'];
 const runNames = namesOf(['out', 'residual'], areCallsUntouched);
 const runAsyncNames = namesOf(['out', 'residual', 'signal', 'transfer'], areCallsUntouched);
 
@@ -104,7 +121,9 @@ interface Frozen {
 }
 
 /**
- * Batch normalization with fixed statistics: an immutable snapshot whose coefficients are computed once. Made by {@link BatchNorm.freeze} or {@link FrozenBatchNorm.from}.
+ * Batch normalization with fixed statistics: an immutable snapshot whose coefficients are computed once. Made by {@link BatchNorm.freeze},
+ * {@link FrozenBatchNorm.from} or {@link FrozenBatchNorm.fromJSON}. What can be saved, or sent to a worker, is
+ * {@link FrozenBatchNorm.toJSON}; structuredClone does not clone it.
  *
  * @typeParam D the dtype of the data it takes.
  * @example
@@ -140,6 +159,7 @@ export class FrozenBatchNorm<D extends DType = DType> {
       mean: copyOf(mean),
       variance: copyOf(variance),
     };
+    platform.markAsUncloneable(this);
   }
 
   /** Values per channel array. */
@@ -176,8 +196,9 @@ export class FrozenBatchNorm<D extends DType = DType> {
    * A frozen layer from a state, as {@link BatchNorm.stateDict} gives it or a checkpoint holds it. The state needs
    * running_mean and running_var; weight and bias may be absent (1 and 0).
    *
-   * @param state is copied; its arrays may be of either dtype, whatever `dtype` says.
-   * @param options axis 1, eps 1e-5, either dtype and no activation by default: a state does not say.
+   * @param state is copied: what {@link BatchNorm.loadStateDict} takes; its arrays may be of either dtype, whatever `dtype` says.
+   * @param options axis 1, eps 1e-5 (Keras: 1e-3), either dtype and no activation by default: a state does not say. `prefix`
+   *   for a part of a whole model; `strict: false` passes over what is no part of a batch norm.
    * @throws TypeError (`ERR_BATCHNORM_INVALID_TYPE`, `ERR_BATCHNORM_UNKNOWN_OPTION`), RangeError
    *   (`ERR_BATCHNORM_INVALID_VALUE`) naming the entry or the option that does not fit, RangeError
    *   (`ERR_BATCHNORM_OUT_OF_MEMORY`).
@@ -188,15 +209,32 @@ export class FrozenBatchNorm<D extends DType = DType> {
    * const frozen = FrozenBatchNorm.from(state, { axis: -1, eps: 1e-12 });
    * console.log(frozen.run({ data: Float32Array.of(3, 6), shape: [1, 2] }).data); // Float32Array(2) [ 1, 2 ]
    */
-  static from<D extends DType = DType>(state: StateDict, options: FrozenOptions<D> = {}): FrozenBatchNorm<D> {
-    const { axis = 1, eps = 1e-5, dtype, activation } = readOptions(options, frozenNames);
+  static from<D extends DType = DType>(state: AnyState, options: FrozenOptions<D> = {}): FrozenBatchNorm<D> {
+    const {
+      axis = 1,
+      eps: givenEps,
+      dtype,
+      activation,
+      convention,
+      prefix,
+      strict,
+    } = readOptions(options, frozenNames);
+    const defaults = defaultsOf(convention, undefined);
+    const eps = givenEps === undefined ? defaults.eps : givenEps;
     checkAxis(axis);
     checkEps(eps);
     if (dtype !== undefined) checkOneOf('dtype', dtype, ['float32', 'float64']);
-    const { channels, weight, bias, running_mean, running_var } = readState(state, undefined, {
+    checkActivation(activation);
+    const { channels, weight, bias, running_mean, running_var } = readState(state, {
+      channels: undefined,
+      convention,
+      dtype,
+      prefix,
+      strict,
       weight: 'optional',
       bias: 'optional',
       stats: true,
+      needsStats: true,
     });
     return new FrozenBatchNorm(constructorKey, {
       channels,
@@ -207,8 +245,85 @@ export class FrozenBatchNorm<D extends DType = DType> {
       bias,
       mean: running_mean as FloatArray,
       variance: running_var as FloatArray,
-      activation: checkActivation(activation),
+      activation,
     });
+  }
+
+  /**
+   * Everything that the layer is, as plain objects and arrays of numbers: JSON.stringify() calls it. NaN, Infinity, -Infinity
+   * and -0, which JSON does not know, are strings.
+   *
+   * @returns what {@link fromJSON} takes; of a layer that has been disposed of too.
+   * @example
+   * import { BatchNorm, FrozenBatchNorm } from 'batchnorm';
+   *
+   * const text = JSON.stringify(new BatchNorm(3).freeze({ activation: 'relu' }));
+   * console.log(FrozenBatchNorm.fromJSON(JSON.parse(text)).activation); // relu
+   */
+  toJSON(): FrozenBatchNormJSON<D> {
+    const { channels, axis, eps, dtype, activation, weight, bias, mean, variance } = this.#parts;
+    return {
+      type: 'FrozenBatchNorm',
+      version: jsonVersion,
+      channels,
+      config: defined({ axis, eps, dtype, activation }),
+      state: {
+        ...(weight && { weight: toNumbers(weight) }),
+        ...(bias && { bias: toNumbers(bias) }),
+        running_mean: toNumbers(mean),
+        running_var: toNumbers(variance),
+      },
+    };
+  }
+
+  /**
+   * A layer that gives the same bits as the one that {@link toJSON} was called on. Other than in a state its values may be NaN or
+   * infinite.
+   *
+   * @param json what toJSON gave, or what JSON.parse made of its text: all of it, and nothing else.
+   * @throws TypeError (`ERR_BATCHNORM_INVALID_TYPE`, `ERR_BATCHNORM_UNKNOWN_OPTION`), RangeError
+   *   (`ERR_BATCHNORM_INVALID_VALUE`, `ERR_BATCHNORM_OUT_OF_MEMORY`) naming the field that does not fit.
+   * @example
+   * import { BatchNorm, FrozenBatchNorm } from 'batchnorm';
+   *
+   * const frozen = new BatchNorm(3, { axis: -1 }).freeze();
+   * const again = FrozenBatchNorm.fromJSON(JSON.parse(JSON.stringify(frozen)));
+   * console.log(again.channels, again.axis); // 3 -1
+   */
+  static fromJSON<D extends DType = DType>(json: FrozenBatchNormJSON<D>): FrozenBatchNorm<D> {
+    const fields = fieldsOf('json', json, jsonNames);
+    const channels = readHead('FrozenBatchNorm', fields);
+    const { axis, eps, dtype, activation } = fieldsOf('json.config', fields.config, configNames);
+    const state = fieldsOf('json.state', fields.state, jsonStateNames);
+    const values = (name: string, isThere: boolean) =>
+      partFrom<Float64Array>(`json.state.${name}`, state[name], isThere, channels, 'float64');
+    return new FrozenBatchNorm(constructorKey, {
+      channels,
+      axis: checkAxis(axis, 'json.config.axis'),
+      eps: checkEps(eps, 'json.config.eps'),
+      dtype:
+        dtype === undefined
+          ? undefined
+          : (checkOneOf('json.config.dtype', dtype, ['float32', 'float64']) as D),
+      weight: values('weight', state.weight !== undefined),
+      bias: values('bias', state.bias !== undefined),
+      mean: values('running_mean', true) as Float64Array,
+      variance: values('running_var', true) as Float64Array,
+      activation: checkActivation(activation, 'json.config.activation'),
+    });
+  }
+
+  /** What `util.inspect` and `console.log` print. @internal */
+  [inspect](): string {
+    // The prototype has it too, and a proxy of a layer is none.
+    if (!FrozenBatchNorm.isLayer(this)) return 'FrozenBatchNorm {}';
+    const { channels, axis, eps, dtype, activation } = this.#parts;
+    return inspected(
+      'FrozenBatchNorm',
+      channels,
+      { axis, eps, dtype, activation },
+      this.#disposed ? 'disposed of' : '',
+    );
   }
 
   /**

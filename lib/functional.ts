@@ -211,25 +211,22 @@ export function forwardTraining<T extends FloatArray>(
   const { out } = read;
   const { input, dtype, geometry, eps, weight, bias, relu, residual, given } = readPass(x, read);
   const y = resultFor(out, input, residual, given);
-  const { outer, channels, inner } = geometry;
-  const mean = newArray<Float64Array>('float64', channels);
-  const variance = newArray<Float64Array>('float64', channels);
-  passesFor<T>(dtype).forwardTraining(
-    outer,
-    channels,
-    inner,
+  const mean = newArray<Float64Array>('float64', geometry.channels);
+  const variance = newArray<Float64Array>('float64', geometry.channels);
+  passesFor<T>(dtype).forwardTraining({
+    geometry,
     eps,
-    input.data,
+    x: input.data,
     y,
     weight,
     bias,
     mean,
     variance,
     relu,
-    residual?.data,
-    undefined,
-  );
-  return { y: { data: y, shape: input.shape }, mean, variance, count: outer * inner };
+    residual: residual?.data,
+    mask: undefined,
+  });
+  return { y: { data: y, shape: input.shape }, mean, variance, count: geometry.outer * geometry.inner };
 }
 
 /**
@@ -259,24 +256,21 @@ export function forwardInference<T extends FloatArray>(
   const read = readOptions(options, inferenceNames);
   const { mean, variance, out } = read;
   const { input, dtype, geometry, eps, weight, bias, relu, residual, given } = readPass(x, read);
-  const { outer, channels, inner } = geometry;
-  const stats = statsOf(mean, variance, channels);
+  const stats = statsOf(mean, variance, geometry.channels);
   const y = resultFor(out, input, residual, { ...given, mean, variance });
-  passesFor<T>(dtype).forwardInference(
-    outer,
-    channels,
-    inner,
+  passesFor<T>(dtype).forwardInference({
+    geometry,
     eps,
-    input.data,
+    x: input.data,
     y,
     weight,
     bias,
-    stats.mean,
-    stats.variance,
+    mean: stats.mean,
+    variance: stats.variance,
     relu,
-    residual?.data,
-    undefined,
-  );
+    residual: residual?.data,
+    mask: undefined,
+  });
   return { data: y, shape: input.shape };
 }
 
@@ -314,7 +308,7 @@ export function backward<T extends FloatArray>(
   const read = readOptions(options, backwardNames);
   const { mean, variance, training = true, out } = read;
   const { input, dtype, geometry, eps, weight, bias, relu, residual, given } = readPass(x, read);
-  const { outer, channels, inner } = geometry;
+  const { channels } = geometry;
   const gradient = readShape<T>('dy', dy, dtype);
   checkSameShape(gradient, 'x', input.shape);
   checkBoolean('training', training);
@@ -324,26 +318,24 @@ export function backward<T extends FloatArray>(
   const dWeight = newArray<T>(dtype, channels);
   const dBias = newArray<T>(dtype, channels);
   const dResidual = residual && newResult<T>(dtype, input.size);
-  passesFor<T>(dtype).backward(
-    outer,
-    channels,
-    inner,
+  passesFor<T>(dtype).backward({
+    geometry,
     eps,
     training,
-    gradient.data,
-    input.data,
-    stats.mean,
-    stats.variance,
+    dy: gradient.data,
+    x: input.data,
+    mean: stats.mean,
+    variance: stats.variance,
     weight,
     bias,
     relu,
-    residual?.data,
-    undefined,
+    residual: residual?.data,
+    mask: undefined,
     dx,
     dWeight,
     dBias,
     dResidual,
-  );
+  });
   return {
     dx: { data: dx, shape: input.shape },
     dWeight,

@@ -1,9 +1,11 @@
 // Memory that another thread may use while JavaScript goes on: shared memory as it is, memory that the caller gives away,
 // or a copy (staging.ts). A buffer that the caller keeps could be detached and collected, or shrunk, in mid-operation.
+
 import { backend } from './backend/index.js';
+import { dtypes } from './dtype.js';
 import { rangeError, stateError } from './errors.js';
 import { platform } from './platform/node.js';
-import { bufferOf, bytesPerValue, copyInto, extentOf, isResizable, lengthOf, viewOf } from './typed-array.js';
+import { bufferOf, copyInto, extentOf, isResizable, lengthOf, viewOf } from './typed-array.js';
 import type { DType, FloatArray } from './types.js';
 
 // Taken when the library is loaded: nobody's replacement sees the buffers, or says what they are.
@@ -34,7 +36,7 @@ export function move<T extends FloatArray>(name: string, array: T, dtype: DType)
   if (isSharedArrayBuffer(buffer)) throw refuse('a SharedArrayBuffer, which is never copied anyway');
   if (isResizable(buffer)) throw refuse('a resizable ArrayBuffer');
   // As the binding would find, too late for its owner.
-  const bytes = bytesPerValue[dtype];
+  const bytes = dtypes[dtype].bytes;
   if (!backend.isAligned(array, bytes))
     throw rangeError(
       name,

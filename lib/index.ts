@@ -41,7 +41,8 @@ export {
   type TrainingResult,
   updateRunningStats,
 } from './functional.js';
+export type { BatchNormJSON, FrozenBatchNormJSON, FrozenConfigJSON, NumberJSON, StateJSON } from './json.js';
 export { type Capabilities, capabilities, setThreads, threads } from './runtime.js';
-export type { StateDict } from './state.js';
+export type { AnyState, StateDict, StateOptions } from './state.js';
 export { tensor } from './tensor.js';
 export type { ArrayOf, DType, FloatArray, Tensor, TensorLike } from './types.js';

@@ -72,9 +72,8 @@ function areAllUntouched(): boolean {
       'count' in objectPrototype ||
       'runningMean' in objectPrototype ||
       'runningVar' in objectPrototype ||
-      'running_mean' in objectPrototype ||
-      'running_var' in objectPrototype ||
-      'num_batches_tracked' in objectPrototype ||
+      'prefix' in objectPrototype ||
+      'strict' in objectPrototype ||
       // layers to fold into
       'groups' in objectPrototype ||
       'transposed' in objectPrototype
@@ -101,7 +100,8 @@ export function propertiesOf<T extends object>(object: T, names: Names): T {
   return properties;
 }
 
-function propertyOf(object: object, name: string): unknown {
+/** The property of this name, if it counts; to be read once. */
+export function propertyOf(object: object, name: string): unknown {
   if (hasOwn(object, name)) return object[name as never];
   for (let holder = getPrototypeOf(object); holder !== null; holder = getPrototypeOf(holder)) {
     if (!hasOwn(holder, name)) continue;

@@ -1,5 +1,6 @@
 import { backend } from './backend/index.js';
 import type { Decay } from './conventions.js';
+import { dtypeNamed } from './dtype.js';
 import { copyInto, filled, typedArrayType } from './typed-array.js';
 import type { FloatArray } from './types.js';
 import { copyAs, newArray } from './validate.js';
@@ -16,7 +17,7 @@ export class RunningStatistics {
   readonly #decay: number;
   readonly #unbiased: boolean;
   /** With decay 'cumulative': how many batches the statistics of each channel are the mean of. */
-  readonly #accepted: Float64Array | undefined;
+  readonly accepted: Float64Array | undefined;
 
   constructor(channels: number, decay: Decay, unbiased: boolean) {
     this.mean = newArray('float64', channels);
@@ -24,7 +25,7 @@ export class RunningStatistics {
     this.#channels = channels;
     this.#decay = decay === 'cumulative' ? 0 : decay;
     this.#unbiased = unbiased;
-    this.#accepted = decay === 'cumulative' ? newArray('float64', channels) : undefined;
+    this.accepted = decay === 'cumulative' ? newArray('float64', channels) : undefined;
   }
 
   /** Takes the statistics of a batch in: its mean and biased variance, and the number of values per channel. */
@@ -38,17 +39,24 @@ export class RunningStatistics {
       this.#unbiased,
       this.mean,
       this.variance,
-      this.#accepted,
+      this.accepted,
     );
     this.batchesTracked = Math.min(this.batchesTracked + 1, Number.MAX_SAFE_INTEGER);
   }
 
-  /** Takes over those of a state, which does not say which channels have rejected batches: all count as accepted. */
-  load(mean: FloatArray, variance: FloatArray, batchesTracked: number): void {
-    copyInto(this.mean, mean);
-    copyInto(this.variance, variance);
+  /**
+   * Takes over what there is of a state, which does not say which channels have rejected batches: all count as accepted.
+   */
+  load(
+    mean: FloatArray | undefined,
+    variance: FloatArray | undefined,
+    batchesTracked: number | undefined,
+  ): void {
+    if (mean) copyInto(this.mean, mean);
+    if (variance) copyInto(this.variance, variance);
+    if (batchesTracked === undefined) return;
     this.batchesTracked = batchesTracked;
-    if (this.#accepted) filled(this.#accepted, batchesTracked);
+    if (this.accepted) filled(this.accepted, batchesTracked);
   }
 }
 
@@ -89,7 +97,7 @@ export function updateRunningArrays(
 }
 
 function isFloat32(array: FloatArray): boolean {
-  return typedArrayType(array) === 'Float32Array';
+  return dtypeNamed(typedArrayType(array)) === 'float32';
 }
 
 /** By rounding to float32: an infinity that was there is that of a channel already left out. */

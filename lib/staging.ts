@@ -1,7 +1,8 @@
 // Copies for the time of one operation.
+import { dtypes } from './dtype.js';
 import { isShared } from './handover.js';
 import { newResult } from './result.js';
-import { bufferOf, byteLengthOf, bytesOf, bytesPerValue, copyInto, lengthOf, viewOf } from './typed-array.js';
+import { bufferOf, byteLengthOf, bytesOf, copyInto, lengthOf, viewOf } from './typed-array.js';
 import type { DType, FloatArray } from './types.js';
 
 /** From this size on, memory that has been used costs much less to write than memory that nobody has touched. */
@@ -29,12 +30,12 @@ function removeSpare(index: number): void {
 
 /** Whether a copy of an array lies in memory that is used again. */
 export function isStaged(dtype: DType, length: number): boolean {
-  return length * bytesPerValue[dtype] >= largeBytes;
+  return length * dtypes[dtype].bytes >= largeBytes;
 }
 
 /** Memory for an operation; what it holds is of no meaning. */
 export function takeStaging<T extends FloatArray>(dtype: DType, length: number): T {
-  const bytes = length * bytesPerValue[dtype];
+  const bytes = length * dtypes[dtype].bytes;
   for (let i = spares - 1; i >= 0; i--) {
     const buffer: ArrayBuffer | undefined = apply(deref, spare[i], []);
     if (buffer !== undefined && bytesOf(buffer) < bytes) continue;

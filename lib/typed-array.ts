@@ -1,18 +1,14 @@
 // Typed arrays, without a method, a getter or a constructor that the caller could have replaced: what the language has for
 // them is taken here once, when the library is loaded. Nothing else in lib/ touches more of a typed array than its elements
 // (scripts/check-arrays.ts). They are arrays of any realm, and the getters cannot be forged.
+import { dtypes } from './dtype.js';
 import type { DType, FloatArray } from './types.js';
 
 type AnyArray = FloatArray | Uint8Array | Int32Array;
 type Getter<T> = (this: unknown) => T;
 
-/** The size of a value. */
-export const bytesPerValue = { float32: 4, float64: 8 } as const;
-
 const { apply } = Reflect;
 const Memory = ArrayBuffer;
-const Singles = Float32Array;
-const Doubles = Float64Array;
 const Integers = Int32Array;
 const Bytes = Uint8Array;
 const prototype = Object.getPrototypeOf(Uint8Array.prototype);
@@ -64,7 +60,7 @@ export function isResizable(memory: ArrayBuffer): boolean {
  * @throws RangeError of the language where there is no memory for them.
  */
 export function zeros<T extends FloatArray>(dtype: DType, length: number): T {
-  return (dtype === 'float32' ? new Singles(length) : new Doubles(length)) as FloatArray as T;
+  return new dtypes[dtype].Array(length) as FloatArray as T;
 }
 
 /** Bytes of 0. */
@@ -89,9 +85,7 @@ export function viewOf<T extends FloatArray>(
   begin: number,
   length: number,
 ): T {
-  return (dtype === 'float32'
-    ? new Singles(memory as ArrayBuffer, begin, length)
-    : new Doubles(memory as ArrayBuffer, begin, length)) as FloatArray as T;
+  return new dtypes[dtype].Array(memory as ArrayBuffer, begin, length) as FloatArray as T;
 }
 
 export function viewOfBytes(memory: ArrayBufferLike, begin: number, length: number): Uint8Array {
@@ -100,7 +94,7 @@ export function viewOfBytes(memory: ArrayBufferLike, begin: number, length: numb
 
 /** `length` values of an array from one on: the same memory. */
 export function partOf<T extends FloatArray>(array: T, dtype: DType, first: number, length: number): T {
-  return viewOf<T>(dtype, bufferOf(array), extentOf(array).begin + first * bytesPerValue[dtype], length);
+  return viewOf<T>(dtype, bufferOf(array), extentOf(array).begin + first * dtypes[dtype].bytes, length);
 }
 
 /** `target.set(source)`. */

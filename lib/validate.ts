@@ -1,8 +1,18 @@
 // Every check and, with errors.ts, every message. Reads each property of the caller's objects once: a getter that
 // changes things while they are read cannot make what was checked differ from what is used. What a getter or a proxy of
 // the caller's throws comes out as it is.
-import { describe, describeShape, isArray, isObject, rangeError, typeError } from './errors.js';
+import { arrayNames, dtypeNamed, dtypes } from './dtype.js';
+import {
+  describe,
+  describeShape,
+  isArray,
+  isObject,
+  rangeError,
+  typeError,
+  wordedTypeError,
+} from './errors.js';
 import { type Names, propertiesOf, tensorNames } from './properties.js';
+import { suggestionFor } from './suggest.js';
 import {
   copyInto,
   extentOf,
@@ -15,8 +25,6 @@ import {
   zeros,
 } from './typed-array.js';
 import type { DType, FloatArray } from './types.js';
-
-const arrayNames = { float32: 'Float32Array', float64: 'Float64Array' } as const;
 
 /** A tensor whose shape has been checked; its length is checked by {@link checkLength}, last of all. */
 export interface ReadTensor<T extends FloatArray = FloatArray> {
@@ -85,13 +93,13 @@ export function readOptions<T extends object>(value: T | undefined, names: Names
       hasOwn(value, key) &&
       (value as Record<string, unknown>)[key] !== undefined
     )
-      throw typeError(
-        'options',
-        names.list.length === 0 ? 'have no properties' : `only have ${names.list.join(', ')}`,
-        key,
-        'UNKNOWN_OPTION',
-      );
+      throw unknownOption(key, names.list);
   return propertiesOf(value, names);
+}
+
+function unknownOption(key: string, known: readonly string[]): Error {
+  const rule = known.length === 0 ? 'have no properties' : `only have ${known.join(', ')}`;
+  return typeError('options', rule, key, 'UNKNOWN_OPTION', suggestionFor(key, known));
 }
 
 /** The dtype of an array; `wanted`, if given, is the only one allowed. */
@@ -102,18 +110,34 @@ export function dtypeOf(name: string, data: unknown, wanted?: DType): DType {
 }
 
 function tryDtypeOf(data: unknown): DType | undefined {
-  const type = typedArrayType(data);
-  return type === 'Float32Array' ? 'float32' : type === 'Float64Array' ? 'float64' : undefined;
+  return dtypeNamed(typedArrayType(data));
 }
 
-function dtypeError(name: string, data: unknown, wanted: DType | undefined): Error {
-  const rule = wanted === undefined ? 'Float32Array or Float64Array' : arrayNames[wanted];
-  return typeError(name, `be a ${rule}`, data);
+function dtypeError(name: string, data: unknown, wanted: DType | undefined, cure = ''): Error {
+  const rule = wanted === undefined ? arrayNames : dtypes[wanted].arrayName;
+  return typeError(name, `be a ${rule}`, data, 'INVALID_TYPE', cure);
+}
+
+/** For what is no tensor, or one of other values. */
+function tensorError(name: string, value: unknown, data: unknown, dtype: DType | undefined): Error {
+  const type = typedArrayType(value);
+  const rule = 'be a tensor { data, shape }';
+  if (type !== undefined) return wordedTypeError(name, rule, `${type.startsWith('I') ? 'an' : 'a'} ${type}`);
+  if (!isObject(value) || isArray(value)) return typeError(name, rule, value);
+  if (data === undefined) return wordedTypeError(name, rule, 'an object without data');
+  return dtypeError(
+    `${name}.data`,
+    data,
+    dtype,
+    typeof data === 'function'
+      ? '; of a tensor of TensorFlow.js give { data: await t.data(), shape: t.shape }'
+      : '',
+  );
 }
 
 /** Reads a tensor and checks all of it but its length; with `dtype`, its type too. */
 export function readShape<T extends FloatArray>(name: string, value: unknown, dtype?: DType): ReadTensor<T> {
-  checkObject(name, value);
+  if (!isObject(value)) throw tensorError(name, value, undefined, dtype);
   const {
     data,
     shape,
@@ -124,7 +148,7 @@ export function readShape<T extends FloatArray>(name: string, value: unknown, dt
   } = propertiesOf(value, tensorNames) as { data: T } & Record<string, unknown>;
   const found = tryDtypeOf(data);
   if (found === undefined || (dtype !== undefined && found !== dtype))
-    throw dtypeError(`${name}.data`, data, dtype);
+    throw tensorError(name, value, data, dtype);
   const hasDims = shape === undefined && dims !== undefined;
   const given = hasDims ? dims : shape;
   const named = hasDims ? 'dims' : 'shape';
@@ -242,7 +266,7 @@ export function geometryOf(
     throw rangeError(
       `${name}.shape[${index}]`,
       channels === undefined ? 'be at least 1 (channels)' : `be ${channels} (channels)`,
-      String(shape[index]),
+      `${shape[index]}${axisHint(shape, index, channels)}`,
     );
   if (shape[index] > maxChannels)
     throw rangeError(`${name}.shape[${index}]`, `be at most ${maxChannels} (channels)`, String(shape[index]));
@@ -251,6 +275,14 @@ export function geometryOf(
   for (let i = 0; i < index; i++) outer *= shape[i];
   for (let i = index + 1; i < rank; i++) inner *= shape[i];
   return { outer, channels: shape[index], inner };
+}
+
+/** The other of the two axes that channels usually have, where it fits. */
+function axisHint(shape: readonly number[], index: number, channels: number | undefined): string {
+  const last = shape.length - 1;
+  if (channels === undefined) return '';
+  if (index !== last && shape[last] === channels) return `; axis: -1 has ${channels}`;
+  return index !== 1 && last >= 1 && shape[1] === channels ? `; axis: 1 has ${channels}` : '';
 }
 
 export function checkSameShape(tensor: ReadTensor, name: string, shape: readonly number[]): void {
@@ -308,21 +340,28 @@ export function checkOneOf<const T extends string>(name: string, value: unknown,
 export function checkPerChannel(name: string, value: unknown, channels: number): FloatArray {
   dtypeOf(name, value);
   const length = lengthOf(value as FloatArray);
-  if (length !== channels)
-    throw rangeError(
-      name,
-      `have ${channels} ${channels === 1 ? 'value' : 'values'} (one per channel)`,
-      String(length),
-    );
+  if (length !== channels) throw perChannelError(name, channels, length);
   return value as FloatArray;
+}
+
+/** For a number of values that is not that of the channels. */
+export function perChannelError(name: string, channels: number, length: unknown): Error {
+  const rule = `have ${channels} ${channels === 1 ? 'value' : 'values'} (one per channel)`;
+  return rangeError(name, rule, describe(length));
 }
 
 /** The number of channels of a per-channel array, which decides that of the others. */
 export function channelsOf(name: string, value: unknown): number {
   dtypeOf(name, value);
   const length = lengthOf(value as FloatArray);
-  if (length === 0) throw rangeError(name, 'have at least one value (one per channel)', '0');
+  if (length === 0) throw channelsError(name, length);
   return length;
+}
+
+/** For a number of values that channels cannot have. */
+export function channelsError(name: string, length: unknown): Error {
+  const rule = length === 0 ? 'have at least one value' : `have from 1 to ${maxChannels} values`;
+  return rangeError(name, `${rule} (one per channel)`, describe(length));
 }
 
 export function checkVariance(name: string, value: unknown, channels: number): FloatArray {

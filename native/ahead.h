@@ -7,8 +7,8 @@
 namespace batchnorm {
 namespace {
 
-/// How far ahead of a long run memory is asked for: memory has answered, and the caches still hold the
-/// answer.
+/// How far ahead memory is asked for where reading goes straight on: memory has answered, and the caches
+/// still hold the answer.
 constexpr size_t kAheadBytes = size_t{16} << 10;
 /// The same for the sums of channels-first, which take turns with other readers of the nearest cache.
 constexpr size_t kSumsAheadBytes = size_t{8} << 10;
@@ -25,10 +25,10 @@ template <typename T>
 Ahead ahead(const Partition<T>& partition, const Span& span, Range channels) {
   const Shape& shape = partition.shape();
   if (partition.layout() == kChannelsLast) return straight_ahead(kAheadBytes / sizeof(T));
-  const size_t run = (channels.end - channels.begin - 1) * shape.inner + span.length;
+  const size_t length = (channels.end - channels.begin - 1) * shape.inner + span.length;
   const bool goes_on = span.offset + span.length < shape.inner;
   const size_t skip = goes_on ? 0 : (shape.channels - (channels.end - channels.begin)) * shape.inner;
-  return {std::min(kSumsAheadBytes / sizeof(T), run), run, static_cast<ptrdiff_t>(skip)};
+  return {std::min(kSumsAheadBytes / sizeof(T), length), length, static_cast<ptrdiff_t>(skip)};
 }
 
 }  // namespace

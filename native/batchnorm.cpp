@@ -18,28 +18,23 @@ void clear_mask(unsigned char* mask, const T* y, size_t size) {
   mask[0] = static_cast<unsigned char>(reinterpret_cast<uintptr_t>(y) % kAlignment / sizeof(T));
 }
 
-/// The pass that normalizes with an epilogue.
 template <typename T>
-auto normalizer(const Execution& execution, const Tiling<T>& tiling, bool streamed, const T* x, T* y,
-                const Normalization<const T>& coefficients, Epilogue<T> epilogue, unsigned char* mask) {
-  return Writer(
-      execution,
-      kernels_of<T>(*execution.kernels).normalize[epilogue.residual != nullptr][epilogue.activation],
-      tiling.layout(), streamed,
-      NormalizeWork<T>{{},
-                       x,
-                       epilogue.residual,
-                       {mask, 0},
-                       y,
-                       coefficients.mean,
-                       coefficients.scale,
-                       coefficients.offset});
+const auto& normalize_of(const Kernels<T>& kernels, const Epilogue<T>& epilogue) {
+  return kernels.normalize[epilogue.residual != nullptr][epilogue.activation];
+}
+
+/// What normalizes x with coefficients and an epilogue.
+template <typename T>
+auto normalizer(const Execution& execution, const Tiling<T>& tiling, Stores stores, const T* x, T* y,
+                const Normalization<const T>& c, Epilogue<T> epilogue, unsigned char* mask) {
+  return Writer(execution, normalize_of(kernels_of<T>(*execution.kernels), epilogue), tiling.layout(), stores,
+                NormalizeWork<T>{{}, x, epilogue.residual, {mask, 0}, y, c.mean, c.scale, c.offset});
 }
 
 /// Writes a whole tensor, forwards.
 template <typename T, typename Writer>
-void write_all(const Execution& execution, const Tiling<T>& tiling, const Writer& writer) {
-  sweep(Crew(execution, tiling.shape().size() * sizeof(T)), tiling, writer, false);
+void write_all(const WritePlan& plan, const Tiling<T>& tiling, const Writer& writer) {
+  sweep(plan.crew, tiling, writer, false);
 }
 
 /// to = from where the mask has a bit, else 0; a copy where there is none.
@@ -48,7 +43,7 @@ void apply_mask(const Execution& execution, size_t size, const T* from, const un
   const bool streamed = size * sizeof(T) >= execution.stream_bytes;
   constexpr size_t block = kBlockBytes / sizeof(T);
   const auto apply = kernels_of<T>(*execution.kernels).apply_mask[streamed];
-  Crew(execution, size * sizeof(T)).work(divide_up(size, block), [&](size_t task, size_t) {
+  work(Crew(execution, size * sizeof(T)), divide_up(size, block), [&](size_t task, size_t) {
     const Range range = part(size, block, task);
     const size_t count = range.end - range.begin;
     if (!mask) {
@@ -60,118 +55,223 @@ void apply_mask(const Execution& execution, size_t size, const T* from, const un
   });
 }
 
+/// What the sums and the results of a backward pass share: coefficients, and what the activation lets
+/// through.
+template <typename T>
+class GradientPass {
+ public:
+  /// `count`: values per channel, of which mean and variance are.
+  GradientPass(const Execution& execution, const Backward<T>& pass, T* dx, T* dresidual, double count)
+      : execution_(execution),
+        kernels_(kernels_of<T>(*execution.kernels)),
+        pass_(pass),
+        dx_(dx),
+        dresidual_(dresidual),
+        count_(count),
+        mask_(const_cast<unsigned char*>(pass.mask ? pass.mask : find_mask())),
+        gate_(pass.epilogue.activation == kIdentity ? kOpen
+              : mask_                               ? kMasked
+                                                    : kRecomputed),
+        partition_(pass.shape),
+        plan_(plan_of(execution, partition_, traffic())),
+        slope_(take()),
+        constant_(take()),
+        // Only an activation asks for the offset of y.
+        normalization_{take(), take(), gate_ == kRecomputed ? take() : constant_} {
+    SettleNormalization<T>{kernels_,      partition_,  pass.eps,  pass.mean,
+                           pass.variance, pass.weight, pass.bias, normalization_}({0, pass.shape.channels});
+  }
+
+  Gate gate() const { return gate_; }
+
+  /// The gradient of the residual, for passes that do not write it beside dx.
+  void write_residual() const { apply_mask(execution_, pass_.shape.size(), pass_.dy, mask_, dresidual_); }
+
+  void sum(GradientSums sums) {
+    using Nothing = Writer<GradInputWork<T>, GradSumsWork<T>>;
+    sum_then(
+        sums, [](Range) {}, static_cast<const Nothing*>(nullptr));
+  }
+
+  /// The sums, the gradients of weight and bias (nullptr for none) that follow from them, and with `writes`
+  /// dx.
+  void sum_and_settle(T* dweight, T* dbias, bool writes) {
+    const size_t channels = pass_.shape.channels;
+    const GradientSums sums = {scratch_.template take<double>(channels),
+                               scratch_.template take<double>(channels)};
+    const auto writer = this->writer();
+    sum_then(sums, settle(sums, dweight, dbias), writes ? &writer : nullptr);
+  }
+
+  /// dx of sums that are known.
+  void write(GradientSums sums) {
+    settle(sums, nullptr, nullptr)({0, pass_.shape.channels});
+    write_all(plan_of_write(execution_, partition_, pass_.dy == dx_), partition_, writer());
+  }
+
+  /// dx where mean and variance are constants: dy * scale.
+  void write_fixed() {
+    const WritePlan plan = plan_of_write(execution_, partition_, pass_.dy == dx_);
+    if (gate_ == kRecomputed)
+      return write_all(
+          plan, partition_,
+          Writer(execution_, kernels_.frozen_grad_input, partition_.layout(), plan.stores, work()));
+    // Nothing to subtract, nothing to add.
+    std::fill_n(constant_, padded_width(partition_), T{0});
+    write_all(plan, partition_,
+              normalizer<T>(execution_, partition_, plan.stores, gate_ == kMasked ? dresidual_ : pass_.dy,
+                            dx_, {constant_, normalization_.scale, constant_}, {}, nullptr));
+  }
+
+ private:
+  /// The mask that a forward pass would have filled, where one is needed.
+  const unsigned char* find_mask() {
+    if (pass_.epilogue.activation == kIdentity || !pass_.epilogue.residual) return nullptr;
+    own_mask_.reset(new unsigned char[mask_bytes(pass_.shape.size())]);
+    forward_inference<T>(execution_,
+                         {pass_.shape, pass_.eps, pass_.x, dresidual_, pass_.weight, pass_.bias,
+                          pass_.epilogue, own_mask_.get()},
+                         pass_.mean, pass_.variance);
+    return own_mask_.get();
+  }
+
+  Traffic traffic() const {
+    return {2, dx_ != nullptr, pass_.dy == dx_, kernels_.grad_input[gate_].stream_beside != nullptr};
+  }
+
+  T* take() { return take_coefficients<T>(scratch_, partition_, plan_.stores, dx_); }
+
+  template <typename Settle, typename Writer>
+  void sum_then(GradientSums to, Settle settle, const Writer* writer) {
+    const GradSums<T> sums(scratch_, execution_, partition_, pass_.dy, pass_.x, gate_, mask_, normalization_,
+                           to);
+    const auto merge_and_settle = [&](Range channels, const Partials<T>& partials) {
+      sums.merge(channels, partials);
+      settle(channels);
+    };
+    sum_settle_write(scratch_, kernels_, plan_, partition_, sums, merge_and_settle, writer);
+  }
+
+  SettleGradients<T> settle(GradientSums sums, T* dweight, T* dbias) const {
+    return {kernels_, partition_, pass_.eps, count_,  pass_.mean, pass_.variance, normalization_.mean,
+            sums,     slope_,     constant_, dweight, dbias};
+  }
+
+  GradInputWork<T> work() const {
+    const Normalization<T>& c = normalization_;
+    return {{}, pass_.dy, pass_.x, {mask_, 0}, dx_, dresidual_, c.mean, slope_, constant_, c.scale, c.offset};
+  }
+
+  auto writer() const {
+    return Writer(execution_, kernels_.grad_input[gate_], partition_.layout(), plan_.stores, work());
+  }
+
+  const Execution& execution_;
+  const Kernels<T>& kernels_;
+  const Backward<T>& pass_;
+  T* const dx_;
+  T* const dresidual_;
+  const double count_;
+  std::unique_ptr<unsigned char[]> own_mask_;
+  unsigned char* const mask_;
+  const Gate gate_;
+  const Partition<T> partition_;
+  const Plan plan_;
+  // Behind find_mask(), which is a pass of its own: calls do not nest.
+  Scratch scratch_;
+  T* const slope_;
+  T* const constant_;
+  const Normalization<T> normalization_;
+};
+
 }  // namespace
 
 template <typename T>
-void forward_training(const Execution& execution, Shape shape, double eps, const T* x, T* y, const T* weight,
-                      const T* bias, double* mean, double* variance, Epilogue<T> epilogue,
-                      unsigned char* mask) {
+void forward_training(const Execution& execution, const Forward<T>& pass, double* mean, double* variance) {
+  const Shape& shape = pass.shape;
   if (shape.size() == 0) {
     std::fill_n(mean, shape.channels, std::numeric_limits<double>::quiet_NaN());
     std::fill_n(variance, shape.channels, std::numeric_limits<double>::quiet_NaN());
     return;
   }
   Scratch scratch;
-  const Partition<T> partition(shape);
-  const Moments<T> moments(scratch, execution, partition, x);
-  const bool streamed = is_streamed(execution, partition, x, y);
-  const auto take = [&] { return take_coefficients(scratch, partition, streamed, y); };
-  const Normalization<T> coefficients = {take(), take(), take()};
   const Kernels<T>& kernels = kernels_of<T>(*execution.kernels);
-  const auto writer = normalizer<T>(execution, partition, streamed, x, y, coefficients, epilogue, mask);
-  clear_mask(mask, y, shape.size());
-  const auto settle = [&](Range channels, const Partials<T>& partials) {
-    moments.merge(channels, partials, mean, variance);
-    set_normalization(coefficients, kernels, partition, channels, eps, mean, variance, weight, bias);
+  const Partition<T> partition(shape);
+  const bool has_beside = normalize_of(kernels, pass.epilogue).stream_beside != nullptr;
+  const Plan plan = plan_of(execution, partition, {1, true, pass.x == pass.y, has_beside});
+  const MomentSums<T> sums(scratch, execution, partition, pass.x);
+  const auto take = [&] { return take_coefficients(scratch, partition, plan.stores, pass.y); };
+  const Normalization<T> coefficients = {take(), take(), take()};
+  const SettleNormalization<T> settle = {kernels,  partition,   pass.eps,  mean,
+                                         variance, pass.weight, pass.bias, coefficients};
+  const auto merge_and_settle = [&](Range channels, const Partials<T>& partials) {
+    sums.merge(channels, partials, mean, variance);
+    settle(channels);
   };
-  sum_settle_write(scratch, execution, partition, 1, moments, settle, &writer);
+  const auto writer = normalizer<T>(execution, partition, plan.stores, pass.x, pass.y, coefficients,
+                                    pass.epilogue, pass.mask);
+  clear_mask(pass.mask, pass.y, shape.size());
+  sum_settle_write(scratch, kernels, plan, partition, sums, merge_and_settle, &writer);
 }
 
 template <typename T>
-void forward_inference(const Execution& execution, Shape shape, double eps, const T* x, T* y, const T* weight,
-                       const T* bias, const double* mean, const double* variance, Epilogue<T> epilogue,
-                       unsigned char* mask) {
+void forward_inference(const Execution& execution, const Forward<T>& pass, const double* mean,
+                       const double* variance) {
+  const Shape& shape = pass.shape;
   if (shape.size() == 0) return;
   Scratch scratch;
   const Tiling<T> tiling(shape);
-  const bool streamed = is_streamed(execution, tiling, x, y);
-  const auto take = [&] { return take_coefficients(scratch, tiling, streamed, y); };
+  const WritePlan plan = plan_of_write(execution, tiling, pass.x == pass.y);
+  const auto take = [&] { return take_coefficients(scratch, tiling, plan.stores, pass.y); };
   const Normalization<T> coefficients = {take(), take(), take()};
-  set_normalization(coefficients, kernels_of<T>(*execution.kernels), tiling, {0, shape.channels}, eps, mean,
-                    variance, weight, bias);
-  clear_mask(mask, y, shape.size());
-  write_all(execution, tiling,
-            normalizer<T>(execution, tiling, streamed, x, y, coefficients, epilogue, mask));
+  SettleNormalization<T>{kernels_of<T>(*execution.kernels),
+                         tiling,
+                         pass.eps,
+                         mean,
+                         variance,
+                         pass.weight,
+                         pass.bias,
+                         coefficients}({0, shape.channels});
+  clear_mask(pass.mask, pass.y, shape.size());
+  write_all(
+      plan, tiling,
+      normalizer<T>(execution, tiling, plan.stores, pass.x, pass.y, coefficients, pass.epilogue, pass.mask));
 }
 
 template <typename T>
-void backward(const Execution& execution, Shape shape, double eps, bool training, const T* dy, const T* x,
-              const double* mean, const double* variance, const T* weight, const T* bias,
-              Epilogue<T> epilogue, const unsigned char* mask, Gradients<T> gradients) {
-  if (shape.size() == 0) {
-    if (gradients.weight) std::fill_n(gradients.weight, shape.channels, T{0});
-    if (gradients.bias) std::fill_n(gradients.bias, shape.channels, T{0});
+void backward(const Execution& execution, const Backward<T>& pass, bool training, Gradients<T> gradients) {
+  if (pass.shape.size() == 0) {
+    if (gradients.weight) std::fill_n(gradients.weight, pass.shape.channels, T{0});
+    if (gradients.bias) std::fill_n(gradients.bias, pass.shape.channels, T{0});
     return;
   }
-  std::unique_ptr<unsigned char[]> own;
-  if (epilogue.activation != kIdentity && epilogue.residual && !mask) {
-    own.reset(new unsigned char[mask_bytes(shape.size())]);
-    forward_inference<T>(execution, shape, eps, x, gradients.residual, weight, bias, mean, variance, epilogue,
-                         own.get());
-    mask = own.get();
-  }
-  const Gate gate = epilogue.activation == kIdentity ? kOpen : mask ? kMasked : kRecomputed;
-  // Where dx follows from sums, the pass that writes it writes what the mask has let through as well.
-  if (gradients.residual && (gate != kMasked || !training))
-    apply_mask(execution, shape.size(), dy, mask, gradients.residual);
-  Scratch scratch;
-  const Partition<T> partition(shape);
-  const bool streamed = is_streamed<T>(execution, partition, dy, gradients.input);
-  const auto take = [&] { return take_coefficients<T>(scratch, partition, streamed, gradients.input); };
-  T* const slope = take();
-  T* const constant = take();
-  // Only an activation asks for the offset of y.
-  const Normalization<T> coefficients = {take(), take(), gate == kRecomputed ? take() : constant};
-  const Kernels<T>& kernels = kernels_of<T>(*execution.kernels);
-  set_normalization(coefficients, kernels, partition, {0, shape.channels}, eps, mean, variance, weight, bias);
+  const double count = static_cast<double>(pass.shape.count());
+  GradientPass<T> parts(execution, pass, gradients.input, gradients.residual, count);
+  // Where dx follows from sums, the pass that writes it writes what a mask has let through as well.
+  if (gradients.residual && (parts.gate() != kMasked || !training)) parts.write_residual();
+  const bool writes = training && gradients.input;
+  if (writes || gradients.weight || gradients.bias)
+    parts.sum_and_settle(gradients.weight, gradients.bias, writes);
+  if (!training && gradients.input) parts.write_fixed();
+}
 
-  auto* const bits = const_cast<unsigned char*>(mask);
-  const GradInputWork<T> work{{},
-                              dy,
-                              x,
-                              {bits, 0},
-                              gradients.input,
-                              gradients.residual,
-                              coefficients.mean,
-                              slope,
-                              constant,
-                              coefficients.scale,
-                              coefficients.offset};
-  if (training || gradients.weight || gradients.bias) {
-    const GradSums<T> sums(scratch, execution, partition, dy, x, gate, bits, coefficients);
-    const Writer writer(execution, kernels.grad_input[gate], partition.layout(), streamed, work);
-    const double count = static_cast<double>(shape.count());
-    const auto settle = [&](Range channels, const Partials<T>& partials) {
-      sums.merge(channels, partials);
-      const size_t at = channels.begin;
-      kernels.gradients(channels.end - at, eps, count, mean + at, variance + at, coefficients.mean + at,
-                        sums.sums_dy() + at, sums.sums_dy_xc() + at, slope + at, constant + at,
-                        gradients.weight ? gradients.weight + at : nullptr,
-                        gradients.bias ? gradients.bias + at : nullptr);
-      repeat(partition, channels, slope, constant);
-    };
-    sum_settle_write(scratch, execution, partition, 2, sums, settle,
-                     training && gradients.input ? &writer : nullptr);
+template <typename T>
+void grad_sums(const Execution& execution, const Backward<T>& pass, T* residual, GradientSums sums) {
+  if (pass.shape.size() == 0) {
+    std::fill_n(sums.dy, pass.shape.channels, 0.0);
+    std::fill_n(sums.dy_xc, pass.shape.channels, 0.0);
+    return;
   }
-  if (training || !gradients.input) return;
-  if (gate == kRecomputed)
-    return write_all(execution, partition,
-                     Writer(execution, kernels.frozen_grad_input, partition.layout(), streamed, work));
-  // Statistics that carry no gradient leave dx = dy * scale: nothing to subtract, nothing to add.
-  std::fill_n(constant, padded_width(partition), T{0});
-  write_all(execution, partition,
-            normalizer<T>(execution, partition, streamed, gate == kMasked ? gradients.residual : dy,
-                          gradients.input, {constant, coefficients.scale, constant}, {}, nullptr));
+  GradientPass<T>(execution, pass, nullptr, residual, 1).sum(sums);
+}
+
+template <typename T>
+void grad_input(const Execution& execution, const Backward<T>& pass, GradientSums sums, double count, T* dx,
+                T* residual) {
+  if (pass.shape.size() == 0) return;
+  GradientPass<T> parts(execution, pass, dx, residual, count);
+  if (residual && parts.gate() != kMasked) parts.write_residual();
+  parts.write(sums);
 }
 
 size_t update_running_stats(const KernelTable& kernels, size_t channels, const double* mean,
@@ -235,14 +335,20 @@ size_t frozen_channels(const unsigned char* memory, size_t bytes) {
 }
 
 template <typename T>
-void freeze(const Execution& execution, size_t channels, double eps, const double* mean,
-            const double* variance, const T* weight, const T* bias, Activation activation,
-            unsigned char* memory) {
-  const auto* const frozen = new (align(memory)) Frozen(Frozen::of<T>(channels, activation));
+void freeze(const Execution& execution, const Fixed<T>& fixed, unsigned char* memory) {
+  const size_t channels = fixed.channels;
+  const auto* const frozen = new (align(memory)) Frozen(Frozen::of<T>(channels, fixed.activation));
   const Normalization<T> coefficients = frozen->coefficients<T>();
   std::fill_n(coefficients.mean, 3 * frozen->array_bytes / sizeof(T), T{0});
-  set_normalization(coefficients, kernels_of<T>(*execution.kernels), Tiling<T>(Shape{1, channels, 1}),
-                    {0, channels}, eps, mean, variance, weight, bias);
+  const Tiling<T> tiling(Shape{1, channels, 1});
+  SettleNormalization<T>{kernels_of<T>(*execution.kernels),
+                         tiling,
+                         fixed.eps,
+                         fixed.mean,
+                         fixed.variance,
+                         fixed.weight,
+                         fixed.bias,
+                         coefficients}({0, channels});
 }
 
 template <typename T>
@@ -252,33 +358,30 @@ void run_frozen(const Execution& execution, Shape shape, const unsigned char* me
   const Frozen& frozen = frozen_at(memory);
   const Normalization<const T> coefficients = frozen.coefficients<const T>();
   const Tiling<T> tiling(shape, shape.inner == 1 ? frozen.fold : 1);
-  const bool streamed = is_streamed(execution, tiling, x, y);
+  const WritePlan plan = plan_of_write(execution, tiling, x == y);
   const auto infer = [&](const Normalization<const T>& c) {
-    write_all(execution, tiling,
-              normalizer<T>(execution, tiling, streamed, x, y, c, {frozen.activation, residual}, nullptr));
+    write_all(plan, tiling,
+              normalizer<T>(execution, tiling, plan.stores, x, y, c, {frozen.activation, residual}, nullptr));
   };
-  if (!streamed) return infer(coefficients);
+  if (plan.stores == kCached) return infer(coefficients);
   Scratch scratch;
   const auto copy = [&](const T* array) {
-    T* copied = take_coefficients(scratch, tiling, streamed, y);
+    T* copied = take_coefficients(scratch, tiling, plan.stores, y);
     std::copy_n(array, padded_width(tiling), copied);
     return static_cast<const T*>(copied);
   };
   infer({copy(coefficients.mean), copy(coefficients.scale), copy(coefficients.offset)});
 }
 
-#define BATCHNORM_INSTANTIATE(T)                                                                        \
-  template void forward_training<T>(const Execution&, Shape, double, const T*, T*, const T*, const T*,  \
-                                    double*, double*, Epilogue<T>, unsigned char*);                     \
-  template void forward_inference<T>(const Execution&, Shape, double, const T*, T*, const T*, const T*, \
-                                     const double*, const double*, Epilogue<T>, unsigned char*);        \
-  template void backward<T>(const Execution&, Shape, double, bool, const T*, const T*, const double*,   \
-                            const double*, const T*, const T*, Epilogue<T>, const unsigned char*,       \
-                            Gradients<T>);                                                              \
-  template size_t frozen_bytes<T>(size_t);                                                              \
-  template void freeze<T>(const Execution&, size_t, double, const double*, const double*, const T*,     \
-                          const T*, Activation, unsigned char*);                                        \
-  template size_t frozen_channels<T>(const unsigned char*, size_t);                                     \
+#define BATCHNORM_INSTANTIATE(T)                                                                         \
+  template void forward_training<T>(const Execution&, const Forward<T>&, double*, double*);              \
+  template void forward_inference<T>(const Execution&, const Forward<T>&, const double*, const double*); \
+  template void backward<T>(const Execution&, const Backward<T>&, bool, Gradients<T>);                   \
+  template void grad_sums<T>(const Execution&, const Backward<T>&, T*, GradientSums);                    \
+  template void grad_input<T>(const Execution&, const Backward<T>&, GradientSums, double, T*, T*);       \
+  template size_t frozen_bytes<T>(size_t);                                                               \
+  template void freeze<T>(const Execution&, const Fixed<T>&, unsigned char*);                            \
+  template size_t frozen_channels<T>(const unsigned char*, size_t);                                      \
   template void run_frozen<T>(const Execution&, Shape, const unsigned char*, const T*, const T*, T*);
 BATCHNORM_INSTANTIATE(float)
 BATCHNORM_INSTANTIATE(double)

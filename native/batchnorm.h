@@ -40,14 +40,47 @@ struct Epilogue {
   const T* residual = nullptr;
 };
 
-/// The size of a mask (see kernels.h), with what a kernel may read behind the last bit.
+/// The size of a mask (see kernels.h), with what a kernel may read beyond the last bit.
 constexpr size_t mask_bytes(size_t size) {
   return size / 8 + 8;
 }
 
+/// A forward pass. y = activation((x - mean) / sqrt(variance + eps) * weight + bias + residual).
+template <typename T>
+struct Forward {
+  Shape shape;
+  double eps;
+  const T* x;
+  /// May be x.
+  T* y;
+  const T* weight;
+  const T* bias;
+  Epilogue<T> epilogue;
+  /// mask_bytes, which are filled, or nullptr.
+  unsigned char* mask;
+};
+
+/// A backward pass: of dy through the forward pass of this x, mean, variance, weight, bias, eps and epilogue.
+template <typename T>
+struct Backward {
+  Shape shape;
+  double eps;
+  const T* dy;
+  const T* x;
+  const double* mean;
+  const double* variance;
+  const T* weight;
+  const T* bias;
+  Epilogue<T> epilogue;
+  /// Of a residual and an activation: what the forward pass has filled. nullptr computes it from the
+  /// residual.
+  const unsigned char* mask;
+};
+
 /// Gradients that were asked for; the others are nullptr.
 template <typename T>
 struct Gradients {
+  /// May be dy.
   T* input;
   T* weight;
   T* bias;
@@ -56,28 +89,37 @@ struct Gradients {
   T* residual;
 };
 
+/// What gradients follow from, one value per channel each: the sums of dy and of dy * (x - mean), of the dy
+/// that the activation lets through. Those of parts of a batch add up to those of the whole.
+struct GradientSums {
+  double* dy;
+  double* dy_xc;
+};
+
 /// Normalizes x with its own mean and biased variance, which it returns (channels values each; NaN where
-/// count() is 0; of finite x a mean that is finite, and a variance that is or is infinity). y may be x. Fills
-/// `mask` (mask_bytes) unless it is nullptr.
+/// count() is 0; of finite x a mean that is finite, and a variance that is or is infinity).
 template <typename T>
-void forward_training(const Execution& execution, Shape shape, double eps, const T* x, T* y, const T* weight,
-                      const T* bias, double* mean, double* variance, Epilogue<T> epilogue,
-                      unsigned char* mask);
+void forward_training(const Execution& execution, const Forward<T>& pass, double* mean, double* variance);
 
 /// The same with the given statistics.
 template <typename T>
-void forward_inference(const Execution& execution, Shape shape, double eps, const T* x, T* y, const T* weight,
-                       const T* bias, const double* mean, const double* variance, Epilogue<T> epilogue,
-                       unsigned char* mask);
+void forward_inference(const Execution& execution, const Forward<T>& pass, const double* mean,
+                       const double* variance);
 
-/// Gradients for the x, mean, variance, weight, bias, eps and epilogue of a forward pass. training: mean and
-/// variance are those of x and carry gradient; otherwise they are constants. gradients.input may be dy. Of a
-/// residual and an activation, `mask` is what the forward pass has filled; nullptr computes it from the
-/// residual.
+/// All gradients. training: mean and variance are those of x and carry gradient; otherwise they are
+/// constants.
 template <typename T>
-void backward(const Execution& execution, Shape shape, double eps, bool training, const T* dy, const T* x,
-              const double* mean, const double* variance, const T* weight, const T* bias,
-              Epilogue<T> epilogue, const unsigned char* mask, Gradients<T> gradients);
+void backward(const Execution& execution, const Backward<T>& pass, bool training, Gradients<T> gradients);
+
+/// One half of backward in training: the sums. `residual` is room, as Gradients has it.
+template <typename T>
+void grad_sums(const Execution& execution, const Backward<T>& pass, T* residual, GradientSums sums);
+
+/// The other half: dx and the gradient of the residual (or nullptr), of sums over `count` values per channel,
+/// which are those of this pass or of a larger batch. The same bits as backward gives.
+template <typename T>
+void grad_input(const Execution& execution, const Backward<T>& pass, GradientSums sums, double count, T* dx,
+                T* residual);
 
 /// running = decay * running + (1 - decay) * batch, for the channels where both come out finite; returns the
 /// number of the others, which stay as they are. `unbiased` stores variance * count / (count - 1), and
@@ -87,6 +129,18 @@ size_t update_running_stats(const KernelTable& kernels, size_t channels, const d
                             const double* variance, double count, double decay, bool unbiased,
                             double* running_mean, double* running_var, double* accepted);
 
+/// What an inference with fixed statistics needs to know.
+template <typename T>
+struct Fixed {
+  size_t channels;
+  double eps;
+  const double* mean;
+  const double* variance;
+  const T* weight;
+  const T* bias;
+  Activation activation;
+};
+
 /// The size of what freeze() leaves. channels >= 1.
 template <typename T>
 size_t frozen_bytes(size_t channels);
@@ -94,9 +148,7 @@ size_t frozen_bytes(size_t channels);
 /// Prepares an inference with fixed statistics in frozen_bytes(channels) bytes of memory, which must stay
 /// where they are.
 template <typename T>
-void freeze(const Execution& execution, size_t channels, double eps, const double* mean,
-            const double* variance, const T* weight, const T* bias, Activation activation,
-            unsigned char* memory);
+void freeze(const Execution& execution, const Fixed<T>& fixed, unsigned char* memory);
 
 /// For how many channels freeze() has prepared these bytes; 0 where it has not.
 template <typename T>

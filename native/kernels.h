@@ -18,7 +18,7 @@
 #define INLINED
 #else
 #define ALWAYS_INLINE inline __attribute__((always_inline))
-/// The same for a lambda, behind its parameters.
+/// The same for a lambda: it stands after the parameters.
 #define INLINED __attribute__((always_inline))
 #endif
 
@@ -36,8 +36,11 @@ enum Activation {
   kRelu,  ///< v above zero, NaN for NaN, else +0
 };
 
-/// What a kernel asks memory for while it reads: what lies `distance` values behind. A pass that sums asks,
-/// in place of what lies behind the first `end` values of its tile, for what lies another `skip` values on.
+/// What a kernel asks memory for while it reads: what lies `distance` values beyond the place where it reads.
+/// Where that is `end` or more values from the beginning of the tile, a pass that sums asks for what lies
+/// another `skip` values on: of a tile of 1000 values of a sample of 8000, {200, 1000, 7000} asks 200 values
+/// ahead in the same tile, and towards its end for the first 200 values of the same channels in the next
+/// sample.
 struct Ahead {
   size_t distance;
   size_t end;
@@ -86,14 +89,14 @@ struct MomentsWork {
   bool ends_stretch;  ///< with every row of a channels-first tile, with the last of a channels-last one
 };
 
-/// A mask has one bit per value: whether a ReLU lets it through. The first byte says at which bit behind it
+/// A mask has one bit per value: whether a ReLU lets it through. The first byte says at which bit after it
 /// those begin, which is where the lines of y do: as far as it can be, no two lines share a byte.
 struct Mask {
   unsigned char* bytes;
   size_t at;  ///< the place of the first value in the tensor
 };
 
-/// y = activation((x - mean) * scale + offset + residual). A ReLU behind a residual also fills a mask of
+/// y = activation((x - mean) * scale + offset + residual). A ReLU after a residual also fills a mask of
 /// zeros, where there is one (bytes is nullptr for none).
 template <typename T>
 struct NormalizeWork {
@@ -154,6 +157,38 @@ struct MaskWork {
   T* to;
 };
 
+/// What normalize takes, of the statistics of channels. An absent (nullptr) weight is 1, an absent bias 0.
+template <typename T>
+struct NormalizationWork {
+  size_t channels;
+  double eps;
+  const double* mean;
+  const double* variance;
+  const T* weight;
+  const T* bias;
+  T* high;  ///< what T holds of the mean, or 0
+  T* scale;
+  T* offset;
+};
+
+/// What grad_input takes beside that, and the gradients of weight and bias where they are not nullptr, of the
+/// sums of channels.
+template <typename T>
+struct GradientsWork {
+  size_t channels;
+  double eps;
+  double count;
+  const double* mean;
+  const double* variance;
+  const T* high;
+  const double* sum_dy;
+  const double* sum_dy_xc;
+  T* slope;
+  T* constant;
+  T* dweight;
+  T* dbias;
+};
+
 /// A pass that writes, for each kind of Stores and Layout.
 ///
 /// kStreamed wants rows without gaps (stride == columns), of at least kLanes<T> values in kChannelsFirst, and
@@ -198,14 +233,8 @@ struct Kernels {
   /// between is not
   void (*statistics)(size_t channels, double count, const T* reference, const double* sum,
                      const double* sum_squares, double* mean, double* variance);
-  /// What normalize takes. An absent (nullptr) weight is 1, an absent bias 0. `high` is what T holds of the
-  /// mean, or 0.
-  void (*normalization)(size_t channels, double eps, const double* mean, const double* variance,
-                        const T* weight, const T* bias, T* high, T* scale, T* offset);
-  /// What grad_input takes beside that, and the gradients of weight and bias where they are not nullptr.
-  void (*gradients)(size_t channels, double eps, double count, const double* mean, const double* variance,
-                    const T* high, const double* sum_dy, const double* sum_dy_xc, T* slope, T* constant,
-                    T* dweight, T* dbias);
+  void (*normalization)(const NormalizationWork<T>& work);
+  void (*gradients)(const GradientsWork<T>& work);
   void (*moments[2])(const MomentsWork<T>& work);
   /// [whether it adds a residual][Activation]
   WritingPass<NormalizeWork<T>, MomentsWork<T>> normalize[2][2];
@@ -213,8 +242,8 @@ struct Kernels {
   void (*grad_sums[3][2])(const GradSumsWork<T>& work);
   /// [Gate]
   WritingPass<GradInputWork<T>, GradSumsWork<T>> grad_input[3];
-  /// dx = dy * scale behind a ReLU, for statistics that carry no gradient. Without activation, normalize does
-  /// that.
+  /// dx = scale * what a ReLU lets through of dy, for statistics that carry no gradient. Without one
+  /// normalize does that.
   WritingPass<GradInputWork<T>, GradSumsWork<T>> frozen_grad_input;
   /// [Stores]; kStreamed needs the fence as well.
   void (*apply_mask[2])(const MaskWork<T>& work);

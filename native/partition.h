@@ -47,7 +47,7 @@ size_t fold_of(size_t channels) {
   return width >= kWide ? whole : whole * ((kWide + width - 1) / width);
 }
 
-/// Asks for what lies `distance` values behind.
+/// Asks for what lies `distance` values beyond.
 constexpr Ahead straight_ahead(size_t distance) {
   return {distance, ~size_t{0}, 0};
 }
@@ -141,19 +141,19 @@ class Partition : public Tiling<T> {
  public:
   explicit Partition(Shape shape) : Tiling<T>(shape) {
     if (this->layout() == kChannelsFirst) {
-      constexpr size_t group = 4 * kLanes<T>;
-      const size_t groups = divide_up(shape.inner, group);
-      piece_ = divide_up(groups, divide_up(groups, kChunkGroups)) * group;
+      constexpr size_t quad = 4 * kLanes<T>;
+      const size_t quads = divide_up(shape.inner, quad);
+      piece_ = divide_up(quads, divide_up(quads, kChunkQuads)) * quad;
       pieces_ = divide_up(shape.inner, piece_);
-      run_ = std::max<size_t>(1, kChunkGroups / groups);
-      const size_t additions = divide_up(groups, 2);
+      extent_ = std::max<size_t>(1, kChunkQuads / quads);
+      const size_t additions = divide_up(quads, 2);
       samples_ = std::max<size_t>(1, kStretch / additions);
-      one_stretch_ = additions * std::min(run_, shape.outer) <= kStretch;
-      chunks_ = divide_up(shape.outer, run_) * pieces_;
+      one_stretch_ = additions * std::min(extent_, shape.outer) <= kStretch;
+      chunks_ = divide_up(shape.outer, extent_) * pieces_;
     } else {
-      run_ = kChunkRows;
+      extent_ = kChunkRows;
       one_stretch_ = this->rows() <= kStretch * 8;
-      chunks_ = divide_up(this->rows(), run_) + (this->rest() > 0 ? 1 : 0);
+      chunks_ = divide_up(this->rows(), extent_) + (this->rest() > 0 ? 1 : 0);
     }
   }
 
@@ -183,21 +183,22 @@ class Partition : public Tiling<T> {
   Span chunk(size_t index) const {
     if (this->layout() == kChannelsFirst) {
       const Shape& shape = this->shape();
-      const size_t first = index / pieces_ * run_;
+      const size_t first = index / pieces_ * extent_;
       const Piece of = piece(index % pieces_);
-      return {first, std::min(run_, shape.outer - first), of.offset, of.length};
+      return {first, std::min(extent_, shape.outer - first), of.offset, of.length};
     }
-    const size_t first = index * run_;
+    const size_t first = index * extent_;
     if (first >= this->rows()) return {this->rows(), 1, 0, this->rest()};
-    return {first, std::min(run_, this->rows() - first), 0, this->width()};
+    return {first, std::min(extent_, this->rows() - first), 0, this->width()};
   }
 
  private:
-  /// Groups of four values of every lane. So many amortise a chunk's fixed cost, and the values of all of it
+  /// Quads: four values of every lane. So many amortise a chunk's fixed cost, and the values of all of it
   /// have one shift.
-  static constexpr size_t kChunkGroups = 128;
+  static constexpr size_t kChunkQuads = 128;
 
-  size_t run_ = 1;
+  /// Samples (channels-first) or rows (channels-last) of a chunk.
+  size_t extent_ = 1;
   /// Channels-first: samples that make up a stretch.
   size_t samples_ = 1;
   bool one_stretch_ = false;

@@ -38,31 +38,60 @@ struct Normalization {
   Normalization from(size_t channel) const { return {mean + channel, scale + channel, offset + channel}; }
 };
 
+/// Turns the statistics of channels into what the normalize kernel takes.
 template <typename T>
-void set_normalization(const Normalization<T>& coefficients, const Kernels<T>& kernels,
-                       const Tiling<T>& tiling, Range channels, double eps, const double* mean,
-                       const double* variance, const T* weight, const T* bias) {
-  const size_t at = channels.begin;
-  kernels.normalization(channels.end - at, eps, mean + at, variance + at, weight ? weight + at : nullptr,
-                        bias ? bias + at : nullptr, coefficients.mean + at, coefficients.scale + at,
-                        coefficients.offset + at);
-  repeat(tiling, channels, coefficients.mean, coefficients.scale, coefficients.offset);
-}
+struct SettleNormalization {
+  const Kernels<T>& kernels;
+  const Tiling<T>& tiling;
+  double eps;
+  const double* mean;
+  const double* variance;
+  const T* weight;
+  const T* bias;
+  Normalization<T> to;
 
-/// Whether a result goes past the caches: not in place, where its lines are in the cache already.
+  void operator()(Range channels) const {
+    const size_t at = channels.begin;
+    kernels.normalization({channels.end - at, eps, mean + at, variance + at, weight ? weight + at : nullptr,
+                           bias ? bias + at : nullptr, to.mean + at, to.scale + at, to.offset + at});
+    repeat(tiling, channels, to.mean, to.scale, to.offset);
+  }
+};
+
+/// Turns the sums of gradients of channels into what the grad_input kernel takes beside a normalization, and
+/// into the gradients of weight and bias where they are not nullptr.
 template <typename T>
-bool is_streamed(const Execution& execution, const Tiling<T>& tiling, const T* from, const T* to) {
-  const Shape& shape = tiling.shape();
-  return from != to && shape.size() * sizeof(T) >= execution.stream_bytes &&
-         (tiling.layout() == kChannelsLast || shape.inner >= kLanes<T>);
-}
+struct SettleGradients {
+  const Kernels<T>& kernels;
+  const Tiling<T>& tiling;
+  double eps;
+  /// Values per channel, of which mean and variance are.
+  double count;
+  const double* mean;
+  const double* variance;
+  /// What T holds of the mean.
+  const T* high;
+  GradientSums sums;
+  T* slope;
+  T* constant;
+  T* dweight;
+  T* dbias;
+
+  void operator()(Range channels) const {
+    const size_t at = channels.begin;
+    kernels.gradients({channels.end - at, eps, count, mean + at, variance + at, high + at, sums.dy + at,
+                       sums.dy_xc + at, slope + at, constant + at, dweight ? dweight + at : nullptr,
+                       dbias ? dbias + at : nullptr});
+    repeat(tiling, channels, slope, constant);
+  }
+};
 
 /// Takes a per-channel array that kernels read while they write `to`. Where they stream channels-last rows
-/// they load it where lines of `to` begin: it begins as far behind a line as `to`, for a load that straddles
+/// they load it where lines of `to` begin: it begins as far from a line as `to`, for a load that straddles
 /// two lines costs two.
 template <typename T>
-T* take_coefficients(Scratch& scratch, const Tiling<T>& tiling, bool streamed, const T* to) {
-  const size_t shift = streamed && tiling.layout() == kChannelsLast
+T* take_coefficients(Scratch& scratch, const Tiling<T>& tiling, Stores stores, const T* to) {
+  const size_t shift = stores == kStreamed && tiling.layout() == kChannelsLast
                            ? reinterpret_cast<uintptr_t>(to) % kAlignment / sizeof(T)
                            : 0;
   return scratch.take<T>(padded_width(tiling) + shift) + shift;

@@ -32,10 +32,10 @@ struct Partials {
   double* second;
 };
 
-/// Calls add(first place, first channel, count) for the runs of places that channels [begin, end) have in a
-/// chunk, in the order of the copies.
+/// Calls add(first place, first channel, count) for the places that channels [begin, end) have in a chunk,
+/// one copy of them after the other.
 template <typename T, typename Add>
-void for_each_run(const Partition<T>& partition, const Span& span, Range channels, Add add) {
+void for_each_copy(const Partition<T>& partition, const Span& span, Range channels, Add add) {
   const size_t width = partition.shape().channels;
   const size_t places = partition.layout() == kChannelsFirst ? width : span.length;
   for (size_t copy = 0; copy + channels.begin < places; copy += width)
@@ -143,9 +143,9 @@ class CompensatedSum {
 
 /// Sums of deviations from a shift near the data, per chunk.
 template <typename T>
-class Moments {
+class MomentSums {
  public:
-  Moments(Scratch& scratch, const Execution& execution, const Partition<T>& partition, const T* x)
+  MomentSums(Scratch& scratch, const Execution& execution, const Partition<T>& partition, const T* x)
       : kernels_(kernels_of<T>(*execution.kernels)),
         partition_(partition),
         chunks_(take_chunks(scratch, partition)),
@@ -153,8 +153,9 @@ class Moments {
         reference_sums_(scratch.take<double>(partition.shape().channels)),
         reference_squares_(scratch.take<double>(partition.shape().channels)) {}
 
-  /// Asks memory for what sum() will want first, from many places at once.
-  void expect(size_t chunk, Range channels) const {
+  /// Asks memory for what sum() of a chunk reads before anything else: the nine values from all over it of
+  /// each channel, of which one becomes the shift.
+  void ask_for(size_t chunk, Range channels) const {
     const T* nine[9];
     find_nine(partition_, chunks_[chunk], channels.begin, x_, nine);
     for (size_t channel = channels.begin; channel < channels.end; channel++)
@@ -164,10 +165,10 @@ class Moments {
       }
   }
 
-  /// Adds up channels [begin, end) < width of one chunk: run(work) does each tile.
-  template <typename Run>
+  /// Adds up channels [begin, end) < width of one chunk: add(work) does each tile.
+  template <typename Add>
   void sum(size_t chunk, Range channels, const LaneSums<T>& sums, const Partials<T>& partials,
-           Run run) const {
+           Add add) const {
     const Span& span = chunks_[chunk];
     if (partition_.layout() == kChannelsLast) channels.end = std::min(channels.end, span.length);
     if (channels.begin >= channels.end) return;
@@ -180,7 +181,7 @@ class Moments {
     size_t before = 0;
     partition_.for_each_tile(
         span, channels.begin, channels.end, ahead(partition_, span, channels), [&](Tile tile, size_t at) {
-          run(MomentsWork<T>{tile, x_ + at, shifts, sums, partition_.ends_stretch(span, before++)});
+          add(MomentsWork<T>{tile, x_ + at, shifts, sums, partition_.ends_stretch(span, before++)});
         });
   }
 
@@ -204,7 +205,7 @@ class Moments {
     }
   }
 
-  void run(const MomentsWork<T>& work) const { kernels_.moments[partition_.layout()](work); }
+  void add(const MomentsWork<T>& work) const { kernels_.moments[partition_.layout()](work); }
 
   /// Mean and biased variance of channels [begin, end) of the tensor: the chunks in their order, all with
   /// reference to the shift of the first.
@@ -217,9 +218,9 @@ class Moments {
     for (size_t chunk = 0; chunk < partition_.chunks(); chunk++) {
       const Span& span = chunks_[chunk];
       const double values = static_cast<double>(partition_.values(span, 0));
-      for_each_run(partition_, span, channels, [&](size_t place, size_t channel, size_t run) {
+      for_each_copy(partition_, span, channels, [&](size_t place, size_t channel, size_t count) {
         const size_t at = partials.at(chunk, place);
-        kernels_.merge(run, values, partials.first + at, partials.second + at, partials.shifts + at,
+        kernels_.merge(count, values, partials.first + at, partials.second + at, partials.shifts + at,
                        reference + (channel - channels.begin), reference_sums_ + channel,
                        reference_squares_ + channel);
       });
@@ -337,7 +338,7 @@ template <typename T>
 class GradSums {
  public:
   GradSums(Scratch& scratch, const Execution& execution, const Partition<T>& partition, const T* dy,
-           const T* x, Gate gate, unsigned char* mask, Normalization<const T> coefficients)
+           const T* x, Gate gate, unsigned char* mask, Normalization<const T> coefficients, GradientSums to)
       : kernels_(kernels_of<T>(*execution.kernels)),
         pass_(kernels_.grad_sums[gate][partition.layout()]),
         partition_(partition),
@@ -346,21 +347,20 @@ class GradSums {
         x_(x),
         mask_(mask),
         coefficients_(coefficients),
-        sums_dy_(scratch.take<double>(partition.shape().channels)),
-        sums_dy_xc_(scratch.take<double>(partition.shape().channels)) {}
+        to_(to) {}
 
-  /// sum() begins where it goes on.
-  void expect(size_t, Range) const {}
+  /// sum() reads nothing but what follows.
+  void ask_for(size_t, Range) const {}
 
-  /// Adds up channels [begin, end) < width of one chunk: run(work) does each tile.
-  template <typename Run>
-  void sum(size_t chunk, Range channels, const LaneSums<T>& sums, const Partials<T>&, Run run) const {
+  /// Adds up channels [begin, end) < width of one chunk: add(work) does each tile.
+  template <typename Add>
+  void sum(size_t chunk, Range channels, const LaneSums<T>& sums, const Partials<T>&, Add add) const {
     const Span& span = chunks_[chunk];
     const Normalization<const T> c = coefficients_.from(channels.begin);
     size_t before = 0;
     partition_.for_each_tile(span, channels.begin, channels.end, ahead(partition_, span, channels),
                              [&](Tile tile, size_t at) {
-                               run(GradSumsWork<T>{tile,
+                               add(GradSumsWork<T>{tile,
                                                    dy_ + at,
                                                    x_ + at,
                                                    {mask_, at},
@@ -374,25 +374,23 @@ class GradSums {
 
   void check(Range, Range, const Partials<T>&) const {}
 
-  void run(const GradSumsWork<T>& work) const { pass_(work); }
+  void add(const GradSumsWork<T>& work) const { pass_(work); }
 
   /// The sums of channels [begin, end) of the tensor, the chunks in their order.
   void merge(Range channels, const Partials<T>& partials) const {
     for (size_t channel = channels.begin; channel < channels.end; channel++) {
-      sums_dy_[channel] = 0;
-      sums_dy_xc_[channel] = 0;
+      to_.dy[channel] = 0;
+      to_.dy_xc[channel] = 0;
     }
     for (size_t chunk = 0; chunk < partition_.chunks(); chunk++)
-      for_each_run(partition_, chunks_[chunk], channels, [&](size_t place, size_t channel, size_t run) {
+      for_each_copy(partition_, chunks_[chunk], channels, [&](size_t place, size_t channel, size_t count) {
         const size_t at = partials.at(chunk, place);
-        for (size_t i = 0; i < run; i++) {
-          sums_dy_[channel + i] += partials.first[at + i];
-          sums_dy_xc_[channel + i] += partials.second[at + i];
+        for (size_t i = 0; i < count; i++) {
+          to_.dy[channel + i] += partials.first[at + i];
+          to_.dy_xc[channel + i] += partials.second[at + i];
         }
       });
   }
-  const double* sums_dy() const { return sums_dy_; }
-  const double* sums_dy_xc() const { return sums_dy_xc_; }
 
  private:
   const Kernels<T>& kernels_;
@@ -403,8 +401,7 @@ class GradSums {
   const T* x_;
   unsigned char* mask_;
   Normalization<const T> coefficients_;
-  double* sums_dy_;
-  double* sums_dy_xc_;
+  GradientSums to_;
 };
 
 }  // namespace

@@ -4,43 +4,20 @@
 
 #include <algorithm>
 #include <new>
-#include <numeric>
 
-#include "batchnorm.h"
 #include "parallel.h"
+#include "plan.h"
 #include "sums.h"
 #include "writer.h"
 
 namespace batchnorm {
 namespace {
 
-/// What one task works on.
-constexpr size_t kBlockBytes = size_t{256} << 10;
-/// A channel larger than this is not reread from any cache.
-constexpr size_t kLargeChannelBytes = size_t{4} << 20;
-/// Work below this is done before a second thread has joined.
-constexpr size_t kBytesPerThread = size_t{64} << 10;
-/// Waking a sleeping thread takes as long as this much work.
-constexpr size_t kWakeBytes = size_t{1} << 20;
-/// Columns whose coefficients and sums stay in the nearest cache.
-constexpr size_t kBlockColumns = 4096;
-
-/// Rows of so many lines, by how many tensors are read, are long enough for two passes to take turns: a row's
-/// end holds up both, and weighs less where there is more to wait for.
-constexpr size_t kLinesBeside[] = {32, 8};
-
-/// The threads worth using for work that moves `bytes`.
-struct Crew {
-  Crew(const Execution& execution, size_t bytes)
-      : threads(std::clamp<size_t>(bytes / kBytesPerThread, 1, execution.threads)),
-        wake(bytes >= kWakeBytes) {}
-  template <typename Body>
-  void work(size_t tasks, const Body& body) const {
-    parallel_for(threads, tasks, wake, body);
-  }
-  size_t threads;
-  bool wake;
-};
+/// Shares tasks among a crew.
+template <typename Body>
+void work(const Crew& crew, size_t tasks, const Body& body) {
+  parallel_for(crew.threads, tasks, crew.wake, body);
+}
 
 /// Spans of about kBlockBytes that cover a tensor, for the passes that sum nothing.
 template <typename T>
@@ -50,15 +27,15 @@ class Sweep {
     const Shape& shape = tiling.shape();
     const size_t values = kBlockBytes / sizeof(T);
     if (tiling.layout() == kChannelsLast) {
-      run_ = std::max<size_t>(1, values / tiling.width());
-      size_ = divide_up(tiling.rows(), run_) + (tiling.rest() > 0 ? 1 : 0);
+      rows_ = std::max<size_t>(1, values / tiling.width());
+      size_ = divide_up(tiling.rows(), rows_) + (tiling.rest() > 0 ? 1 : 0);
     } else {
       piece_ = std::min(shape.inner, values);
       pieces_ = divide_up(shape.inner, piece_);
-      group_ = std::clamp<size_t>(values / shape.inner, 1, shape.channels);
-      groups_ = divide_up(shape.channels, group_);
-      run_ = std::max<size_t>(1, values / (shape.channels * shape.inner));
-      size_ = divide_up(shape.outer, run_) * groups_ * pieces_;
+      channels_ = std::clamp<size_t>(values / shape.inner, 1, shape.channels);
+      stacks_ = divide_up(shape.channels, channels_);
+      rows_ = std::max<size_t>(1, values / (shape.channels * shape.inner));
+      size_ = divide_up(shape.outer, rows_) * stacks_ * pieces_;
     }
   }
 
@@ -71,16 +48,16 @@ class Sweep {
     Span span;
     Range channels;
     if (tiling_.layout() == kChannelsLast) {
-      const size_t first = index * run_;
+      const size_t first = index * rows_;
       const size_t rows = tiling_.rows();
-      span = first < rows ? Span{first, std::min(run_, rows - first), 0, tiling_.width()}
+      span = first < rows ? Span{first, std::min(rows_, rows - first), 0, tiling_.width()}
                           : Span{rows, 1, 0, tiling_.rest()};
       channels = {0, tiling_.width()};
     } else {
       const Range piece = part(shape.inner, piece_, index % pieces_);
-      const size_t first = index / pieces_ / groups_ * run_;
-      span = {first, std::min(run_, shape.outer - first), piece.begin, piece.end - piece.begin};
-      channels = part(shape.channels, group_, index / pieces_ % groups_);
+      const size_t first = index / pieces_ / stacks_ * rows_;
+      span = {first, std::min(rows_, shape.outer - first), piece.begin, piece.end - piece.begin};
+      channels = part(shape.channels, channels_, index / pieces_ % stacks_);
     }
     tiling_.for_each_tile(span, channels.begin, channels.end, straight_ahead(kAheadBytes / sizeof(T)),
                           [&](Tile tile, size_t offset) { visit(tile, offset, channels.begin); });
@@ -88,9 +65,11 @@ class Sweep {
 
  private:
   const Tiling<T>& tiling_;
-  size_t run_ = 1;
-  size_t group_ = 1;
-  size_t groups_ = 1;
+  /// Of a span: samples (channels-first) or rows (channels-last).
+  size_t rows_ = 1;
+  /// Channels-first: channels of a span, and in how many such stacks they lie in a sample.
+  size_t channels_ = 1;
+  size_t stacks_ = 1;
   size_t piece_ = 0;
   size_t pieces_ = 1;
   size_t size_ = 0;
@@ -107,7 +86,7 @@ void sweep(const Crew& crew, const Tiling<T>& tiling, const Writer& writer, bool
     return writer.finish();
   }
   const Sweep<T> blocks(tiling);
-  crew.work(blocks.size(), [&](size_t task, size_t) {
+  work(crew, blocks.size(), [&](size_t task, size_t) {
     blocks.for_each_tile(backwards ? blocks.size() - 1 - task : task,
                          [&](Tile tile, size_t at, size_t channel) { writer.write(tile, at, channel); });
     writer.finish();
@@ -115,36 +94,24 @@ void sweep(const Crew& crew, const Tiling<T>& tiling, const Writer& writer, bool
 }
 
 /// sum_settle_write a group of channels at a time: what the sums have read, the write finds in the cache. The
-/// write of a group waits for the sums of the thread's next one, and goes side by side with them: they wait
-/// for memory, it does not.
+/// write of a group waits for the sums of the thread's next one, and goes beside them: they wait for memory,
+/// it does not.
 template <typename T, typename Sums, typename Settle, typename Writer>
-void write_groups(Scratch& scratch, const Execution& execution, const Crew& crew,
-                  const Partition<T>& partition, size_t tensors, const Sums& sums, Settle settle,
-                  const Writer* writer) {
-  const Kernels<T>& kernels = kernels_of<T>(*execution.kernels);
+void write_groups(Scratch& scratch, const Kernels<T>& kernels, const Plan& plan,
+                  const Partition<T>& partition, const Sums& sums, Settle settle, const Writer* writer) {
   const Shape& shape = partition.shape();
   const size_t chunks = partition.chunks();
-  const size_t channel_bytes = tensors * shape.count() * sizeof(T);
-  // Side by side two groups share the cache.
-  const size_t shared_bytes = execution.cache_bytes * 3 / 4;
-  const bool beside = writer && writer->can_stream_beside() && channel_bytes <= shared_bytes &&
-                      shape.inner >= kLinesBeside[tensors - 1] * kLanes<T>;
-  const size_t cached = std::max<size_t>(1, (beside ? shared_bytes : execution.cache_bytes) / channel_bytes);
-  const size_t fair = crew.threads == 1 ? cached : divide_up(shape.channels, 4 * crew.threads);
-  const size_t fitting = std::min({cached, fair, shape.channels});
-  // A tile should end where a line does: what two groups share of a line costs a read of it. And its rows
-  // must have no gaps between them.
-  const size_t whole_lines = kLanes<T> / std::gcd(kLanes<T>, shape.inner);
-  const bool in_pieces = partition.pieces() > 1;
-  const size_t group = in_pieces ? 1 : fitting > whole_lines ? fitting - fitting % whole_lines : fitting;
-  struct Slot {
+  const Crew& crew = plan.crew;
+  const size_t group = plan.group;
+  /// What a thread works with.
+  struct Worker {
     Accumulators<T> accumulators;
     Partials<T> partials;
     Range unwritten;
   };
-  Slot* const slots = scratch.take<Slot>(crew.threads);
-  for (size_t slot = 0; slot < crew.threads; slot++)
-    new (slots + slot) Slot{{scratch, partition, chunks, group}, {scratch, chunks, group}, {0, 0}};
+  Worker* const workers = scratch.take<Worker>(crew.threads);
+  for (size_t worker = 0; worker < crew.threads; worker++)
+    new (workers + worker) Worker{{scratch, partition, chunks, group}, {scratch, chunks, group}, {0, 0}};
 
   // The tiles of a group from the last sample on: what was read last is the nearest.
   struct Place {
@@ -166,32 +133,32 @@ void write_groups(Scratch& scratch, const Execution& execution, const Crew& crew
                  [&](Tile tile, size_t at, size_t channel) { writer->write(tile, at, channel); });
     writer->finish();
   };
-  crew.work(divide_up(shape.channels, group), [&](size_t task, size_t index_of_slot) {
+  work(crew, divide_up(shape.channels, group), [&](size_t task, size_t worker) {
     const Range channels = part(shape.channels, group, task);
     const size_t count = channels.end - channels.begin;
-    Slot& slot = slots[index_of_slot];
-    slot.partials.origin = channels.begin;
-    slot.partials.stride = count;
+    Worker& own = workers[worker];
+    own.partials.origin = channels.begin;
+    own.partials.stride = count;
     Place place = {shape.outer, 0};
     for (size_t chunk = 0; chunk < chunks; chunk++) {
       if (chunk + 1 < chunks)
-        sums.expect(chunk + 1, channels);
+        sums.ask_for(chunk + 1, channels);
       else if (channels.end + count <= shape.channels)
-        sums.expect(0, {channels.end, channels.end + count});
-      const LaneSums<T> lanes = slot.accumulators.begin(chunk, chunk, channels, slot.partials);
-      sums.sum(chunk, channels, lanes, slot.partials, [&](const auto& work) {
-        if (slot.unwritten.end == 0) return sums.run(work);
-        visit_next(place, slot.unwritten, straight_ahead(0), [&](Tile tile, size_t at, size_t channel) {
+        sums.ask_for(0, {channels.end, channels.end + count});
+      const LaneSums<T> lanes = own.accumulators.begin(chunk, chunk, channels, own.partials);
+      sums.sum(chunk, channels, lanes, own.partials, [&](const auto& work) {
+        if (own.unwritten.end == 0) return sums.add(work);
+        visit_next(place, own.unwritten, straight_ahead(0), [&](Tile tile, size_t at, size_t channel) {
           writer->stream_beside(tile, at, channel, work);
         });
       });
     }
-    slot.accumulators.collect(kernels, {0, chunks}, channels, slot.partials);
-    sums.check({0, chunks}, channels, slot.partials);
-    settle(channels, slot.partials);
+    own.accumulators.collect(kernels, {0, chunks}, channels, own.partials);
+    sums.check({0, chunks}, channels, own.partials);
+    settle(channels, own.partials);
     if (!writer) return;
-    if (beside) {
-      slot.unwritten = channels;
+    if (plan.beside) {
+      own.unwritten = channels;
       return writer->finish();
     }
     // Reading from the cache leaves memory idle but for the writes: time to ask for this thread's next group.
@@ -199,56 +166,48 @@ void write_groups(Scratch& scratch, const Execution& execution, const Crew& crew
     const size_t next = crew.threads * group;
     const size_t next_group = channels.end + next <= shape.channels ? next * shape.inner : 0;
     const size_t sample_before = size_t{0} - shape.channels * shape.inner;
-    const bool crowded = tensors > 1 && channel_bytes <= 2 * execution.cache_bytes;
-    write(channels, straight_ahead(crowded ? sample_before : next_group));
+    write(channels, straight_ahead(plan.crowded ? sample_before : next_group));
   });
-  crew.work(crew.threads, [&](size_t slot, size_t) {
-    if (slots[slot].unwritten.end > 0) write(slots[slot].unwritten, straight_ahead(0));
+  work(crew, crew.threads, [&](size_t worker, size_t) {
+    if (workers[worker].unwritten.end > 0) write(workers[worker].unwritten, straight_ahead(0));
   });
 }
 
-/// Runs sums.sum(chunk, channels, sums, partials, run) over the tensor, settle(channels) once the sums of
-/// channels are complete, and writer over the tensor after that; or no writer where it is nullptr. `tensors`:
-/// how many of the tensor's size the sums read.
+/// sum_settle_write in three steps, each over the whole tensor.
 template <typename T, typename Sums, typename Settle, typename Writer>
-void sum_settle_write(Scratch& scratch, const Execution& execution, const Partition<T>& partition,
-                      size_t tensors, const Sums& sums, Settle settle, const Writer* writer) {
-  const Kernels<T>& kernels = kernels_of<T>(*execution.kernels);
-  const Shape& shape = partition.shape();
-  const Layout layout = partition.layout();
+void write_after_all(Scratch& scratch, const Kernels<T>& kernels, const Plan& plan,
+                     const Partition<T>& partition, const Sums& sums, Settle settle, const Writer* writer) {
   const size_t chunks = partition.chunks();
   const size_t width = partition.width();
-  const Crew crew(execution, tensors * shape.size() * sizeof(T));
-
-  const size_t channel_bytes = tensors * shape.count() * sizeof(T);
-  if (layout == kChannelsFirst && channel_bytes <= kLargeChannelBytes &&
-      (crew.threads == 1 || shape.channels >= 2 * crew.threads))
-    return write_groups(scratch, execution, crew, partition, tensors, sums, settle, writer);
-
-  const size_t chunk_values = partition.values(partition.chunk(0), 0);
-  const size_t group = layout == kChannelsLast
-                           ? std::min(width, kBlockColumns)
-                           : std::clamp<size_t>(kBlockBytes / (sizeof(T) * chunk_values), 1, width);
-  const size_t groups = divide_up(width, group);
+  const size_t channels_of_all = partition.shape().channels;
+  const Crew& crew = plan.crew;
+  const size_t groups = divide_up(width, plan.group);
   const Partials<T> partials(scratch, chunks, round_up(width, kLanes<T>));
-  auto* const slots = scratch.take<Accumulators<T>>(crew.threads);
-  for (size_t slot = 0; slot < crew.threads; slot++)
-    new (slots + slot) Accumulators<T>(scratch, partition, 1, group);
-  crew.work(chunks * groups, [&](size_t task, size_t slot) {
+  auto* const workers = scratch.take<Accumulators<T>>(crew.threads);
+  for (size_t worker = 0; worker < crew.threads; worker++)
+    new (workers + worker) Accumulators<T>(scratch, partition, 1, plan.group);
+  work(crew, chunks * groups, [&](size_t task, size_t worker) {
     const size_t chunk = task / groups;
-    const Range channels = part(width, group, task % groups);
-    const Accumulators<T>& accumulators = slots[slot];
+    const Range channels = part(width, plan.group, task % groups);
+    const Accumulators<T>& accumulators = workers[worker];
     const LaneSums<T> lanes = accumulators.begin(0, chunk, channels, partials);
-    sums.sum(chunk, channels, lanes, partials, [&](const auto& work) { sums.run(work); });
+    sums.sum(chunk, channels, lanes, partials, [&](const auto& work) { sums.add(work); });
     accumulators.collect(kernels, {chunk, chunk + 1}, channels, partials);
     sums.check({chunk, chunk + 1}, channels, partials);
   });
-  const size_t settled = std::max<size_t>(64, divide_up(shape.channels, 4 * crew.threads));
-  crew.work(divide_up(shape.channels, settled),
-            [&](size_t task, size_t) { settle(part(shape.channels, settled, task), partials); });
-  // Backwards, the last read is the nearest; in a tensor that no cache holds memory rather goes on as it
-  // went.
-  if (writer) sweep(crew, partition, *writer, shape.size() * sizeof(T) < execution.stream_bytes);
+  work(crew, divide_up(channels_of_all, plan.settled),
+       [&](size_t task, size_t) { settle(part(channels_of_all, plan.settled, task), partials); });
+  if (writer) sweep(crew, partition, *writer, plan.backwards);
+}
+
+/// Calls sums.sum(chunk, channels, sums, partials, add) over the tensor, settle(channels, partials) once the
+/// sums of channels are complete, and writer over the tensor after that; or no writer where it is nullptr.
+template <typename T, typename Sums, typename Settle, typename Writer>
+void sum_settle_write(Scratch& scratch, const Kernels<T>& kernels, const Plan& plan,
+                      const Partition<T>& partition, const Sums& sums, Settle settle, const Writer* writer) {
+  if (plan.steps == Plan::kGroups)
+    return write_groups(scratch, kernels, plan, partition, sums, settle, writer);
+  write_after_all(scratch, kernels, plan, partition, sums, settle, writer);
 }
 
 }  // namespace

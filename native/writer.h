@@ -37,17 +37,12 @@ GradInputWork<T> part_of(const GradInputWork<T>& all, Tile tile, size_t at, size
 template <typename Work, typename Sums>
 class Writer {
  public:
-  Writer(const Execution& execution, const WritingPass<Work, Sums>& pass, Layout layout, bool streamed,
+  Writer(const Execution& execution, const WritingPass<Work, Sums>& pass, Layout layout, Stores stores,
          const Work& all)
-      : pass_(pass),
-        layout_(layout),
-        stores_(streamed ? kStreamed : kCached),
-        fence_(execution.kernels->fence),
-        all_(all) {}
+      : pass_(pass), layout_(layout), stores_(stores), fence_(execution.kernels->fence), all_(all) {}
   void write(Tile tile, size_t at, size_t channel) const {
     pass_.alone[stores_][layout_](part_of(all_, tile, at, channel));
   }
-  bool can_stream_beside() const { return stores_ == kStreamed && pass_.stream_beside; }
   void stream_beside(Tile tile, size_t at, size_t channel, const Sums& sums) const {
     pass_.stream_beside(part_of(all_, tile, at, channel), sums);
   }

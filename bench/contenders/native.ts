@@ -15,6 +15,13 @@ interface RooflineAddon {
   ): boolean;
 }
 
+interface Binary {
+  /** What is decided about a pass whose sums read so many tensors. Older revisions have none. */
+  plan?(outer: number, channels: number, inner: number, bytesPerValue: number, summed: number): string;
+}
+
+const tensorsSummed = { inference: 0, training: 1, backward: 2 } as const;
+
 /** The limit knows bytes only. */
 function asFloats({ buffer, byteOffset, byteLength }: Values): Float32Array {
   return new Float32Array(buffer, byteOffset, byteLength / 4);
@@ -31,6 +38,7 @@ export async function native(threadCount: number, root: string): Promise<Contend
     entry.href
   )) as typeof import('batchnorm');
   const roofline = createRequire(import.meta.url)('../../build/bench/roofline.node') as RooflineAddon;
+  const binary = createRequire(entry)('batchnorm/binary.cjs') as Binary;
   setThreads(threadCount);
   return ({ outer, channels, inner, dtype }, { x, dy, y, dx }) => {
     const shape = inner === 1 ? [outer, channels] : [outer, channels, inner];
@@ -69,6 +77,10 @@ export async function native(threadCount: number, root: string): Promise<Contend
     calls.sum = fastest(x, dy, dx);
     return {
       calls,
+      planOf(pass) {
+        if (pass === 'copy' || pass === 'sum') return undefined;
+        return binary.plan?.(outer, channels, inner, x.BYTES_PER_ELEMENT, tensorsSummed[pass]);
+      },
       train() {
         const { variance } = forwardTraining(input, { eps, out: y });
         return { y, variance };

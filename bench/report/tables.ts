@@ -16,7 +16,7 @@ export function speedTables(lookup: Lookup): TextTable[] {
   const { cases, contenders } = lookup.results;
   return lookup.passesOf(cases).map((pass) => ({
     title: `${pass}: minimum (fraction of the limit)`,
-    head: ['shape', 'MB', 'limit 1T', ...contenders.map(({ name }) => name)],
+    head: ['shape', 'MB', 'limit 1T', ...contenders.map(({ name }) => name), 'plan of the first'],
     rows: cases
       .filter((subject) => contenders.some(({ name }) => lookup.find(subject, pass, name)))
       .map((subject) => {
@@ -29,6 +29,7 @@ export function speedTables(lookup: Lookup): TextTable[] {
             const own = lookup.find(subject, pass, name);
             return own ? `${duration(own.min)} (${share(lookup.fraction(subject, pass, name))})` : '-';
           }),
+          lookup.find(subject, pass, contenders[0].name)?.plan ?? '-',
         ];
       }),
   }));
@@ -94,14 +95,15 @@ export function compareTable(lookup: Lookup, ref: string): TextTable {
           duration(old.min),
           duration(own.min),
           timesFaster(ratio(old, own)),
+          own.plan ?? '-',
         ]);
       }
       if (ratios.length > 1)
-        rows.push([pass, 'geometric mean', String(threads), '', '', timesFaster(geometricMean(ratios))]);
+        rows.push([pass, 'geometric mean', String(threads), '', '', timesFaster(geometricMean(ratios)), '']);
     }
   return {
     title: `${ref} against the working tree; above 1 the working tree is faster (median over the rounds)`,
-    head: ['pass', 'shape', 'threads', ref, 'working tree', 'ratio'],
+    head: ['pass', 'shape', 'threads', ref, 'working tree', 'ratio', 'plan'],
     rows,
   };
 }

@@ -1,5 +1,5 @@
-import type { FloatArray, StateDict } from 'batchnorm';
-import { readSafetensors, type StoredTensor, type StoredValues, writeSafetensors } from 'batchnorm/files';
+import { BatchNorm, type StateDict } from 'batchnorm';
+import { readSafetensors, type StoredTensor, writeSafetensors } from 'batchnorm/files';
 import { abridgedName } from '../abridged.js';
 import type { Network } from './network.js';
 
@@ -15,10 +15,6 @@ export interface TrainedBlock {
   readonly linear: TrainedLinear;
   readonly norm?: StateDict;
 }
-
-/** The dtypes of a network in a file. */
-const DTYPES = { F32: Float32Array, F64: Float64Array, I64: BigInt64Array } as const;
-type StoredDType = keyof typeof DTYPES;
 
 /** Room for the header, with names and free text. */
 const MOST_HEADER_BYTES = 1 << 16;
@@ -45,8 +41,8 @@ export function saveNetwork(path: string, network: Network, metadata: ReadonlyMa
 /**
  * Reads the network that `saveNetwork` wrote: with batch norm, and of these `sizes` from the input to the logits.
  *
- * @throws {Error} naming the tensor that is missing, unknown, or of another shape, dtype or range; for a file that
- * cannot be read, see `readSafetensors`.
+ * @throws {Error} naming the tensor that is missing, unknown, or of another shape, dtype or range, of a batch norm as
+ * `BatchNorm.loadStateDict` does; for a file that cannot be read, see `readSafetensors`.
  */
 export function loadNetwork(path: string, sizes: readonly number[]): TrainedBlock[] {
   const wanted = layout(sizes);
@@ -56,85 +52,70 @@ export function loadNetwork(path: string, sizes: readonly number[]): TrainedBloc
     if (!wanted.has(name))
       throw new Error(`file must have the tensors of ${network} only, got ${abridgedName(name)}`);
   }
-  for (const [name, expected] of wanted) checkTensor(name, tensors.get(name), expected, network);
-  const read = <T extends FloatArray>(name: string) => tensors.get(name)?.data as T;
+  const read = (name: string) => {
+    const { shape } = wanted.get(name) as Expected;
+    return readParameter(name, tensors.get(name), shape, network);
+  };
+  const state = Object.fromEntries(tensors);
   return prefixes(sizes.length - 1).map(({ linear, norm }, i) => ({
     linear: {
-      weight: read<Float32Array>(`${linear}weight`),
+      weight: read(`${linear}weight`),
       shape: [sizes[i + 1], sizes[i]],
-      bias: read<Float32Array>(`${linear}bias`),
+      bias: read(`${linear}bias`),
     },
+    // The library checks all of it: names, sizes, signs, and that every value is finite.
     ...(i < sizes.length - 2 && {
-      norm: {
-        weight: read(`${norm}weight`),
-        bias: read(`${norm}bias`),
-        running_mean: read(`${norm}running_mean`),
-        running_var: read(`${norm}running_var`),
-      },
+      norm: new BatchNorm(sizes[i + 1]).loadStateDict(state, { prefix: norm }).stateDict(),
     }),
   }));
 }
 
 interface Expected {
-  readonly dtypes: readonly StoredDType[];
   readonly shape: readonly number[];
-  /** Values below are refused. */
-  readonly least: number;
+  readonly bytesPerValue: number;
 }
 
 function layout(sizes: readonly number[]): ReadonlyMap<string, Expected> {
   const wanted = new Map<string, Expected>();
-  const parameter = (name: string, shape: readonly number[]) =>
-    wanted.set(name, { dtypes: ['F32'], shape, least: -Infinity });
-  // PyTorch keeps statistics in the dtype of the weights, this package in double.
-  const statistic = (name: string, channels: number, least: number) =>
-    wanted.set(name, { dtypes: ['F64', 'F32'], shape: [channels], least });
   for (const [i, { linear, norm }] of prefixes(sizes.length - 1).entries()) {
     const [inputs, outputs] = sizes.slice(i);
-    parameter(`${linear}weight`, [outputs, inputs]);
-    parameter(`${linear}bias`, [outputs]);
+    wanted.set(`${linear}weight`, { shape: [outputs, inputs], bytesPerValue: 4 });
+    wanted.set(`${linear}bias`, { shape: [outputs], bytesPerValue: 4 });
     if (i === sizes.length - 2) break;
-    parameter(`${norm}weight`, [outputs]);
-    parameter(`${norm}bias`, [outputs]);
-    statistic(`${norm}running_mean`, outputs, -Infinity);
-    statistic(`${norm}running_var`, outputs, 0);
-    wanted.set(`${norm}num_batches_tracked`, { dtypes: ['I64'], shape: [], least: 0 });
+    for (const name of ['weight', 'bias']) wanted.set(norm + name, { shape: [outputs], bytesPerValue: 4 });
+    // PyTorch keeps statistics in the dtype of the weights, this package in double.
+    for (const name of ['running_mean', 'running_var'])
+      wanted.set(norm + name, { shape: [outputs], bytesPerValue: 8 });
+    wanted.set(`${norm}num_batches_tracked`, { shape: [], bytesPerValue: 8 });
   }
   return wanted;
 }
 
 function mostDataBytes(wanted: ReadonlyMap<string, Expected>): number {
   let bytes = 0;
-  for (const { dtypes, shape } of wanted.values()) {
-    bytes += DTYPES[dtypes[0]].BYTES_PER_ELEMENT * shape.reduce((count, size) => count * size, 1);
+  for (const { shape, bytesPerValue } of wanted.values()) {
+    bytes += bytesPerValue * shape.reduce((count, size) => count * size, 1);
   }
   return bytes;
 }
 
-function dtypeOf(values: StoredValues): string {
-  const dtypes = Object.entries(DTYPES);
-  return dtypes.find(([, Class]) => values instanceof Class)?.[0] ?? values.constructor.name;
-}
-
-function checkTensor(
+function readParameter(
   name: string,
   tensor: StoredTensor | undefined,
-  { dtypes, shape, least }: Expected,
+  shape: readonly number[],
   network: string,
-): void {
+): Float32Array {
   if (tensor === undefined) throw new Error(`${name} must be in the file (${network}), got none`);
-  const dtype = dtypeOf(tensor.data);
-  if (!(dtypes as readonly string[]).includes(dtype))
-    throw new Error(`${name} must have dtype ${dtypes.join(' or ')}, got ${dtype}`);
+  const { data } = tensor;
+  if (!(data instanceof Float32Array))
+    throw new Error(`${name} must be a Float32Array, got a ${data.constructor.name}`);
   if (tensor.shape.join() !== shape.join()) {
     throw new Error(
       `${name} must have shape [${shape.join(', ')}] (${network}), got [${tensor.shape.join(', ')}]`,
     );
   }
-  const rule = least === 0 ? 'finite and not negative' : 'finite';
-  for (const [i, value] of Array.from<number | bigint>(tensor.data).entries()) {
-    if (!(value >= least && value < Infinity && value > -Infinity)) {
-      throw new Error(`${name}[${i}] must be ${rule}, got ${value}`);
-    }
+  for (const [i, value] of data.entries()) {
+    if (!Number.isFinite(value)) throw new Error(`${name}[${i}] must be finite, got ${value}`);
   }
+  return data;
 }

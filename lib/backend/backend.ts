@@ -1,4 +1,5 @@
 import type { FloatArray } from '../types.js';
+import type { Geometry } from '../validate.js';
 
 /**
  * Where a pass computes off the calling thread, this says which operation it is; see operations.ts. The arrays must stay
@@ -9,80 +10,75 @@ export type Slot = number;
 /** More than any machine has cores for one process; a bound against typing errors. */
 export const maxThreads = 1024;
 
-/** The size of a mask: one bit per value, where they begin, and what a kernel may read behind them; as native/batchnorm.h. */
+/** The size of a mask: one bit per value, where they begin, and what a kernel may read beyond them; as native/batchnorm.h. */
 export function maskBytes(size: number): number {
   return Math.floor(size / 8) + 8;
 }
 
 /**
- * The passes for one data type over x[outer][channels][inner]. Callers have checked everything: arrays of `T` have
- * outer * channels * inner values, per-channel arrays `channels`. An absent weight is 1, an absent bias 0, `relu` whether a
- * ReLU follows. Where an array has lost its buffer since, they throw ERR_BATCHNORM_BUFFER_CHANGED, where a result overlaps
- * an input of its size without being in its place, ERR_BATCHNORM_OVERLAP; both before anything is written.
+ * What a forward pass over x[outer][channels][inner] reads and writes; as `Forward` of native/batchnorm.h. Every property is there,
+ * for nothing may be inherited.
+ */
+export interface ForwardPass<T extends FloatArray> {
+  readonly geometry: Geometry;
+  readonly eps: number;
+  readonly x: T;
+  /** May be x. */
+  readonly y: T;
+  /** One value per channel, as the next three have. An absent weight is 1, an absent bias 0. */
+  readonly weight: T | undefined;
+  readonly bias: T | undefined;
+  /** Written in training, read in inference. */
+  readonly mean: Float64Array;
+  /** Biased. */
+  readonly variance: Float64Array;
+  /** Whether a ReLU follows. */
+  readonly relu: boolean;
+  /** Added before it. */
+  readonly residual: T | undefined;
+  /** {@link maskBytes}, to be filled with what a ReLU after a residual lets through. */
+  readonly mask: Uint8Array | undefined;
+}
+
+/** What a backward pass reads and writes; as `Backward` and `Gradients` of native/batchnorm.h. */
+export interface BackwardPass<T extends FloatArray> {
+  readonly geometry: Geometry;
+  readonly eps: number;
+  /** Whether mean and variance are those of x, and carry gradient. */
+  readonly training: boolean;
+  readonly dy: T;
+  readonly x: T;
+  readonly mean: Float64Array;
+  readonly variance: Float64Array;
+  readonly weight: T | undefined;
+  readonly bias: T | undefined;
+  readonly relu: boolean;
+  readonly residual: T | undefined;
+  /** Of a residual and a ReLU, what the forward pass has filled; or undefined to compute it from the residual. */
+  readonly mask: Uint8Array | undefined;
+  /** The gradients that are asked for. dx may be dy. */
+  readonly dx: T | undefined;
+  readonly dWeight: T | undefined;
+  readonly dBias: T | undefined;
+  /** Must be there where a mask is computed. */
+  readonly dResidual: T | undefined;
+}
+
+/**
+ * The passes for one data type. Callers have checked everything. Where an array has lost its buffer since, they throw
+ * ERR_BATCHNORM_BUFFER_CHANGED, where a result overlaps an input of its size without being in its place,
+ * ERR_BATCHNORM_OVERLAP; both before anything is written.
  */
 export interface Passes<T extends FloatArray> {
-  /**
-   * Writes y = activation(normalized x + residual), mean and the biased variance. y may be x; returns whether it is. A
-   * mask is filled with what a ReLU behind a residual lets through.
-   */
-  forwardTraining(
-    outer: number,
-    channels: number,
-    inner: number,
-    eps: number,
-    x: T,
-    y: T,
-    weight: T | undefined,
-    bias: T | undefined,
-    mean: Float64Array,
-    variance: Float64Array,
-    relu: boolean,
-    residual: T | undefined,
-    mask: Uint8Array | undefined,
-  ): boolean;
+  /** Writes y = activation(normalized x + residual), mean and the biased variance. Returns whether y is x. */
+  forwardTraining(pass: ForwardPass<T>): boolean;
   /** The same with given statistics. */
-  forwardInference(
-    outer: number,
-    channels: number,
-    inner: number,
-    eps: number,
-    x: T,
-    y: T,
-    weight: T | undefined,
-    bias: T | undefined,
-    mean: Float64Array,
-    variance: Float64Array,
-    relu: boolean,
-    residual: T | undefined,
-    mask: Uint8Array | undefined,
-  ): boolean;
-  /**
-   * Writes the gradients that are given. dx may be dy. Of a residual and a ReLU, `mask` is what the forward pass has
-   * filled, or undefined to compute it from the residual; dResidual must then be given.
-   */
-  backward(
-    outer: number,
-    channels: number,
-    inner: number,
-    eps: number,
-    training: boolean,
-    dy: T,
-    x: T,
-    mean: Float64Array,
-    variance: Float64Array,
-    weight: T | undefined,
-    bias: T | undefined,
-    relu: boolean,
-    residual: T | undefined,
-    mask: Uint8Array | undefined,
-    dx: T | undefined,
-    dWeight: T | undefined,
-    dBias: T | undefined,
-    dResidual: T | undefined,
-  ): void;
-  forwardTrainingLater: Later<Passes<T>['forwardTraining']>;
-  forwardInferenceLater: Later<Passes<T>['forwardInference']>;
-  backwardLater: Later<Passes<T>['backward']>;
+  forwardInference(pass: ForwardPass<T>): boolean;
+  /** Writes the gradients that are given. */
+  backward(pass: BackwardPass<T>): void;
+  forwardTrainingLater(pass: ForwardPass<T>, slot: Slot): boolean;
+  forwardInferenceLater(pass: ForwardPass<T>, slot: Slot): boolean;
+  backwardLater(pass: BackwardPass<T>, slot: Slot): void;
   /** The size of the memory that freeze fills. */
   frozenBytes(channels: number): number;
   /**
@@ -111,11 +107,6 @@ export interface Passes<T extends FloatArray> {
     slot: Slot,
   ): void;
 }
-
-/** Checks its arguments at once, but computes off the calling thread. */
-export type Later<Pass extends (...args: never[]) => unknown> = (
-  ...args: [...Parameters<Pass>, slot: Slot]
-) => ReturnType<Pass>;
 
 /** An operation on the way. */
 export interface Operation {

@@ -1,10 +1,32 @@
 // Finds the .node file and types it; binding/binding.cpp is the other side.
 import { createRequire } from 'node:module';
 import { rangeError } from '../errors.js';
+import type { FloatArray } from '../types.js';
 import { version } from '../version.js';
-import { type Backend, nothingOnTheWay, type OnTheWay, type Passes } from './backend.js';
+import {
+  type Backend,
+  type BackwardPass,
+  type ForwardPass,
+  nothingOnTheWay,
+  type OnTheWay,
+  type Passes,
+  type Slot,
+} from './backend.js';
 import { l2Bytes, usualStreamBytes } from './caches.js';
 import { cpus } from './threads.js';
+
+/** The passes as binding.cpp has them: by position, and the slot last where they compute later. */
+type BoundForward = (...operands: unknown[]) => boolean;
+type BoundBackward = (...operands: unknown[]) => void;
+interface BoundPasses<T extends FloatArray>
+  extends Pick<Passes<T>, 'frozenBytes' | 'freeze' | 'runFrozen' | 'runFrozenLater'> {
+  forwardTraining: BoundForward;
+  forwardInference: BoundForward;
+  backward: BoundBackward;
+  forwardTrainingLater: BoundForward;
+  forwardInferenceLater: BoundForward;
+  backwardLater: BoundBackward;
+}
 
 interface Binding
   extends Pick<
@@ -20,8 +42,8 @@ interface Binding
     | 'threads'
   > {
   isas: string[];
-  float32: Passes<Float32Array>;
-  float64: Passes<Float64Array>;
+  float32: BoundPasses<Float32Array>;
+  float64: BoundPasses<Float64Array>;
   /** Absent until the library is evaluated for the first time; see {@link Backend.onTheWay}. */
   onTheWay?: OnTheWay;
   /** For the environment that calls. */
@@ -63,6 +85,72 @@ function checkVersion({ version: found }: { version: string }): void {
     throw new Error(`the bundle has version ${version} of the library, node_modules has ${found}`);
 }
 
+// The one place where a pass becomes positions: a record costs the binding more to read than the whole of a small pass.
+
+function spreadForward<T extends FloatArray>(
+  bound: BoundForward,
+): (pass: ForwardPass<T>, slot?: Slot) => boolean {
+  return (pass, slot) =>
+    bound(
+      pass.geometry.outer,
+      pass.geometry.channels,
+      pass.geometry.inner,
+      pass.eps,
+      pass.x,
+      pass.y,
+      pass.weight,
+      pass.bias,
+      pass.mean,
+      pass.variance,
+      pass.relu,
+      pass.residual,
+      pass.mask,
+      slot,
+    );
+}
+
+function spreadBackward<T extends FloatArray>(
+  bound: BoundBackward,
+): (pass: BackwardPass<T>, slot?: Slot) => void {
+  return (pass, slot) =>
+    bound(
+      pass.geometry.outer,
+      pass.geometry.channels,
+      pass.geometry.inner,
+      pass.eps,
+      pass.training,
+      pass.dy,
+      pass.x,
+      pass.mean,
+      pass.variance,
+      pass.weight,
+      pass.bias,
+      pass.relu,
+      pass.residual,
+      pass.mask,
+      pass.dx,
+      pass.dWeight,
+      pass.dBias,
+      pass.dResidual,
+      slot,
+    );
+}
+
+function passesOf<T extends FloatArray>(bound: BoundPasses<T>): Passes<T> {
+  return {
+    forwardTraining: spreadForward(bound.forwardTraining),
+    forwardInference: spreadForward(bound.forwardInference),
+    backward: spreadBackward(bound.backward),
+    forwardTrainingLater: spreadForward(bound.forwardTrainingLater),
+    forwardInferenceLater: spreadForward(bound.forwardInferenceLater),
+    backwardLater: spreadBackward(bound.backwardLater),
+    frozenBytes: bound.frozenBytes,
+    freeze: bound.freeze,
+    runFrozen: bound.runFrozen,
+    runFrozenLater: bound.runFrozenLater,
+  };
+}
+
 /** @throws what {@link loadBinding} throws; RangeError where the CPU lacks `isa`. */
 export function createNativeBackend({ isa, streamBytes }: NativeSettings = {}): Backend {
   const binding = loadBinding();
@@ -86,8 +174,8 @@ export function createNativeBackend({ isa, streamBytes }: NativeSettings = {}): 
     isas,
     l2Bytes: l2,
     streamBytes: () => Math.min(most, perThread * binding.threads()),
-    float32: binding.float32,
-    float64: binding.float64,
+    float32: passesOf(binding.float32),
+    float64: passesOf(binding.float64),
     updateRunningStats: binding.updateRunningStats,
     release: binding.release,
     isAligned: binding.isAligned,

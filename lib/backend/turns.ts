@@ -3,24 +3,12 @@ import { platform } from '../platform/node.js';
 import { lengthOf } from '../typed-array.js';
 import type { FinishedHandler, Slot } from './backend.js';
 
-const { apply } = Reflect;
 const { later } = platform;
 
 /** A pass whose arguments have been checked. */
 export interface Prepared<R> {
   result: R;
   compute: () => void;
-}
-
-/** The pass that computes at once. */
-export function now<Args extends unknown[], R>(
-  prepare: (...args: Args) => Prepared<R>,
-): (...args: Args) => R {
-  return (...args) => {
-    const { result, compute }: Prepared<R> = apply(prepare, undefined, args);
-    compute();
-    return result;
-  };
 }
 
 /** What waits for a turn of the event loop, in its order. */
@@ -47,24 +35,20 @@ export class Turns {
     return count;
   }
 
-  /** The pass that is checked at once and computed in a turn of its own. */
-  later<Args extends unknown[], R>(prepare: (...args: Args) => Prepared<R>): (...args: [...Args, Slot]) => R {
-    return (...args) => {
-      const slot = args.pop() as Slot;
-      const { result, compute }: Prepared<R> = apply(prepare, undefined, args);
-      this.#waiting[slot] = later(() => {
-        this.#waiting[slot] = undefined;
-        let report = slot;
-        try {
-          compute();
-        } catch {
-          report = ~slot;
-        }
-        this.#finished[this.#reported++] = report;
-        this.#handler?.();
-      });
-      return result;
-    };
+  /** Computes a pass that has been checked in a turn of its own. */
+  later<R>({ result, compute }: Prepared<R>, slot: Slot): R {
+    this.#waiting[slot] = later(() => {
+      this.#waiting[slot] = undefined;
+      let report = slot;
+      try {
+        compute();
+      } catch {
+        report = ~slot;
+      }
+      this.#finished[this.#reported++] = report;
+      this.#handler?.();
+    });
+    return result;
   }
 
   cancel(slot: Slot): boolean {

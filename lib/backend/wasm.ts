@@ -1,11 +1,11 @@
 // The C++ as WebAssembly: the same arithmetic wherever no binary can be loaded. Arrays are copied into the module's memory
 // and results, which take the place of the input, out of it; binding/wasm.cpp is the other side.
+import { dtypeNamed, dtypes } from '../dtype.js';
 import { rangeError, stateError } from '../errors.js';
 import { platform } from '../platform/node.js';
 import {
   byteLengthOf,
   bytesOf,
-  bytesPerValue,
   copyInto,
   lengthOf,
   partOf,
@@ -15,8 +15,15 @@ import {
 } from '../typed-array.js';
 import type { DType, FloatArray } from '../types.js';
 import { checkApart, isInPlace } from '../validate.js';
-import { type Backend, maskBytes, nothingOnTheWay, type Passes } from './backend.js';
-import { now, type Prepared, Turns } from './turns.js';
+import {
+  type Backend,
+  type BackwardPass,
+  type ForwardPass,
+  maskBytes,
+  nothingOnTheWay,
+  type Passes,
+} from './backend.js';
+import { type Prepared, Turns } from './turns.js';
 import { wasmBytes } from './wasm-bytes.js';
 
 const { apply } = Reflect;
@@ -85,7 +92,7 @@ class Machine {
 
   /** The pass of a dtype. */
   pass(name: PassName, dtype: DType): NumericFunction {
-    const suffix = dtype === 'float32' ? 'Float32' : 'Float64';
+    const { suffix } = dtypes[dtype];
     const full = `${name}${suffix}` as never;
     return (...args) => this.invoke(full, args);
   }
@@ -173,8 +180,8 @@ class Machine {
       return;
     }
     const values = array as FloatArray;
-    const dtype = typedArrayType(values) === 'Float32Array' ? 'float32' : 'float64';
-    const runBytes = part.length * bytesPerValue[dtype];
+    const dtype = dtypeNamed(typedArrayType(values)) as DType;
+    const runBytes = part.length * dtypes[dtype].bytes;
     for (let run = 0; run < part.runs; run++) {
       const inside = this.#view(values, place + run * runBytes, part.length);
       const outside = partOf(values, dtype, part.first + run * part.stride, part.length);
@@ -184,13 +191,11 @@ class Machine {
   }
 
   #view(array: AnyArray, place: Pointer, length: number): AnyArray {
-    // A memory that grows leaves its buffer behind. To ask for the buffer takes as long as a small copy.
+    // A memory that grows loses its buffer. To ask for the buffer takes as long as a small copy.
     if (bytesOf(this.#buffer) === 0) this.#buffer = this.#exports.memory.buffer;
     const buffer = this.#buffer;
-    const type = typedArrayType(array);
-    return type === 'Uint8Array'
-      ? viewOfBytes(buffer, place, length)
-      : viewOf(type === 'Float32Array' ? 'float32' : 'float64', buffer, place, length);
+    const dtype = dtypeNamed(typedArrayType(array));
+    return dtype === undefined ? viewOfBytes(buffer, place, length) : viewOf(dtype, buffer, place, length);
   }
 }
 
@@ -247,14 +252,14 @@ function cutOf(along: Along, outer: number, channels: number, inner: number, val
   const fewest = Math.ceil(perChannel / inner);
   const samples =
     along === 'channels' ? outer : Math.min(outer, Math.max(fewest, Math.floor(near / (channels * inner))));
-  let group = channels;
+  let block = channels;
   if (along !== 'samples' && inner > 1) {
     const fitting = Math.min(channels, Math.max(1, Math.floor(near / (samples * inner))));
-    if (fitting * inner * valueBytes >= runBytes) group = fitting;
+    if (fitting * inner * valueBytes >= runBytes) block = fitting;
   }
-  const abreast = Math.ceil(channels / group);
+  const abreast = Math.ceil(channels / block);
   const count = abreast * Math.ceil(outer / samples);
-  return { count, bytes: samples * group * inner * valueBytes, samples, channels: group, abreast };
+  return { count, bytes: samples * block * inner * valueBytes, samples, channels: block, abreast };
 }
 
 function partAt(index: number, cut: Cut, outer: number, channels: number, inner: number): Part {
@@ -263,13 +268,13 @@ function partAt(index: number, cut: Cut, outer: number, channels: number, inner:
   const channel = (index % abreast) * cut.channels;
   const sample = Math.floor(index / abreast) * cut.samples;
   const samples = Math.min(cut.samples, outer - sample);
-  const group = Math.min(cut.channels, channels - channel);
+  const block = Math.min(cut.channels, channels - channel);
   const runs = abreast === 1 ? 1 : samples;
-  const length = (abreast === 1 ? samples : 1) * group * inner;
+  const length = (abreast === 1 ? samples : 1) * block * inner;
   return {
     outer: samples,
     channel,
-    channels: group,
+    channels: block,
     first: sample * stride + channel * inner,
     runs,
     length,
@@ -289,102 +294,102 @@ function checkLengths(length: number, ...arrays: (AnyArray | undefined)[]): void
   }
 }
 
+function now<R>({ result, compute }: Prepared<R>): R {
+  compute();
+  return result;
+}
+
 function passesOf<T extends FloatArray>(dtype: DType, machine: Machine, turns: Turns): Passes<T> {
-  const valueBytes = bytesPerValue[dtype];
+  const valueBytes = dtypes[dtype].bytes;
   /** The place of a channel's parameter, of an array that may be absent. */
   const from = (place: Pointer, channel: number) => place && place + channel * valueBytes;
-  const forwardOf =
-    (
-      name: 'forwardTraining' | 'forwardInference',
-      pass = machine.pass(name, dtype),
-      infers = name === 'forwardInference',
-    ) =>
-    (
-      outer: number,
-      channels: number,
-      inner: number,
-      eps: number,
-      x: T,
-      y: T,
-      weight: T | undefined,
-      bias: T | undefined,
-      mean: Float64Array,
-      variance: Float64Array,
-      relu: boolean,
-      residual: T | undefined,
-      mask: Uint8Array | undefined,
-    ): Prepared<boolean> => {
-      const size = outer * channels * inner;
-      checkLengths(size, x, y, residual);
-      checkLengths(channels, weight, bias, mean, variance);
-      checkLengths(maskBytes(size), mask);
-      const result = isInPlace(y, 'x.data', x);
-      if (residual) checkApart('out', y, { 'residual.data': residual });
-      // The bits of a mask lie where its values do in the tensor.
-      const along = mask ? 'nothing' : infers ? 'both' : 'channels';
-      const cut = cutOf(along, outer, channels, inner, valueBytes);
-      const bytes =
-        bytesFor(cut.bytes, x, residual) + bytesFor(undefined, weight, bias, mean, variance, mask);
-      const compute = () =>
-        machine.within(bytes, () => {
-          const px = machine.reserve(x, cut.bytes);
-          const pResidual = machine.reserve(residual, cut.bytes);
-          const pMean = infers ? machine.put(mean) : machine.reserve(mean);
-          const pVariance = infers ? machine.put(variance) : machine.reserve(variance);
-          const pMask = machine.reserve(mask);
-          const pWeight = machine.put(weight);
-          const pBias = machine.put(bias);
-          for (let i = 0; i < cut.count; i++) {
-            const part = partAt(i, cut, outer, channels, inner);
-            const { channel } = part;
-            machine.copyIn(x, px, part);
-            machine.copyIn(residual, pResidual, part);
-            pass(
-              part.outer,
-              part.channels,
-              inner,
-              eps,
-              px,
-              px,
-              from(pWeight, channel),
-              from(pBias, channel),
-              pMean + channel * bytesPerValue.float64,
-              pVariance + channel * bytesPerValue.float64,
-              relu,
-              pResidual,
-              pMask,
-            );
-            machine.get(y, px, part);
-          }
-          machine.get(mask, pMask);
-          if (infers) return;
-          machine.get(mean, pMean);
-          machine.get(variance, pVariance);
-        });
-      return { result, compute };
-    };
+  const trainingPass = machine.pass('forwardTraining', dtype);
+  const inferencePass = machine.pass('forwardInference', dtype);
+  const forward = (
+    infers: boolean,
+    {
+      geometry: { outer, channels, inner },
+      eps,
+      x,
+      y,
+      weight,
+      bias,
+      mean,
+      variance,
+      relu,
+      residual,
+      mask,
+    }: ForwardPass<T>,
+  ): Prepared<boolean> => {
+    const pass = infers ? inferencePass : trainingPass;
+    const size = outer * channels * inner;
+    checkLengths(size, x, y, residual);
+    checkLengths(channels, weight, bias, mean, variance);
+    checkLengths(maskBytes(size), mask);
+    const result = isInPlace(y, 'x.data', x);
+    if (residual) checkApart('out', y, { 'residual.data': residual });
+    // The bits of a mask lie where its values do in the tensor.
+    const along = mask ? 'nothing' : infers ? 'both' : 'channels';
+    const cut = cutOf(along, outer, channels, inner, valueBytes);
+    const bytes = bytesFor(cut.bytes, x, residual) + bytesFor(undefined, weight, bias, mean, variance, mask);
+    const compute = () =>
+      machine.within(bytes, () => {
+        const px = machine.reserve(x, cut.bytes);
+        const pResidual = machine.reserve(residual, cut.bytes);
+        const pMean = infers ? machine.put(mean) : machine.reserve(mean);
+        const pVariance = infers ? machine.put(variance) : machine.reserve(variance);
+        const pMask = machine.reserve(mask);
+        const pWeight = machine.put(weight);
+        const pBias = machine.put(bias);
+        for (let i = 0; i < cut.count; i++) {
+          const part = partAt(i, cut, outer, channels, inner);
+          const { channel } = part;
+          machine.copyIn(x, px, part);
+          machine.copyIn(residual, pResidual, part);
+          pass(
+            part.outer,
+            part.channels,
+            inner,
+            eps,
+            px,
+            px,
+            from(pWeight, channel),
+            from(pBias, channel),
+            pMean + channel * dtypes.float64.bytes,
+            pVariance + channel * dtypes.float64.bytes,
+            relu,
+            pResidual,
+            pMask,
+          );
+          machine.get(y, px, part);
+        }
+        machine.get(mask, pMask);
+        if (infers) return;
+        machine.get(mean, pMean);
+        machine.get(variance, pVariance);
+      });
+    return { result, compute };
+  };
 
   const backwardPass = machine.pass('backward', dtype);
-  const backward = (
-    outer: number,
-    channels: number,
-    inner: number,
-    eps: number,
-    training: boolean,
-    dy: T,
-    x: T,
-    mean: Float64Array,
-    variance: Float64Array,
-    weight: T | undefined,
-    bias: T | undefined,
-    relu: boolean,
-    residual: T | undefined,
-    mask: Uint8Array | undefined,
-    dx: T | undefined,
-    dWeight: T | undefined,
-    dBias: T | undefined,
-    dResidual: T | undefined,
-  ): Prepared<void> => {
+  const backward = ({
+    geometry: { outer, channels, inner },
+    eps,
+    training,
+    dy,
+    x,
+    mean,
+    variance,
+    weight,
+    bias,
+    relu,
+    residual,
+    mask,
+    dx,
+    dWeight,
+    dBias,
+    dResidual,
+  }: BackwardPass<T>): Prepared<void> => {
     const size = outer * channels * inner;
     checkLengths(size, dy, x, residual, dx, dResidual);
     checkLengths(channels, mean, variance, weight, bias, dWeight, dBias);
@@ -424,8 +429,8 @@ function passesOf<T extends FloatArray>(dtype: DType, machine: Machine, turns: T
             training,
             pDy,
             px,
-            pMean + channel * bytesPerValue.float64,
-            pVariance + channel * bytesPerValue.float64,
+            pMean + channel * dtypes.float64.bytes,
+            pVariance + channel * dtypes.float64.bytes,
             from(pWeight, channel),
             from(pBias, channel),
             relu,
@@ -481,12 +486,12 @@ function passesOf<T extends FloatArray>(dtype: DType, machine: Machine, turns: T
   };
 
   return {
-    forwardTraining: now(forwardOf('forwardTraining')),
-    forwardInference: now(forwardOf('forwardInference')),
-    backward: now(backward),
-    forwardTrainingLater: turns.later(forwardOf('forwardTraining')),
-    forwardInferenceLater: turns.later(forwardOf('forwardInference')),
-    backwardLater: turns.later(backward),
+    forwardTraining: (pass) => now(forward(false, pass)),
+    forwardInference: (pass) => now(forward(true, pass)),
+    backward: (pass) => now(backward(pass)),
+    forwardTrainingLater: (pass, slot) => turns.later(forward(false, pass), slot),
+    forwardInferenceLater: (pass, slot) => turns.later(forward(true, pass), slot),
+    backwardLater: (pass, slot) => turns.later(backward(pass), slot),
     frozenBytes(channels) {
       if (channels > mostFrozen) throw outOfMemory('a frozen layer', `${channels} channels`);
       return frozenBytes(channels);
@@ -503,8 +508,9 @@ function passesOf<T extends FloatArray>(dtype: DType, machine: Machine, turns: T
         machine.get(filled, pMemory);
       });
     },
-    runFrozen: now(runFrozen),
-    runFrozenLater: turns.later(runFrozen),
+    runFrozen: (outer, inner, memory, x, y, residual) => now(runFrozen(outer, inner, memory, x, y, residual)),
+    runFrozenLater: (outer, inner, memory, x, y, residual, slot) =>
+      turns.later(runFrozen(outer, inner, memory, x, y, residual), slot),
   };
 }
 

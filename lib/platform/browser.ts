@@ -49,6 +49,7 @@ export const platform: Platform = {
       return true;
     }
   },
+  markAsUncloneable() {},
   now: () => apply(now, performance, []),
   later(task) {
     if (ref && first === next) apply(ref, port1, []);

@@ -3,6 +3,7 @@ import { Buffer } from 'node:buffer';
 import { performance } from 'node:perf_hooks';
 import { clearImmediate, setImmediate } from 'node:timers';
 import { types } from 'node:util';
+import * as workerThreads from 'node:worker_threads';
 import { type Backend, maxThreads } from '../backend/backend.js';
 import { createNativeBackend } from '../backend/native.js';
 import { cpus } from '../backend/threads.js';
@@ -11,6 +12,8 @@ import type { Platform } from './platform.js';
 
 // Taken when the library is loaded, and from modules: a test with a clock of its own replaces the global timers.
 const { isSharedArrayBuffer } = types;
+// From Node.js 22.10 on.
+const { markAsUncloneable = () => {} } = workerThreads as { markAsUncloneable?: (object: object) => void };
 
 /** Causes and cures in the order of their likelihood. */
 function loadFailure(cause: unknown): string {
@@ -93,6 +96,7 @@ export const platform: Platform = {
   inflate: (base64) => process.getBuiltinModule('node:zlib').inflateRawSync(Buffer.from(base64, 'base64')),
   wasmForbidden: 'policies and --jitless forbid it',
   isSharedArrayBuffer,
+  markAsUncloneable,
   now: () => performance.now(),
   later(task) {
     const immediate = setImmediate(task);

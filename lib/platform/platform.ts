@@ -13,6 +13,8 @@ export interface Platform {
   readonly wasmForbidden: string;
   /** Of any realm, whatever its prototype. */
   isSharedArrayBuffer(buffer: ArrayBufferLike): buffer is SharedArrayBuffer;
+  /** What structuredClone and postMessage then refuse, where the runtime can be told so. */
+  markAsUncloneable(object: object): void;
   /** Milliseconds since some time. */
   now(): number;
   /** Calls back in a turn of the event loop of its own, in the order of the calls; what it returns takes that back. */

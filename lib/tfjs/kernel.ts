@@ -4,7 +4,6 @@ import { passesFor } from '../backend/index.js';
 import { typeError } from '../errors.js';
 import { filled, lengthOf } from '../typed-array.js';
 import { copyAs, newArray } from '../validate.js';
-import { backward } from './backward.js';
 import { broadcast, gather, spread } from './broadcast.js';
 import { memoryOf } from './memory.js';
 
@@ -53,7 +52,7 @@ export function fusedBatchNorm(tf: typeof tfc, stock: tfc.KernelConfig): tfc.Ker
           throw typeError(name, 'be float32 (cast it with toFloat())', tensor.dtype);
         return stock.kernelFunc(parameters);
       }
-      const { outer, channels, inner, indices } = broadcast(x.shape, {
+      const { indices, ...geometry } = broadcast(x.shape, {
         mean: mean.shape,
         variance: variance.shape,
         scale: scale?.shape,
@@ -65,21 +64,17 @@ export function fusedBatchNorm(tf: typeof tfc, stock: tfc.KernelConfig): tfc.Ker
         ([values, ...parameterValues], [result]) => {
           if (lengthOf(values) === 0) return;
           const [m, v, weight, bias] = parameterValues.map((value, i) => value && spread(value, indices[i]));
-          passesFor<Float32Array>('float32').forwardInference(
-            outer,
-            channels,
-            inner,
-            epsOf(attrs),
-            values,
-            result,
+          passesFor<Float32Array>('float32').forwardInference({
+            ...plain,
+            geometry,
+            eps: epsOf(attrs),
+            x: values,
+            y: result,
             weight,
             bias,
-            copyAs('float64', m as Float32Array),
-            copyAs('float64', v as Float32Array),
-            false,
-            undefined,
-            undefined,
-          );
+            mean: copyAs('float64', m as Float32Array),
+            variance: copyAs('float64', v as Float32Array),
+          });
         },
       );
       // The tape reads every input of a recorded call, and fails where one is undefined.
@@ -91,6 +86,9 @@ export function fusedBatchNorm(tf: typeof tfc, stock: tfc.KernelConfig): tfc.Ker
     },
   };
 }
+
+/** Of a pass that has neither activation nor residual: TensorFlow.js has these elsewhere. */
+export const plain = { relu: false, residual: undefined, mask: undefined } as const;
 
 /**
  * The gradient in place of `stock`, all of it in one pass over x and dy. With r = 1 / √(variance + eps):
@@ -112,7 +110,7 @@ export function fusedBatchNormGradient(tf: typeof tfc, stock: tfc.GradConfig): t
       )
         return stock.gradFunc(dy, saved.slice(0, stock.inputsToSave?.length), attrs);
       const eps = epsOf(attrs);
-      const { outer, channels, inner, indices } = broadcast(x.shape, {
+      const { indices, ...geometry } = broadcast(x.shape, {
         mean: mean.shape,
         variance: variance.shape,
         scale: scale.shape,
@@ -127,18 +125,27 @@ export function fusedBatchNormGradient(tf: typeof tfc, stock: tfc.GradConfig): t
             return;
           }
           const [m, v, weight] = parameterValues.map((values, i) => spread(values, indices[i]));
-          const dScale = newArray<Float32Array>('float32', channels);
-          const dOffset = newArray<Float32Array>('float32', channels);
-          backward(
-            { outer, channels, inner },
-            { eps, training: false, mean: copyAs('float64', m), variance: copyAs('float64', v), weight },
-            dyValues,
-            xValues,
-            { dx, dWeight: dScale, dBias: dOffset },
-          );
-          const dMean = newArray<Float64Array>('float64', channels);
-          const dVariance = newArray<Float64Array>('float64', channels);
-          for (let i = 0; i < channels; i++) {
+          const dScale = newArray<Float32Array>('float32', geometry.channels);
+          const dOffset = newArray<Float32Array>('float32', geometry.channels);
+          passesFor<Float32Array>('float32').backward({
+            ...plain,
+            geometry,
+            eps,
+            training: false,
+            dy: dyValues,
+            x: xValues,
+            mean: copyAs('float64', m),
+            variance: copyAs('float64', v),
+            weight,
+            bias: undefined,
+            dx,
+            dWeight: dScale,
+            dBias: dOffset,
+            dResidual: undefined,
+          });
+          const dMean = newArray<Float64Array>('float64', geometry.channels);
+          const dVariance = newArray<Float64Array>('float64', geometry.channels);
+          for (let i = 0; i < geometry.channels; i++) {
             dMean[i] = (-dOffset[i] * weight[i]) / Math.sqrt(v[i] + eps);
             dVariance[i] = (-0.5 * dScale[i] * weight[i]) / (v[i] + eps);
           }

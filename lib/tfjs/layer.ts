@@ -5,8 +5,7 @@ import { stateError } from '../errors.js';
 import { updateRunningArrays } from '../running.js';
 import { copyInto, filled, lengthOf } from '../typed-array.js';
 import { type Geometry, geometryOf, newArray } from '../validate.js';
-import { backward } from './backward.js';
-import { gradientDepth, kernelName } from './kernel.js';
+import { gradientDepth, kernelName, plain } from './kernel.js';
 import { type Memory, memoryOf } from './memory.js';
 
 const { apply } = Reflect;
@@ -115,7 +114,7 @@ function normalize(
   geometry: Geometry,
   { epsilon: eps, gamma, beta }: BatchNormalization,
 ): Normalized {
-  const { outer, channels, inner } = geometry;
+  const { channels } = geometry;
   const scale = gamma?.read();
   const offset = beta?.read();
   const mean = newArray<Float64Array>('float64', channels);
@@ -129,21 +128,17 @@ function normalize(
     save(scale ? [x, scale] : [x]);
     const [y] = memory.compute([x, scale, offset], [x.shape], ([values, weight, bias], [result]) => {
       if (lengthOf(values) === 0) return;
-      passesFor<Float32Array>('float32').forwardTraining(
-        outer,
-        channels,
-        inner,
+      passesFor<Float32Array>('float32').forwardTraining({
+        ...plain,
+        geometry,
         eps,
-        values,
-        result,
+        x: values,
+        y: result,
         weight,
         bias,
         mean,
         variance,
-        false,
-        undefined,
-        undefined,
-      );
+      });
     });
     const gradFunc = (dy: tfc.Tensor, saved: tfc.Tensor[]) => {
       // What follows is not on the tape: the outer gradient would lack it.
@@ -163,8 +158,22 @@ function normalize(
               if (dBias) filled(dBias, 0);
               return;
             }
-            const forward = { eps, training: true, mean, variance, weight };
-            backward(geometry, forward, dyValues, values, { dx, dWeight, dBias });
+            passesFor<Float32Array>('float32').backward({
+              ...plain,
+              geometry,
+              eps,
+              training: true,
+              dy: dyValues,
+              x: values,
+              mean,
+              variance,
+              weight,
+              bias: undefined,
+              dx,
+              dWeight,
+              dBias,
+              dResidual: undefined,
+            });
           },
         )
         .filter((info) => info !== undefined)

@@ -1,8 +1,10 @@
 // Where the values of tensors are. TensorFlow.js keeps them in its backends: `cpu` as typed arrays, `wasm` in its heap.
+
 import type { TensorInfo } from '@tensorflow/tfjs-core';
+import { dtypes } from '../dtype.js';
 import { describeShape, rangeError, stateError, typeError } from '../errors.js';
 import { newResult } from '../result.js';
-import { bytesPerValue, lengthOf, typedArrayType } from '../typed-array.js';
+import { lengthOf, typedArrayType } from '../typed-array.js';
 import { newArray } from '../validate.js';
 import { sizeOf } from './broadcast.js';
 
@@ -140,7 +142,7 @@ function wasmMemory(backend: WasmBackend): Memory {
 function checkAllocated(backend: WasmBackend, { dataId, shape }: TensorInfo): void {
   const { memoryOffset } = backend.dataIdMap.get(dataId);
   const size = sizeOf(shape);
-  const end = memoryOffset + size * bytesPerValue.float32;
+  const end = memoryOffset + size * dtypes.float32.bytes;
   if (size > 0 && (memoryOffset === 0 || end > lengthOf(backend.wasm.HEAPU8)))
     throw rangeError('a result', 'fit into the heap of wasm', `${size} values of float32`, 'OUT_OF_MEMORY');
 }

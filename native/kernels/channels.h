@@ -38,7 +38,7 @@ void centres(const T* const (&from)[9], size_t stride, size_t channels, T* to) {
     centres_at(from, stride, channels, to);
 }
 
-/// The sum of Count values and of the Count behind them, as a tree of halves.
+/// The sum of Count values and of the Count after them, as a tree of halves.
 template <size_t Count, typename T>
 inline double sum_of_halves(const T* values) {
   double sums[Count];
@@ -194,10 +194,15 @@ inline bool is_left_to_offset(double mean, double inverse) {
 /// The mean is split into what T holds (`high`) and the rest, which goes into the offset: folding all of it
 /// there loses the digits that x - mean cancels.
 template <typename T>
-void normalization(size_t channels, double eps, const double* mean, const double* variance, const T* weight,
-                   const T* bias, T* __restrict high, T* __restrict scale, T* __restrict offset) {
-  for (size_t channel = 0; channel < channels; channel++) {
-    const double inverse = inverse_deviation(variance[channel], eps);
+void normalization(const batchnorm::NormalizationWork<T>& work) {
+  const double* const mean = work.mean;
+  const T* const weight = work.weight;
+  const T* const bias = work.bias;
+  T* const __restrict high = work.high;
+  T* const __restrict scale = work.scale;
+  T* const __restrict offset = work.offset;
+  for (size_t channel = 0; channel < work.channels; channel++) {
+    const double inverse = inverse_deviation(work.variance[channel], work.eps);
     const double factor = (weight ? static_cast<double>(weight[channel]) : 1) * inverse;
     high[channel] = static_cast<T>(is_left_to_offset<T>(mean[channel], inverse) ? 0 : mean[channel]);
     const double low = mean[channel] - static_cast<double>(high[channel]);
@@ -207,18 +212,21 @@ void normalization(size_t channels, double eps, const double* mean, const double
 }
 
 template <typename T>
-void gradients(size_t channels, double eps, double count, const double* mean, const double* variance,
-               const T* high, const double* sum_dy, const double* sum_dy_xc, T* __restrict slope,
-               T* __restrict constant, T* dweight, T* dbias) {
-  for (size_t channel = 0; channel < channels; channel++) {
-    const double low = mean[channel] - static_cast<double>(high[channel]);
-    const double inverse = inverse_deviation(variance[channel], eps);
+void gradients(const batchnorm::GradientsWork<T>& work) {
+  const double count = work.count;
+  const double* const sum_dy = work.sum_dy;
+  const double* const sum_dy_xc = work.sum_dy_xc;
+  T* const __restrict slope = work.slope;
+  T* const __restrict constant = work.constant;
+  for (size_t channel = 0; channel < work.channels; channel++) {
+    const double low = work.mean[channel] - static_cast<double>(work.high[channel]);
+    const double inverse = inverse_deviation(work.variance[channel], work.eps);
     const double sum_dy_normalized = (sum_dy_xc[channel] - low * sum_dy[channel]) * inverse;
     const double channel_slope = inverse * (sum_dy_normalized / count);
     slope[channel] = static_cast<T>(channel_slope);
     constant[channel] = static_cast<T>(sum_dy[channel] / count - low * channel_slope);
-    if (dweight) dweight[channel] = static_cast<T>(sum_dy_normalized);
-    if (dbias) dbias[channel] = static_cast<T>(sum_dy[channel]);
+    if (work.dweight) work.dweight[channel] = static_cast<T>(sum_dy_normalized);
+    if (work.dbias) work.dbias[channel] = static_cast<T>(sum_dy[channel]);
   }
 }
 

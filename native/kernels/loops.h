@@ -1,18 +1,27 @@
 // In which order a tile is walked, and with which tail. Knows the two layouts; knows nothing of the ISA or of
 // batch norm.
 //
-// Both layouts hand a pass groups of up to four vectors that belong to the same channels: four neighbours in
-// a row (channels-first) or the same columns of four rows (channels-last). A channel of a pass that sums has
+// A quad is up to four vectors that belong to the same channels: four neighbours in a row (channels-first) or
+// the same columns of four rows (channels-last). Three things of a pass meet here:
 //
-//   visit(group, group)   adds the sum of both, of which each is summed as a tree
-//   visit(group)          adds one
-//   hold(group)           keeps the sum of one for the next visit_held
-//   visit_held(group)     adds the sum of both, or of one where none is held
+// An opener is called once for each row, or vector of columns: open(RowChannel) or open(ColumnChannels), and
+// returns a channel, which holds its coefficients and sums in registers. `kSums` says of which kind it is.
+//
+// A channel of a pass that writes has visit(quad) and close(ends_stretch). One of a pass that sums has
+//
+//   visit(quad, quad)    adds the sum of both, of which each is summed as a tree
+//   visit(quad)          adds one
+//   hold(quad)           keeps the sum of one for the next visit_held
+//   visit_held(quad)     adds the sum of both, or of one where none is held
 //   end_stretch()         turns what has been added so far into doubles
 //   close(ends_stretch)   after the last one
 //
-// so that a pair is one addition wherever it is cut; groups start at multiples of four, so the order depends
-// on the tile alone. A channel of a pass that writes has visit(group) and close(ends_stretch).
+// so that a pair is one addition wherever it is cut; quads start at multiples of four, so the order depends
+// on the tile alone.
+//
+// A map gives one vector of the result: map.coefficients(row or columns) are those of its channels,
+// map.apply( coefficients, quad, index) the vector `index` of a quad, map.prefetch(quad, distance) asks for
+// what it reads.
 #pragma once
 
 #include <type_traits>
@@ -24,13 +33,13 @@ namespace {
 using batchnorm::Ahead;
 using batchnorm::Tile;
 
-constexpr size_t kGroup = 4;
+constexpr size_t kQuad = 4;
 
 /// A number of vectors that is known when kernels are compiled.
 template <size_t Count>
 using Size = std::integral_constant<size_t, Count>;
 
-/// Asks memory for the line `distance` values behind `from`, or before it where that wraps around. It need
+/// Asks memory for the line `distance` values beyond `from`, or before it where that wraps around. It need
 /// not exist, which is why this is not arithmetic with pointers.
 template <typename T>
 ALWAYS_INLINE void prefetch(const T* from, size_t distance) {
@@ -44,10 +53,12 @@ ALWAYS_INLINE void prefetch_to_write(const T* at) {
 }
 
 /// `Size` vectors, `distance` values apart; all but the last have `lanes` active lanes, the last has
-/// `last_lanes`. From `line` on lie as many lines of the tile in the order of memory: what the groups of a
-/// tile ask memory for follows that order, whatever their own.
+/// `last_lanes`. `line` is what memory is asked for from: the quads of a tile ask for one line after the
+/// other in the order of memory, whatever they read. Of four rows of 32 columns the first quad reads columns
+/// 0 to 15 of each, and asks for the lines that hold row 0 and row 1; the second reads columns 16 to 31 and
+/// asks for those of rows 2 and 3.
 template <size_t Size, typename Lanes, typename LastLanes>
-struct Group {
+struct Quad {
   size_t at;
   size_t distance;
   size_t line;
@@ -89,7 +100,7 @@ struct Group {
 /// The same with a number of vectors that only a call knows, for ISAs whose code should be small
 /// (kSmallCode): one form for all tails.
 template <>
-struct Group<0, size_t, size_t> {
+struct Quad<0, size_t, size_t> {
   size_t at;
   size_t distance;
   size_t line;
@@ -98,7 +109,7 @@ struct Group<0, size_t, size_t> {
   size_t vectors;
 
   static constexpr size_t kSize = 0;
-  static constexpr size_t kMost = kGroup;
+  static constexpr size_t kMost = kQuad;
   ALWAYS_INLINE size_t size() const { return vectors; }
   static constexpr bool kWhole = false;
   ALWAYS_INLINE size_t place(size_t index) const { return at + index * distance; }
@@ -114,7 +125,7 @@ struct Group<0, size_t, size_t> {
     values.store(to + place(index), index + 1 == size() ? last_lanes : lanes);
   }
 };
-using AnyGroup = Group<0, size_t, size_t>;
+using AnyQuad = Quad<0, size_t, size_t>;
 
 /// Per-channel arrays seen from one row of a channels-first tile.
 struct RowChannel {
@@ -143,18 +154,18 @@ struct ColumnChannels {
   }
 };
 
-/// Calls visit(group) for the end of a row, of which `count` values are left: at least one, and at most a
-/// group.
+/// Calls visit(quad) for the end of a row, of which `count` values are left: at least one, and at most a
+/// quad.
 template <typename T, typename Visit>
 ALWAYS_INLINE void visit_end(size_t at, size_t count, Visit visit) {
   constexpr size_t lanes = kLanes<T>;
   const size_t before_last = (count - 1) / lanes;
   const size_t last_lanes = count - before_last * lanes;
   if constexpr (kSmallCode) {
-    visit(AnyGroup{at, lanes, at, lanes, last_lanes, before_last + 1});
+    visit(AnyQuad{at, lanes, at, lanes, last_lanes, before_last + 1});
   } else {
     const auto end = [&](auto vectors) INLINED {
-      visit(Group<decltype(vectors)::value, AllLanes, size_t>{at, lanes, at, {}, last_lanes});
+      visit(Quad<decltype(vectors)::value, AllLanes, size_t>{at, lanes, at, {}, last_lanes});
     };
     switch (before_last) {
       case 0:
@@ -169,18 +180,18 @@ ALWAYS_INLINE void visit_end(size_t at, size_t count, Visit visit) {
   }
 }
 
-/// A group of one row.
+/// A quad of one row.
 template <typename T>
-ALWAYS_INLINE Group<kGroup, AllLanes, AllLanes> whole_group(size_t at) {
+ALWAYS_INLINE Quad<kQuad, AllLanes, AllLanes> whole_quad(size_t at) {
   return {at, kLanes<T>, at, {}, {}};
 }
 
-/// Channels-first: calls open(RowChannel) once per row, and the channel that it returns for the groups of the
+/// Channels-first: calls open(RowChannel) once per row, and the channel that it returns for the quads of the
 /// row.
 template <typename T, typename Open>
 ALWAYS_INLINE void for_each_row(Tile tile, bool ends_stretch, Open open) {
   using Channel = decltype(open(RowChannel{0}));
-  constexpr size_t group = kGroup * kLanes<T>;
+  constexpr size_t quad = kQuad * kLanes<T>;
   const auto each_row = [&](auto visit) INLINED {
     for (size_t row = 0; row < tile.rows; row++) {
       Channel channel = open(RowChannel{row});
@@ -190,12 +201,12 @@ ALWAYS_INLINE void for_each_row(Tile tile, bool ends_stretch, Open open) {
   };
   if constexpr (!Channel::kSums) {
     return each_row([](Channel& channel, size_t at, size_t to) INLINED {
-      for (; at + group <= to; at += group) channel.visit(whole_group<T>(at));
+      for (; at + quad <= to; at += quad) channel.visit(whole_quad<T>(at));
       if (at < to) visit_end<T>(at, to - at, [&](auto end) INLINED { channel.visit(end); });
     });
   } else {
-    if (!kSmallCode && tile.columns <= group) {
-      // What kind of group a short row is decided once.
+    if (!kSmallCode && tile.columns <= quad) {
+      // What kind of quad a short row is decided once.
       return visit_end<T>(0, tile.columns, [&](auto end) INLINED {
         each_row([&](Channel& channel, size_t at, size_t) INLINED {
           end.at = end.line = at;
@@ -210,15 +221,15 @@ ALWAYS_INLINE void for_each_row(Tile tile, bool ends_stretch, Open open) {
         channel.end_stretch();
         left = batchnorm::kStretch - 1;
       };
-      for (; at + 2 * group <= to; at += 2 * group) {
+      for (; at + 2 * quad <= to; at += 2 * quad) {
         add();
-        channel.visit(whole_group<T>(at), whole_group<T>(at + group));
+        channel.visit(whole_quad<T>(at), whole_quad<T>(at + quad));
       }
       if (at == to) return;
       add();
-      if (to - at > group) {
-        channel.hold(whole_group<T>(at));
-        at += group;
+      if (to - at > quad) {
+        channel.hold(whole_quad<T>(at));
+        at += quad;
       }
       visit_end<T>(at, to - at, [&](auto end) INLINED { channel.visit_held(end); });
     });
@@ -227,27 +238,27 @@ ALWAYS_INLINE void for_each_row(Tile tile, bool ends_stretch, Open open) {
 
 /// The columns of `Rows` rows from `row` on, in vectors of all their lanes or of the last.
 template <size_t Rows, typename Lanes>
-ALWAYS_INLINE Group<Rows, Lanes, Lanes> group_of_rows(Tile tile, size_t row, size_t column, Lanes lanes) {
+ALWAYS_INLINE Quad<Rows, Lanes, Lanes> quad_of_rows(Tile tile, size_t row, size_t column, Lanes lanes) {
   const size_t from = row * tile.stride;
   return {from + column, tile.stride, from + Rows * column, lanes, lanes};
 }
-ALWAYS_INLINE AnyGroup any_rows(Tile tile, size_t row, size_t column, size_t lanes, size_t rows) {
+ALWAYS_INLINE AnyQuad any_rows(Tile tile, size_t row, size_t column, size_t lanes, size_t rows) {
   const size_t from = row * tile.stride;
   return {from + column, tile.stride, from + rows * column, lanes, lanes, rows};
 }
 
-/// Calls visit(group) for columns of `rows` rows from `row` on, at most a group.
+/// Calls visit(quad) for columns of `rows` rows from `row` on, at most a quad.
 template <typename Lanes, typename Visit>
 ALWAYS_INLINE void visit_rows(Tile tile, size_t row, size_t rows, size_t column, Lanes lanes, Visit visit) {
   switch (rows) {
     case 1:
-      return visit(group_of_rows<1>(tile, row, column, lanes));
+      return visit(quad_of_rows<1>(tile, row, column, lanes));
     case 2:
-      return visit(group_of_rows<2>(tile, row, column, lanes));
+      return visit(quad_of_rows<2>(tile, row, column, lanes));
     case 3:
-      return visit(group_of_rows<3>(tile, row, column, lanes));
+      return visit(quad_of_rows<3>(tile, row, column, lanes));
     case 4:
-      return visit(group_of_rows<4>(tile, row, column, lanes));
+      return visit(quad_of_rows<4>(tile, row, column, lanes));
   }
 }
 
@@ -259,20 +270,20 @@ ALWAYS_INLINE void for_each_vector(Tile tile, size_t column, Visit visit) {
 }
 
 /// Channels-last, for passes that write: calls open(ColumnChannels) for each vector of columns of every four
-/// rows, and the channel that it returns for their group.
+/// rows, and the channel that it returns for their quad.
 template <typename T, typename Open>
 ALWAYS_INLINE void for_each_column_written(Tile tile, Open open) {
-  for (size_t row = 0; row < tile.rows; row += kGroup) {
-    const size_t rows = tile.rows - row < kGroup ? tile.rows - row : kGroup;
+  for (size_t row = 0; row < tile.rows; row += kQuad) {
+    const size_t rows = tile.rows - row < kQuad ? tile.rows - row : kQuad;
     for_each_vector<T>(tile, 0, [&](size_t column, auto lanes) INLINED {
       const auto channel = open(ColumnChannels{column});
-      const auto visit = [&](auto group) INLINED { channel.visit(group); };
+      const auto visit = [&](auto quad) INLINED { channel.visit(quad); };
       constexpr bool whole = std::is_same_v<decltype(lanes), AllLanes>;
       if constexpr (!kSmallCode) {
         visit_rows(tile, row, rows, column, lanes, visit);
       } else {
         if constexpr (whole)
-          if (rows == kGroup) return visit(group_of_rows<kGroup>(tile, row, column, lanes));
+          if (rows == kQuad) return visit(quad_of_rows<kQuad>(tile, row, column, lanes));
         size_t count = kLanes<T>;
         if constexpr (!whole) count = lanes;
         visit(any_rows(tile, row, column, count, rows));
@@ -281,11 +292,11 @@ ALWAYS_INLINE void for_each_column_written(Tile tile, Open open) {
   }
 }
 
-/// The same for passes that sum, for every eight rows: coefficients and sums are loaded once for both groups.
+/// The same for passes that sum, for every eight rows: coefficients and sums are loaded once for both quads.
 template <typename T, typename Open>
 ALWAYS_INLINE void for_each_column_summed(Tile tile, bool ends_stretch, Open open) {
   using Channel = decltype(open(ColumnChannels{0}));
-  constexpr size_t step = 2 * kGroup;
+  constexpr size_t step = 2 * kQuad;
   constexpr size_t stretch = batchnorm::kStretch * step;
   for (size_t row = 0; row < tile.rows; row += step) {
     const size_t rows = tile.rows - row < step ? tile.rows - row : step;
@@ -295,31 +306,31 @@ ALWAYS_INLINE void for_each_column_summed(Tile tile, bool ends_stretch, Open ope
     if (rows == step) {
       for (; done + kLanes<T> <= tile.columns; done += kLanes<T>) {
         Channel channel = open(ColumnChannels{done});
-        channel.visit(group_of_rows<kGroup>(tile, row, done, AllLanes{}),
-                      group_of_rows<kGroup>(tile, row + kGroup, done, AllLanes{}));
+        channel.visit(quad_of_rows<kQuad>(tile, row, done, AllLanes{}),
+                      quad_of_rows<kQuad>(tile, row + kQuad, done, AllLanes{}));
         channel.close(ends);
       }
     }
     for_each_vector<T>(tile, done, [&](size_t column, auto lanes) INLINED {
       Channel channel = open(ColumnChannels{column});
       const auto add = [&](auto hold, auto visit_held) INLINED {
-        if (rows > kGroup) {
+        if (rows > kQuad) {
           hold();
-          visit_held(row + kGroup, rows - kGroup);
+          visit_held(row + kQuad, rows - kQuad);
         } else {
           visit_held(row, rows);
         }
       };
       if constexpr (!kSmallCode) {
-        add([&]() INLINED { channel.hold(group_of_rows<kGroup>(tile, row, column, lanes)); },
+        add([&]() INLINED { channel.hold(quad_of_rows<kQuad>(tile, row, column, lanes)); },
             [&](size_t from, size_t count) INLINED {
               visit_rows(tile, from, count, column, lanes,
-                         [&](auto group) INLINED { channel.visit_held(group); });
+                         [&](auto quad) INLINED { channel.visit_held(quad); });
             });
       } else {
         size_t count = kLanes<T>;
         if constexpr (!std::is_same_v<decltype(lanes), AllLanes>) count = lanes;
-        add([&]() INLINED { channel.hold(any_rows(tile, row, column, count, kGroup)); },
+        add([&]() INLINED { channel.hold(any_rows(tile, row, column, count, kQuad)); },
             [&](size_t from, size_t many)
                 INLINED { channel.visit_held(any_rows(tile, from, column, count, many)); });
       }
@@ -359,7 +370,7 @@ class LinesOfRows {
         at_(before_first_line(to, total_)),
         end_(tile.columns),
         coefficients_(map.coefficients(RowChannel{0})) {
-    // A store that waits for its line holds up those behind it: parts of lines are asked for in time.
+    // A store that waits for its line holds up those after it: parts of lines are asked for in time.
     if (Stream) prefetch_to_write(to + total_ - 1);
     if (at_ > 0) write_part(coefficients_, {0, 0, 0, at_, at_});
   }
@@ -429,10 +440,10 @@ class LinesOfRows {
     else
       values.store(to_ + at);
   }
-  ALWAYS_INLINE void write_part(const typename Map::OfChannel& of_part, Group<1, size_t, size_t> part) const {
+  ALWAYS_INLINE void write_part(const typename Map::OfChannel& of_part, Quad<1, size_t, size_t> part) const {
     map_.apply(of_part, part, 0).store(to_ + part.at, part.lanes);
   }
-  static ALWAYS_INLINE Group<1, AllLanes, AllLanes> line(size_t at) { return {at, 0, at, {}, {}}; }
+  static ALWAYS_INLINE Quad<1, AllLanes, AllLanes> line(size_t at) { return {at, 0, at, {}, {}}; }
 
   const Map map_;
   T* const to_;
@@ -446,18 +457,17 @@ class LinesOfRows {
 };
 
 /// Maps a channels-last tile without gaps line by line of the output. A line may begin at any column and
-/// reach into the next row, which is why the coefficients go on behind the last column.
+/// reach into the next row, which is why the coefficients go on beyond the last column.
 template <typename T, typename Map>
 ALWAYS_INLINE void stream_columns(Tile tile, T* to, const Map& map) {
   constexpr size_t lanes = kLanes<T>;
   const size_t total = tile.rows * tile.columns;
   size_t at = before_first_line(to, total);
   if (at > 0)
-    map.apply(map.coefficients(ColumnChannels{0}), Group<1, size_t, size_t>{0, 0, 0, at, at}, 0)
-        .store(to, at);
+    map.apply(map.coefficients(ColumnChannels{0}), Quad<1, size_t, size_t>{0, 0, 0, at, at}, 0).store(to, at);
   size_t column = at % tile.columns;
   for (; at + lanes <= total; at += lanes) {
-    const Group<1, AllLanes, AllLanes> line{at, 0, at, {}, {}};
+    const Quad<1, AllLanes, AllLanes> line{at, 0, at, {}, {}};
     map.apply(map.coefficients(ColumnChannels{column}), line, 0).stream(to + at);
     map.prefetch(line, tile.ahead.distance);
     column += lanes;
@@ -465,7 +475,7 @@ ALWAYS_INLINE void stream_columns(Tile tile, T* to, const Map& map) {
   }
   if (at < total)
     map.apply(map.coefficients(ColumnChannels{column}),
-              Group<1, size_t, size_t>{at, 0, at, total - at, total - at}, 0)
+              Quad<1, size_t, size_t>{at, 0, at, total - at, total - at}, 0)
         .store(to + at, total - at);
 }
 

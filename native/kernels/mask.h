@@ -1,4 +1,4 @@
-// One bit per value: what a ReLU behind a residual has let through.
+// One bit per value: what a ReLU after a residual has let through.
 #pragma once
 
 #include "loops.h"
@@ -13,7 +13,7 @@ struct MaskBits {
   ALWAYS_INLINE explicit MaskBits(batchnorm::Mask mask)
       : bytes(mask.bytes ? mask.bytes + 1 : nullptr), first(mask.bytes ? mask.bytes[0] + mask.at : 0) {}
 
-  /// Bits of the values from `place` on. Up to 3 bytes behind them are read.
+  /// Bits of the values from `place` on. Up to 3 bytes beyond them are read.
   ALWAYS_INLINE uint32_t load(size_t place) const {
     uint32_t bits;
     __builtin_memcpy(&bits, bytes + (first + place) / 8, sizeof(bits));

@@ -11,7 +11,7 @@
 
 namespace {
 
-/// What a group adds to a pair of sums.
+/// What a quad adds to a pair of sums.
 template <typename T>
 struct Terms {
   Vec<T> first = Vec<T>::broadcast(0);
@@ -34,14 +34,14 @@ ALWAYS_INLINE auto tree_of(const Term& term) {
   }
 }
 
-/// The same of the terms of each vector of a group.
-template <typename Group, typename Term>
-ALWAYS_INLINE auto sum_of(Group group, const Term& term) {
-  if constexpr (Group::kSize > 0) {
-    return tree_of<0, Group::kSize>(term);
+/// The same of the terms of each vector of a quad.
+template <typename Quad, typename Term>
+ALWAYS_INLINE auto sum_of(Quad quad, const Term& term) {
+  if constexpr (Quad::kSize > 0) {
+    return tree_of<0, Quad::kSize>(term);
   } else {
-    decltype(term(0)) terms[kGroup];
-    for (size_t i = 0; i < group.size(); i++) terms[i] = term(i);
+    decltype(term(0)) terms[kQuad];
+    for (size_t i = 0; i < quad.size(); i++) terms[i] = term(i);
     return (terms[0] + terms[1]) + (terms[2] + terms[3]);
   }
 }
@@ -64,13 +64,13 @@ struct PairOfSums {
 
   Terms<T> held = {};
 
-  ALWAYS_INLINE void add(const Terms<T>& group) {
-    first = first + group.first;
-    second = second + group.second;
+  ALWAYS_INLINE void add(const Terms<T>& quad) {
+    first = first + quad.first;
+    second = second + quad.second;
   }
   /// Zeros where nothing is held, which change no bit of what a sum becomes.
-  ALWAYS_INLINE void add_held(const Terms<T>& group) {
-    add(held + group);
+  ALWAYS_INLINE void add_held(const Terms<T>& quad) {
+    add(held + quad);
     held = {};
   }
   ALWAYS_INLINE void end_stretch() {
@@ -92,16 +92,16 @@ struct Moments {
   Vec<T> shift;
   PairOfSums<T> sums;
 
-  /// Writes as many lines as the group has vectors.
-  template <typename Group, typename Lines>
-  ALWAYS_INLINE Terms<T> terms(Group group, Lines& lines) const {
-    const Terms<T> sum = sum_of(group, [&](size_t i) INLINED {
+  /// Writes as many lines as the quad has vectors.
+  template <typename Quad, typename Lines>
+  ALWAYS_INLINE Terms<T> terms(Quad quad, Lines& lines) const {
+    const Terms<T> sum = sum_of(quad, [&](size_t i) INLINED {
       // Filling with the shift makes inactive lanes add nothing.
-      const Vec<T> deviation = group.load(x, i, shift) - shift;
+      const Vec<T> deviation = quad.load(x, i, shift) - shift;
       return Terms<T>{deviation, deviation * deviation};
     });
-    group.prefetch(x, ahead);
-    lines.template write<Group::kMost>();
+    quad.prefetch(x, ahead);
+    lines.template write<Quad::kMost>();
     return sum;
   }
 };
@@ -159,27 +159,27 @@ struct Normalize {
   ALWAYS_INLINE OfChannel coefficients(Channel channel) const {
     return {{channel.coefficient(mean), channel.coefficient(scale), channel.coefficient(offset)}};
   }
-  template <typename Group>
-  ALWAYS_INLINE Vec<T> apply(const OfChannel& c, Group group, size_t index) const {
-    Vec<T> y = normalized(group.load(x, index, c.of[0]) - c.of[0], c.of[1], c.of[2]);
-    if constexpr (Fused::kAdds) y = y + group.load(residual, index, c.of[0]);
+  template <typename Quad>
+  ALWAYS_INLINE Vec<T> apply(const OfChannel& c, Quad quad, size_t index) const {
+    Vec<T> y = normalized(quad.load(x, index, c.of[0]) - c.of[0], c.of[1], c.of[2]);
+    if constexpr (Fused::kAdds) y = y + quad.load(residual, index, c.of[0]);
     if constexpr (Fused::kMasks)
-      if (mask.bytes) note(group, y.positive());
+      if (mask.bytes) note(quad, y.positive());
     return Fused::kRelu ? keep_positive(y, y) : y;
   }
-  template <typename Group>
-  ALWAYS_INLINE void prefetch(Group group, size_t distance) const {
-    group.prefetch(x, distance);
-    if constexpr (Fused::kAdds) group.prefetch(residual, kResidualAhead<T>);
+  template <typename Quad>
+  ALWAYS_INLINE void prefetch(Quad quad, size_t distance) const {
+    quad.prefetch(x, distance);
+    if constexpr (Fused::kAdds) quad.prefetch(residual, kResidualAhead<T>);
   }
 
  private:
-  template <typename Group>
-  ALWAYS_INLINE void note(Group group, uint32_t bits) const {
-    if constexpr (Group::kWhole)
-      mask.template store_line<T>(group.at, bits);
+  template <typename Quad>
+  ALWAYS_INLINE void note(Quad quad, uint32_t bits) const {
+    if constexpr (Quad::kWhole)
+      mask.template store_line<T>(quad.at, bits);
     else
-      mask.add(group.at, group.last_lanes, bits & ((1u << group.last_lanes) - 1));
+      mask.add(quad.at, quad.last_lanes, bits & ((1u << quad.last_lanes) - 1));
   }
 };
 
@@ -194,21 +194,21 @@ struct GradSums {
   Vec<T> offset;
   PairOfSums<T> sums;
 
-  /// Writes a line after each vector of a group: with twice as much to read, several at once hold up the
+  /// Writes a line after each vector of a quad: with twice as much to read, several at once hold up the
   /// sums (backward of (32, 512, 28, 28): 4.8 ms, so 4.0).
-  template <typename Group, typename Lines>
-  ALWAYS_INLINE Terms<T> terms(Group group, Lines& lines) const {
-    const Terms<T> sum = sum_of(group, [&](size_t i) INLINED {
-      const Vec<T> deviation = group.load(x, i, mean) - mean;
-      Vec<T> gradient = group.load(dy, i, Vec<T>::broadcast(0));
+  template <typename Quad, typename Lines>
+  ALWAYS_INLINE Terms<T> terms(Quad quad, Lines& lines) const {
+    const Terms<T> sum = sum_of(quad, [&](size_t i) INLINED {
+      const Vec<T> deviation = quad.load(x, i, mean) - mean;
+      Vec<T> gradient = quad.load(dy, i, Vec<T>::broadcast(0));
       if constexpr (Gated::kRecomputes)
         gradient = keep_positive(gradient, normalized(deviation, scale, offset));
-      if constexpr (Gated::kReads) gradient = gradient.keep(mask.load(group.place(i)));
+      if constexpr (Gated::kReads) gradient = gradient.keep(mask.load(quad.place(i)));
       lines.template write<1>();
       return Terms<T>{gradient, gradient * deviation};
     });
-    group.prefetch(x, ahead);
-    group.prefetch(dy, ahead);
+    quad.prefetch(x, ahead);
+    quad.prefetch(dy, ahead);
     return sum;
   }
 };
@@ -235,25 +235,25 @@ struct GradInput {
     if constexpr (Gated::kRecomputes) c.of[4] = channel.coefficient(offset);
     return c;
   }
-  template <typename Group>
-  ALWAYS_INLINE Vec<T> apply(const OfChannel& c, Group group, size_t index) const {
-    const Vec<T> deviation = group.load(x, index, c.of[0]) - c.of[0];
-    Vec<T> gradient = group.load(dy, index, c.of[0]);
+  template <typename Quad>
+  ALWAYS_INLINE Vec<T> apply(const OfChannel& c, Quad quad, size_t index) const {
+    const Vec<T> deviation = quad.load(x, index, c.of[0]) - c.of[0];
+    Vec<T> gradient = quad.load(dy, index, c.of[0]);
     if constexpr (Gated::kRecomputes)
       gradient = keep_positive(gradient, normalized(deviation, c.of[3], c.of[4]));
     if constexpr (Gated::kReads) {
-      gradient = gradient.keep(mask.load(group.place(index)));
-      if (Group::kWhole && streams_residual)
-        gradient.stream(dresidual + group.place(index));
+      gradient = gradient.keep(mask.load(quad.place(index)));
+      if (Quad::kWhole && streams_residual)
+        gradient.stream(dresidual + quad.place(index));
       else
-        group.store(dresidual, index, gradient);
+        quad.store(dresidual, index, gradient);
     }
     return ((gradient - deviation * c.of[1]) - c.of[2]) * c.of[3];
   }
-  template <typename Group>
-  ALWAYS_INLINE void prefetch(Group group, size_t distance) const {
-    group.prefetch(x, distance);
-    group.prefetch(dy, distance);
+  template <typename Quad>
+  ALWAYS_INLINE void prefetch(Quad quad, size_t distance) const {
+    quad.prefetch(x, distance);
+    quad.prefetch(dy, distance);
   }
 };
 
@@ -271,20 +271,20 @@ struct FrozenGradInput {
   ALWAYS_INLINE OfChannel coefficients(Channel channel) const {
     return {{channel.coefficient(mean), channel.coefficient(scale), channel.coefficient(offset)}};
   }
-  template <typename Group>
-  ALWAYS_INLINE Vec<T> apply(const OfChannel& c, Group group, size_t index) const {
-    const Vec<T> y = normalized(group.load(x, index, c.of[0]) - c.of[0], c.of[1], c.of[2]);
+  template <typename Quad>
+  ALWAYS_INLINE Vec<T> apply(const OfChannel& c, Quad quad, size_t index) const {
+    const Vec<T> y = normalized(quad.load(x, index, c.of[0]) - c.of[0], c.of[1], c.of[2]);
     // As without activation, where it is normalize that does this: a product of -0 becomes +0.
-    return normalized(keep_positive(group.load(dy, index, c.of[0]), y), c.of[1], Vec<T>::broadcast(0));
+    return normalized(keep_positive(quad.load(dy, index, c.of[0]), y), c.of[1], Vec<T>::broadcast(0));
   }
-  template <typename Group>
-  ALWAYS_INLINE void prefetch(Group group, size_t distance) const {
-    group.prefetch(x, distance);
-    group.prefetch(dy, distance);
+  template <typename Quad>
+  ALWAYS_INLINE void prefetch(Quad quad, size_t distance) const {
+    quad.prefetch(x, distance);
+    quad.prefetch(dy, distance);
   }
 };
 
-/// Writes map.apply over the groups of a channel.
+/// Writes map.apply over the quads of a channel.
 template <typename T, typename Map>
 struct Writer {
   const Map& map;
@@ -293,10 +293,10 @@ struct Writer {
   typename Map::OfChannel coefficients;
 
   static constexpr bool kSums = false;
-  template <typename Group>
-  ALWAYS_INLINE void visit(Group group) const {
-    for (size_t i = 0; i < group.size(); i++) group.store(to, i, map.apply(coefficients, group, i));
-    map.prefetch(group, distance);
+  template <typename Quad>
+  ALWAYS_INLINE void visit(Quad quad) const {
+    for (size_t i = 0; i < quad.size(); i++) quad.store(to, i, map.apply(coefficients, quad, i));
+    map.prefetch(quad, distance);
   }
   ALWAYS_INLINE void close(bool) const {}
 };
@@ -378,22 +378,22 @@ struct Sum {
   Lines& lines;
 
   static constexpr bool kSums = true;
-  template <typename Group>
-  ALWAYS_INLINE void visit(Group group) {
-    of.sums.add(of.terms(group, lines));
+  template <typename Quad>
+  ALWAYS_INLINE void visit(Quad quad) {
+    of.sums.add(of.terms(quad, lines));
   }
-  template <typename Group>
-  ALWAYS_INLINE void visit(Group group, Group next) {
-    const auto terms = of.terms(group, lines);
+  template <typename Quad>
+  ALWAYS_INLINE void visit(Quad quad, Quad next) {
+    const auto terms = of.terms(quad, lines);
     of.sums.add(terms + of.terms(next, lines));
   }
-  template <typename Group>
-  ALWAYS_INLINE void hold(Group group) {
-    of.sums.held = of.terms(group, lines);
+  template <typename Quad>
+  ALWAYS_INLINE void hold(Quad quad) {
+    of.sums.held = of.terms(quad, lines);
   }
-  template <typename Group>
-  ALWAYS_INLINE void visit_held(Group group) {
-    of.sums.add_held(of.terms(group, lines));
+  template <typename Quad>
+  ALWAYS_INLINE void visit_held(Quad quad) {
+    of.sums.add_held(of.terms(quad, lines));
   }
   ALWAYS_INLINE void end_stretch() { of.sums.end_stretch(); }
   ALWAYS_INLINE void close(bool ends_stretch) { of.sums.close(ends_stretch); }

@@ -25,7 +25,7 @@ struct Vec {
   static ALWAYS_INLINE Vec load(const T* from, AllLanes = {}) {
     return make([&](size_t i) { return Register<T>::load(from + i * Register<T>::kLanes); });
   }
-  /// Lanes from `count` on are `fill`; memory behind `count` values is not read.
+  /// Lanes from `count` on are `fill`; memory beyond `count` values is not read.
   static ALWAYS_INLINE Vec load(const T* from, size_t count, Vec fill) {
     return make([&](size_t i) {
       return Register<T>::load(from + i * Register<T>::kLanes, lanes_in(i, count), fill.registers[i]);
@@ -36,7 +36,7 @@ struct Vec {
   ALWAYS_INLINE void store(T* to, AllLanes = {}) const {
     for (size_t i = 0; i < kRegisters; i++) registers[i].store(to + i * Register<T>::kLanes);
   }
-  /// Memory behind `count` values is not written.
+  /// Memory beyond `count` values is not written.
   ALWAYS_INLINE void store(T* to, size_t count) const {
     for (size_t i = 0; i < kRegisters; i++)
       registers[i].store(to + i * Register<T>::kLanes, lanes_in(i, count));

@@ -1,6 +1,6 @@
 // WebAssembly SIMD: registers of 16 bytes, and neither partial loads nor partial stores. A part of a register
-// is loaded and stored with what lies behind it, which comes back as it was: no other thread sees this
-// memory, and binding/wasm.cpp leaves a line behind whatever it allocates.
+// is loaded and stored with what lies beyond it, which comes back as it was: no other thread sees this
+// memory, and binding/wasm.cpp leaves a line beyond whatever it allocates.
 #pragma once
 
 #include <wasm_simd128.h>

@@ -14,6 +14,7 @@ const shape = [4, channels, 5];
 const [x, dy, residual] = [1, 2, 3].map((seed) => tensorOf(shape, seed));
 const size = 4 * channels * 5;
 const out = () => new Float32Array(size);
+const part = { prefix: 'bn', strict: false };
 const linear = { weight: tensorOf([channels, 3]).data, shape: [channels, 3] };
 
 /** What calls give, as arrays. */
@@ -29,6 +30,14 @@ const calls = {
     const bn = new BatchNorm(channels, { activation: 'relu', reuse: true });
     const [y, again] = [bn.forward(x, { residual }).data.slice(), bn.forward(x, { residual }).data];
     return [y, again, bn.backward(dy).dx.data];
+  },
+  states() {
+    const bn = new BatchNorm(channels, { convention: 'keras' });
+    const values = Array.from(state.weight);
+    bn.loadStateDict({ 'bn/gamma:0': values, 'bn/beta:0': { data: state.bias, shape: [channels] } }, part);
+    const again = BatchNorm.fromJSON(bn.toJSON());
+    const frozen = FrozenBatchNorm.fromJSON(again.freeze().toJSON());
+    return [bn.weight, bn.bias, again.weight, again.runningVar, frozen.run(x).data];
   },
   frozen: () => [
     frozenLayer({ activation: 'relu' }).run(x, { residual }).data,

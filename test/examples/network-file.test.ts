@@ -79,7 +79,7 @@ describe('a network in a file', () => {
     [
       'layers.1.running_var',
       undefined,
-      'layers.1.running_var must be in the file (the network 6-5-4-3), got none',
+      'state["layers.1.running_var"] must be a Float32Array, a Float64Array, { data, shape } or an array of numbers, got undefined',
     ],
     [
       'layers.2.weight',
@@ -99,27 +99,38 @@ describe('a network in a file', () => {
     [
       'layers.0.bias',
       { data: new Float64Array(5), shape: [5] },
-      'layers.0.bias must have dtype F32, got F64',
+      'layers.0.bias must be a Float32Array, got a Float64Array',
     ],
     [
       'layers.1.running_mean',
       { data: new BigInt64Array(5), shape: [5] },
-      'layers.1.running_mean must have dtype F64 or F32, got I64',
+      'state["layers.1.running_mean"].data must be a Float32Array, a Float64Array or an array of numbers, got BigInt64Array',
     ],
     [
       'layers.4.bias',
       { data: Float32Array.of(0, 0, Number.NaN, 0), shape: [4] },
-      'layers.4.bias[2] must be finite, got NaN',
+      'state["layers.4.bias"] must be finite, got NaN in channel 2',
     ],
+    [
+      'layers.4.bias',
+      { data: new Float32Array(5), shape: [5] },
+      'state["layers.4.bias"] must have 4 values (one per channel), got 5',
+    ],
+    [
+      'layers.3.bias',
+      { data: Float32Array.of(0, 0, Number.NaN, 0), shape: [4] },
+      'layers.3.bias[2] must be finite, got NaN',
+    ],
+    ['layers.3.weight', undefined, 'layers.3.weight must be in the file (the network 6-5-4-3), got none'],
     [
       'layers.4.running_var',
       { data: Float64Array.of(1, -1, 1, 1), shape: [4] },
-      'layers.4.running_var[1] must be finite and not negative, got -1',
+      'state["layers.4.running_var"] must not be negative, got -1 in channel 1',
     ],
     [
       'layers.4.num_batches_tracked',
       { data: BigInt64Array.of(-1n), shape: [] },
-      'layers.4.num_batches_tracked[0] must be finite and not negative, got -1',
+      'state["layers.4.num_batches_tracked"] must be an integer from 0 to 9007199254740991, got -1n',
     ],
   ])('is refused where %s is wrong', (name, tensor, message) => {
     expect(refusal(name, tensor)).toBe(message);

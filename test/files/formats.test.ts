@@ -48,7 +48,7 @@ describe.each([
     check(found, layers, axis);
     for (const { state, eps, convention: given, ...layer } of found.values()) {
       expect(given).toBe(convention);
-      const frozen = FrozenBatchNorm.from(state, { eps, axis: layer.axis });
+      const frozen = FrozenBatchNorm.from(state, { eps, axis: layer.axis, convention: given });
       expect(frozen.channels).toBe(state.running_mean?.length);
     }
     expect(await loadBatchNorms(pathToFileURL(path))).toEqual(found);

@@ -1,6 +1,7 @@
 // What scripts/test-install.ts runs beside an installed package: node work.mjs <backend that must serve> <version of it>
 import assert from 'node:assert/strict';
 import { createRequire } from 'node:module';
+import * as workerThreads from 'node:worker_threads';
 import * as library from 'batchnorm';
 import { describeGolden } from './golden-difference.js';
 
@@ -21,6 +22,10 @@ const x = tensor();
 const y = bn.forward(x);
 const { dx, dWeight } = bn.backward({ data: y.data, shape: y.shape });
 assert.ok(dx.data.every(Number.isFinite) && dWeight.every(Number.isFinite));
+assert.deepEqual(BatchNorm.fromJSON(JSON.parse(JSON.stringify(bn))).stateDict(), bn.stateDict());
+if ('markAsUncloneable' in workerThreads)
+  assert.throws(() => structuredClone(bn), { name: 'DataCloneError' });
+
 const frozen = bn.freeze();
 const expected = frozen.run(x).data;
 assert.deepEqual((await frozen.runAsync(x)).data, expected);

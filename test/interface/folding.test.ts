@@ -12,6 +12,7 @@ import {
   foldIntoConv,
   foldIntoLinear,
 } from '../../lib/index.js';
+import { expectListed } from '../support/messages.js';
 import { Random, seedNote } from '../support/random.js';
 import * as reference from '../support/reference.js';
 import {
@@ -325,9 +326,9 @@ describe(`foldIntoConv (${seedNote})`, () => {
 
   it('takes −0, NaN and infinities for data, each in its channel', () => {
     const conv = { weight: Float32Array.of(-0, Number.NaN, Infinity, 1), shape: [4, 1] };
-    const bn = { mean: new Float32Array(4), variance: Float32Array.of(1, 1, 1, Infinity) };
+    const bn = { mean: new Float32Array(4), variance: Float32Array.of(1, 1, 1, 3), eps: 1 };
     const { weight, bias } = foldIntoConv(conv, bn);
-    expectSame(weight, [-0, Number.NaN, Infinity, 0], 'weight');
+    expectSame(weight, [-0, Number.NaN, Infinity, 0.5], 'weight');
     expectSame(bias, [0, 0, 0, 0], 'bias');
   });
 
@@ -673,7 +674,7 @@ describe('errors of folding', () => {
       'bn without a mean',
       () => foldBeforeLinear({} as Wrong, linear()),
       TypeError,
-      'bn.mean must be a Float32Array or Float64Array, got undefined',
+      'bn.mean must be a Float32Array, a Float64Array, { data, shape } or an array of numbers, got undefined',
     ],
     [
       'variance of another length',
@@ -707,7 +708,7 @@ describe('errors of folding', () => {
       'bias of the batch norm that is no array',
       () => foldIntoConv(conv(), { ...fixed(8), bias: 0 as Wrong }),
       TypeError,
-      'bn.bias must be a Float32Array or Float64Array, got 0',
+      'bn.bias must be a Float32Array, a Float64Array, { data, shape } or an array of numbers, got 0',
     ],
     [
       'eps of zero',
@@ -799,6 +800,7 @@ describe('errors of folding', () => {
     }
     const error = thrown as Error & { code: string };
     const kind = code ?? (Class === TypeError ? 'INVALID_TYPE' : 'INVALID_VALUE');
+    expectListed(message);
     expect([error.constructor, error.message, error.code]).toEqual([Class, message, `ERR_BATCHNORM_${kind}`]);
   });
 });

@@ -1,5 +1,5 @@
 // Any value anywhere in a call: only errors of ours come out, and what failed has changed nothing.
-import { types } from 'node:util';
+import { inspect, types } from 'node:util';
 import vm from 'node:vm';
 import fc from 'fast-check';
 import { afterEach, describe, expect } from 'vitest';
@@ -104,12 +104,39 @@ const calls: Record<string, Call> = {
   ],
   train: ({ layer }) => [[true], (...a) => (layer as Any).train(...a)],
   loadStateDict: ({ layer }) => [
-    [{ ...stateOf(), weight: values(3), bias: values(3) }],
+    [
+      { ...stateOf(), weight: values(3), bias: values(3) },
+      { prefix: '', strict: true },
+    ],
     (...a) => (layer as Any).loadStateDict(...a),
+  ],
+  'loadStateDict of a part': ({ layer }) => [
+    [
+      {
+        'bn.weight': [1, 2, 3],
+        'bn.bias': { data: values(3), shape: [3] },
+        'bn.running_mean': { data: [1, 2, 3], dims: [1, 3] },
+        'bn.num_batches_tracked': { data: BigInt64Array.of(3n), shape: [] },
+      },
+      { prefix: 'bn', strict: false },
+    ],
+    (...a) => (layer as Any).loadStateDict(...a),
+  ],
+  'BatchNorm.fromJSON': ({ layer }) => [[layer.toJSON()], (...a) => (BatchNorm.fromJSON as Any)(...a)],
+  'FrozenBatchNorm.fromJSON': ({ frozen }) => [
+    [frozen.toJSON()],
+    (...a) => (FrozenBatchNorm.fromJSON as Any)(...a),
   ],
   freeze: ({ layer }) => [[{ activation: 'relu' }], (...a) => (layer as Any).freeze(...a)],
   'FrozenBatchNorm.from': () => [
     [stateOf(), { axis: 1, eps: 1e-5, dtype: 'float32', activation: 'relu' }],
+    (...a) => (FrozenBatchNorm as Any).from(...a),
+  ],
+  'FrozenBatchNorm.from with a convention': () => [
+    [
+      { 'bn/moving_mean:0': [1, 2, 3], 'bn/moving_variance:0': [1, 2, 3] },
+      { convention: 'keras', prefix: 'bn', strict: true },
+    ],
     (...a) => (FrozenBatchNorm as Any).from(...a),
   ],
   'what FrozenBatchNorm.from gives': () => [
@@ -199,6 +226,10 @@ const calls: Record<string, Call> = {
         any.eval(...a),
         any.clear(...a),
         any.stateDict(...a),
+        any.toJSON(...a),
+        inspect(any),
+        (frozen as Any).toJSON(...a),
+        inspect(frozen),
         any.parameters(...a),
         (frozen as Any)[Symbol.dispose](...a),
         (threads as Any)(...a),

@@ -543,7 +543,19 @@ describe(`state of the layer (${seedNote})`, () => {
       spoil: (state) => Object.assign(state, { num_batches_tracked: 1.5 }),
     },
     { title: 'integers for a weight', spoil: (state) => Object.assign(state, { weight: new Int32Array(3) }) },
-    { title: 'a plain array for a bias', spoil: (state) => Object.assign(state, { bias: [0, 0, 0] }) },
+    { title: 'strings for a bias', spoil: (state) => Object.assign(state, { bias: ['0', '0', '0'] }) },
+    {
+      title: 'a weight that is not finite',
+      spoil: (state) => Object.assign(state, { weight: Float32Array.of(1, Infinity, 1) }),
+    },
+    {
+      title: 'a running_mean that is not finite',
+      spoil: (state) => Object.assign(state, { running_mean: Float64Array.of(1, 1, Number.NaN) }),
+    },
+    {
+      title: 'a batch count beyond 2^53',
+      spoil: (state) => Object.assign(state, { num_batches_tracked: 2n ** 53n }),
+    },
     { title: 'an unknown key', spoil: (state) => Object.assign(state, { gamma: new Float32Array(3) }) },
     ...['weight', 'bias', 'running_mean', 'running_var'].map((key) => ({
       title: `no ${key}`,

@@ -6,12 +6,14 @@ import {
   capabilities,
   compose,
   FrozenBatchNorm,
+  foldIntoConv,
   forwardInference,
   forwardTraining,
   setThreads,
   tensor,
   updateRunningStats,
 } from '../../lib/index.js';
+import { expectListed } from '../support/messages.js';
 
 // biome-ignore lint/suspicious/noExplicitAny: wrong types are what is tested
 type Wrong = any;
@@ -51,10 +53,57 @@ const stats = (channels = 3) => ({
 });
 const shared = new Float32Array(60);
 
+/** As of a small ResNet in PyTorch. */
+const wholeModel = () => ({
+  'conv1.weight': new Float32Array(27),
+  ...Object.fromEntries(
+    ['bn1', 'layer1.0.bn1', 'layer1.0.bn2', 'layer1.0.bn10', 'layer2.downsample.1'].flatMap((name) =>
+      Object.entries(new BatchNorm(3).stateDict()).map(([key, value]) => [`${name}.${key}`, value]),
+    ),
+  ),
+  'fc.weight': new Float32Array(30),
+});
+const conv = () => ({ weight: Float32Array.of(1), shape: [1, 1] });
+
 const cases: [title: string, call: () => unknown, expected: Failure][] = [
   // Tensors
-  ['a tensor that is null', () => forwardTraining(null as Wrong), type('x must be an object, got null')],
-  ['a tensor that is a number', () => forwardTraining(3 as Wrong), type('x must be an object, got 3')],
+  [
+    'a tensor that is null',
+    () => forwardTraining(null as Wrong),
+    type('x must be a tensor { data, shape }, got null'),
+  ],
+  [
+    'a tensor that is a number',
+    () => forwardTraining(3 as Wrong),
+    type('x must be a tensor { data, shape }, got 3'),
+  ],
+  [
+    'a tensor that is an array',
+    () => forwardTraining([1, 2] as Wrong),
+    type('x must be a tensor { data, shape }, got an array'),
+  ],
+  [
+    'values without a shape',
+    () => new BatchNorm(4).forward(new Float32Array(4) as Wrong),
+    type('x must be a tensor { data, shape }, got a Float32Array'),
+  ],
+  [
+    'values without a shape, of a frozen layer',
+    () => new BatchNorm(4).freeze().run(new Int8Array(4) as Wrong),
+    type('x must be a tensor { data, shape }, got an Int8Array'),
+  ],
+  [
+    'a tensor without data',
+    () => new BatchNorm(4).forward({ shape: [1, 4] } as Wrong),
+    type('x must be a tensor { data, shape }, got an object without data'),
+  ],
+  [
+    'a tensor of TensorFlow.js',
+    () => new BatchNorm(4).forward({ data: () => {}, shape: [1, 4] } as Wrong),
+    type(
+      'x.data must be a Float32Array, got a function; of a tensor of TensorFlow.js give { data: await t.data(), shape: t.shape }',
+    ),
+  ],
   [
     'data that is an array',
     () => tensor([1, 2] as Wrong, [2]),
@@ -214,7 +263,83 @@ const cases: [title: string, call: () => unknown, expected: Failure][] = [
     range('x.shape[1] must be 64 (channels), got 3'),
   ],
 
+  [
+    'channels that are last on the default axis',
+    () => new BatchNorm(64).forward({ data: new Float32Array(28 * 28 * 64), shape: [1, 28, 28, 64] }),
+    range('x.shape[1] must be 64 (channels), got 28; axis: -1 has 64'),
+  ],
+  [
+    'channels that are last, of a frozen layer',
+    () => new BatchNorm(4).freeze().run(x()),
+    range('x.shape[1] must be 4 (channels), got 3; axis: -1 has 4'),
+  ],
+  [
+    'channels that are first on the last axis',
+    () => new BatchNorm(3, { axis: -1 }).forward(x()),
+    range('x.shape[2] must be 3 (channels), got 4; axis: 1 has 3'),
+  ],
+
   // Options
+  ...(
+    [
+      ['affine', 'weight and bias'],
+      ['num_features', 'the first argument, channels'],
+      ['track_running_stats', 'trackRunningStats'],
+      ['gamma', 'weight'],
+      ['beta', 'bias'],
+      ['scale', 'weight'],
+      ['center', 'bias'],
+      ['channels_last', 'axis: -1'],
+      ['dataFormat', 'axis'],
+      ['Eps', 'eps'],
+      ['esp', 'eps'],
+      ['momentun', 'momentum'],
+      ['activaton', 'activation'],
+      ['unbiased', 'unbiasedRunningVar'],
+      ['relu', "activation: 'relu'"],
+      ['device', undefined],
+      ['', undefined],
+      ['name', undefined],
+    ] as const
+  ).map(([name, meant]): [string, () => unknown, Failure] => [
+    `an option of the layer called ${JSON.stringify(name)}`,
+    () => new BatchNorm(3, { [name]: 1 } as Wrong),
+    type(
+      `options must only have axis, eps, dtype, decay, unbiasedRunningVar, weight, bias, trackRunningStats, activation, reuse, convention, momentum, got ${JSON.stringify(name)}${meant === undefined ? '' : `; did you mean ${meant}?`}`,
+      'ERR_BATCHNORM_UNKNOWN_OPTION',
+    ),
+  ]),
+  [
+    'a momentum of the function',
+    () =>
+      updateRunningStats(
+        { runningMean: new Float64Array(3), runningVar: new Float64Array(3) },
+        { ...stats(), count: 4 },
+        {
+          momentum: 0.1,
+        } as Wrong,
+      ),
+    type(
+      'options must only have decay, unbiasedRunningVar, got "momentum"; did you mean decay, the weight of the old running value?',
+      'ERR_BATCHNORM_UNKNOWN_OPTION',
+    ),
+  ],
+  [
+    'a mode for forward',
+    () => new BatchNorm(3).forward(x(), { training: false } as Wrong),
+    type(
+      'options must only have out, updateStats, residual, got "training"; did you mean train() or eval()?',
+      'ERR_BATCHNORM_UNKNOWN_OPTION',
+    ),
+  ],
+  [
+    'running statistics for the function',
+    () => forwardInference(x(), { running_mean: stats().mean, running_var: stats().variance } as Wrong),
+    type(
+      'options must only have axis, eps, weight, bias, activation, residual, out, mean, variance, got "running_mean"; did you mean mean?',
+      'ERR_BATCHNORM_UNKNOWN_OPTION',
+    ),
+  ],
   [
     'options that are a number',
     () => forwardTraining(x(), 3 as Wrong),
@@ -229,7 +354,7 @@ const cases: [title: string, call: () => unknown, expected: Failure][] = [
     'an unknown option of the layer',
     () => new BatchNorm(3, { epsilon: 1e-3 } as Wrong),
     type(
-      'options must only have axis, eps, dtype, decay, unbiasedRunningVar, weight, bias, trackRunningStats, activation, reuse, convention, momentum, got "epsilon"',
+      'options must only have axis, eps, dtype, decay, unbiasedRunningVar, weight, bias, trackRunningStats, activation, reuse, convention, momentum, got "epsilon"; did you mean eps?',
       'ERR_BATCHNORM_UNKNOWN_OPTION',
     ),
   ],
@@ -237,14 +362,17 @@ const cases: [title: string, call: () => unknown, expected: Failure][] = [
     'an unknown option of a function',
     () => forwardTraining(x(), { gamma: 1 } as Wrong),
     type(
-      'options must only have axis, eps, weight, bias, activation, residual, out, got "gamma"',
+      'options must only have axis, eps, weight, bias, activation, residual, out, got "gamma"; did you mean weight?',
       'ERR_BATCHNORM_UNKNOWN_OPTION',
     ),
   ],
   [
     'an unknown option of run',
     () => new BatchNorm(3).freeze().run(x(), { output: 1 } as Wrong),
-    type('options must only have out, residual, got "output"', 'ERR_BATCHNORM_UNKNOWN_OPTION'),
+    type(
+      'options must only have out, residual, got "output"; did you mean out?',
+      'ERR_BATCHNORM_UNKNOWN_OPTION',
+    ),
   ],
   [
     'a negative eps',
@@ -353,7 +481,10 @@ const cases: [title: string, call: () => unknown, expected: Failure][] = [
   [
     'an unknown option of freeze',
     () => new BatchNorm(3).freeze({ relu: true } as Wrong),
-    type('options must only have activation, got "relu"', 'ERR_BATCHNORM_UNKNOWN_OPTION'),
+    type(
+      `options must only have activation, got "relu"; did you mean activation: 'relu'?`,
+      'ERR_BATCHNORM_UNKNOWN_OPTION',
+    ),
   ],
   [
     'an activation that does not exist',
@@ -394,7 +525,7 @@ const cases: [title: string, call: () => unknown, expected: Failure][] = [
   [
     'a residual that is no tensor',
     () => new BatchNorm(3).freeze().run(x(), { residual: new Float32Array(6) as Wrong }),
-    type('residual.data must be a Float32Array, got undefined'),
+    type('residual must be a tensor { data, shape }, got a Float32Array'),
   ],
   [
     'options that are an array',
@@ -651,7 +782,9 @@ const cases: [title: string, call: () => unknown, expected: Failure][] = [
   [
     'a state without an entry',
     () => new BatchNorm(3).loadStateDict({}),
-    type('state.weight must be a Float32Array or Float64Array, got undefined'),
+    type(
+      'state.weight must be a Float32Array, a Float64Array, { data, shape } or an array of numbers, got undefined',
+    ),
   ],
   [
     'a state with an entry the layer lacks',
@@ -662,7 +795,7 @@ const cases: [title: string, call: () => unknown, expected: Failure][] = [
     'a state with an unknown entry',
     () => new BatchNorm(3).loadStateDict({ ...new BatchNorm(3).stateDict(), gamma: 1 } as Wrong),
     type(
-      'state must only have weight, bias, running_mean, running_var, num_batches_tracked, got "gamma"',
+      `state must only have weight, bias, running_mean, running_var, num_batches_tracked, got "gamma"; convention: 'keras' knows it`,
       'ERR_BATCHNORM_UNKNOWN_OPTION',
     ),
   ],
@@ -673,8 +806,10 @@ const cases: [title: string, call: () => unknown, expected: Failure][] = [
   ],
   [
     'a state of another type',
-    () => new BatchNorm(3).loadStateDict({ ...new BatchNorm(3).stateDict(), bias: [0, 0, 0] as Wrong }),
-    type('state.bias must be a Float32Array or Float64Array, got an array'),
+    () => new BatchNorm(3).loadStateDict({ ...new BatchNorm(3).stateDict(), bias: new Int32Array(3) }),
+    type(
+      'state.bias must be a Float32Array, a Float64Array, { data, shape } or an array of numbers, got Int32Array',
+    ),
   ],
   [
     'a state with a negative running variance',
@@ -685,17 +820,320 @@ const cases: [title: string, call: () => unknown, expected: Failure][] = [
   [
     'a state with a fractional count',
     () => new BatchNorm(1).loadStateDict({ ...new BatchNorm(1).stateDict(), num_batches_tracked: 0.5 }),
-    range('state.num_batches_tracked must be an integer from 0 on, got 0.5'),
+    range('state.num_batches_tracked must be an integer from 0 to 9007199254740991, got 0.5'),
   ],
   [
     'a frozen layer from a state without statistics',
     () => FrozenBatchNorm.from({ weight: new Float32Array(3) }),
-    type('state.running_mean must be a Float32Array or Float64Array, got undefined'),
+    type(
+      'state.running_mean must be a Float32Array, a Float64Array, { data, shape } or an array of numbers, got undefined',
+    ),
   ],
   [
     'a frozen layer from parts of different sizes',
     () => FrozenBatchNorm.from({ ...new BatchNorm(3).stateDict(), running_var: new Float64Array(2) }),
     range('state.running_var must have 3 values (one per channel), got 2'),
+  ],
+
+  ...(
+    [
+      [
+        'running_var',
+        Float64Array.of(1, Number.NaN, 1),
+        'state.running_var must be finite, got NaN in channel 1',
+      ],
+      [
+        'running_mean',
+        Float32Array.of(1, 1, -Infinity),
+        'state.running_mean must be finite, got -Infinity in channel 2',
+      ],
+      ['weight', [1, Infinity, 1], 'state.weight must be finite, got Infinity in channel 1'],
+      ['bias', Float64Array.of(0, 0, 1e39), 'state.bias must be finite in float32, got 1e+39 in channel 2'],
+      ['bias', [0, 0], 'state.bias must have 3 values (one per channel), got 2'],
+      ['bias', [], 'state.bias must have at least one value (one per channel), got 0'],
+      [
+        'weight',
+        { data: new Float32Array(3), shape: [4] },
+        'state.weight.data must have 4 values (4), got 3',
+      ],
+      [
+        'running_var',
+        { data: new Float32Array(4), shape: [4] },
+        'state.running_var must have 3 values (one per channel), got 4',
+      ],
+      [
+        'num_batches_tracked',
+        -1,
+        'state.num_batches_tracked must be an integer from 0 to 9007199254740991, got -1',
+      ],
+      [
+        'num_batches_tracked',
+        -1n,
+        'state.num_batches_tracked must be an integer from 0 to 9007199254740991, got -1n',
+      ],
+      [
+        'num_batches_tracked',
+        BigInt64Array.of(2n ** 53n),
+        'state.num_batches_tracked must be an integer from 0 to 9007199254740991, got 9007199254740992n',
+      ],
+      [
+        'num_batches_tracked',
+        Float64Array.of(0.5),
+        'state.num_batches_tracked must be an integer from 0 to 9007199254740991, got 0.5',
+      ],
+      ['num_batches_tracked', new Int32Array(2), 'state.num_batches_tracked must have one value, got 2'],
+      ['num_batches_tracked', [], 'state.num_batches_tracked must have one value, got 0'],
+    ] as const
+  ).map(([name, value, message]): [string, () => unknown, Failure] => [
+    `a state with ${name} ${typeof value === 'bigint' ? value : JSON.stringify(value, (_, v) => (typeof v === 'bigint' ? `${v}` : v))}`,
+    () => new BatchNorm(3).loadStateDict({ ...new BatchNorm(3).stateDict(), [name]: value }),
+    range(message),
+  ]),
+  ...(
+    [
+      ['weight', ['1', 1, 1], 'state.weight[0] must be a number, got "1"'],
+      ['weight', new Array(3), 'state.weight[0] must be a number, got undefined'],
+      [
+        'weight',
+        new Uint16Array(3),
+        'state.weight must be a Float32Array, a Float64Array, { data, shape } or an array of numbers, got Uint16Array; convert float16 or bfloat16 to a Float32Array first: bits alone do not say which they are',
+      ],
+      [
+        'weight',
+        { data: new Uint16Array(3), shape: [3] },
+        'state.weight.data must be a Float32Array, a Float64Array or an array of numbers, got Uint16Array; convert float16 or bfloat16 to a Float32Array first: bits alone do not say which they are',
+      ],
+      [
+        'bias',
+        { data: new Float32Array(3) },
+        'state.bias.shape must be an array of dimensions, got undefined',
+      ],
+      [
+        'bias',
+        {},
+        'state.bias must be a Float32Array, a Float64Array, { data, shape } or an array of numbers, got an object',
+      ],
+      [
+        'running_mean',
+        JSON.parse(JSON.stringify(new Float32Array(3))),
+        'state.running_mean must be a Float32Array, a Float64Array, { data, shape } or an array of numbers, got an object with the key 0, as JSON makes of a typed array; save what toJSON() of the layer gives, and read it with fromJSON()',
+      ],
+      [
+        'num_batches_tracked',
+        '3',
+        'state.num_batches_tracked must be an integer from 0 to 9007199254740991, got "3"',
+      ],
+      [
+        'num_batches_tracked',
+        {},
+        'state.num_batches_tracked must be an integer from 0 to 9007199254740991, got an object',
+      ],
+    ] as const
+  ).map(([name, value, message], i): [string, () => unknown, Failure] => [
+    `a state with a wrong type of ${name} (${i})`,
+    () => new BatchNorm(3).loadStateDict({ ...new BatchNorm(3).stateDict(), [name]: value }),
+    type(message),
+  ]),
+  [
+    'a state that is a Map',
+    () => new BatchNorm(3).loadStateDict(new Map() as Wrong),
+    type('state must be an object, got a Map; give Object.fromEntries(map)'),
+  ],
+  [
+    'a state that is an array',
+    () => new BatchNorm(3).loadStateDict([] as Wrong),
+    type('state must be an object, got an array'),
+  ],
+  [
+    'a state that is a typed array',
+    () => new BatchNorm(3).loadStateDict(new Float32Array(2 ** 27) as Wrong),
+    type('state must be an object, got Float32Array'),
+  ],
+  [
+    'a state with a near miss',
+    () =>
+      new BatchNorm(3).loadStateDict({ ...new BatchNorm(3).stateDict(), runningMean: new Float64Array(3) }),
+    type(
+      'state must only have weight, bias, running_mean, running_var, num_batches_tracked, got "runningMean"; did you mean running_mean?',
+      'ERR_BATCHNORM_UNKNOWN_OPTION',
+    ),
+  ],
+  [
+    "a state of ONNX under Keras' convention",
+    () => new BatchNorm(3, { convention: 'keras' }).loadStateDict({ scale: [1, 1, 1] }),
+    type(
+      `state must only have weight, bias, running_mean, running_var, num_batches_tracked, gamma, beta, moving_mean, moving_variance, got "scale"; convention: 'onnx' knows it`,
+      'ERR_BATCHNORM_UNKNOWN_OPTION',
+    ),
+  ],
+  [
+    'a state with the same entry twice',
+    () =>
+      FrozenBatchNorm.from(
+        { 'bn/gamma:0': [1], 'bn/gamma': [1], 'bn/moving_mean': [0], 'bn/moving_variance': [1] },
+        { convention: 'keras', prefix: 'bn' },
+      ),
+    type('state["bn/gamma:0"] must be left out beside state["bn/gamma"], got an array'),
+  ],
+  [
+    'the state of a whole model without a prefix',
+    () => FrozenBatchNorm.from(wholeModel()),
+    type(
+      'state must only have weight, bias, running_mean, running_var, num_batches_tracked, got "conv1.weight"; prefix: "bn1." takes a part of a whole model',
+      'ERR_BATCHNORM_UNKNOWN_OPTION',
+    ),
+  ],
+  [
+    "the state of a whole model of Keras' without a convention",
+    () =>
+      FrozenBatchNorm.from({ 'conv/kernel:0': [1], 'bn/moving_mean:0': [0], 'bn/moving_variance:0': [1] }),
+    type(
+      `state must only have weight, bias, running_mean, running_var, num_batches_tracked, got "conv/kernel:0"; prefix: "bn/" with convention: 'keras' takes a part of a whole model`,
+      'ERR_BATCHNORM_UNKNOWN_OPTION',
+    ),
+  ],
+  [
+    'a prefix that is too short',
+    () =>
+      FrozenBatchNorm.from(
+        { 'a.running_mean': [0], 'a.running_var': [1], 'a.b.weight': [1] },
+        { prefix: 'a' },
+      ),
+    type(
+      'state must only have weight, bias, running_mean, running_var, num_batches_tracked behind "a.", got "a.b.weight"; prefix: "a.b." takes a part of a whole model',
+      'ERR_BATCHNORM_UNKNOWN_OPTION',
+    ),
+  ],
+  [
+    'a prefix that matches nothing',
+    () => FrozenBatchNorm.from(wholeModel(), { prefix: 'layer1.0.bn3.' }),
+    range(
+      'prefix must be followed by one of weight, bias, running_mean, running_var, num_batches_tracked in a key of state, got "layer1.0.bn3."; near are "layer1.0.bn1.running_mean", "layer1.0.bn2.running_mean", "layer1.0.bn10.running_mean"',
+    ),
+  ],
+  [
+    'a prefix that matches nothing, with strict: false',
+    () => new BatchNorm(3).loadStateDict(wholeModel(), { prefix: 'bn', strict: false }),
+    range(
+      'prefix must be followed by one of weight, bias, running_mean, running_var, num_batches_tracked in a key of state, got "bn"; near are "bn1.running_mean", "layer1.0.bn1.running_mean", "layer1.0.bn2.running_mean"',
+    ),
+  ],
+  [
+    'a prefix of nothing at all',
+    () => new BatchNorm(3).loadStateDict({}, { prefix: 'bn' }),
+    range(
+      'prefix must be followed by one of weight, bias, running_mean, running_var, num_batches_tracked in a key of state, got "bn"',
+    ),
+  ],
+  [
+    'a prefix of names that belong to another convention',
+    () => FrozenBatchNorm.from({ 'bn/gamma:0': [1], 'bn/moving_mean:0': [0] }, { prefix: 'bn' }),
+    range(
+      `prefix must be followed by one of weight, bias, running_mean, running_var, num_batches_tracked in a key of state, got "bn"; convention: 'keras' knows "bn/gamma:0"`,
+    ),
+  ],
+  [
+    'a state of which nothing matches, with strict: false',
+    () => new BatchNorm(3).loadStateDict({ kernel: [1] }, { strict: false }),
+    range(
+      'state must have at least one of weight, bias, running_mean, running_var, num_batches_tracked, got none of them; near is "kernel"',
+    ),
+  ],
+  [
+    'a state of what the layer does not have alone, with strict: false',
+    () => new BatchNorm(3, { bias: false }).loadStateDict({ bias: [1, 1, 1] }, { strict: false }),
+    range(
+      'state must have at least one of weight, bias, running_mean, running_var, num_batches_tracked, got none of them; near is "bias"',
+    ),
+  ],
+  [
+    'a tensor of a state as JSON makes it',
+    () =>
+      FrozenBatchNorm.from(
+        JSON.parse(
+          JSON.stringify({ running_mean: { data: Float32Array.of(1), shape: [1] }, running_var: [1] }),
+        ),
+      ),
+    type(
+      'state.running_mean.data must be a Float32Array, a Float64Array or an array of numbers, got an object with the key 0, as JSON makes of a typed array; save what toJSON() of the layer gives, and read it with fromJSON()',
+    ),
+  ],
+  [
+    'an entry behind the prefix that is unknown',
+    () =>
+      FrozenBatchNorm.from(
+        { 'bn.running_mean': [0], 'bn.running_var': [1], 'bn.wieght': [1] },
+        { prefix: 'bn' },
+      ),
+    type(
+      'state must only have weight, bias, running_mean, running_var, num_batches_tracked behind "bn.", got "bn.wieght"; did you mean weight?',
+      'ERR_BATCHNORM_UNKNOWN_OPTION',
+    ),
+  ],
+  [
+    'an entry behind the prefix that is wrong',
+    () => FrozenBatchNorm.from({ 'bn.running_mean': [0], 'bn.running_var': [-1] }, { prefix: 'bn' }),
+    range('state["bn.running_var"] must not be negative, got -1 in channel 0'),
+  ],
+  [
+    'an entry that is missing behind the prefix',
+    () => FrozenBatchNorm.from({ 'bn.running_mean': [0] }, { prefix: 'bn', strict: false }),
+    type(
+      'state["bn.running_var"] must be a Float32Array, a Float64Array, { data, shape } or an array of numbers, got undefined',
+    ),
+  ],
+  [
+    'a prefix that is a number',
+    () => new BatchNorm(3).loadStateDict({}, { prefix: 1 as Wrong }),
+    type('prefix must be a string, got 1'),
+  ],
+  [
+    'a strict that is a string',
+    () => new BatchNorm(3).loadStateDict({}, { strict: 'no' as Wrong }),
+    type('strict must be true or false, got "no"'),
+  ],
+  [
+    'an unknown option of loadStateDict',
+    () => new BatchNorm(3).loadStateDict({}, { prefx: 'bn' } as Wrong),
+    type(
+      'options must only have prefix, strict, got "prefx"; did you mean prefix?',
+      'ERR_BATCHNORM_UNKNOWN_OPTION',
+    ),
+  ],
+  [
+    'a fold of statistics that are not finite',
+    () => foldIntoConv(conv(), { mean: [0], variance: [Number.NaN] } as Wrong),
+    range('bn.variance must be finite, got NaN in channel 0'),
+  ],
+  [
+    'a fold of a layer that is not finite',
+    () => {
+      const bn = new BatchNorm(1);
+      bn.weight?.fill(Infinity);
+      foldIntoConv(conv(), bn);
+    },
+    range('bn.weight must be finite, got Infinity in channel 0'),
+  ],
+  [
+    'a fold of running statistics that are not finite',
+    () => {
+      const bn = new BatchNorm(1);
+      bn.runningMean?.fill(Number.NaN);
+      foldIntoConv(conv(), bn);
+    },
+    range('bn.runningMean must be finite, got NaN in channel 0'),
+  ],
+  [
+    "a fold of Keras' names without a convention",
+    () => foldIntoConv(conv(), { gamma: [1], beta: [0], moving_mean: [0], moving_variance: [1] }),
+    type(
+      `bn.mean must be a Float32Array, a Float64Array, { data, shape } or an array of numbers, got undefined; convention: 'keras' knows "gamma"`,
+    ),
+  ],
+  [
+    'a fold of two means',
+    () => foldIntoConv(conv(), { mean: [0], running_mean: [0], variance: [1] } as Wrong),
+    type('bn.running_mean must be left out beside bn.mean, got an array'),
   ],
 
   // Running statistics
@@ -732,6 +1170,7 @@ const cases: [title: string, call: () => unknown, expected: Failure][] = [
 describe('errors', () => {
   it.each(cases)('%s gives a clear error', (_, call, expected) => {
     expect(failureOf(call)).toEqual(expected);
+    expectListed(expected.message);
   });
 
   it('are thrown before anything is written', () => {

@@ -206,6 +206,7 @@ interface Results {
 function resultsOf(backend: Backend, drawn: Case, inputs: Inputs): Results {
   const { dtype, eps, relu, decay, unbiased, misalignment, gradients } = drawn;
   const { outer, channels, inner } = drawn.extents;
+  const geometry = { outer, channels, inner };
   const passes = backend[dtype] as Passes<FloatArray>;
   const { weight, bias, residual } = inputs;
   const size = sizeOf(drawn.extents);
@@ -219,21 +220,19 @@ function resultsOf(backend: Backend, drawn: Case, inputs: Inputs): Results {
   };
   const mean = new Float64Array(channels);
   const variance = new Float64Array(channels);
-  // Where its bits lie is the backend's own affair: dx behind it shows them.
+  // Where its bits lie is the backend's own affair: dx after it shows them.
   const mask = relu && residual ? new Uint8Array(maskBytes(size)) : undefined;
 
   const x = place(inputs.x);
   const forward = (
     pass: 'forwardTraining' | 'forwardInference',
-    statistics: [Float64Array, Float64Array],
+    [ofMean, ofVariance]: [Float64Array, Float64Array],
   ): [FloatArray, boolean] => {
     const from = drawn.inPlace ? place(inputs.x) : x;
     const y = drawn.inPlace ? from : place(size);
     const used = pass === 'forwardTraining' ? mask : undefined;
-    return [
-      y,
-      passes[pass](outer, channels, inner, eps, from, y, weight, bias, ...statistics, relu, residual, used),
-    ];
+    const forward = { geometry, eps, x: from, y, weight, bias, mean: ofMean, variance: ofVariance };
+    return [y, passes[pass]({ ...forward, relu, residual, mask: used })];
   };
   const [y, firstInPlace] = forward('forwardTraining', [mean, variance]);
   const [inferred, secondInPlace] = forward('forwardInference', [inputs.mean, inputs.variance]);
@@ -252,26 +251,24 @@ function resultsOf(backend: Backend, drawn: Case, inputs: Inputs): Results {
     const isMasked = mask !== undefined && (drawn.mask || dx === undefined);
     const dResidual = residual && dx ? place(size) : undefined;
     const statistics = training ? [mean, variance] : [inputs.mean, inputs.variance];
-    passes.backward(
-      outer,
-      channels,
-      inner,
+    passes.backward({
+      geometry,
       eps,
       training,
       dy,
       x,
-      statistics[0],
-      statistics[1],
+      mean: statistics[0],
+      variance: statistics[1],
       weight,
       bias,
       relu,
-      isMasked ? undefined : residual,
-      isMasked ? mask : undefined,
+      residual: isMasked ? undefined : residual,
+      mask: isMasked ? mask : undefined,
       dx,
       dWeight,
       dBias,
       dResidual,
-    );
+    });
     const name = training ? 'training' : 'frozen';
     for (const [gradient, values] of Object.entries({ dx, dWeight, dBias, dResidual }))
       if (values) arrays[`${gradient} (${name})`] = values;

@@ -56,14 +56,18 @@ void all_passes(const batchnorm::KernelTable* table, batchnorm::Shape shape) {
     x[i] = i % 5 == 0 ? std::numeric_limits<T>::infinity()
                       : std::numeric_limits<T>::denorm_min() * static_cast<T>(i);
   const batchnorm::Epilogue<T> both = {batchnorm::kRelu, x.data()};
-  batchnorm::forward_training<T>(execution, shape, 1e-5, x.data(), y.data(), weight.data(), bias.data(),
-                                 mean.data(), variance.data(), both, mask.data());
-  batchnorm::backward<T>(execution, shape, 1e-5, true, y.data(), x.data(), mean.data(), variance.data(),
-                         weight.data(), bias.data(), both, mask.data(),
-                         {y.data(), dweight.data(), dbias.data(), dresidual.data()});
+  batchnorm::forward_training<T>(
+      execution, {shape, 1e-5, x.data(), y.data(), weight.data(), bias.data(), both, mask.data()},
+      mean.data(), variance.data());
+  batchnorm::backward<T>(execution,
+                         {shape, 1e-5, y.data(), x.data(), mean.data(), variance.data(), weight.data(),
+                          bias.data(), both, mask.data()},
+                         true, {y.data(), dweight.data(), dbias.data(), dresidual.data()});
   std::vector<unsigned char> frozen(batchnorm::frozen_bytes<T>(shape.channels));
-  batchnorm::freeze<T>(execution, shape.channels, 1e-5, mean.data(), variance.data(), weight.data(),
-                       bias.data(), batchnorm::kRelu, frozen.data());
+  batchnorm::freeze<T>(
+      execution,
+      {shape.channels, 1e-5, mean.data(), variance.data(), weight.data(), bias.data(), batchnorm::kRelu},
+      frozen.data());
   batchnorm::run_frozen<T>(execution, shape, frozen.data(), x.data(), nullptr, y.data());
 }
 

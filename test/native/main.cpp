@@ -10,6 +10,7 @@
 #include <thread>
 
 #include "passes.h"
+#include "plan.h"
 #include "queue.h"
 
 namespace {
@@ -90,6 +91,105 @@ void test_shape(Shape shape, size_t number) {
   }
 }
 
+// ---- What is decided before a pass begins. ----
+
+struct PlanRow {
+  const char* why;
+  Shape shape;
+  size_t threads, cache_bytes;
+  batchnorm::Traffic traffic;
+  const char* plan;
+};
+constexpr size_t kMegabyte = 1 << 20;
+constexpr batchnorm::Traffic kTraining = {1, true, false, true};
+constexpr batchnorm::Traffic kBackward = {2, true, false, true};
+/// Of float32; from 20 MB on results are streamed.
+const PlanRow kPlans[] = {
+    {"a channel fits, beside another",
+     {32, 256, 3136},
+     1,
+     kMegabyte,
+     kTraining,
+     "groups of 1, beside, streamed"},
+    {"it fits alone", {32, 256, 3136}, 1, kMegabyte / 2, kTraining, "groups of 1, streamed"},
+    {"it fits no cache, and is worth a try",
+     {32, 64, 12544},
+     1,
+     kMegabyte,
+     kTraining,
+     "groups of 1, streamed"},
+    {"several fit", {32, 512, 784}, 1, kMegabyte, kTraining, "groups of 7, beside, streamed"},
+    {"on threads", {32, 512, 784}, 2, kMegabyte, kTraining, "groups of 7, beside, streamed, 2 threads"},
+    {"a share for each thread", {8, 64, 3136}, 4, kMegabyte, kTraining, "groups of 4, cached, 4 threads"},
+    {"rows of a few lines end where lines do",
+     {32, 2048, 49},
+     1,
+     kMegabyte,
+     kTraining,
+     "groups of 160, cached"},
+    {"twice as much to read", {32, 2048, 49}, 1, kMegabyte, kBackward, "groups of 80, cached"},
+    {"kernels that cannot go beside",
+     {32, 512, 784},
+     1,
+     kMegabyte,
+     {1, true, false, false},
+     "groups of 10, streamed"},
+    {"nothing to write", {32, 512, 784}, 1, kMegabyte, {2, false, false, true}, "groups of 5, streamed"},
+    {"in place", {32, 512, 784}, 1, kMegabyte, {1, true, true, true}, "groups of 10, cached"},
+    {"rows shorter than a line", {100000, 64, 4}, 1, kMegabyte, kTraining, "groups of 1, cached"},
+    {"small", {2, 16, 8}, 4, kMegabyte, kTraining, "groups of 16, cached"},
+    {"a channel no cache holds",
+     {2, 1, 600001},
+     1,
+     kMegabyte,
+     kTraining,
+     "whole, blocks of 1, backwards, cached"},
+    {"too few channels for the threads",
+     {32, 3, 50176},
+     2,
+     kMegabyte,
+     kTraining,
+     "whole, blocks of 3, backwards, cached, 2 threads"},
+    {"channels-last", {1568, 256, 1}, 1, kMegabyte, kTraining, "whole, blocks of 256, backwards, cached"},
+    {"narrow channels-last, folded",
+     {100, 3, 1},
+     1,
+     kMegabyte,
+     kTraining,
+     "whole, blocks of 288, backwards, cached"},
+    {"channels-last from memory",
+     {100352, 256, 1},
+     1,
+     kMegabyte,
+     kTraining,
+     "whole, blocks of 256, streamed"},
+    {"wide channels-last",
+     {64, 9000, 1},
+     1,
+     kMegabyte,
+     kTraining,
+     "whole, blocks of 4096, backwards, cached"},
+};
+
+void test_plans() {
+  for (const PlanRow& row : kPlans) {
+    const batchnorm::Execution execution = {nullptr, row.threads, row.cache_bytes, size_t{20} << 20};
+    const batchnorm::Partition<float> partition(row.shape);
+    const std::string plan = batchnorm::describe(batchnorm::plan_of(execution, partition, row.traffic));
+    if (plan != row.plan) std::printf("%s: must be \"%s\", got \"%s\"\n", row.why, row.plan, plan.c_str());
+    check(plan == row.plan, row.why);
+  }
+  const batchnorm::Execution execution = {nullptr, 2, kMegabyte, size_t{20} << 20};
+  const auto of_write = [&](Shape shape, bool in_place) {
+    return batchnorm::describe(
+        batchnorm::plan_of_write(execution, batchnorm::Tiling<float>(shape), in_place));
+  };
+  check(of_write({32, 256, 3136}, false) == "streamed, 2 threads", "a large result goes past the caches");
+  check(of_write({32, 256, 3136}, true) == "cached, 2 threads", "but not in place");
+  check(of_write({100000, 64, 4}, false) == "cached, 2 threads", "nor in rows shorter than a line");
+  check(of_write({4, 64, 4}, false) == "cached", "a small one is one thread's");
+}
+
 // ---- What becomes infinite. ----
 
 template <typename T>
@@ -103,9 +203,10 @@ struct Training {
 template <typename T>
 Training<T> train(const batchnorm::KernelTable* table, std::vector<T> x) {
   Training<T> result{std::vector<T>(x.size()), 0, 0};
-  batchnorm::forward_training<T>({table, 1, 1 << 19, kNever}, {x.size(), 1, 1}, 1e-5, x.data(),
-                                 result.y.data(), nullptr, nullptr, &result.mean, &result.variance, {},
-                                 nullptr);
+  batchnorm::forward_training<T>(
+      {table, 1, 1 << 19, kNever},
+      {{x.size(), 1, 1}, 1e-5, x.data(), result.y.data(), nullptr, nullptr, {}, nullptr}, &result.mean,
+      &result.variance);
   return result;
 }
 
@@ -329,6 +430,7 @@ int main(int count, char** arguments) {
   }
   for (const auto* table : batchnorm::kernel_tables()) test_infinities(table);
   for (const auto* table : batchnorm::kernel_tables()) test_distance(table);
+  test_plans();
   test_callers();
   test_queue();
   test_queue_from_many();

@@ -235,8 +235,10 @@ std::unique_ptr<Results<T>> run(const Case& c, const Inputs<T>& inputs, const Ma
                             &r.inferred_dweight, &r.inferred_dbias})
     std::fill_n(array->data(), array->size(), T{0});
 
-  forward_training<T>(execution, shape, c.eps, input(x.data(), r.y, inputs.x), r.y.data(), w, b,
-                      r.mean.data(), r.variance.data(), epilogue, mask_of(mask));
+  const auto forward = [&](Guarded<T>& y, Guarded<unsigned char>& bits) {
+    return Forward<T>{shape, c.eps, input(x.data(), y, inputs.x), y.data(), w, b, epilogue, mask_of(bits)};
+  };
+  forward_training<T>(execution, forward(r.y, mask), r.mean.data(), r.variance.data());
   std::fill_n(r.running_mean.data(), shape.channels, 0.25);
   std::fill_n(r.running_var.data(), shape.channels, 1.5);
   r.rejected = update_running_stats(*execution.kernels, shape.channels, r.mean.data(), r.variance.data(),
@@ -244,30 +246,48 @@ std::unique_ptr<Results<T>> run(const Case& c, const Inputs<T>& inputs, const Ma
                                     r.running_var.data(), nullptr);
   const double* const running_mean = r.running_mean.data();
   const double* const running_var = r.running_var.data();
-  forward_inference<T>(execution, shape, c.eps, input(x.data(), r.inferred, inputs.x), r.inferred.data(), w,
-                       b, running_mean, running_var, epilogue, mask_of(inferred_mask));
+  forward_inference<T>(execution, forward(r.inferred, inferred_mask), running_mean, running_var);
   Guarded<unsigned char> frozen(frozen_bytes<T>(shape.channels), m.place);
-  freeze<T>(execution, shape.channels, c.eps, running_mean, running_var, w, b, epilogue.activation,
+  freeze<T>(execution, {shape.channels, c.eps, running_mean, running_var, w, b, epilogue.activation},
             frozen.data());
   require(frozen_channels<T>(frozen.data(), frozen.size()) == shape.channels, "as prepared",
           "the channels of a frozen layer");
   run_frozen<T>(execution, shape, frozen.data(), input(x.data(), r.frozen, inputs.x), epilogue.residual,
                 r.frozen.data());
 
+  const auto pass_of = [&](const T* dy_data, const double* mean, const double* variance,
+                           Guarded<unsigned char>& bits) {
+    return Backward<T>{shape, c.eps, dy_data, x.data(), mean, variance, w, b, epilogue, mask_of(bits)};
+  };
+  const bool needs_dresidual = gated && masked == 0;
+  const bool wants_dresidual = needs_dresidual || (c.residual && c.input_gradient);
   const auto run_backward = [&](bool training, const double* mean, const double* variance,
                                 Guarded<unsigned char>& bits, Guarded<T>& dx, Guarded<T>& dresidual,
                                 Guarded<T>& dweight, Guarded<T>& dbias) {
-    const bool needs_dresidual = gated && masked == 0;
-    backward<T>(execution, shape, c.eps, training,
-                c.input_gradient ? input(dy.data(), dx, inputs.dy) : dy.data(), x.data(), mean, variance, w,
-                b, epilogue, mask_of(bits),
-                {c.input_gradient ? dx.data() : nullptr, c.parameter_gradients ? dweight.data() : nullptr,
-                 c.parameter_gradients ? dbias.data() : nullptr,
-                 needs_dresidual || (c.residual && c.input_gradient) ? dresidual.data() : nullptr});
+    const T* const from = c.input_gradient ? input(dy.data(), dx, inputs.dy) : dy.data();
+    backward<T>(
+        execution, pass_of(from, mean, variance, bits), training,
+        {c.input_gradient ? dx.data() : nullptr, c.parameter_gradients ? dweight.data() : nullptr,
+         c.parameter_gradients ? dbias.data() : nullptr, wants_dresidual ? dresidual.data() : nullptr});
   };
   run_backward(true, r.mean.data(), r.variance.data(), mask, r.dx, r.dresidual, r.dweight, r.dbias);
   run_backward(false, running_mean, running_var, inferred_mask, r.inferred_dx, r.inferred_dresidual,
                r.inferred_dweight, r.inferred_dbias);
+  if (c.input_gradient) {
+    // By halves.
+    Guarded<T> dx(shape.size(), m.place), dresidual(shape.size(), m.place);
+    Guarded<double> sum_dy(shape.channels, m.place), sum_dy_xc(shape.channels, m.place);
+    const GradientSums sums = {sum_dy.data(), sum_dy_xc.data()};
+    T* const to_residual = wants_dresidual ? dresidual.data() : nullptr;
+    const T* const from = input(dy.data(), dx, inputs.dy);
+    const Backward<T> pass = pass_of(from, r.mean.data(), r.variance.data(), mask);
+    grad_sums<T>(execution, pass, to_residual, sums);
+    grad_input<T>(execution, pass, sums, static_cast<double>(shape.count()), dx.data(), to_residual);
+    require(same(dx, r.dx), "the same to the bit by halves", "dx");
+    require(!wants_dresidual || same(dresidual, r.dresidual), "the same to the bit by halves", "dresidual");
+    require(dx.intact() && dresidual.intact() && sum_dy.intact() && sum_dy_xc.intact(),
+            "alone in what is written", "gradients by halves");
+  }
 
   const char* const overrun = r.find(r, [](const auto& array, const auto&) { return array.intact(); });
   require(overrun == nullptr, "alone in what is written", overrun);
