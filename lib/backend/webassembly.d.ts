@@ -1,5 +1,6 @@
 // What is used of WebAssembly, which neither ECMAScript's types nor Node's declare.
 declare namespace WebAssembly {
+  class RuntimeError extends Error {}
   class Module {
     constructor(bytes: Uint8Array);
   }

@@ -1,4 +1,5 @@
 // HDF5 files as trees of groups and datasets, by way of h5wasm.
+import { stateError } from '../errors.js';
 import { abridged, abridgedName } from './abridged.js';
 import type { Parameter } from './entries.js';
 import { mostChannels } from './entries.js';
@@ -15,6 +16,18 @@ const mostValueBytes = 1 << 28;
 
 type Module = Awaited<Hdf5Library['ready']>;
 type File = InstanceType<Hdf5Library['File']>;
+
+/** Set where WebAssembly has trapped: its memory may be anything from then on, and a call may never come back. */
+let hasTrapped = false;
+
+function checkWorking(cause?: unknown): void {
+  if (hasTrapped)
+    throw stateError(
+      'PACKAGE_FAILED',
+      'h5wasm must be whole, got a trap in WebAssembly on a damaged file; no more HDF5 can be read in this process or worker',
+      cause,
+    );
+}
 
 /** An open file. */
 export class Hdf5 {
@@ -36,6 +49,7 @@ export class Hdf5 {
    * @throws {Error} of this library for whatever h5wasm throws.
    */
   static async open<T>(path: string, use: (file: Hdf5) => T): Promise<T> {
+    checkWorking();
     const library = await loadHdf5();
     const module = await library.ready;
     // Otherwise what is wrong with a file is printed.
@@ -45,10 +59,10 @@ export class Hdf5 {
       try {
         return use(new Hdf5(library, module, file));
       } finally {
-        guarded('file', () => file.close());
+        if (!hasTrapped) guarded('file', () => file.close());
       }
     } finally {
-      module.deactivate_throwing_error_handler();
+      if (!hasTrapped) module.deactivate_throwing_error_handler();
     }
   }
 
@@ -145,6 +159,8 @@ function guarded<T>(path: string, run: () => T): T {
     return run();
   } catch (error) {
     if (error instanceof Error && 'code' in error) throw error;
+    hasTrapped ||= error instanceof WebAssembly.RuntimeError;
+    checkWorking(error);
     throw invalidFile(abridgedName(path), 'be HDF5 that h5wasm reads', reasonOf(error), error);
   }
 }

@@ -96,7 +96,8 @@ const byExtension = new Map<string, Format>([
  * @throws RangeError (`ERR_BATCHNORM_INVALID_FILE`) for a file that is damaged or contradicts itself;
  * (`ERR_BATCHNORM_UNSUPPORTED_FILE`) for another format, or something in it that is not read;
  * (`ERR_BATCHNORM_FILE_TOO_LARGE`) for what would take more memory than a model needs.
- * @throws Error (`ERR_BATCHNORM_PACKAGE_MISSING`) where a package has to be installed; errors of `node:fs`, with their own codes.
+ * @throws Error (`ERR_BATCHNORM_PACKAGE_MISSING`) where a package has to be installed, (`ERR_BATCHNORM_PACKAGE_FAILED`) where h5wasm
+ * has broken down on a damaged HDF5 file; errors of `node:fs`, with their own codes.
  * @example
  * import { FrozenBatchNorm } from 'batchnorm';
  * import { loadBatchNorms } from 'batchnorm/files';
