@@ -19,6 +19,8 @@ export interface Case {
   dtype: DType;
   /** Bytes that x, dy, y and dx lie off the start of their buffers. */
   offset: number;
+  /** Where in a line of 64 bytes they begin; absent: where the engine happens to place them. */
+  line?: number;
 }
 
 function first(group: string, batch: number, channels: number, ...space: number[]): Case {
@@ -68,6 +70,23 @@ function misaligned(cases: readonly Case[]): Case[] {
   return cases.map((it) => ({ ...it, name: `${it.name} +4 B`, group: 'misaligned', offset: 4 }));
 }
 
+/** Rows of a few values with many channels and with few, 1 MB in all, and the same numbers channels-last. */
+function shortRows(): Case[] {
+  const values = 2 ** 18;
+  return [2, 3, 4, 8, 16, 48].flatMap((length) =>
+    [512, 16].flatMap((channels) => {
+      const batch = Math.round(values / (channels * length));
+      return [first('short rows', batch, channels, length), last('short rows', batch, channels, length)];
+    }),
+  );
+}
+
+function atEachPlaceOfLine(cases: readonly Case[]): Case[] {
+  return cases.flatMap((it) =>
+    [0, 16, 32, 48].map((line) => ({ ...it, name: `${it.name} at ${line}`, group: 'lines', line })),
+  );
+}
+
 const everyCase: readonly Case[] = [
   ...images('ResNet-50', 32, 64, 112),
   ...images('ResNet-50', 32, 256, 56),
@@ -97,7 +116,12 @@ const everyCase: readonly Case[] = [
     ...images('', 1, 256, 56),
     last('', 32, 256),
   ]),
+  ...shortRows(),
+  ...atEachPlaceOfLine([last('', 8, 256, 14, 14), last('', 1, 64, 112, 112), last('', 1024, 1024)]),
 ];
+
+/** Data on which a library may be many times slower than beside them: in every run, so that it is seen. */
+const cliffs = new Set(['short rows', 'lines']);
 
 const quick = new Set(
   [
@@ -135,12 +159,12 @@ export interface Selection {
   only: string;
 }
 
-/** Large and small images in both layouts, dense layers, sequences, odd channel counts and views. */
+/** Large and small images in both layouts, dense layers, sequences, odd channel counts, short rows and views. */
 export function selectCases(selection: Selection): Case[] {
   const { dtype, only } = selection;
   const table = everyCase.filter(({ name, group }) => {
-    if (selection.quick) return quick.has(name);
-    return dtype === 'float32' || (doubles.has(name) && group !== 'misaligned');
+    if (selection.quick) return quick.has(name) || cliffs.has(group);
+    return dtype === 'float32' || cliffs.has(group) || (doubles.has(name) && group !== 'misaligned');
   });
   return [...table, ...(selection.sweep ? sweep() : [])]
     .filter(({ name, group }) => name.includes(only) || group.includes(only))

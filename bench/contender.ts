@@ -63,17 +63,25 @@ function fill<T extends Values>(values: T, seed: number): T {
   return values;
 }
 
+/** Bytes of zeros: at a place in a line of memory where the case asks for one, which only pages let one choose. */
+function bytesFor({ line }: Case, offset: number, length: number): [ArrayBuffer, number] {
+  if (line === undefined) return [new ArrayBuffer(offset + length), offset];
+  const pages = Math.ceil((line + offset + length) / 2 ** 16);
+  return [new WebAssembly.Memory({ initial: pages, maximum: pages }).buffer, line + offset];
+}
+
 /** Zeros of the case's dtype, off the start of their buffer where the case asks for it. */
-export function arrayFor({ dtype, offset }: Case, length: number): Values {
-  if (dtype === 'float64') return new Float64Array(new ArrayBuffer(offset + length * 8), offset, length);
-  return new Float32Array(new ArrayBuffer(offset + length * 4), offset, length);
+export function arrayFor(subject: Case, length: number): Values {
+  const Constructor = subject.dtype === 'float64' ? Float64Array : Float32Array;
+  const [buffer, at] = bytesFor(subject, subject.offset, length * Constructor.BYTES_PER_ELEMENT);
+  return new Constructor(buffer, at, length);
 }
 
 /** The buffers of a case, or those of `x` with nothing to learn: weight 1 and bias 0. */
 export function buffersFor(subject: Case, x?: Values): Buffers {
   const { channels } = subject;
   const size = sizeOf(subject);
-  const each = { ...subject, offset: 0 };
+  const each = { ...subject, offset: 0, line: undefined };
   return {
     x: x ?? fill(arrayFor(subject, size), 1),
     dy: fill(arrayFor(subject, size), 2),

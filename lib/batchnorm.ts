@@ -1,7 +1,7 @@
 // The layer: batch normalization with parameters that learn and running statistics.
 import { type Activation, checkActivation } from './activation.js';
-import { type BatchNormConfig, type BatchNormOptions, readConfig } from './config.js';
-import type { StateName } from './conventions.js';
+import { type BatchNormConfig, type BatchNormOptions, checkDecay, readConfig } from './config.js';
+import { type Decay, decayOf, momentumOf, type StateName } from './conventions.js';
 import {
   type AsyncOptions,
   type ForwardOptions,
@@ -9,9 +9,11 @@ import {
   LayerCore,
   type LayerGradients,
   type Parameter,
+  type SingleValue,
 } from './core.js';
-import { stateError } from './errors.js';
+import { stateError, typeError } from './errors.js';
 import { constructorKey, FrozenBatchNorm } from './frozen.js';
+import type { BatchStats } from './functional.js';
 import { inspect, inspected } from './inspect.js';
 import {
   type BatchNormJSON,
@@ -40,8 +42,9 @@ import { copyInto } from './typed-array.js';
 import type { ArrayOf, DType, FloatArray, Tensor, TensorLike } from './types.js';
 import { checkBoolean, checkInteger, checkVariance, copyOf, maxChannels, readOptions } from './validate.js';
 
-export type { AsyncOptions, ForwardOptions, LayerBackwardOptions, LayerGradients, Parameter };
+export type { AsyncOptions, ForwardOptions, LayerBackwardOptions, LayerGradients, Parameter, SingleValue };
 
+const { freeze } = Object;
 const freezeNames = namesOf(['activation']);
 const jsonNames = [
   'type',
@@ -81,7 +84,7 @@ function parameter<T extends FloatArray>(
  */
 export class BatchNorm<D extends DType = 'float32'> {
   readonly #channels: number;
-  readonly #config: BatchNormConfig<D>;
+  #config: BatchNormConfig<D>;
   readonly #running: RunningStatistics | undefined;
   readonly #core: LayerCore<D>;
 
@@ -143,6 +146,55 @@ export class BatchNorm<D extends DType = 'float32'> {
     return this.#core.training;
   }
 
+  /**
+   * Weight of the old running value, or 'cumulative': may be written at any time, and {@link config} follows. From 'cumulative' on
+   * the running statistics count as the mean of the batches tracked so far.
+   */
+  get decay(): Decay {
+    return this.#config.decay;
+  }
+
+  /**
+   * From the next batch on.
+   *
+   * @param value a number from 0 to 1, or 'cumulative'.
+   * @throws TypeError (`ERR_BATCHNORM_INVALID_TYPE`), RangeError (`ERR_BATCHNORM_INVALID_VALUE`, `ERR_BATCHNORM_OUT_OF_MEMORY`); the
+   *   decay is then as before.
+   */
+  set decay(value: Decay) {
+    const decay = checkDecay(value);
+    this.#running?.setDecay(decay);
+    this.#config = freeze({ ...this.#config, decay });
+  }
+
+  /**
+   * {@link decay} in the meaning of the layer's `convention`: null is PyTorch's None (cumulative), undefined what the framework has no
+   * number for, or that there is no convention. Without one it cannot be written.
+   */
+  get momentum(): number | null | undefined {
+    const { convention, decay } = this.#config;
+    return convention && momentumOf(convention, decay);
+  }
+
+  /**
+   * From the next batch on.
+   *
+   * @param value in the meaning of the convention.
+   * @throws TypeError (`ERR_BATCHNORM_INVALID_TYPE`), also without a convention; RangeError (`ERR_BATCHNORM_INVALID_VALUE`,
+   *   `ERR_BATCHNORM_OUT_OF_MEMORY`); the decay is then as before.
+   */
+  set momentum(value: number | null) {
+    this.decay = decayOf(this.#config.convention, value);
+  }
+
+  /**
+   * The statistics of the last training batch: copies of its mean and biased variance per channel, and the number of values per channel.
+   * undefined before the first.
+   */
+  get lastMoments(): BatchStats | undefined {
+    return this.#core.moments();
+  }
+
   /** Training batches whose statistics were offered to the running ones; 2^53 − 1 at most. */
   get batchesTracked(): number {
     return this.#running?.batchesTracked ?? 0;
@@ -185,8 +237,8 @@ export class BatchNorm<D extends DType = 'float32'> {
 
   /**
    * Normalizes x, adds the residual, and applies the activation. In training, with the statistics of the batch, which
-   * update the running ones; in evaluation, with the running ones. The layer keeps a reference to x for {@link backward},
-   * and of a residual behind which there is an activation one bit per value.
+   * update the running ones; in evaluation, with the running ones. For {@link backward} the layer and the tensor that is returned
+   * keep a reference to x, and of a residual with an activation one bit per value.
    *
    * An empty x gives an empty y and changes no state. A channel whose batch mean or variance is not finite shows it in
    * y, leaves its running statistics alone and counts in {@link rejectedUpdates}.
@@ -214,9 +266,8 @@ export class BatchNorm<D extends DType = 'float32'> {
 
   /**
    * {@link forward} off the event loop, on the library's own threads. The asynchronous calls of a layer take effect one
-   * after the other, in the order of the calls: a `backwardAsync` goes back through the forward before it. A call that is
-   * rejected has never been: a `backwardAsync` behind it goes back through the forward before that. Mode and
-   * parameters are those of the moment of the call. The synchronous methods wait for nothing: they see the layer as the
+   * after the other, in the order of the calls: a `backwardAsync` goes back through the forward that was called last in the mode of
+   * that moment, and where that is rejected through none. Mode and parameters are those of the moment of the call. The synchronous methods wait for nothing: they see the layer as the
    * calls that are done have left it.
    *
    * SharedArrayBuffers are read and written where they are; with `transfer` the layer takes over x; all other memory is
@@ -247,14 +298,20 @@ export class BatchNorm<D extends DType = 'float32'> {
   }
 
   /**
-   * The gradients of the last forward, with the weight and the statistics it used.
+   * The gradients of a forward, with the weight and the statistics it used: of the last one in the present mode (training or
+   * evaluation), or of the one that returned `of`. Any number of forwards may wait for their backward, which goes through each once;
+   * `only: 'input'` and `only: 'parameters'` are two halves.
+   *
+   * x must still be what it was: a look at eight of its values tells a buffer that has been refilled, mostly.
+   *
    *
    * @param dy the gradient of y, in its dtype and shape.
-   * @param options `out` for dx, and `only` for half of the work.
+   * @param options `of` for another forward, `out` for dx, `only` for half of the work, `accumulate` to add to the gradients of
+   *   {@link parameters}, `retain` to go through the forward again.
    * @returns dx in the dtype and shape of dy; dWeight and dBias, one value per channel, whose values are also in
    *   {@link parameters}. With `reuse` all of them are the layer's own arrays.
-   * @throws Error (`ERR_BATCHNORM_NO_FORWARD`) where there is no forward to go back through, Error
-   *   (`ERR_BATCHNORM_INPUT_OVERWRITTEN`) where it wrote y over x; TypeError (`ERR_BATCHNORM_INVALID_TYPE`,
+   * @throws Error (`ERR_BATCHNORM_NO_FORWARD`) where there is no forward to go back through, or it has been gone through; Error
+   *   (`ERR_BATCHNORM_INPUT_OVERWRITTEN`) where x is no longer what it was; TypeError (`ERR_BATCHNORM_INVALID_TYPE`,
    *   `ERR_BATCHNORM_UNKNOWN_OPTION`), RangeError (`ERR_BATCHNORM_INVALID_VALUE`, `ERR_BATCHNORM_OVERLAP`,
    *   `ERR_BATCHNORM_OUT_OF_MEMORY`) for what does not fit; Error (`ERR_BATCHNORM_BUFFER_CHANGED`) where an array of the
    *   layer has lost its buffer; then nothing is written.
@@ -323,6 +380,46 @@ export class BatchNorm<D extends DType = 'float32'> {
     // Literals: what is pushed can be caught by a setter on Array.prototype.
     if (weight && bias) return [weight, bias];
     return weight ? [weight] : bias ? [bias] : [];
+  }
+
+  /**
+   * Sets the gradients of {@link parameters} to 0: before backwards that `accumulate`.
+   *
+   * @returns the layer itself.
+   * @throws Error (`ERR_BATCHNORM_BUFFER_CHANGED`) where an array of the layer has lost its buffer.
+   * @example
+   * import { BatchNorm } from 'batchnorm';
+   *
+   * const bn = new BatchNorm(1);
+   * const x = { data: Float32Array.of(1, 2, 3, 6), shape: [4, 1] };
+   * bn.zeroGrad();
+   * for (let i = 0; i < 2; i++) {
+   *   bn.forward(x);
+   *   bn.backward(x, { accumulate: true });
+   * }
+   * console.log(bn.parameters()[1].grad); // Float32Array(1) [ 24 ]
+   */
+  zeroGrad(): this {
+    this.#core.zeroGrad();
+    return this;
+  }
+
+  /**
+   * Running statistics as those of a new layer: mean 0, variance 1, no batches tracked, none rejected.
+   *
+   * @returns the layer itself.
+   * @throws Error (`ERR_BATCHNORM_BUFFER_CHANGED`) where an array of the layer has lost its buffer.
+   * @example
+   * import { BatchNorm } from 'batchnorm';
+   *
+   * const bn = new BatchNorm(1);
+   * bn.forward({ data: Float32Array.of(1, 3), shape: [2, 1] });
+   * console.log(bn.resetRunningStats().runningMean, bn.batchesTracked); // Float64Array(1) [ 0 ] 0
+   */
+  resetRunningStats(): this {
+    this.#core.checkOwn();
+    this.#running?.reset();
+    return this;
   }
 
   /**
@@ -498,7 +595,7 @@ export class BatchNorm<D extends DType = 'float32'> {
   }
 
   /**
-   * Forgets the last x, to which the layer holds a reference; of {@link forwardAsync} it has a copy of its own.
+   * Forgets all forwards: no backward goes through them any more, and the layer holds no reference to the last x.
    *
    * @returns the layer itself.
    * @example
@@ -553,4 +650,27 @@ export class BatchNorm<D extends DType = 'float32'> {
       activation,
     });
   }
+}
+
+/** What cannot be replaced, and what to do instead. */
+const cures = {
+  weight: 'be written into, not replaced: bn.weight.set(values)',
+  bias: 'be written into, not replaced: bn.bias.set(values)',
+  runningMean: 'be written into, not replaced: bn.runningMean.set(values)',
+  runningVar: 'be written into, not replaced: bn.runningVar.set(values)',
+  training: 'be set by train() or eval()',
+  batchesTracked: 'be set by loadStateDict() or resetRunningStats()',
+  rejectedUpdates: 'be set by resetRunningStats()',
+  lastMoments: 'be set by forward()',
+  channels: 'be given to the constructor',
+  config: 'be given to the constructor; decay can be set by itself',
+} as const;
+for (const [name, cure] of Object.entries(cures)) {
+  const accessor = Object.getOwnPropertyDescriptor(BatchNorm.prototype, name);
+  Object.defineProperty(BatchNorm.prototype, name, {
+    ...accessor,
+    set(value: unknown) {
+      throw typeError(name, cure, value);
+    },
+  });
 }

@@ -1,7 +1,8 @@
 // The options of a layer.
 import { type Activation, checkActivation } from './activation.js';
 import { type Convention, type Decay, defaultsOf } from './conventions.js';
-import { typeError } from './errors.js';
+import type { SingleValue } from './core.js';
+import { rangeError, typeError } from './errors.js';
 import { namesOf } from './properties.js';
 import type { DType } from './types.js';
 import { checkAxis, checkBoolean, checkEps, checkFraction, checkOneOf, readOptions } from './validate.js';
@@ -31,6 +32,11 @@ export interface BatchNormConfig<D extends DType = DType> {
   activation: Activation | undefined;
   /** The layer owns its results: each is valid until the next call of the same method. Default false. */
   reuse: boolean;
+  /**
+   * A training batch with one value per channel is an error ('throw'), or normalized with the running statistics, which stay as they
+   * are ('running', only with trackRunningStats). Default 'throw'.
+   */
+  singleValue: SingleValue;
   /** Whose defaults were taken for eps, decay and unbiasedRunningVar, and whose names states may have too. Default: PyTorch's. */
   convention: Convention | undefined;
 }
@@ -55,9 +61,17 @@ const optionNames = namesOf([
   'trackRunningStats',
   'activation',
   'reuse',
+  'singleValue',
   'convention',
   'momentum',
 ]);
+
+/** A number from 0 to 1, or 'cumulative'. */
+export function checkDecay(decay: unknown): Decay {
+  return decay === 'cumulative'
+    ? decay
+    : checkFraction('decay', decay, "be a number from 0 to 1 or 'cumulative'");
+}
 
 /** @throws TypeError for an unknown option or an option of the wrong type, RangeError for a wrong value. */
 export function readConfig<D extends DType>(options: BatchNormOptions<D>): BatchNormConfig<D> {
@@ -74,24 +88,25 @@ export function readConfig<D extends DType>(options: BatchNormOptions<D>): Batch
     trackRunningStats = true,
     activation,
     reuse = false,
+    singleValue = 'throw',
   } = read;
   if (givenDecay !== undefined && momentum !== undefined)
     throw typeError('decay', 'be left out beside momentum', givenDecay);
+  if (singleValue === 'running' && trackRunningStats === false)
+    throw rangeError('singleValue', "be 'throw' with trackRunningStats: false", "'running'");
   const decay = givenDecay === undefined ? defaults.decay : givenDecay;
   return Object.freeze({
     axis: checkAxis(axis),
     eps: checkEps(eps),
     dtype: checkOneOf('dtype', dtype, ['float32', 'float64']) as D,
-    decay:
-      decay === 'cumulative'
-        ? decay
-        : checkFraction('decay', decay, "be a number from 0 to 1 or 'cumulative'"),
+    decay: checkDecay(decay),
     unbiasedRunningVar: checkBoolean('unbiasedRunningVar', unbiasedRunningVar),
     weight: checkBoolean('weight', weight),
     bias: checkBoolean('bias', bias),
     trackRunningStats: checkBoolean('trackRunningStats', trackRunningStats),
     activation: checkActivation(activation),
     reuse: checkBoolean('reuse', reuse),
+    singleValue: checkOneOf('singleValue', singleValue, ['throw', 'running']),
     convention,
   });
 }

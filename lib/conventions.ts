@@ -22,11 +22,15 @@ export type StateNames = Readonly<Record<StateName, readonly string[]>>;
 
 interface Framework extends ConventionDefaults {
   decayOf(momentum: unknown): Decay;
+  /** The other way; null is PyTorch's None. */
+  momentumOf(decay: Decay): number | null | undefined;
   names: StateNames;
 }
 
 /** momentum is the weight of the old running value. */
 const weightOfOld = (momentum: unknown) => checkFraction('momentum', momentum);
+
+const asItIs = (decay: Decay) => (decay === 'cumulative' ? undefined : decay);
 
 const frameworks: Record<Convention, Framework> = {
   // torch.nn.BatchNorm: momentum is the weight of the new batch, None the cumulative mean.
@@ -38,6 +42,7 @@ const frameworks: Record<Convention, Framework> = {
       momentum === null
         ? 'cumulative'
         : 1 - checkFraction('momentum', momentum, 'be a number from 0 to 1 or null (cumulative)'),
+    momentumOf: (decay) => (decay === 'cumulative' ? null : 1 - decay),
     names: { weight: [], bias: [], running_mean: [], running_var: [], num_batches_tracked: [] },
   },
   // keras.layers.BatchNormalization
@@ -46,6 +51,7 @@ const frameworks: Record<Convention, Framework> = {
     decay: 0.99,
     unbiasedRunningVar: false,
     decayOf: weightOfOld,
+    momentumOf: asItIs,
     // As variables of TensorFlow end.
     names: {
       weight: ['gamma', 'gamma:0'],
@@ -61,6 +67,7 @@ const frameworks: Record<Convention, Framework> = {
     decay: 0.9,
     unbiasedRunningVar: false,
     decayOf: weightOfOld,
+    momentumOf: asItIs,
     names: {
       weight: ['scale'],
       bias: ['B'],
@@ -76,6 +83,18 @@ export const conventions = Object.keys(frameworks) as Convention[];
 /** What a convention calls the entries of a state, beside PyTorch's names. */
 export function stateNamesOf(convention: Convention): StateNames {
   return frameworks[convention].names;
+}
+
+/** The decay that a momentum of a convention means; without one it is refused. */
+export function decayOf(convention: Convention | undefined, momentum: unknown): Decay {
+  return convention === undefined
+    ? defaultsOf(undefined, momentum === undefined ? null : momentum).decay
+    : frameworks[convention].decayOf(momentum);
+}
+
+/** A decay in the meaning of a convention; undefined where that has no number for it. */
+export function momentumOf(convention: Convention, decay: Decay): number | null | undefined {
+  return frameworks[convention].momentumOf(decay);
 }
 
 /**

@@ -3,9 +3,22 @@
 import type { Activation } from './activation.js';
 import { type BackwardPass, type ForwardPass, maskBytes, type Passes } from './backend/backend.js';
 import { passesFor } from './backend/index.js';
-import { oneValuePerChannelError, rangeError, stateError, typeError } from './errors.js';
+import { isObject, oneValuePerChannelError, rangeError, stateError, typeError } from './errors.js';
 import { checkKept, deliver, isShared, move } from './handover.js';
 import { after, operate, readAsync, settled } from './operations.js';
+import {
+  type Forward,
+  fingerprintOf,
+  type Held,
+  HeldSets,
+  marked,
+  matches,
+  noteReuse,
+  type Pending,
+  pendingOf,
+  type Result,
+  resultOf,
+} from './pending.js';
 import { areCallsUntouched, type Names, namesOf } from './properties.js';
 import { newResult } from './result.js';
 import type { RunningStatistics } from './running.js';
@@ -57,6 +70,12 @@ export interface AsyncOptions {
 
 /** What {@link BatchNorm.backward} may be given besides dy. */
 export interface LayerBackwardOptions<T extends FloatArray> {
+  /** The tensor that the forward returned which is to be gone back through. Default: the last one of the present mode. */
+  of?: Tensor<T>;
+  /** true: add to the gradients of {@link BatchNorm.parameters} instead of rewriting them. Default false. */
+  accumulate?: boolean;
+  /** true: leave the forward to be gone back through again, as PyTorch's retain_graph. Default false. */
+  retain?: boolean;
   /** Where dx goes: as long as dy and of its dtype; dy.data itself, or memory that overlaps neither dy nor x. */
   out?: T;
   /** Compute one part only. Default: both. */
@@ -81,7 +100,7 @@ export interface Parameter<T extends FloatArray> {
   name: 'weight' | 'bias';
   /** The layer's own array: write to it to learn. */
   value: T;
-  /** The layer's own array, rewritten by each backward. */
+  /** The layer's own array, rewritten by each backward, or added to with `accumulate`. */
   grad: T;
 }
 
@@ -94,32 +113,11 @@ export interface CoreConfig<D extends DType> {
   readonly bias: boolean;
   readonly activation: Activation | undefined;
   readonly reuse: boolean;
+  readonly singleValue: SingleValue;
 }
 
-/** Statistics and parameters that a forward computes with: never arrays that anybody else may write to. */
-interface Held<T extends FloatArray> {
-  readonly mean: Float64Array;
-  readonly variance: Float64Array;
-  readonly weight: T | undefined;
-  readonly bias: T | undefined;
-}
-
-/** A forward as it is computed, and as backward goes back through it. */
-interface Forward<T extends FloatArray> {
-  /** undefined where y was written over it. */
-  x: T | undefined;
-  /** Whether nobody else can take the memory of x away. */
-  readonly isOwn: boolean;
-  readonly shape: readonly number[];
-  readonly geometry: Geometry;
-  /** Whether the statistics are those of x. */
-  readonly training: boolean;
-  readonly held: Held<T>;
-  /** Whether there was one. */
-  readonly residual: boolean;
-  /** What a ReLU after it lets through. */
-  readonly mask: Uint8Array | undefined;
-}
+/** What a training batch with one value per channel is: an error, or normalized with the running statistics. */
+export type SingleValue = 'throw' | 'running';
 
 /** A forward whose arguments have been checked. */
 interface ForwardCall<T extends FloatArray> {
@@ -131,6 +129,8 @@ interface ForwardCall<T extends FloatArray> {
   readonly updates: boolean;
   readonly residual: T | undefined;
   readonly out: T | undefined;
+  /** Of an x that a layer with `reuse` has returned. */
+  readonly source: Result | undefined;
 }
 
 /** A backward whose arguments have been checked as far as they can be without the forward. */
@@ -139,7 +139,14 @@ interface BackwardCall<T extends FloatArray> {
   readonly out: T | undefined;
   readonly wantsInput: boolean;
   readonly wantsParameters: boolean;
+  /** Of `of`. */
+  readonly pending: Pending<T> | undefined;
+  readonly accumulate: boolean;
+  readonly retain: boolean;
 }
+
+/** A forward that can be gone back through. */
+type Known<T extends FloatArray> = Forward<T> & { x: T };
 
 const { hasOwn } = Object;
 
@@ -148,8 +155,11 @@ const forwardAsyncNames = namesOf(
   ['out', 'updateStats', 'residual', 'signal', 'transfer'],
   areCallsUntouched,
 );
-const backwardNames = namesOf(['out', 'only'], areCallsUntouched);
-const backwardAsyncNames = namesOf(['out', 'only', 'signal', 'transfer'], areCallsUntouched);
+const backwardNames = namesOf(['out', 'only', 'of', 'accumulate', 'retain'], areCallsUntouched);
+const backwardAsyncNames = namesOf(
+  ['out', 'only', 'of', 'accumulate', 'retain', 'signal', 'transfer'],
+  areCallsUntouched,
+);
 
 /** Not by `then`, which somebody may have replaced: what follows each other here must. */
 async function startAfter<R>(before: Promise<void>, start: () => Promise<R>): Promise<R> {
@@ -188,6 +198,8 @@ function gradientsOf<T extends FloatArray>(
 
 /** Where results go that were given no place: to new memory, or with `reuse` to a buffer that is kept for the next. */
 class ResultBuffer<T extends FloatArray> {
+  /** How many results have been in the memory. */
+  turn = 0;
   readonly #reuse: boolean;
   #buffer: T | undefined;
 
@@ -198,6 +210,7 @@ class ResultBuffer<T extends FloatArray> {
   /** Never memory of the inputs: a result of this layer may come back as its input. */
   take(dtype: DType, length: number, input: T, second?: T, third?: T): T {
     if (!this.#reuse) return newResult(dtype, length);
+    this.turn++;
     let buffer = this.#buffer;
     if (
       buffer === undefined ||
@@ -216,13 +229,6 @@ class ResultBuffer<T extends FloatArray> {
 /** A copy of what there is. */
 function copied<T extends FloatArray>(array: T | undefined): T | undefined {
   return array && copyOf(array);
-}
-
-function copiedMask(mask: Uint8Array | undefined): Uint8Array | undefined {
-  if (mask === undefined) return undefined;
-  const copy = newBytes(lengthOf(mask));
-  copyInto(copy, mask);
-  return copy;
 }
 
 /** What is missing in one is missing in the other. */
@@ -249,11 +255,22 @@ export class LayerCore<D extends DType> {
   readonly #grads: NamedArrays;
   /** All its arrays, which a result must not overlap. */
   readonly #arrays: NamedArrays;
-  #last: Forward<ArrayOf<D>> | undefined;
-  /** Those of the last synchronous forward, and those of the next, so that one that fails has changed nothing. */
-  #held: Held<ArrayOf<D>>;
-  #spare: Held<ArrayOf<D>>;
+  /** The last forwards that are done, in training and in evaluation. */
+  #lastTraining: Pending<ArrayOf<D>> | undefined;
+  #lastEvaluation: Pending<ArrayOf<D>> | undefined;
+  /** Those that were called last, done or not. */
+  #calledTraining: Pending<ArrayOf<D>> | undefined;
+  #calledEvaluation: Pending<ArrayOf<D>> | undefined;
+  #order = 0;
+  /** Forwards from before the last one are gone. */
+  #clears = 0;
+  readonly #sets: HeldSets<ArrayOf<D>>;
+  /** The statistics of the last training batch, and how many values per channel it had. */
+  #moments: Held<ArrayOf<D>> | undefined;
+  #momentsCount = 0;
   #mask: Uint8Array | undefined;
+  /** Where the gradients of one backward go that are added to others, with `reuse`. */
+  #own: { weight: ArrayOf<D> | undefined; bias: ArrayOf<D> | undefined } | undefined;
   /** Settled when all asynchronous calls are; undefined where there are none. */
   #calls: Promise<void> | undefined;
 
@@ -265,14 +282,17 @@ export class LayerCore<D extends DType> {
     this.#running = running;
     this.#passes = passesFor(dtype);
     this.#y = new ResultBuffer(reuse);
+    if (reuse) noteReuse();
     this.#dx = new ResultBuffer(reuse);
     this.#dResidual = new ResultBuffer(reuse);
     this.weight = weight ? filled(newArray<ArrayOf<D>>(dtype, channels), 1) : undefined;
     this.bias = bias ? newArray(dtype, channels) : undefined;
     this.weightGrad = weight ? newArray(dtype, channels) : undefined;
     this.biasGrad = bias ? newArray(dtype, channels) : undefined;
-    this.#held = this.#newHeld();
-    this.#spare = this.#newHeld();
+    this.#sets = new HeldSets(dtype, channels, weight, bias);
+    // Before anything is computed, where memory may be lacking.
+    this.#release(this.#sets.make());
+    this.#release(this.#sets.make());
     this.#grads = { 'the gradient of weight': this.weightGrad, 'the gradient of bias': this.biasGrad };
     this.#arrays = {
       weight: this.weight,
@@ -287,21 +307,37 @@ export class LayerCore<D extends DType> {
     const call = this.#readForward(x, options, forwardNames);
     const { input, residual, out } = call;
     const y = out ?? this.#y.take(this.#config.dtype, input.size, input.data, residual);
-    const held = this.#spare;
-    this.#holdParameters(held);
-    this.#holdStatistics(held, call);
+    const result = out === undefined ? this.#resultNow() : undefined;
+    const held = this.#hold(call);
     const forward = this.#forwardOf(call, input.data, false, held);
     const pass = this.#forwardPass(forward, y, residual);
     const { forwardTraining, forwardInference } = this.#passes;
-    this.#complete(call, forward, call.batchStats ? forwardTraining(pass) : forwardInference(pass));
-    this.#spare = this.#held;
-    this.#held = held;
-    return { data: y, shape: input.shape };
+    const inPlace = call.batchStats ? forwardTraining(pass) : forwardInference(pass);
+    const pending = this.#newPending();
+    this.#complete(call, pending, forward, inPlace);
+    return marked({ data: y, shape: input.shape }, pending, result);
   }
 
   async forwardAsync(
     x: TensorLike<ArrayOf<D>>,
     options?: ForwardOptions<ArrayOf<D>> & AsyncOptions,
+  ): Promise<Tensor<ArrayOf<D>>> {
+    // From its call on, so that a backward that is called next goes through this one or through none.
+    const pending = this.#newPending();
+    this.#called(pending);
+    try {
+      return await this.#forwardLater(x, options, pending);
+    } catch (error) {
+      pending.state = 'failed';
+      pending.cause = error;
+      throw error;
+    }
+  }
+
+  async #forwardLater(
+    x: TensorLike<ArrayOf<D>>,
+    options: (ForwardOptions<ArrayOf<D>> & AsyncOptions) | undefined,
+    pending: Pending<ArrayOf<D>>,
   ): Promise<Tensor<ArrayOf<D>>> {
     const { signal, transfer } = readAsync(options);
     const call = this.#readForward(x, options, forwardAsyncNames);
@@ -322,7 +358,7 @@ export class LayerCore<D extends DType> {
     this.checkOwn();
     const residual = call.residual && stage(call.residual, dtype);
     const given = transfer ? input.data : stage(input.data, dtype);
-    const held = this.#newHeld();
+    const held = this.#sets.make();
     this.#holdParameters(held);
     return this.#inTurn(signal, async () => {
       checkKept('x.data', given, input.size);
@@ -343,10 +379,8 @@ export class LayerCore<D extends DType> {
           this.checkOwn();
           const data = out === undefined ? y : deliver(y, out);
           unstage(residual);
-          // The x before was a copy of ours that nobody else has seen, and nothing is on its way that reads it.
-          if (this.#last?.isOwn) unstage(this.#last.x);
-          this.#complete(call, forward, inPlace);
-          return { data, shape: input.shape };
+          this.#complete(call, pending, forward, inPlace);
+          return marked({ data, shape: input.shape }, pending, undefined);
         },
       );
     });
@@ -357,21 +391,28 @@ export class LayerCore<D extends DType> {
     options?: LayerBackwardOptions<ArrayOf<D>>,
   ): LayerGradients<ArrayOf<D>> {
     const call = this.#readBackward(dy, options, backwardNames);
-    const last = this.#lastFor(call);
-    const { gradient, out, wantsInput, wantsParameters } = call;
+    const last = this.training ? this.#lastTraining : this.#lastEvaluation;
+    const pending = this.#checkPending(call.pending ?? last, call);
+    const forward = this.#checkForward(pending, call);
+    const { gradient, out, wantsInput, wantsParameters, accumulate } = call;
     const { data, size, shape } = gradient;
     const { dtype, reuse } = this.#config;
     checkLength(gradient);
     // The gradients of the parameters are written before dx is.
     checkApart('dy.data', data, this.#grads);
-    checkApart('x.data', last.x, this.#grads);
-    const dx = wantsInput ? (out ?? this.#dx.take(dtype, size, data, last.x)) : undefined;
-    const dWeight = wantsParameters ? this.weightGrad : undefined;
-    const dBias = wantsParameters ? this.biasGrad : undefined;
+    checkApart('x.data', forward.x, this.#grads);
+    if (accumulate) this.checkOwn();
+    const dx = wantsInput ? (out ?? this.#dx.take(dtype, size, data, forward.x)) : undefined;
+    const own = accumulate ? this.#ownGradients() : { weight: this.weightGrad, bias: this.biasGrad };
+    const dWeight = wantsParameters ? own.weight : undefined;
+    const dBias = wantsParameters ? own.bias : undefined;
     const dResidual =
-      wantsInput && last.residual ? this.#dResidual.take(dtype, size, data, last.x, out) : undefined;
-    this.#passes.backward(this.#backwardPass(last, data, last.x, dx, dWeight, dBias, dResidual));
-    return reuse
+      wantsInput && forward.residual ? this.#dResidual.take(dtype, size, data, forward.x, out) : undefined;
+    this.#passes.backward(this.#backwardPass(forward, data, forward.x, dx, dWeight, dBias, dResidual));
+    if (accumulate) this.#accumulate(dWeight, dBias);
+    this.#mark(pending, call);
+    this.#letGo(pending);
+    return reuse || accumulate
       ? gradientsOf(shape, dx, dWeight, dBias, dResidual)
       : gradientsOf(shape, dx, copied(dWeight), copied(dBias), dResidual);
   }
@@ -380,10 +421,12 @@ export class LayerCore<D extends DType> {
     dy: TensorLike<ArrayOf<D>>,
     options?: LayerBackwardOptions<ArrayOf<D>> & AsyncOptions,
   ): Promise<LayerGradients<ArrayOf<D>>> {
+    // Before any getter of the options: the mode and the forward of this moment.
+    const called = this.training ? this.#calledTraining : this.#calledEvaluation;
     const { signal, transfer } = readAsync(options);
-    const { dtype, reuse } = this.#config;
+    const { dtype } = this.#config;
     const call = this.#readBackward(dy, options, backwardAsyncNames);
-    const { out, wantsInput, wantsParameters } = call;
+    const { out, wantsInput, wantsParameters, accumulate } = call;
     const { data, size, shape } = call.gradient;
     checkLength(call.gradient);
     if (transfer && out !== undefined) throw typeError('out', 'be left out with transfer: true', out);
@@ -396,11 +439,12 @@ export class LayerCore<D extends DType> {
     return this.#inTurn(signal, async () => {
       checkKept('dy.data', kept, size);
       if (out !== undefined) checkKept('out', out, size);
-      const last = this.#lastFor(call);
+      const pending = this.#checkPending(call.pending ?? called, call);
+      const forward = this.#checkForward(pending, call);
       this.checkOwn();
       // x is copied, but the next backward needs it again.
-      if (out !== undefined) checkApart('out', out, { 'x.data': last.x });
-      const x = last.isOwn ? last.x : stage(last.x, dtype);
+      if (out !== undefined) checkApart('out', out, { 'x.data': forward.x });
+      const x = forward.isOwn ? forward.x : stage(forward.x, dtype);
       let gradient = kept;
       const inPlace = transfer || (kept !== data && !isStaged(dtype, size));
       let target = !wantsInput
@@ -412,46 +456,67 @@ export class LayerCore<D extends DType> {
             : newResult<ArrayOf<D>>(dtype, size);
       const dWeight = wantsParameters ? copied(this.weightGrad) : undefined;
       const dBias = wantsParameters ? copied(this.biasGrad) : undefined;
-      const dResidual = wantsInput && last.residual ? newResult<ArrayOf<D>>(dtype, size) : undefined;
-      // A synchronous forward may write to these while the operation is on its way.
-      const { mean, variance, weight, bias } = last.held;
-      const snapshot = {
-        ...last,
-        held: {
-          mean: copyOf(mean),
-          variance: copyOf(variance),
-          weight: copied(weight),
-          bias: copied(bias),
-        },
-        mask: reuse ? copiedMask(last.mask) : last.mask,
-      };
-      return operate(
-        signal,
-        (slot) => {
-          // x may have lain in its buffer, until it was copied.
-          if (transfer) gradient = move('dy.data', kept, dtype);
-          if (transfer && wantsInput) target = gradient;
-          this.#passes.backwardLater(
-            this.#backwardPass(snapshot, gradient, x, target, dWeight, dBias, dResidual),
-            slot,
-          );
-          return [gradient, x, target, dWeight, dBias, dResidual, snapshot];
-        },
-        () => {
-          this.checkOwn();
-          const dx = target && out !== undefined ? deliver(target, out) : target;
-          if (gradient !== dx) unstage(gradient);
-          if (!last.isOwn) unstage(x);
-          copyThere(this.weightGrad, dWeight);
-          copyThere(this.biasGrad, dBias);
-          return gradientsOf(shape, dx, dWeight, dBias, dResidual);
-        },
-      );
+      const dResidual = wantsInput && forward.residual ? newResult<ArrayOf<D>>(dtype, size) : undefined;
+      // At once: a synchronous backward may come meanwhile. What the forward holds stays until this is done.
+      const { leavesInput, leavesParameters } = pending;
+      this.#mark(pending, call);
+      pending.busy++;
+      try {
+        return await operate(
+          signal,
+          (slot) => {
+            // x may have lain in its buffer, until it was copied.
+            if (transfer) gradient = move('dy.data', kept, dtype);
+            if (transfer && wantsInput) target = gradient;
+            this.#passes.backwardLater(
+              this.#backwardPass(forward, gradient, x, target, dWeight, dBias, dResidual),
+              slot,
+            );
+            return [gradient, x, target, dWeight, dBias, dResidual, forward];
+          },
+          () => {
+            this.checkOwn();
+            const dx = target && out !== undefined ? deliver(target, out) : target;
+            if (gradient !== dx) unstage(gradient);
+            if (!forward.isOwn) unstage(x);
+            if (accumulate) this.#accumulate(dWeight, dBias);
+            else {
+              copyThere(this.weightGrad, dWeight);
+              copyThere(this.biasGrad, dBias);
+            }
+            return gradientsOf(shape, dx, dWeight, dBias, dResidual);
+          },
+        );
+      } catch (error) {
+        pending.leavesInput ||= leavesInput;
+        pending.leavesParameters ||= leavesParameters;
+        throw error;
+      } finally {
+        pending.busy--;
+        this.#letGo(pending);
+      }
     });
   }
 
   clear(): void {
-    this.#last = undefined;
+    this.#clears++;
+    this.#forget(this.#lastTraining);
+    this.#forget(this.#lastEvaluation);
+    this.#forget(this.#calledTraining);
+    this.#forget(this.#calledEvaluation);
+  }
+
+  zeroGrad(): void {
+    this.checkOwn();
+    if (this.weightGrad) filled(this.weightGrad, 0);
+    if (this.biasGrad) filled(this.biasGrad, 0);
+  }
+
+  /** Copies of the statistics of the last training batch. */
+  moments(): { count: number; mean: Float64Array; variance: Float64Array } | undefined {
+    if (this.#moments === undefined) return undefined;
+    const { mean, variance } = this.#moments;
+    return { count: this.#momentsCount, mean: copyOf(mean), variance: copyOf(variance) };
   }
 
   /** The caller may have detached them. */
@@ -469,7 +534,7 @@ export class LayerCore<D extends DType> {
     names: Names,
   ): ForwardCall<ArrayOf<D>> {
     const { out, updateStats = true, residual: givenResidual } = readOptions(options, names);
-    const { axis, dtype } = this.#config;
+    const { axis, dtype, singleValue } = this.#config;
     const running = this.#running;
     const { training } = this;
     checkBoolean('updateStats', updateStats);
@@ -477,7 +542,8 @@ export class LayerCore<D extends DType> {
     const geometry = geometryOf(input, axis, this.#channels);
     const { outer, channels, inner } = geometry;
     const count = outer * inner;
-    const batchStats = training || running === undefined;
+    const isSingle = count === 1 && singleValue === 'running';
+    const batchStats = (training && !isSingle) || running === undefined;
     if (batchStats && count === 1) throw oneValuePerChannelError(input.shape, training);
     const residual = givenResidual === undefined ? undefined : readResidual(givenResidual, input);
     // No code of the caller's runs after this.
@@ -491,19 +557,52 @@ export class LayerCore<D extends DType> {
       checkOut(out, input);
       checkApart('out', out, this.#arrays);
     }
-    const updates = training && updateStats && count > 0;
-    return { input, geometry, batchStats, updates, residual: residual?.data, out };
+    const updates = training && batchStats && updateStats && count > 0;
+    return { input, geometry, batchStats, updates, residual: residual?.data, out, source: resultOf(x) };
   }
 
-  #newHeld(): Held<ArrayOf<D>> {
-    const { dtype, weight, bias } = this.#config;
-    const channels = this.#channels;
+  /** A set for a forward that computes at once. */
+  #hold(call: ForwardCall<ArrayOf<D>>): Held<ArrayOf<D>> {
+    const held = this.#sets.take();
+    try {
+      this.#holdParameters(held);
+      this.#holdStatistics(held, call);
+    } catch (error) {
+      this.#release(held);
+      throw error;
+    }
+    return held;
+  }
+
+  /** No forward needs it any more. */
+  #release(held: Held<ArrayOf<D>>): void {
+    held.isNeeded = false;
+    if (held !== this.#moments) this.#sets.giveBack(held);
+  }
+
+  /** Which result is in the memory that is used again now. */
+  #resultNow(): Result | undefined {
+    return this.#config.reuse ? { of: this.#y, turn: this.#y.turn } : undefined;
+  }
+
+  #newPending(): Pending<ArrayOf<D>> {
     return {
-      mean: newArray('float64', channels),
-      variance: newArray('float64', channels),
-      weight: weight ? newArray(dtype, channels) : undefined,
-      bias: bias ? newArray(dtype, channels) : undefined,
+      owner: this,
+      order: ++this.#order,
+      mode: this.training,
+      state: 'waiting',
+      cause: undefined,
+      busy: 0,
+      clears: this.#clears,
+      leavesInput: true,
+      leavesParameters: true,
+      forward: undefined,
     };
+  }
+
+  #called(pending: Pending<ArrayOf<D>>): void {
+    if (pending.mode) this.#calledTraining = pending;
+    else this.#calledEvaluation = pending;
   }
 
   /** The caller may have taken the memory of the layer's own away. */
@@ -529,7 +628,7 @@ export class LayerCore<D extends DType> {
   }
 
   #forwardOf(
-    { input, geometry, batchStats, residual }: ForwardCall<ArrayOf<D>>,
+    { input, geometry, batchStats, residual, source }: ForwardCall<ArrayOf<D>>,
     x: ArrayOf<D>,
     isOwn: boolean,
     held: Held<ArrayOf<D>>,
@@ -538,6 +637,8 @@ export class LayerCore<D extends DType> {
     return {
       x,
       isOwn,
+      fingerprint: isOwn && !isShared(x) ? undefined : fingerprintOf(x, input.size),
+      source: isOwn ? undefined : source,
       shape: input.shape,
       geometry,
       training: batchStats,
@@ -550,21 +651,39 @@ export class LayerCore<D extends DType> {
   /** Of a residual alone everything passes, and without one backward sees x: only both together need it. */
   #maskFor(size: number, isOwn: boolean): Uint8Array {
     const bytes = maskBytes(size);
-    if (isOwn || !this.#config.reuse) return newBytes(bytes);
-    if (this.#mask === undefined || lengthOf(this.#mask) !== bytes) this.#mask = newBytes(bytes);
-    return this.#mask;
+    const mask = this.#mask;
+    if (isOwn || mask === undefined || lengthOf(mask) !== bytes) return newBytes(bytes);
+    this.#mask = undefined;
+    return mask;
   }
 
   /** A forward has been computed: what it leaves to backward. */
   #complete(
-    { updates, geometry }: ForwardCall<ArrayOf<D>>,
+    { updates, geometry, batchStats }: ForwardCall<ArrayOf<D>>,
+    pending: Pending<ArrayOf<D>>,
     forward: Forward<ArrayOf<D>>,
     inPlace: boolean,
   ): void {
     if (inPlace) forward.x = undefined;
-    this.#last = forward;
+    pending.forward = forward;
+    pending.state = 'done';
+    pending.clears = this.#clears;
+    if (pending.mode) {
+      if (pending.order >= (this.#lastTraining?.order ?? 0)) this.#lastTraining = pending;
+      if (pending.order >= (this.#calledTraining?.order ?? 0)) this.#calledTraining = pending;
+    } else {
+      if (pending.order >= (this.#lastEvaluation?.order ?? 0)) this.#lastEvaluation = pending;
+      if (pending.order >= (this.#calledEvaluation?.order ?? 0)) this.#calledEvaluation = pending;
+    }
     const { mean, variance } = forward.held;
-    if (updates) this.#running?.update(geometry.outer * geometry.inner, mean, variance);
+    const count = geometry.outer * geometry.inner;
+    if (pending.mode && batchStats && count > 0) {
+      const before = this.#moments;
+      this.#moments = forward.held;
+      this.#momentsCount = count;
+      if (before !== undefined && !before.isNeeded) this.#release(before);
+    }
+    if (updates) this.#running?.update(count, mean, variance);
   }
 
   /** All of it is checked but what hangs on the forward, and the length of dy. */
@@ -573,34 +692,123 @@ export class LayerCore<D extends DType> {
     options: LayerBackwardOptions<ArrayOf<D>> | undefined,
     names: Names,
   ): BackwardCall<ArrayOf<D>> {
-    const { out, only } = readOptions(options, names);
+    const { out, only, of, accumulate = false, retain = false } = readOptions(options, names);
     if (only !== undefined) checkOneOf('only', only, ['input', 'parameters']);
     if (only === 'parameters' && out !== undefined)
       throw typeError('out', "be left out with only: 'parameters'", out);
+    checkBoolean('accumulate', accumulate);
+    checkBoolean('retain', retain);
+    if (accumulate && only === 'input')
+      throw typeError(
+        'accumulate',
+        "be left out with only: 'input', which has no gradient to add",
+        accumulate,
+      );
+    if (of !== undefined && !isObject(of)) throw typeError('of', 'be a tensor that forward() returned', of);
     const gradient = readShape<ArrayOf<D>>('dy', dy, this.#config.dtype);
-    return { gradient, out, wantsInput: only !== 'parameters', wantsParameters: only !== 'input' };
-  }
-
-  /** The forward that a backward goes back through; what hangs on it has been checked. */
-  #lastFor({ gradient, out }: BackwardCall<ArrayOf<D>>): Forward<ArrayOf<D>> & { x: ArrayOf<D> } {
-    const last = this.#last;
-    if (last === undefined)
+    const pending = of === undefined ? undefined : pendingOf<ArrayOf<D>>(of);
+    if (of !== undefined && pending?.owner !== this)
       throw stateError(
         'NO_FORWARD',
-        'backward() must follow a forward(), got none since the layer was made or cleared',
+        'of must be the tensor that forward() of this layer returned, got another; a copy of it is another too',
       );
-    if (last.x === undefined)
+    const wantsInput = only !== 'parameters';
+    return { gradient, out, wantsInput, wantsParameters: only !== 'input', pending, accumulate, retain };
+  }
+
+  /** A forward that has not been gone back through. */
+  #checkPending(
+    pending: Pending<ArrayOf<D>> | undefined,
+    { wantsInput, wantsParameters }: BackwardCall<ArrayOf<D>>,
+  ): Pending<ArrayOf<D>> & { forward: Forward<ArrayOf<D>> } {
+    if (pending?.state === 'failed')
+      throw stateError(
+        'NO_FORWARD',
+        'backward() must follow a forward(), got one that was rejected',
+        pending.cause,
+      );
+    if (pending === undefined || pending.state === 'waiting')
+      throw stateError(
+        'NO_FORWARD',
+        `backward() must follow a forward() in ${this.training ? 'training' : 'evaluation'}, got none since the layer was made or cleared`,
+      );
+    if (pending.state === 'cleared' || pending.clears !== this.#clears)
+      throw stateError('NO_FORWARD', 'backward() must follow a forward(), got one from before clear()');
+    if ((wantsInput && !pending.leavesInput) || (wantsParameters && !pending.leavesParameters))
+      throw stateError(
+        'NO_FORWARD',
+        'backward() must go through each forward() once, got a second time; call forward() again, or give the first backward() retain: true',
+      );
+    return pending as Pending<ArrayOf<D>> & { forward: Forward<ArrayOf<D>> };
+  }
+
+  /** The forward, of which all that hangs on it has been checked. */
+  #checkForward(
+    { forward }: { forward: Forward<ArrayOf<D>> },
+    { gradient, out }: BackwardCall<ArrayOf<D>>,
+  ): Known<ArrayOf<D>> {
+    const { x, fingerprint, source } = forward;
+    if (x === undefined)
       throw stateError(
         'INPUT_OVERWRITTEN',
         'backward() must find the x of the last forward(), got one that wrote its result over x; give forward() another out',
       );
-    checkSameShape(gradient, 'the last x', last.shape);
-    checkLength({ ...gradient, name: 'x', data: last.x });
+    checkSameShape(gradient, 'the last x', forward.shape);
+    checkLength({ ...gradient, name: 'x', data: x });
+    if (source !== undefined && source.of.turn !== source.turn)
+      throw stateError(
+        'INPUT_OVERWRITTEN',
+        'backward() must find the x of its forward() as it was, got one that a layer with reuse: true has written its next result over',
+      );
+    if (fingerprint !== undefined && !matches(x, gradient.size, fingerprint))
+      throw stateError(
+        'INPUT_OVERWRITTEN',
+        'backward() must find the x of its forward() as it was, got other values in it; give forward() memory that stays until backward()',
+      );
     if (out !== undefined) {
       checkOut(out, gradient);
       checkApart('out', out, this.#arrays);
     }
-    return last as Forward<ArrayOf<D>> & { x: ArrayOf<D> };
+    return forward as Known<ArrayOf<D>>;
+  }
+
+  /** What has been gone back through, unless it is to be gone through again. */
+  #mark(pending: Pending<ArrayOf<D>>, call: BackwardCall<ArrayOf<D>>): void {
+    if (call.retain) return;
+    if (call.wantsInput) pending.leavesInput = false;
+    if (call.wantsParameters) pending.leavesParameters = false;
+  }
+
+  /** Where nothing is left of a forward to go through, and nobody is on the way, what it held is free. */
+  #letGo(pending: Pending<ArrayOf<D>>): void {
+    const { forward, busy, leavesInput, leavesParameters } = pending;
+    if (forward === undefined || busy > 0 || leavesInput || leavesParameters) return;
+    pending.forward = undefined;
+    this.#release(forward.held);
+    if (forward.isOwn) unstage(forward.x);
+    if (forward.mask !== undefined && this.#config.reuse) this.#mask = forward.mask;
+  }
+
+  #forget(pending: Pending<ArrayOf<D>> | undefined): void {
+    if (pending?.state !== 'done') return;
+    pending.state = 'cleared';
+    pending.forward = undefined;
+  }
+
+  /** Zeros for the gradients of one backward; with `reuse` the same arrays again. */
+  #ownGradients(): { weight: ArrayOf<D> | undefined; bias: ArrayOf<D> | undefined } {
+    const { dtype, reuse } = this.#config;
+    const make = (array: ArrayOf<D> | undefined) => array && newArray<ArrayOf<D>>(dtype, this.#channels);
+    if (!reuse) return { weight: make(this.weightGrad), bias: make(this.biasGrad) };
+    this.#own ??= { weight: make(this.weightGrad), bias: make(this.biasGrad) };
+    return this.#own;
+  }
+
+  #accumulate(dWeight: ArrayOf<D> | undefined, dBias: ArrayOf<D> | undefined): void {
+    const channels = this.#channels;
+    const { weightGrad, biasGrad } = this;
+    if (weightGrad && dWeight) for (let i = 0; i < channels; i++) weightGrad[i] += dWeight[i];
+    if (biasGrad && dBias) for (let i = 0; i < channels; i++) biasGrad[i] += dBias[i];
   }
 
   #forwardPass(

@@ -11,6 +11,7 @@ export {
   type LayerBackwardOptions,
   type LayerGradients,
   type Parameter,
+  type SingleValue,
 } from './batchnorm.js';
 export type { BatchNormConfig, BatchNormOptions } from './config.js';
 export type { Convention, Decay } from './conventions.js';

@@ -41,6 +41,9 @@ export function areCallsUntouched(): boolean {
     'residual' in objectPrototype ||
     'updateStats' in objectPrototype ||
     'only' in objectPrototype ||
+    'of' in objectPrototype ||
+    'accumulate' in objectPrototype ||
+    'retain' in objectPrototype ||
     'signal' in objectPrototype ||
     'transfer' in objectPrototype
   );
@@ -66,6 +69,7 @@ function areAllUntouched(): boolean {
       'unbiasedRunningVar' in objectPrototype ||
       'trackRunningStats' in objectPrototype ||
       'reuse' in objectPrototype ||
+      'singleValue' in objectPrototype ||
       'convention' in objectPrototype ||
       'momentum' in objectPrototype ||
       // statistics and states

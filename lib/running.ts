@@ -14,18 +14,36 @@ export class RunningStatistics {
   /** Updates of a channel that were left out because they would not have been finite. */
   rejectedUpdates = 0;
   readonly #channels: number;
-  readonly #decay: number;
+  #decay = 0;
   readonly #unbiased: boolean;
   /** With decay 'cumulative': how many batches the statistics of each channel are the mean of. */
-  readonly accepted: Float64Array | undefined;
+  accepted: Float64Array | undefined;
 
   constructor(channels: number, decay: Decay, unbiased: boolean) {
     this.mean = newArray('float64', channels);
     this.variance = filled(newArray('float64', channels), 1);
     this.#channels = channels;
-    this.#decay = decay === 'cumulative' ? 0 : decay;
     this.#unbiased = unbiased;
-    this.accepted = decay === 'cumulative' ? newArray('float64', channels) : undefined;
+    this.setDecay(decay);
+  }
+
+  /** From 'cumulative' on every channel counts as the mean of the batches so far. */
+  setDecay(decay: Decay): void {
+    if (decay === 'cumulative')
+      this.accepted ??= filled(newArray<Float64Array>('float64', this.#channels), this.batchesTracked);
+    else {
+      this.accepted = undefined;
+      this.#decay = decay;
+    }
+  }
+
+  /** As new: mean 0, variance 1, nothing seen. */
+  reset(): void {
+    filled(this.mean, 0);
+    filled(this.variance, 1);
+    if (this.accepted) filled(this.accepted, 0);
+    this.batchesTracked = 0;
+    this.rejectedUpdates = 0;
   }
 
   /** Takes the statistics of a batch in: its mean and biased variance, and the number of values per channel. */

@@ -312,7 +312,8 @@ function isFloatArray(value: unknown): value is FloatArray {
 
 function numbersIn(name: string, array: readonly unknown[]): Float64Array {
   const { length } = array;
-  if (!(length >= 1 && length <= maxChannels)) throw channelsError(name, length);
+  if (typeof length !== 'number' || !(length >= 1 && length <= maxChannels))
+    throw channelsError(name, length);
   const values = newArray<Float64Array>('float64', length);
   for (let i = 0; i < length; i++) {
     const value = array[i];

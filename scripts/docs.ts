@@ -50,8 +50,8 @@ function findGaps(project: ProjectReflection, entryPoints: readonly string[]): s
     // A signature has the name of what it is one of.
     const owner = kind === ReflectionKind.Class ? reflection : reflection.parent;
     const name = owner ? nameOf(owner) : '';
-    if (kind !== ReflectionKind.ConstructorSignature && !comment?.getTag('@example'))
-      gaps.push(`${name} must have an @example, got none`);
+    const needsExample = kind !== ReflectionKind.ConstructorSignature && kind !== ReflectionKind.SetSignature;
+    if (needsExample && !comment?.getTag('@example')) gaps.push(`${name} must have an @example, got none`);
     if (kind === ReflectionKind.Class) continue;
     const text = comment?.getTags('@throws').flatMap(({ content }) => content.map((part) => part.text)) ?? [];
     const documented = new Set(text.join('').match(/ERR_BATCHNORM_\w+/g));

@@ -116,7 +116,10 @@ export function thrownCodes(entryPoints: readonly string[]): Map<string, Set<str
       if (!ts.isClassDeclaration(declaration)) continue;
       for (const member of declaration.members) {
         if (ts.isConstructorDeclaration(member)) add(`${exported.name}.constructor`, member);
-        else if (ts.isMethodDeclaration(member) && !ts.isPrivateIdentifier(member.name))
+        else if (
+          (ts.isMethodDeclaration(member) || ts.isSetAccessorDeclaration(member)) &&
+          !ts.isPrivateIdentifier(member.name)
+        )
           add(`${exported.name}.${member.name.getText()}`, member);
       }
     }

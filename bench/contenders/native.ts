@@ -52,7 +52,9 @@ export async function native(threadCount: number, root: string): Promise<Contend
       const trained = new BatchNorm(channels, { dtype });
       trained.forward(input, { out: y });
       calls.training = () => bn.forward(input, { out: y });
-      calls.backward = () => trained.backward(gradient, { out: dx });
+      // Older revisions go through a forward as often as they are asked to.
+      const options = 'zeroGrad' in trained ? { out: dx, retain: true } : { out: dx };
+      calls.backward = () => trained.backward(gradient, options);
     }
     const fastest = (from: Values, other: Values | undefined, to: Values) => {
       const a = asFloats(from);

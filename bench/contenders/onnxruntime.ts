@@ -30,7 +30,7 @@ export function onnxruntime(threads: number): Contender {
   return async (subject, { x, y, weight, bias, mean, variance }) => {
     const { layout, shape, channels, dtype } = subject;
     if (layout === 'channels-last' && shape.length > 2) return undefined;
-    const each = { ...subject, offset: 0 };
+    const each = { ...subject, offset: 0, line: undefined };
     const tensor = (data: Values, dimensions: readonly number[] = [channels]) =>
       new Tensor(dtype, data, dimensions);
     const perChannel = (values: ArrayLike<number>) => {

@@ -5,7 +5,7 @@ import { backward, forwardInference, forwardTraining } from '../plain-js.js';
 export const plainJs: Contender = (subject, { x, dy, y, dx, weight, bias, mean, variance }) => {
   const affine = { weight, bias, eps };
   const moments = { mean, variance };
-  const each = { ...subject, offset: 0 };
+  const each = { ...subject, offset: 0, line: undefined };
   const gradients = {
     dx,
     dWeight: arrayFor(each, subject.channels),

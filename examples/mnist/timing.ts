@@ -99,7 +99,7 @@ function makeCase(norm: BatchNorm, x: Activations): Case {
     training: {
       library: () => {
         norm.forward(x, { out: y.library, updateStats: false });
-        norm.backward(dy, { out: dx });
+        norm.backward(dy, { out: dx, retain: true });
       },
       plainJs: () => {
         forwardTraining(x.data, shape, affine, moments, y.plainJs);

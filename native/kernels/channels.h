@@ -195,14 +195,13 @@ inline bool is_left_to_offset(double mean, double inverse) {
 /// there loses the digits that x - mean cancels.
 template <typename T>
 void normalization(const batchnorm::NormalizationWork<T>& work) {
-  const double* const mean = work.mean;
-  const T* const weight = work.weight;
-  const T* const bias = work.bias;
-  T* const __restrict high = work.high;
-  T* const __restrict scale = work.scale;
-  T* const __restrict offset = work.offset;
-  for (size_t channel = 0; channel < work.channels; channel++) {
-    const double inverse = inverse_deviation(work.variance[channel], work.eps);
+  // Copies, which nothing that is written can change: else each is loaded again for every channel.
+  const auto [channels, eps, mean, variance, weight, bias, to_high, to_scale, to_offset] = work;
+  T* const __restrict high = to_high;
+  T* const __restrict scale = to_scale;
+  T* const __restrict offset = to_offset;
+  for (size_t channel = 0; channel < channels; channel++) {
+    const double inverse = inverse_deviation(variance[channel], eps);
     const double factor = (weight ? static_cast<double>(weight[channel]) : 1) * inverse;
     high[channel] = static_cast<T>(is_left_to_offset<T>(mean[channel], inverse) ? 0 : mean[channel]);
     const double low = mean[channel] - static_cast<double>(high[channel]);
@@ -213,20 +212,19 @@ void normalization(const batchnorm::NormalizationWork<T>& work) {
 
 template <typename T>
 void gradients(const batchnorm::GradientsWork<T>& work) {
-  const double count = work.count;
-  const double* const sum_dy = work.sum_dy;
-  const double* const sum_dy_xc = work.sum_dy_xc;
-  T* const __restrict slope = work.slope;
-  T* const __restrict constant = work.constant;
-  for (size_t channel = 0; channel < work.channels; channel++) {
-    const double low = work.mean[channel] - static_cast<double>(work.high[channel]);
-    const double inverse = inverse_deviation(work.variance[channel], work.eps);
+  const auto [channels, eps, count, mean, variance, high, sum_dy, sum_dy_xc, to_slope, to_constant, dweight,
+              dbias] = work;
+  T* const __restrict slope = to_slope;
+  T* const __restrict constant = to_constant;
+  for (size_t channel = 0; channel < channels; channel++) {
+    const double low = mean[channel] - static_cast<double>(high[channel]);
+    const double inverse = inverse_deviation(variance[channel], eps);
     const double sum_dy_normalized = (sum_dy_xc[channel] - low * sum_dy[channel]) * inverse;
     const double channel_slope = inverse * (sum_dy_normalized / count);
     slope[channel] = static_cast<T>(channel_slope);
     constant[channel] = static_cast<T>(sum_dy[channel] / count - low * channel_slope);
-    if (work.dweight) work.dweight[channel] = static_cast<T>(sum_dy_normalized);
-    if (work.dbias) work.dbias[channel] = static_cast<T>(sum_dy[channel]);
+    if (dweight) dweight[channel] = static_cast<T>(sum_dy_normalized);
+    if (dbias) dbias[channel] = static_cast<T>(sum_dy[channel]);
   }
 }
 

@@ -70,6 +70,12 @@ interface Forward {
   residual: boolean;
 }
 
+/** A forward from its call on; without `forward` it is not done, or was refused. */
+interface Call {
+  forward?: Forward;
+  leaves: { input: boolean; parameters: boolean };
+}
+
 /** What can be known of a layer without looking into it. */
 class Model {
   training = true;
@@ -82,12 +88,16 @@ class Model {
     variance: new Float64Array(channels).fill(1),
   };
   parameters: Parameters;
-  last: Forward | undefined;
+  /** Of each mode, the forward that was called last, and the last that is done. */
+  called: Record<string, Call | undefined> = {};
+  done: Record<string, Call | undefined> = {};
+  grads: Parameters;
   readonly share: number;
 
   constructor(readonly options: Options) {
     const of = (value: number) => Array.from({ length: channels }, () => value) as unknown as FloatArray;
     this.parameters = { weight: options.weight ? of(1) : null, bias: options.bias ? of(0) : null };
+    this.grads = { weight: options.weight ? of(0) : null, bias: options.bias ? of(0) : null };
     this.share = 2 * rounding[options.dtype];
   }
 
@@ -291,6 +301,8 @@ class ForwardCommand extends Always {
     const out = transfer || this.out === 'none' ? undefined : this.out === 'in place' ? data : x.slice();
     const count = extents.outer * extents.inner;
     const batchStats = training || !options.trackRunningStats;
+    const called: Call = { leaves: { input: true, parameters: true } };
+    if (this.how !== 'at once') model.called[`${training}`] = called;
     const given = {
       out,
       updateStats: this.updateStats,
@@ -312,7 +324,9 @@ class ForwardCommand extends Always {
         const statistics = batchStats ? undefined : copyOfStatistics(model.running);
         const used = this.residual ? residual : undefined;
         const batch = expectForward(y, x, extents, options, parameters, statistics, used, relu);
-        model.last = {
+        model.called[`${training}`] = this.how === 'at once' ? called : model.called[`${training}`];
+        model.done[`${training}`] = called;
+        called.forward = {
           x,
           shape,
           isOverwritten: out === data && x.length > 0 && (this.how === 'at once' || isShared),
@@ -364,6 +378,8 @@ class BackwardCommand extends Always {
     readonly only: 'input' | 'parameters' | undefined,
     /** Whether dy has the shape of the last forward. */
     readonly fits: boolean,
+    readonly retain: boolean,
+    readonly accumulate: boolean,
   ) {
     super();
   }
@@ -371,8 +387,10 @@ class BackwardCommand extends Always {
   async run(model: Model, real: Real): Promise<void> {
     const { options } = model;
     // What it will go back through is known when that is done.
-    if (this.fits) await settle(real);
-    const shape = (this.fits && model.last?.shape) || shapeOf(options.axis, this.drawn);
+    if (this.fits || this.how === 'at once') await settle(real);
+    const mode = `${model.training}`;
+    const call = this.how === 'at once' ? model.done[mode] : model.called[mode];
+    const shape = (this.fits && call?.forward?.shape) || shapeOf(options.axis, this.drawn);
     const extents = extentsOf(shape, options.axis);
     const dy = randomNormals(new Random(this.drawn.stream), options.dtype, sizeOf(extents));
     const data = this.drawn.isShared ? shared(dy) : dy.slice();
@@ -383,7 +401,8 @@ class BackwardCommand extends Always {
         : this.out === 'in place'
           ? data
           : dy.slice();
-    const given = { out, only: this.only };
+    const accumulate = this.accumulate && this.only !== 'input';
+    const given = { out, only: this.only, retain: this.retain, accumulate };
     const { layer } = real;
     await perform(
       real,
@@ -393,15 +412,20 @@ class BackwardCommand extends Always {
           ? layer.backward({ data, shape }, given)
           : layer.backwardAsync({ data, shape }, { ...given, transfer }),
       () => {
-        if (model.last === undefined) return 'ERR_BATCHNORM_NO_FORWARD';
-        if (model.last.isOverwritten) return 'ERR_BATCHNORM_INPUT_OVERWRITTEN';
-        const isSame = model.last.shape.join() === shape.join();
+        if (call?.forward === undefined) return 'ERR_BATCHNORM_NO_FORWARD';
+        const { leaves, forward } = call;
+        if (this.only !== 'parameters' && !leaves.input) return 'ERR_BATCHNORM_NO_FORWARD';
+        if (this.only !== 'input' && !leaves.parameters) return 'ERR_BATCHNORM_NO_FORWARD';
+        if (forward.isOverwritten) return 'ERR_BATCHNORM_INPUT_OVERWRITTEN';
+        const isSame = forward.shape.join() === shape.join();
         return isSame ? undefined : 'ERR_BATCHNORM_INVALID_VALUE';
       },
       ({ dx, dWeight, dBias, dResidual }) => {
-        const last = model.last as Forward;
+        const { forward: last, leaves } = call as Call & { forward: Forward };
         const wantsInput = this.only !== 'parameters';
         const wantsParameters = this.only !== 'input';
+        if (!this.retain && wantsInput) leaves.input = false;
+        if (!this.retain && wantsParameters) leaves.parameters = false;
         expect(dx !== undefined).toBe(wantsInput);
         expect(dResidual !== undefined).toBe(wantsInput && last.residual);
         expect(dWeight !== undefined).toBe(wantsParameters && options.weight);
@@ -436,7 +460,12 @@ class BackwardCommand extends Always {
           const parameter = layer
             .parameters()
             .find((one) => one.name === (name === 'dWeight' ? 'weight' : 'bias'));
-          expectSame(parameter?.grad as FloatArray, actual, `the gradient of ${parameter?.name}`);
+          const kept = name === 'dWeight' ? 'weight' : 'bias';
+          const before = model.grads[kept] as FloatArray;
+          const sums = actual.map((value, c) => (accumulate ? before[c] : 0) + value) as FloatArray;
+          const grad = parameter?.grad as FloatArray;
+          expectSame(grad, accumulate ? sums : actual, `the gradient of ${kept}`);
+          model.grads[kept] = grad.slice() as FloatArray;
         }
       },
     );
@@ -482,7 +511,8 @@ class Clear extends Always {
   async run(model: Model, real: Real): Promise<void> {
     await settle(real);
     real.layer.clear();
-    model.last = undefined;
+    model.called = {};
+    model.done = {};
   }
   toString(): string {
     return 'clear()';
@@ -655,7 +685,10 @@ const mostly = fc.integer({ min: 0, max: 5 }).map((value) => value > 0);
 const forward = fc
   .tuple(batch, how, place, fc.boolean(), mostly)
   .map((drawn) => new ForwardCommand(...drawn));
-const backward = fc.tuple(batch, how, place, part, mostly).map((drawn) => new BackwardCommand(...drawn));
+const rarely = fc.integer({ min: 0, max: 3 }).map((value) => value === 0);
+const backward = fc
+  .tuple(batch, how, place, part, mostly, rarely, rarely)
+  .map((drawn) => new BackwardCommand(...drawn));
 /** Each as often as it stands here: most of a life is training. */
 const commands = [
   ...Array.from({ length: 8 }, () => forward),

@@ -103,6 +103,7 @@ describe(`a layer as JSON (${seedNote})`, () => {
         bias: true,
         trackRunningStats: true,
         reuse: false,
+        singleValue: 'throw',
         convention: 'keras',
       },
       state: {
@@ -299,7 +300,7 @@ describe('JSON that is no layer', () => {
       0.9,
       'TypeError',
       'UNKNOWN_OPTION',
-      'json.config must only have axis, eps, dtype, decay, unbiasedRunningVar, weight, bias, trackRunningStats, activation, reuse, convention, got "momentum"',
+      'json.config must only have axis, eps, dtype, decay, unbiasedRunningVar, weight, bias, trackRunningStats, activation, reuse, singleValue, convention, got "momentum"',
     ],
     ['config.eps', -1, 'RangeError', 'INVALID_VALUE', 'eps must be a positive finite number, got -1'],
     [
@@ -463,7 +464,7 @@ describe('a layer that is printed', () => {
   it('shows its settings, its mode and the batches seen', () => {
     const bn = new BatchNorm(64, { axis: -1, decay: 'cumulative', activation: 'relu', convention: 'onnx' });
     const settings =
-      "BatchNorm(64, { axis: -1, eps: 0.00001, dtype: 'float32', decay: 'cumulative', unbiasedRunningVar: false, weight: true, bias: true, trackRunningStats: true, activation: 'relu', reuse: false, convention: 'onnx' })";
+      "BatchNorm(64, { axis: -1, eps: 0.00001, dtype: 'float32', decay: 'cumulative', unbiasedRunningVar: false, weight: true, bias: true, trackRunningStats: true, activation: 'relu', reuse: false, singleValue: 'throw', convention: 'onnx' })";
     expect(inspect(bn)).toBe(`${settings}, training, 0 batches seen; toJSON() can be saved and sent`);
     bn.forward({ data: new Float32Array(128), shape: [2, 64] });
     expect(inspect(bn)).toBe(`${settings}, training, 1 batch seen; toJSON() can be saved and sent`);

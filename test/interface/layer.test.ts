@@ -204,35 +204,155 @@ describe(`modes of the layer (${seedNote})`, () => {
 });
 
 describe(`backward of the layer (${seedNote})`, () => {
-  it('is for the last forward, whatever became of the mode', () => {
+  it('is for the last forward of the mode', () => {
     const random = new Random();
     const bn = new BatchNorm(channels);
     randomize(random, bn);
     const dy = gradients(random);
     const x = activations(random);
     bn.train().forward(x);
-    const training = bn.backward(dy).dx?.data.slice() ?? [];
-    bn.forward(x);
-    bn.eval();
-    expectSame(bn.backward(dy).dx?.data ?? [], training, 'dx of a forward in training');
-    bn.forward(x);
-    const frozen = bn.backward(dy).dx?.data.slice() ?? [];
-    bn.forward(x);
-    bn.train();
-    expectSame(bn.backward(dy).dx?.data ?? [], frozen, 'dx of a forward in eval');
+    const training = bn.backward(dy).dx?.data ?? [];
+    bn.eval().forward(x);
+    const frozen = bn.backward(dy).dx?.data ?? [];
     expect(frozen).not.toEqual(training);
+    bn.forward(x);
+    bn.train().forward(x);
+    bn.eval();
+    expectSame(bn.backward(dy).dx?.data ?? [], frozen, 'dx of the evaluation');
+    bn.train();
+    expectSame(bn.backward(dy).dx?.data ?? [], training, 'dx of the training around it');
   });
 
-  it('may be called again for the same forward', () => {
+  it('goes through each forward once, in two halves or with retain again', () => {
     const random = new Random();
     const bn = new BatchNorm(channels);
     const dy = gradients(random);
+    const spent = { code: 'ERR_BATCHNORM_NO_FORWARD', message: expect.stringContaining('retain: true') };
     bn.forward(activations(random));
-    const { dx, dWeight } = bn.backward(dy);
-    const first = { dx: dx?.data.slice() ?? [], dWeight: dWeight?.slice() ?? [] };
-    const second = bn.backward(dy);
-    expectSame(second.dx?.data ?? [], first.dx, 'dx');
-    expectSame(second.dWeight ?? [], first.dWeight, 'dWeight');
+    const first = bn.backward(dy, { retain: true });
+    const input = bn.backward(dy, { only: 'input' });
+    expectSame(input.dx?.data ?? [], first.dx?.data ?? [], 'dx');
+    expect(() => bn.backward(dy, { only: 'input' })).toThrow(expect.objectContaining(spent));
+    expect(() => bn.backward(dy)).toThrow(expect.objectContaining(spent));
+    const parameters = bn.backward(dy, { only: 'parameters' });
+    expectSame(parameters.dWeight ?? [], first.dWeight ?? [], 'dWeight');
+    for (const only of [undefined, 'input', 'parameters'] as const)
+      expect(() => bn.backward(dy, { only })).toThrow(expect.objectContaining(spent));
+  });
+
+  it.each([false, true])('goes through any forward by its tensor, in any order, reuse %s', (reuse) => {
+    const random = new Random();
+    const bn = new BatchNorm(channels, { reuse });
+    randomize(random, bn);
+    const xs = Array.from({ length: 5 }, () => activations(random));
+    const dys = xs.map(() => gradients(random));
+    const residual = activations(random);
+    const expected = xs.map((x, i) => {
+      const one = new BatchNorm(channels);
+      for (const name of ['weight', 'bias'] as const) one[name]?.set(bn[name] as Float32Array);
+      one.forward(x, { residual });
+      return one.backward(dys[i]);
+    });
+    const ys = xs.map((x) => bn.forward(x, { residual }));
+    for (const i of [3, 0, 4, 1, 2]) {
+      const { dx, dWeight, dBias } = bn.backward(dys[i], { of: ys[i] });
+      expectSame(dx?.data ?? [], expected[i].dx?.data ?? [], `dx of ${i}`);
+      expectSame(dWeight ?? [], expected[i].dWeight ?? [], `dWeight of ${i}`);
+      expectSame(dBias ?? [], expected[i].dBias ?? [], `dBias of ${i}`);
+    }
+    const none = expect.objectContaining({ code: 'ERR_BATCHNORM_NO_FORWARD' });
+    for (const y of ys) expect(() => bn.backward(dys[0], { of: y })).toThrow(none);
+    expect(() => bn.backward(dys[0])).toThrow(none);
+    const foreign = new BatchNorm(channels).forward(xs[0]);
+    expect(() => bn.backward(dys[0], { of: foreign })).toThrow(none);
+    const y = bn.forward(xs[0]);
+    expect(() => bn.backward(dys[0], { of: { ...y } })).toThrow(none);
+    bn.clear();
+    expect(() => bn.backward(dys[0], { of: y })).toThrow(none);
+    expect(() => bn.backward(dys[0], { of: 1 as never })).toThrow(
+      expect.objectContaining({ code: 'ERR_BATCHNORM_INVALID_TYPE' }),
+    );
+  });
+
+  it('adds to the gradients with accumulate, and returns its own', () => {
+    const random = new Random();
+    for (const reuse of [false, true]) {
+      const bn = new BatchNorm(channels, { reuse });
+      const [weight, bias] = bn.parameters();
+      const sums = { dWeight: new Float32Array(channels), dBias: new Float32Array(channels) };
+      weight.grad.fill(3);
+      expect(bn.zeroGrad()).toBe(bn);
+      for (let i = 0; i < 3; i++) {
+        const x = activations(random);
+        const dy = gradients(random);
+        bn.forward(x);
+        const { dWeight = [], dBias = [] } = bn.backward(dy, { retain: true });
+        const alone = { dWeight: Float32Array.from(dWeight), dBias: Float32Array.from(dBias) };
+        weight.grad.set(sums.dWeight);
+        bias.grad.set(sums.dBias);
+        const added = bn.backward(dy, { accumulate: true });
+        expectSame(added.dWeight ?? [], alone.dWeight, 'dWeight of its own');
+        expectSame(added.dBias ?? [], alone.dBias, 'dBias of its own');
+        for (const name of ['dWeight', 'dBias'] as const)
+          sums[name] = sums[name].map((value, c) => value + alone[name][c]);
+        expectSame(weight.grad, sums.dWeight, 'the gradient of weight');
+        expectSame(bias.grad, sums.dBias, 'the gradient of bias');
+      }
+    }
+  });
+
+  it('finds an x that has been refilled', () => {
+    const bn = new BatchNorm(1);
+    const dy = { data: Float32Array.of(1, 0, 0, 0), shape: [4, 1] };
+    for (const refill of [9, Number.NaN, -0]) {
+      const x = { data: Float32Array.of(1, 2, 0, 4), shape: [4, 1] };
+      bn.forward(x);
+      x.data[2] = refill;
+      expect(() => bn.backward(dy)).toThrow(
+        expect.objectContaining({
+          code: 'ERR_BATCHNORM_INPUT_OVERWRITTEN',
+          message:
+            'backward() must find the x of its forward() as it was, got other values in it; give forward() memory that stays until backward()',
+        }),
+      );
+    }
+    // Its own copy is what forwardAsync goes by.
+    const nan = { data: Float32Array.of(Number.NaN, 2, -0, 4), shape: [4, 1] };
+    bn.forward(nan);
+    expect(bn.backward(dy).dx?.data).toHaveLength(4);
+  });
+
+  it('finds an x that a layer with reuse has written its next result over', () => {
+    const tensor = (...values: number[]) => ({ data: Float32Array.from(values), shape: [4, 1] });
+    const [a, b] = [new BatchNorm(1, { reuse: true }), new BatchNorm(1)];
+    b.forward(a.forward(tensor(1, 2, 3, 9)));
+    // The same values: no look at them can tell.
+    a.forward(tensor(1, 2, 3, 9));
+    expect(() => b.backward(tensor(1, 0, 0, 0))).toThrow(
+      expect.objectContaining({
+        code: 'ERR_BATCHNORM_INPUT_OVERWRITTEN',
+        message:
+          'backward() must find the x of its forward() as it was, got one that a layer with reuse: true has written its next result over',
+      }),
+    );
+  });
+
+  it('leaves the moments of the last training batch to be looked at', () => {
+    const random = new Random();
+    const bn = new BatchNorm(channels);
+    expect(bn.lastMoments).toBeUndefined();
+    for (let i = 0; i < 4; i++) {
+      const x = activations(random);
+      bn.forward(x);
+      if (i % 2) bn.backward(gradients(random));
+      bn.eval().forward(activations(random));
+      bn.forward(activations(random));
+      bn.train();
+      const { mean, variance, count } = forwardTraining(x);
+      expect(bn.lastMoments).toEqual({ mean, variance, count });
+    }
+    bn.lastMoments?.mean.fill(0);
+    expect(bn.lastMoments?.mean[0]).not.toBe(0);
   });
 
   it.each(['train', 'eval'] as const)(
@@ -282,7 +402,7 @@ describe(`backward of the layer (${seedNote})`, () => {
     const bn = new BatchNorm(channels);
     const dy = gradients(random);
     bn.forward(activations(random));
-    const all = bn.backward(dy);
+    const all = bn.backward(dy, { retain: true });
     const dx = all.dx?.data.slice() ?? [];
     const dWeight = all.dWeight?.slice() ?? [];
     const dBias = all.dBias?.slice() ?? [];
@@ -356,7 +476,7 @@ describe(`backward of the layer (${seedNote})`, () => {
     const bn = new BatchNorm(channels);
     bn.forward(activations(random));
     const dy = gradients(random);
-    const expected = bn.backward(dy).dx?.data.slice() ?? [];
+    const expected = bn.backward(dy, { retain: true }).dx?.data.slice() ?? [];
     const inPlace = bn.backward(dy, { out: dy.data });
     expect(inPlace.dx?.data).toBe(dy.data);
     expectSame(dy.data, expected, 'dx');

@@ -305,7 +305,7 @@ const cases: [title: string, call: () => unknown, expected: Failure][] = [
     `an option of the layer called ${JSON.stringify(name)}`,
     () => new BatchNorm(3, { [name]: 1 } as Wrong),
     type(
-      `options must only have axis, eps, dtype, decay, unbiasedRunningVar, weight, bias, trackRunningStats, activation, reuse, convention, momentum, got ${JSON.stringify(name)}${meant === undefined ? '' : `; did you mean ${meant}?`}`,
+      `options must only have axis, eps, dtype, decay, unbiasedRunningVar, weight, bias, trackRunningStats, activation, reuse, singleValue, convention, momentum, got ${JSON.stringify(name)}${meant === undefined ? '' : `; did you mean ${meant}?`}`,
       'ERR_BATCHNORM_UNKNOWN_OPTION',
     ),
   ]),
@@ -354,7 +354,7 @@ const cases: [title: string, call: () => unknown, expected: Failure][] = [
     'an unknown option of the layer',
     () => new BatchNorm(3, { epsilon: 1e-3 } as Wrong),
     type(
-      'options must only have axis, eps, dtype, decay, unbiasedRunningVar, weight, bias, trackRunningStats, activation, reuse, convention, momentum, got "epsilon"; did you mean eps?',
+      'options must only have axis, eps, dtype, decay, unbiasedRunningVar, weight, bias, trackRunningStats, activation, reuse, singleValue, convention, momentum, got "epsilon"; did you mean eps?',
       'ERR_BATCHNORM_UNKNOWN_OPTION',
     ),
   ],
@@ -711,7 +711,7 @@ const cases: [title: string, call: () => unknown, expected: Failure][] = [
     () => new BatchNorm(3).backward(x()),
     state(
       'ERR_BATCHNORM_NO_FORWARD',
-      'backward() must follow a forward(), got none since the layer was made or cleared',
+      'backward() must follow a forward() in training, got none since the layer was made or cleared',
     ),
   ],
   [

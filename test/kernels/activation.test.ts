@@ -122,12 +122,12 @@ function expectLayer(
     const forward = { residual: residual && tensor(residual) };
     if (reuse) bn.forward(tensor(x.map((value) => -value) as FloatArray), { ...forward, updateStats: false });
     expectSame(bn.forward(tensor(x), forward).data, y, 'y of the layer');
-    const { dx, dWeight, dBias, dResidual } = bn.backward(tensor(dy));
+    const { dx, dWeight, dBias, dResidual } = bn.backward(tensor(dy), { retain: true });
     expectSame(dx?.data ?? [], expected.dx?.data ?? [], 'dx of the layer');
     expectSame(dWeight ?? [], expected.dWeight ?? [], 'dWeight of the layer');
     expectSame(dBias ?? [], expected.dBias ?? [], 'dBias of the layer');
     expectSame(dResidual?.data ?? [], residual ? gradient : [], 'dResidual of the layer');
-    const parameters = bn.backward(tensor(dy), { only: 'parameters' });
+    const parameters = bn.backward(tensor(dy), { only: 'parameters', retain: true });
     expect(Object.keys(parameters)).toEqual(['dWeight', 'dBias']);
     expectSame(parameters.dWeight ?? [], expected.dWeight ?? [], 'dWeight alone');
     const inPlace = dy.slice() as FloatArray;
