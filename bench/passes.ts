@@ -12,6 +12,7 @@ import { measureCase, stepsOf } from './measure.js';
 import { options } from './options.js';
 import { startWorker } from './process.js';
 import { markdown } from './report/markdown.js';
+import { noiseNote } from './report/noise.js';
 import { page } from './report/page.js';
 import { accuracyTables, compareTable, speedTables, type TextTable, targetTable } from './report/tables.js';
 import { terminalTable } from './report/terminal.js';
@@ -115,9 +116,11 @@ function tablesOf(lookup: Lookup): TextTable[] {
   ];
 }
 
-const results: Results = options.from
+const measured: Results = options.from
   ? JSON.parse(readFileSync(options.from, 'utf8'))
   : await (options.compare ? compare(options.compare) : everyContender());
+const noise = noiseNote(measured.measurements);
+const results = noise === undefined ? measured : { ...measured, notes: [...measured.notes, noise] };
 const lookup = new Lookup(results);
 const tables = tablesOf(lookup);
 console.log(`\n${results.machine}, ${results.date.slice(0, 10)}`);
@@ -126,7 +129,7 @@ for (const note of results.notes) console.log(note);
 
 mkdirSync(options.out, { recursive: true });
 const json = join(options.out, options.compare ? 'compare.json' : 'bench.json');
-if (!options.from) writeFileSync(json, JSON.stringify(results, null, 1));
+if (!options.from) writeFileSync(json, JSON.stringify(measured, null, 1));
 const html = join(options.out, options.compare ? 'compare.html' : 'bench.html');
 writeFileSync(html, page(lookup, tables));
 console.log(`All measurements: ${options.from || json}, page: ${html}`);

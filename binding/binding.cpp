@@ -20,6 +20,7 @@
 #include "mailbox.h"
 #include "plan.h"
 #include "platform.h"
+#include "presence.h"
 
 namespace {
 
@@ -276,11 +277,11 @@ struct Later {
   }
 };
 
-/// forwardTraining and forwardInference (outer, channels, inner, eps, x, y, weight?, bias?, mean, variance,
-/// relu, residual?, mask?): whether y is x
-template <typename T, auto Compute, typename When>
-napi_value forward(napi_env env, napi_callback_info info) {
-  const Arguments<13 + When::kArguments> arguments(env, info);
+/// The parameters of forwardTraining and forwardInference: (outer, channels, inner, eps, x, y, weight?,
+/// bias?, mean, variance, relu, residual?, mask?). The pass is given to run(pass, mean, variance); whether y
+/// is x.
+template <typename T, typename Arguments, typename Run>
+napi_value forward_with(const Arguments& arguments, Run run) {
   const Shape shape = arguments.shape(0, arguments.size(1), 2);
   const double eps = arguments.number(3);
   const auto x = arguments.template array<const T>(4, shape.size(), "x.data");
@@ -299,40 +300,67 @@ napi_value forward(napi_env env, napi_callback_info info) {
   check_apart(y, bias, kOffBias);
   check_apart(y, mean, kOffMean);
   check_apart(y, variance, kOffVariance);
-  const batchnorm::Forward<T> pass = {shape,  eps, x.at, y.at, weight.at, bias.at, {activation, residual.at},
-                                      mask.at};
-  When::run(arguments,
-            [=, execution = When::execution(env)] { Compute(execution, pass, mean.at, variance.at); });
-  return Napi::Boolean::New(env, in_place);
+  run(batchnorm::Forward<T>{shape, eps, x.at, y.at, weight.at, bias.at, {activation, residual.at}, mask.at},
+      mean.at, variance.at);
+  return Napi::Boolean::New(arguments.env(), in_place);
 }
 
-/// backward(outer, channels, inner, eps, training, dy, x, mean, variance, weight?, bias?, relu, residual?,
-/// mask?, dx?, dWeight?, dBias?, dResidual?)
+template <typename T, auto Compute, typename When>
+napi_value forward(napi_env env, napi_callback_info info) {
+  const Arguments<13 + When::kArguments> arguments(env, info);
+  return forward_with<T>(arguments, [&](const auto& pass, double* mean, double* variance) {
+    When::run(arguments, [=, execution = When::execution(env)] { Compute(execution, pass, mean, variance); });
+  });
+}
+
+/// moments(outer, channels, inner, x, mean, variance)
 template <typename T, typename When>
-napi_value backward(napi_env env, napi_callback_info info) {
-  const Arguments<18 + When::kArguments> arguments(env, info);
+napi_value moments(napi_env env, napi_callback_info info) {
+  const Arguments<6 + When::kArguments> arguments(env, info);
   const Shape shape = arguments.shape(0, arguments.size(1), 2);
-  const double eps = arguments.number(3);
-  const bool training = arguments.boolean(4);
-  const auto dy = arguments.template array<const T>(5, shape.size(), "dy.data");
-  const auto x = arguments.template array<const T>(6, shape.size(), "x.data");
-  const auto mean = arguments.template array<const double>(7, shape.channels, "mean");
-  const auto variance = arguments.template array<const double>(8, shape.channels, "variance");
-  const auto weight = arguments.template optional_array<const T>(9, shape.channels, "weight");
-  const auto bias = arguments.template optional_array<const T>(10, shape.channels, "bias");
-  const Activation activation = arguments.activation(11);
-  const auto residual = arguments.template optional_array<const T>(12, shape.size(), "residual.data");
-  const auto mask = arguments.template optional_array<const unsigned char>(
-      13, batchnorm::mask_bytes(shape.size()), "the mask of the activation");
-  const auto dx = arguments.template optional_array<T>(14, shape.size(), kOut);
-  const auto dweight = arguments.template optional_array<T>(15, shape.channels, "the gradient of weight");
-  const auto dbias = arguments.template optional_array<T>(16, shape.channels, "the gradient of bias");
-  const auto dresidual = arguments.template optional_array<T>(17, shape.size(), "the gradient of residual");
-  // As batchnorm.h has it: dresidual is where these find room.
-  const bool gated = activation != batchnorm::kIdentity && (residual.at || mask.at);
-  if (gated && !dresidual.at && (dx.at || !mask.at))
-    throw InvalidCall{"be given room for the gradient of a residual"};
-  if (dx.at) {
+  const auto x = arguments.template array<const T>(3, shape.size(), "x.data");
+  const auto mean = arguments.template array<double>(4, shape.channels, "mean");
+  const auto variance = arguments.template array<double>(5, shape.channels, "variance");
+  When::run(arguments, [=, execution = When::execution(env)] {
+    batchnorm::moments<T>(execution, shape, x.at, mean.at, variance.at);
+  });
+  return nullptr;
+}
+
+/// What all that goes back through a forward pass begins with: (outer, channels, inner, eps, dy, x, mean,
+/// variance, weight?, bias?, relu, residual?, mask?, dResidual?)
+template <typename T>
+struct BackwardArguments {
+  static constexpr size_t kCount = 14;
+  template <typename Arguments>
+  explicit BackwardArguments(const Arguments& arguments)
+      : shape(arguments.shape(0, arguments.size(1), 2)),
+        eps(arguments.number(3)),
+        dy(arguments.template array<const T>(4, shape.size(), "dy.data")),
+        x(arguments.template array<const T>(5, shape.size(), "x.data")),
+        mean(arguments.template array<const double>(6, shape.channels, "mean")),
+        variance(arguments.template array<const double>(7, shape.channels, "variance")),
+        weight(arguments.template optional_array<const T>(8, shape.channels, "weight")),
+        bias(arguments.template optional_array<const T>(9, shape.channels, "bias")),
+        activation(arguments.activation(10)),
+        residual(arguments.template optional_array<const T>(11, shape.size(), "residual.data")),
+        mask(arguments.template optional_array<const unsigned char>(12, batchnorm::mask_bytes(shape.size()),
+                                                                    "the mask of the activation")),
+        dresidual(arguments.template optional_array<T>(13, shape.size(), "the gradient of residual")) {}
+
+  batchnorm::Backward<T> pass() const {
+    return {shape,  eps, dy.at, x.at, mean.at, variance.at, weight.at, bias.at, {activation, residual.at},
+            mask.at};
+  }
+  /// As batchnorm.h has it: dresidual is where a mask is computed, and where what it lets through is kept.
+  void check_room(bool writes) const {
+    // An empty array may have no address, and needs none.
+    const bool gated = activation != batchnorm::kIdentity && (residual.at || mask.at) && shape.size() > 0;
+    if (gated && !dresidual.at && (writes || !mask.at))
+      throw InvalidCall{"be given room for the gradient of a residual"};
+  }
+  void check_result(Values<T> dx) const {
+    if (!dx.at) return;
     is_in_place<T>(dx, dy, "be dy.data itself or not overlap it");
     check_apart(dx, x, kOffX);
     check_apart(dx, residual, kOffResidual);
@@ -341,13 +369,195 @@ napi_value backward(napi_env env, napi_callback_info info) {
     check_apart(dx, mean, kOffMean);
     check_apart(dx, variance, kOffVariance);
   }
-  const batchnorm::Backward<T> pass = {
-      shape, eps, dy.at, x.at, mean.at, variance.at, weight.at, bias.at, {activation, residual.at}, mask.at};
-  const batchnorm::Gradients<T> gradients = {dx.at, dweight.at, dbias.at, dresidual.at};
+
+  Shape shape;
+  double eps;
+  Values<const T> dy, x;
+  Values<const double> mean, variance;
+  Values<const T> weight, bias;
+  Activation activation;
+  Values<const T> residual;
+  Values<const unsigned char> mask;
+  Values<T> dresidual;
+};
+
+/// backward(..., training, dx?, dWeight?, dBias?)
+template <typename T, typename When>
+napi_value backward(napi_env env, napi_callback_info info) {
+  constexpr size_t kBegin = BackwardArguments<T>::kCount;
+  const Arguments<kBegin + 4 + When::kArguments> arguments(env, info);
+  const BackwardArguments<T> given(arguments);
+  const size_t channels = given.shape.channels;
+  const bool training = arguments.boolean(kBegin);
+  const auto dx = arguments.template optional_array<T>(kBegin + 1, given.shape.size(), kOut);
+  const auto dweight = arguments.template optional_array<T>(kBegin + 2, channels, "the gradient of weight");
+  const auto dbias = arguments.template optional_array<T>(kBegin + 3, channels, "the gradient of bias");
+  given.check_room(dx.at);
+  given.check_result(dx);
+  const batchnorm::Gradients<T> gradients = {dx.at, dweight.at, dbias.at, given.dresidual.at};
   When::run(arguments, [=, execution = When::execution(env)] {
-    batchnorm::backward<T>(execution, pass, training, gradients);
+    batchnorm::backward<T>(execution, given.pass(), training, gradients);
   });
   return nullptr;
+}
+
+/// sumDy and sumDyXmu, from argument `index` on
+template <typename Arguments>
+batchnorm::GradientSums sums_at(const Arguments& arguments, size_t index, size_t channels) {
+  return {arguments.template array<double>(index, channels, "sumDy").at,
+          arguments.template array<double>(index + 1, channels, "sumDyXmu").at};
+}
+
+/// gradSums(..., sumDy, sumDyXmu, and two that it does not read, as gradInput)
+template <typename T, typename When>
+napi_value grad_sums(napi_env env, napi_callback_info info) {
+  constexpr size_t kBegin = BackwardArguments<T>::kCount;
+  const Arguments<kBegin + 4 + When::kArguments> arguments(env, info);
+  const BackwardArguments<T> given(arguments);
+  const batchnorm::GradientSums sums = sums_at(arguments, kBegin, given.shape.channels);
+  given.check_room(false);
+  When::run(arguments, [=, execution = When::execution(env)] {
+    batchnorm::grad_sums<T>(execution, given.pass(), given.dresidual.at, sums);
+  });
+  return nullptr;
+}
+
+/// gradInput(..., sumDy, sumDyXmu, count, dx)
+template <typename T, typename When>
+napi_value grad_input(napi_env env, napi_callback_info info) {
+  constexpr size_t kBegin = BackwardArguments<T>::kCount;
+  const Arguments<kBegin + 4 + When::kArguments> arguments(env, info);
+  const BackwardArguments<T> given(arguments);
+  const batchnorm::GradientSums sums = sums_at(arguments, kBegin, given.shape.channels);
+  const double count = arguments.number(kBegin + 2);
+  const auto dx = arguments.template array<T>(kBegin + 3, given.shape.size(), kOut);
+  given.check_room(dx.at);
+  given.check_result(dx);
+  When::run(arguments, [=, execution = When::execution(env)] {
+    batchnorm::grad_input<T>(execution, given.pass(), sums, count, dx.at, given.dresidual.at);
+  });
+  return nullptr;
+}
+
+/// gradParameters(channels, eps, mean, variance, sumDy, sumDyXmu, dWeight?, dBias?)
+template <typename T>
+napi_value grad_parameters(napi_env env, napi_callback_info info) {
+  const Arguments<8> arguments(env, info);
+  const size_t channels = arguments.channels(0);
+  const double eps = arguments.number(1);
+  const auto mean = arguments.template array<const double>(2, channels, "mean");
+  const auto variance = arguments.template array<const double>(3, channels, "variance");
+  const batchnorm::GradientSums sums = sums_at(arguments, 4, channels);
+  const auto dweight = arguments.template optional_array<T>(6, channels, "the gradient of weight");
+  const auto dbias = arguments.template optional_array<T>(7, channels, "the gradient of bias");
+  batchnorm::grad_parameters<T>(execution_of(env), channels, eps, mean.at, variance.at, sums, dweight.at,
+                                dbias.at);
+  return nullptr;
+}
+
+/// What counts, from argument `index` on: weights?, missing, impute, zero
+template <typename Arguments>
+batchnorm::Presence presence_at(const Arguments& arguments, size_t index, Shape shape) {
+  return {arguments.template optional_array<const double>(index, shape.outer * shape.inner, "weights").at,
+          arguments.boolean(index + 1), arguments.boolean(index + 2), arguments.boolean(index + 3)};
+}
+
+/// momentsOfPresent(outer, channels, inner, x, mean, variance, count, squares, weights?, missing, impute,
+/// zero)
+template <typename T, typename When>
+napi_value moments_of_present(napi_env env, napi_callback_info info) {
+  const Arguments<12 + When::kArguments> arguments(env, info);
+  const Shape shape = arguments.shape(0, arguments.size(1), 2);
+  const auto x = arguments.template array<const T>(3, shape.size(), "x.data");
+  const auto array = [&](size_t index, const char* name) {
+    return arguments.template array<double>(index, shape.channels, name).at;
+  };
+  const batchnorm::Statistics statistics = {array(6, "count"), array(7, "squares"), array(4, "mean"),
+                                            array(5, "variance")};
+  const batchnorm::Presence presence = presence_at(arguments, 8, shape);
+  When::run(arguments, [=, execution = When::execution(env)] {
+    batchnorm::moments_of_present<T>(execution, shape, x.at, presence, statistics);
+  });
+  return nullptr;
+}
+
+/// inferPresent(..., weights?, missing, impute, zero): as forwardInference
+template <typename T, typename When>
+napi_value infer_present(napi_env env, napi_callback_info info) {
+  const Arguments<17 + When::kArguments> arguments(env, info);
+  return forward_with<T>(arguments, [&](const auto& pass, double* mean, double* variance) {
+    const batchnorm::Presence presence = presence_at(arguments, 13, pass.shape);
+    When::run(arguments, [=, execution = When::execution(env)] {
+      batchnorm::infer_present<T>(execution, pass, presence, mean, variance);
+    });
+  });
+}
+
+/// gradSumsOfPresent(..., sumDy, sumDyXmu, count?, dx?, weights?, missing, impute, zero, sumBias?), of which
+/// it reads neither count nor dx
+template <typename T, typename When>
+napi_value grad_sums_of_present(napi_env env, napi_callback_info info) {
+  constexpr size_t kBegin = BackwardArguments<T>::kCount;
+  const Arguments<kBegin + 9 + When::kArguments> arguments(env, info);
+  const BackwardArguments<T> given(arguments);
+  const batchnorm::GradientSums sums = sums_at(arguments, kBegin, given.shape.channels);
+  const batchnorm::Presence presence = presence_at(arguments, kBegin + 4, given.shape);
+  const auto bias = arguments.template optional_array<double>(kBegin + 8, given.shape.channels, "sumBias");
+  given.check_room(false);
+  When::run(arguments, [=, execution = When::execution(env)] {
+    batchnorm::grad_sums_of_present<T>(execution, given.pass(), presence, given.dresidual.at, sums, bias.at);
+  });
+  return nullptr;
+}
+
+/// gradInputOfPresent(as gradSumsOfPresent), which does not read sumBias
+template <typename T, typename When>
+napi_value grad_input_of_present(napi_env env, napi_callback_info info) {
+  constexpr size_t kBegin = BackwardArguments<T>::kCount;
+  const Arguments<kBegin + 9 + When::kArguments> arguments(env, info);
+  const BackwardArguments<T> given(arguments);
+  const batchnorm::GradientSums sums = sums_at(arguments, kBegin, given.shape.channels);
+  const auto count =
+      arguments.template optional_array<const double>(kBegin + 2, given.shape.channels, "count");
+  const auto dx = arguments.template optional_array<T>(kBegin + 3, given.shape.size(), kOut);
+  const batchnorm::Presence presence = presence_at(arguments, kBegin + 4, given.shape);
+  given.check_room(dx.at);
+  given.check_result(dx);
+  When::run(arguments, [=, execution = When::execution(env)] {
+    batchnorm::grad_input_of_present<T>(execution, given.pass(), presence, sums, count.at, dx.at,
+                                        given.dresidual.at);
+  });
+  return nullptr;
+}
+
+/// gradWeights(as gradSumsOfPresent, in the place of dx dWeights), which reads of what counts the weights
+/// alone
+template <typename T, typename When>
+napi_value grad_weights(napi_env env, napi_callback_info info) {
+  constexpr size_t kBegin = BackwardArguments<T>::kCount;
+  const Arguments<kBegin + 9 + When::kArguments> arguments(env, info);
+  const BackwardArguments<T> given(arguments);
+  const batchnorm::GradientSums sums = sums_at(arguments, kBegin, given.shape.channels);
+  const size_t positions = given.shape.outer * given.shape.inner;
+  const auto count = arguments.template array<const double>(kBegin + 2, given.shape.channels, "count");
+  const auto dweights = arguments.template array<double>(kBegin + 3, positions, "the gradient of weights");
+  const auto weights = arguments.template array<const double>(kBegin + 4, positions, "weights");
+  When::run(arguments, [=, execution = When::execution(env)] {
+    batchnorm::grad_weights<T>(execution, given.pass(), {weights.at, false, false, false}, sums, count.at,
+                               dweights.at);
+  });
+  return nullptr;
+}
+
+/// findMissing(outer, channels, inner, x, weights?): the place of the first NaN that counts, or the size of x
+template <typename T>
+napi_value find_missing(napi_env env, napi_callback_info info) {
+  const Arguments<5> arguments(env, info);
+  const Shape shape = arguments.shape(0, arguments.size(1), 2);
+  const auto x = arguments.template array<const T>(3, shape.size(), "x.data");
+  const auto weights =
+      arguments.template optional_array<const double>(4, shape.outer * shape.inner, "weights");
+  return Napi::Number::New(env, static_cast<double>(batchnorm::find_missing<T>(shape, x.at, weights.at)));
 }
 
 /// frozenBytes(channels)
@@ -529,10 +739,28 @@ Napi::Object passes_of(Napi::Env env) {
   Napi::Object passes = Napi::Object::New(env);
   export_function<forward<T, batchnorm::forward_training<T>, Now>>(passes, "forwardTraining");
   export_function<forward<T, batchnorm::forward_inference<T>, Now>>(passes, "forwardInference");
+  export_function<moments<T, Now>>(passes, "moments");
   export_function<backward<T, Now>>(passes, "backward");
+  export_function<grad_sums<T, Now>>(passes, "gradSums");
+  export_function<grad_input<T, Now>>(passes, "gradInput");
+  export_function<grad_parameters<T>>(passes, "gradParameters");
   export_function<forward<T, batchnorm::forward_training<T>, Later>>(passes, "forwardTrainingLater");
   export_function<forward<T, batchnorm::forward_inference<T>, Later>>(passes, "forwardInferenceLater");
+  export_function<moments<T, Later>>(passes, "momentsLater");
   export_function<backward<T, Later>>(passes, "backwardLater");
+  export_function<grad_sums<T, Later>>(passes, "gradSumsLater");
+  export_function<grad_input<T, Later>>(passes, "gradInputLater");
+  export_function<moments_of_present<T, Now>>(passes, "momentsOfPresent");
+  export_function<infer_present<T, Now>>(passes, "inferPresent");
+  export_function<grad_sums_of_present<T, Now>>(passes, "gradSumsOfPresent");
+  export_function<grad_input_of_present<T, Now>>(passes, "gradInputOfPresent");
+  export_function<grad_weights<T, Now>>(passes, "gradWeights");
+  export_function<find_missing<T>>(passes, "findMissing");
+  export_function<moments_of_present<T, Later>>(passes, "momentsOfPresentLater");
+  export_function<infer_present<T, Later>>(passes, "inferPresentLater");
+  export_function<grad_sums_of_present<T, Later>>(passes, "gradSumsOfPresentLater");
+  export_function<grad_input_of_present<T, Later>>(passes, "gradInputOfPresentLater");
+  export_function<grad_weights<T, Later>>(passes, "gradWeightsLater");
   export_function<frozen_bytes<T>>(passes, "frozenBytes");
   export_function<freeze<T>>(passes, "freeze");
   export_function<run_frozen<T, Now>>(passes, "runFrozen");

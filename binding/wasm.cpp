@@ -5,6 +5,7 @@
 #include <cstdlib>
 
 #include "batchnorm.h"
+#include "presence.h"
 
 #define EXPORT(name) extern "C" __attribute__((export_name(name)))
 
@@ -59,6 +60,21 @@ double batchnorm_update_running_stats(size_t channels, const double* mean, const
                                                              running_var, accepted));
 }
 
+/// The parameters that all passes back through a forward pass begin with, and that pass as they say it.
+#define THROUGH_FORWARD(T)                                                                              \
+  size_t outer, size_t channels, size_t inner, double eps, const T *dy, const T *x, const double *mean, \
+      const double *variance, const T *weight, const T *bias, uint32_t relu, const T *residual,         \
+      const unsigned char *mask, T *dresidual
+#define PASS_THROUGH                                                                                     \
+  {                                                                                                      \
+    {outer, channels, inner}, eps, dy, x, mean, variance, weight, bias, {activation_of(relu), residual}, \
+        mask                                                                                             \
+  }
+
+#define PRESENCE const double *weights, uint32_t missing, uint32_t impute, uint32_t zero
+#define PRESENT \
+  { weights, missing != 0, impute != 0, zero != 0 }
+
 #define EXPORT_PASSES(T, suffix)                                                                             \
   EXPORT("forwardTraining" suffix)                                                                           \
   void batchnorm_forward_training_##T(size_t outer, size_t channels, size_t inner, double eps, const T* x,   \
@@ -79,23 +95,70 @@ double batchnorm_update_running_stats(size_t channels, const double* mean, const
         {{outer, channels, inner}, eps, x, y, weight, bias, {activation_of(relu), residual}, mask}, mean,    \
         variance);                                                                                           \
   }                                                                                                          \
+  EXPORT("moments" suffix)                                                                                   \
+  void batchnorm_moments_##T(size_t outer, size_t channels, size_t inner, const T* x, double* mean,          \
+                             double* variance) {                                                             \
+    batchnorm::moments<T>(kExecution, {outer, channels, inner}, x, mean, variance);                          \
+  }                                                                                                          \
   EXPORT("backward" suffix)                                                                                  \
-  void batchnorm_backward_##T(size_t outer, size_t channels, size_t inner, double eps, uint32_t training,    \
-                              const T* dy, const T* x, const double* mean, const double* variance,           \
-                              const T* weight, const T* bias, uint32_t relu, const T* residual,              \
-                              const unsigned char* mask, T* dx, T* dweight, T* dbias, T* dresidual) {        \
-    batchnorm::backward<T>(kExecution,                                                                       \
-                           {{outer, channels, inner},                                                        \
-                            eps,                                                                             \
-                            dy,                                                                              \
-                            x,                                                                               \
-                            mean,                                                                            \
-                            variance,                                                                        \
-                            weight,                                                                          \
-                            bias,                                                                            \
-                            {activation_of(relu), residual},                                                 \
-                            mask},                                                                           \
-                           training != 0, {dx, dweight, dbias, dresidual});                                  \
+  void batchnorm_backward_##T(THROUGH_FORWARD(T), uint32_t training, T* dx, T* dweight, T* dbias) {          \
+    batchnorm::backward<T>(kExecution, PASS_THROUGH, training != 0, {dx, dweight, dbias, dresidual});        \
+  }                                                                                                          \
+  EXPORT("gradSums" suffix)                                                                                  \
+  void batchnorm_grad_sums_##T(THROUGH_FORWARD(T), double* dy_sum, double* dy_xc) {                          \
+    batchnorm::grad_sums<T>(kExecution, PASS_THROUGH, dresidual, {dy_sum, dy_xc});                           \
+  }                                                                                                          \
+  EXPORT("gradInput" suffix)                                                                                 \
+  void batchnorm_grad_input_##T(THROUGH_FORWARD(T), double* dy_sum, double* dy_xc, double count, T* dx) {    \
+    batchnorm::grad_input<T>(kExecution, PASS_THROUGH, {dy_sum, dy_xc}, count, dx, dresidual);               \
+  }                                                                                                          \
+  EXPORT("gradParameters" suffix)                                                                            \
+  void batchnorm_grad_parameters_##T(size_t channels, double eps, const double* mean,                        \
+                                     const double* variance, double* dy_sum, double* dy_xc, T* dweight,      \
+                                     T* dbias) {                                                             \
+    batchnorm::grad_parameters<T>(kExecution, channels, eps, mean, variance, {dy_sum, dy_xc}, dweight,       \
+                                  dbias);                                                                    \
+  }                                                                                                          \
+  EXPORT("momentsOfPresent" suffix)                                                                          \
+  void batchnorm_moments_of_present_##T(size_t outer, size_t channels, size_t inner, const T* x,             \
+                                        double* mean, double* variance, double* count, double* squares,      \
+                                        PRESENCE) {                                                          \
+    batchnorm::moments_of_present<T>(kExecution, {outer, channels, inner}, x, PRESENT,                       \
+                                     {count, squares, mean, variance});                                      \
+  }                                                                                                          \
+  EXPORT("inferPresent" suffix)                                                                              \
+  void batchnorm_infer_present_##T(size_t outer, size_t channels, size_t inner, double eps, const T* x,      \
+                                   T* y, const T* weight, const T* bias, const double* mean,                 \
+                                   const double* variance, uint32_t relu, const T* residual,                 \
+                                   unsigned char* mask, PRESENCE) {                                          \
+    batchnorm::infer_present<T>(                                                                             \
+        kExecution,                                                                                          \
+        {{outer, channels, inner}, eps, x, y, weight, bias, {activation_of(relu), residual}, mask}, PRESENT, \
+        mean, variance);                                                                                     \
+  }                                                                                                          \
+  EXPORT("gradSumsOfPresent" suffix)                                                                         \
+  void batchnorm_grad_sums_of_present_##T(THROUGH_FORWARD(T), double* dy_sum, double* dy_xc, double*, T*,    \
+                                          PRESENCE, double* bias_sum) {                                      \
+    batchnorm::grad_sums_of_present<T>(kExecution, PASS_THROUGH, PRESENT, dresidual, {dy_sum, dy_xc},        \
+                                       bias_sum);                                                            \
+  }                                                                                                          \
+  EXPORT("gradInputOfPresent" suffix)                                                                        \
+  void batchnorm_grad_input_of_present_##T(THROUGH_FORWARD(T), double* dy_sum, double* dy_xc,                \
+                                           const double* count, T* dx, PRESENCE, double*) {                  \
+    batchnorm::grad_input_of_present<T>(kExecution, PASS_THROUGH, PRESENT, {dy_sum, dy_xc}, count, dx,       \
+                                        dresidual);                                                          \
+  }                                                                                                          \
+  EXPORT("gradWeights" suffix)                                                                               \
+  void batchnorm_grad_weights_##T(THROUGH_FORWARD(T), double* dy_sum, double* dy_xc, const double* count,    \
+                                  double* dweights, const double* weights) {                                 \
+    static_cast<void>(dresidual);                                                                            \
+    batchnorm::grad_weights<T>(kExecution, PASS_THROUGH, {weights, false, false, false}, {dy_sum, dy_xc},    \
+                               count, dweights);                                                             \
+  }                                                                                                          \
+  EXPORT("findMissing" suffix)                                                                               \
+  double batchnorm_find_missing_##T(size_t outer, size_t channels, size_t inner, const T* x,                 \
+                                    const double* weights) {                                                 \
+    return static_cast<double>(batchnorm::find_missing<T>({outer, channels, inner}, x, weights));            \
   }                                                                                                          \
   EXPORT("frozenBytes" suffix) size_t batchnorm_frozen_bytes_##T(size_t channels) {                          \
     return batchnorm::frozen_bytes<T>(channels);                                                             \

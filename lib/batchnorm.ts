@@ -1,63 +1,42 @@
 // The layer: batch normalization with parameters that learn and running statistics.
 import { type Activation, checkActivation } from './activation.js';
+import type {
+  AsyncOptions,
+  ForwardOptions,
+  LayerBackwardOptions,
+  LayerGradients,
+  Parameter,
+  SingleValue,
+} from './calls.js';
 import { type BatchNormConfig, type BatchNormOptions, checkDecay, readConfig } from './config.js';
-import { type Decay, decayOf, momentumOf, type StateName } from './conventions.js';
-import {
-  type AsyncOptions,
-  type ForwardOptions,
-  type LayerBackwardOptions,
-  LayerCore,
-  type LayerGradients,
-  type Parameter,
-  type SingleValue,
-} from './core.js';
+import { type Decay, decayOf, momentumOf } from './conventions.js';
+import { LayerCore } from './core.js';
 import { stateError, typeError } from './errors.js';
 import { constructorKey, FrozenBatchNorm } from './frozen.js';
-import type { BatchStats } from './functional.js';
+import type { ProcessGroup } from './group.js';
 import { inspect, inspected } from './inspect.js';
-import {
-  type BatchNormJSON,
-  checkAbsent,
-  checkGiven,
-  defined,
-  fieldsOf,
-  fromCounts,
-  jsonVersion,
-  partFrom,
-  readHead,
-  toNumbers,
-} from './json.js';
+import type { BatchNormJSON } from './json.js';
+import { checkMoments, finiteMoments, type Moments } from './moments.js';
 import { platform } from './platform/node.js';
 import { namesOf } from './properties.js';
 import { RunningStatistics } from './running.js';
-import {
-  type AnyState,
-  readState,
-  readStateOptions,
-  type StateDict,
-  type StateOptions,
-  stateNames,
-} from './state.js';
-import { copyInto } from './typed-array.js';
+import { jsonOf, loadState, type Parts, readJSON, stateOf } from './saved.js';
+import type { AnyState, StateDict, StateOptions } from './state.js';
 import type { ArrayOf, DType, FloatArray, Tensor, TensorLike } from './types.js';
-import { checkBoolean, checkInteger, checkVariance, copyOf, maxChannels, readOptions } from './validate.js';
+import {
+  checkBoolean,
+  checkDivisors,
+  checkInteger,
+  checkVariance,
+  maxChannels,
+  readOptions,
+} from './validate.js';
 
 export type { AsyncOptions, ForwardOptions, LayerBackwardOptions, LayerGradients, Parameter, SingleValue };
 
 const { freeze } = Object;
 const freezeNames = namesOf(['activation']);
-const jsonNames = [
-  'type',
-  'version',
-  'channels',
-  'config',
-  'state',
-  'training',
-  'rejectedUpdates',
-  'acceptedBatches',
-];
-const configNames = Object.keys(readConfig({}));
-
+const fromJSONNames = namesOf(['group']);
 function parameter<T extends FloatArray>(
   name: Parameter<T>['name'],
   value: T | undefined,
@@ -109,6 +88,10 @@ export class BatchNorm<D extends DType = 'float32'> {
       : undefined;
     this.#core = new LayerCore(channels, this.#config, this.#running);
     platform.markAsUncloneable(this);
+  }
+
+  get #parts(): Parts<D> {
+    return { channels: this.#channels, config: this.#config, core: this.#core, running: this.#running };
   }
 
   /** Values per channel array. */
@@ -188,10 +171,9 @@ export class BatchNorm<D extends DType = 'float32'> {
   }
 
   /**
-   * The statistics of the last training batch: copies of its mean and biased variance per channel, and the number of values per channel.
-   * undefined before the first.
+   * The statistics of the last training batch, or those that it was given: copies. undefined before the first.
    */
-  get lastMoments(): BatchStats | undefined {
+  get lastMoments(): Moments | undefined {
     return this.#core.moments();
   }
 
@@ -240,17 +222,17 @@ export class BatchNorm<D extends DType = 'float32'> {
    * update the running ones; in evaluation, with the running ones. For {@link backward} the layer and the tensor that is returned
    * keep a reference to x, and of a residual with an activation one bit per value.
    *
-   * An empty x gives an empty y and changes no state. A channel whose batch mean or variance is not finite shows it in
+   * An empty x gives an empty y and changes no state; in a group it takes part, and the others' samples count. A channel whose batch mean or variance is not finite shows it in
    * y, leaves its running statistics alone and counts in {@link rejectedUpdates}.
    *
    * @param x of the layer's dtype, with `channels` at the channel axis, of any rank that has it.
    * @param options `out` to write to memory that is there already, `residual` to add a tensor on the way, `updateStats`.
    * @returns y in the dtype and shape of x.
    * @throws TypeError (`ERR_BATCHNORM_INVALID_TYPE`, `ERR_BATCHNORM_UNKNOWN_OPTION`), RangeError
-   *   (`ERR_BATCHNORM_INVALID_VALUE`, `ERR_BATCHNORM_OVERLAP`, `ERR_BATCHNORM_OUT_OF_MEMORY`) for what does not fit, RangeError
+   *   (`ERR_BATCHNORM_INVALID_VALUE`, `ERR_BATCHNORM_MISSING_VALUE`, `ERR_BATCHNORM_OVERLAP`, `ERR_BATCHNORM_OUT_OF_MEMORY`) for what does not fit, RangeError
    *   (`ERR_BATCHNORM_ONE_VALUE_PER_CHANNEL`) for training with one value per channel, Error
-   *   (`ERR_BATCHNORM_BUFFER_CHANGED`) where an array of the layer has lost its buffer; then nothing is written and no state
-   *   has changed.
+   *   (`ERR_BATCHNORM_BUFFER_CHANGED`) where an array of the layer has lost its buffer, (`ERR_BATCHNORM_GROUP_BROKEN`) where the members
+   *   of its group are not at one; then nothing is written and no state has changed.
    * @example
    * import { BatchNorm } from 'batchnorm';
    *
@@ -279,9 +261,9 @@ export class BatchNorm<D extends DType = 'float32'> {
    * @returns a promise of y. Nothing is thrown: it rejects, and then the layer has not changed.
    * @throws what {@link forward} throws; RangeError (`ERR_BATCHNORM_NOT_TRANSFERABLE`) for memory that cannot be moved in; Error
    *   (`ERR_BATCHNORM_BUFFER_CHANGED`) where `out` has lost its buffer meanwhile; the reason of `signal`. In full:
-   *   `ERR_BATCHNORM_INVALID_TYPE`, `ERR_BATCHNORM_UNKNOWN_OPTION`, `ERR_BATCHNORM_INVALID_VALUE`,
+   *   `ERR_BATCHNORM_INVALID_TYPE`, `ERR_BATCHNORM_UNKNOWN_OPTION`, `ERR_BATCHNORM_INVALID_VALUE`, `ERR_BATCHNORM_MISSING_VALUE`,
    *   `ERR_BATCHNORM_ONE_VALUE_PER_CHANNEL`, `ERR_BATCHNORM_OVERLAP`, `ERR_BATCHNORM_OUT_OF_MEMORY`,
-   *   `ERR_BATCHNORM_NOT_TRANSFERABLE`, `ERR_BATCHNORM_BUFFER_CHANGED`, `ERR_BATCHNORM_NO_THREAD`.
+   *   `ERR_BATCHNORM_NOT_TRANSFERABLE`, `ERR_BATCHNORM_BUFFER_CHANGED`, `ERR_BATCHNORM_NO_THREAD`, `ERR_BATCHNORM_GROUP_BROKEN`.
    * @example
    * import { BatchNorm } from 'batchnorm';
    *
@@ -314,7 +296,7 @@ export class BatchNorm<D extends DType = 'float32'> {
    *   (`ERR_BATCHNORM_INPUT_OVERWRITTEN`) where x is no longer what it was; TypeError (`ERR_BATCHNORM_INVALID_TYPE`,
    *   `ERR_BATCHNORM_UNKNOWN_OPTION`), RangeError (`ERR_BATCHNORM_INVALID_VALUE`, `ERR_BATCHNORM_OVERLAP`,
    *   `ERR_BATCHNORM_OUT_OF_MEMORY`) for what does not fit; Error (`ERR_BATCHNORM_BUFFER_CHANGED`) where an array of the
-   *   layer has lost its buffer; then nothing is written.
+   *   layer has lost its buffer, (`ERR_BATCHNORM_GROUP_BROKEN`) where the members of its group are not at one; then nothing is written.
    * @example
    * import { BatchNorm } from 'batchnorm';
    *
@@ -344,7 +326,7 @@ export class BatchNorm<D extends DType = 'float32'> {
    *   `ERR_BATCHNORM_NO_FORWARD`, `ERR_BATCHNORM_INPUT_OVERWRITTEN`, `ERR_BATCHNORM_INVALID_TYPE`,
    *   `ERR_BATCHNORM_UNKNOWN_OPTION`, `ERR_BATCHNORM_INVALID_VALUE`, `ERR_BATCHNORM_OVERLAP`,
    *   `ERR_BATCHNORM_OUT_OF_MEMORY`, `ERR_BATCHNORM_NOT_TRANSFERABLE`, `ERR_BATCHNORM_BUFFER_CHANGED`,
-   *   `ERR_BATCHNORM_NO_THREAD`.
+   *   `ERR_BATCHNORM_NO_THREAD`, `ERR_BATCHNORM_GROUP_BROKEN`.
    * @example
    * import { BatchNorm } from 'batchnorm';
    *
@@ -423,6 +405,36 @@ export class BatchNorm<D extends DType = 'float32'> {
   }
 
   /**
+   * Makes the running statistics those of other data: of a whole data set (precise batch norm), of another domain (AdaBN). What
+   * has been counted stays.
+   *
+   * @param moments of as many channels; they are copied. With `unbiasedRunningVar` it is their unbiased variance that counts.
+   * @returns the layer itself.
+   * @throws TypeError (`ERR_BATCHNORM_INVALID_TYPE`), RangeError (`ERR_BATCHNORM_INVALID_VALUE`, `ERR_BATCHNORM_OUT_OF_MEMORY`) where a
+   *   channel has no values, or too few, or statistics that are not finite; Error (`ERR_BATCHNORM_NO_RUNNING_STATS`,
+   *   `ERR_BATCHNORM_BUFFER_CHANGED`); then nothing has changed.
+   * @example
+   * import { BatchNorm, Moments } from 'batchnorm';
+   *
+   * const bn = new BatchNorm(1);
+   * bn.setRunningStats(Moments.of({ data: Float32Array.of(1, 2, 3), shape: [3, 1] }));
+   * console.log(bn.runningMean, bn.runningVar); // Float64Array(1) [ 2 ] Float64Array(1) [ 1 ]
+   */
+  setRunningStats(moments: Moments): this {
+    const running = this.#running;
+    if (running === undefined)
+      throw stateError(
+        'NO_RUNNING_STATS',
+        'setRunningStats() must have running statistics, got trackRunningStats: false',
+      );
+    checkMoments('moments', moments, this.#channels);
+    this.#core.checkOwn();
+    const { mean, variance } = finiteMoments(moments, this.#config.unbiasedRunningVar);
+    running.load(mean, variance, undefined);
+    return this;
+  }
+
+  /**
    * Copies of what the layer has learned and seen.
    *
    * @returns what {@link loadStateDict} takes: parameters in the layer's dtype, statistics in double.
@@ -435,18 +447,7 @@ export class BatchNorm<D extends DType = 'float32'> {
    * console.log(keys.join(' ')); // weight bias running_mean running_var num_batches_tracked
    */
   stateDict(): StateDict {
-    const running = this.#running;
-    const { weight, bias } = this.#core;
-    this.#core.checkOwn();
-    return {
-      ...(weight && { weight: copyOf(weight) }),
-      ...(bias && { bias: copyOf(bias) }),
-      ...(running && {
-        running_mean: copyOf(running.mean),
-        running_var: copyOf(running.variance),
-        num_batches_tracked: running.batchesTracked,
-      }),
-    };
+    return stateOf(this.#parts);
   }
 
   /**
@@ -473,25 +474,7 @@ export class BatchNorm<D extends DType = 'float32'> {
    * console.log(bn.runningMean); // Float64Array(1) [ 5 ]
    */
   loadStateDict(state: AnyState, options?: StateOptions): this {
-    const { weight, bias, trackRunningStats, convention, dtype } = this.#config;
-    const { prefix, strict = true } = readStateOptions(options);
-    const read = readState(state, {
-      channels: this.#channels,
-      convention,
-      dtype,
-      prefix,
-      strict,
-      weight,
-      bias,
-      stats: trackRunningStats,
-      needsStats: false,
-    });
-    const core = this.#core;
-    core.checkOwn();
-    if (core.weight && read.weight) copyInto(core.weight, read.weight);
-    if (core.bias && read.bias) copyInto(core.bias, read.bias);
-    const batches = read.num_batches_tracked ?? (strict ? 0 : undefined);
-    this.#running?.load(read.running_mean, read.running_var, batches);
+    loadState(this.#parts, state, options);
     return this;
   }
 
@@ -511,27 +494,7 @@ export class BatchNorm<D extends DType = 'float32'> {
    * console.log(again.runningMean, again.batchesTracked); // Float64Array(3) [ 2.5, 3.5, 4.5 ] 1
    */
   toJSON(): BatchNormJSON<D> {
-    const running = this.#running;
-    const { weight, bias, training } = this.#core;
-    this.#core.checkOwn();
-    return {
-      type: 'BatchNorm',
-      version: jsonVersion,
-      channels: this.#channels,
-      config: defined(this.config),
-      state: {
-        ...(weight && { weight: toNumbers(weight) }),
-        ...(bias && { bias: toNumbers(bias) }),
-        ...(running && {
-          running_mean: toNumbers(running.mean),
-          running_var: toNumbers(running.variance),
-          num_batches_tracked: running.batchesTracked,
-        }),
-      },
-      training,
-      rejectedUpdates: this.rejectedUpdates,
-      ...(running?.accepted && { acceptedBatches: toNumbers(running.accepted) as number[] }),
-    };
+    return jsonOf(this.#parts);
   }
 
   /**
@@ -539,6 +502,7 @@ export class BatchNorm<D extends DType = 'float32'> {
    * NaN or infinite.
    *
    * @param json what toJSON gave, or what JSON.parse made of its text: all of it, and nothing else.
+   * @param options `group` for a layer that is to have one: it is not in the JSON.
    * @throws TypeError (`ERR_BATCHNORM_INVALID_TYPE`, `ERR_BATCHNORM_UNKNOWN_OPTION`), RangeError
    *   (`ERR_BATCHNORM_INVALID_VALUE`, `ERR_BATCHNORM_OUT_OF_MEMORY`) naming the field that does not fit.
    * @example
@@ -548,39 +512,15 @@ export class BatchNorm<D extends DType = 'float32'> {
    * const again = BatchNorm.fromJSON(JSON.parse(JSON.stringify(bn)));
    * console.log(again.config.axis, again.training); // -1 false
    */
-  static fromJSON<D extends DType = 'float32'>(json: BatchNormJSON<D>): BatchNorm<D> {
-    const fields = fieldsOf('json', json, jsonNames);
-    const channels = readHead('BatchNorm', fields);
-    const given = fieldsOf('json.config', fields.config, configNames);
-    const config = readConfig(given as BatchNormOptions<D>);
-    checkGiven(config, given);
-    const training = checkBoolean('json.training', fields.training);
-    const most = Number.MAX_SAFE_INTEGER;
-    const rejectedUpdates = checkInteger('json.rejectedUpdates', fields.rejectedUpdates, 0, most);
-    const { dtype, trackRunningStats } = config;
-    const state = fieldsOf('json.state', fields.state, stateNames);
-    const values = <T extends FloatArray>(name: StateName, isThere: boolean, type: DType) =>
-      partFrom<T>(`json.state.${name}`, state[name], isThere, channels, type);
-    const weight = values<ArrayOf<D>>('weight', config.weight, dtype);
-    const bias = values<ArrayOf<D>>('bias', config.bias, dtype);
-    const mean = values<Float64Array>('running_mean', trackRunningStats, 'float64');
-    const variance = values<Float64Array>('running_var', trackRunningStats, 'float64');
-    const batches = state.num_batches_tracked;
-    const counted = 'json.state.num_batches_tracked';
-    if (trackRunningStats) checkInteger(counted, batches, 0, most);
-    else checkAbsent(counted, batches);
+  static fromJSON<D extends DType = 'float32'>(
+    json: BatchNormJSON<D>,
+    options?: FromJSONOptions,
+  ): BatchNorm<D> {
+    const { group } = readOptions(options, fromJSONNames);
+    const { channels, config, restore } = readJSON(json, group);
     // Now that there are arrays of that length: it is soon written that there are 2^31 channels.
     const bn = new BatchNorm<D>(channels, config);
-    const { weight: ownWeight, bias: ownBias } = bn.#core;
-    if (ownWeight && weight) copyInto(ownWeight, weight);
-    if (ownBias && bias) copyInto(ownBias, bias);
-    bn.#core.training = training;
-    const running = bn.#running;
-    running?.load(mean, variance, batches as number | undefined);
-    if (running) running.rejectedUpdates = rejectedUpdates;
-    if (running?.accepted)
-      copyInto(running.accepted, fromCounts('json.acceptedBatches', fields.acceptedBatches, channels));
-    else checkAbsent('json.acceptedBatches', fields.acceptedBatches);
+    restore(bn.#parts);
     return bn;
   }
 
@@ -591,7 +531,9 @@ export class BatchNorm<D extends DType = 'float32'> {
     const batches = this.batchesTracked;
     const mode = this.training ? 'training' : 'evaluation';
     const seen = `${batches} ${batches === 1 ? 'batch' : 'batches'} seen`;
-    return inspected('BatchNorm', this.#channels, this.config, `${mode}, ${seen}`);
+    const { group } = this.config;
+    const place = group && `rank ${group.rank} of ${group.size}`;
+    return inspected('BatchNorm', this.#channels, { ...this.config, group: place }, `${mode}, ${seen}`);
   }
 
   /**
@@ -637,6 +579,7 @@ export class BatchNorm<D extends DType = 'float32'> {
     this.#core.checkOwn();
     checkVariance('runningVar', running.variance, this.#channels);
     const { axis, eps, dtype } = this.#config;
+    checkDivisors('runningVar', running.variance, eps);
     const { mean, variance } = running;
     return new FrozenBatchNorm(constructorKey, {
       channels: this.#channels,
@@ -648,8 +591,15 @@ export class BatchNorm<D extends DType = 'float32'> {
       mean,
       variance,
       activation,
+      missing: this.#config.missing,
     });
   }
+}
+
+/** What {@link BatchNorm.fromJSON} may be given besides. */
+export interface FromJSONOptions {
+  /** Whose member the layer is to be: JSON does not say. Default: none. */
+  group?: ProcessGroup | undefined;
 }
 
 /** What cannot be replaced, and what to do instead. */

@@ -1,8 +1,11 @@
 // The options of a layer.
 import { type Activation, checkActivation } from './activation.js';
+import type { SingleValue } from './calls.js';
 import { type Convention, type Decay, defaultsOf } from './conventions.js';
-import type { SingleValue } from './core.js';
 import { rangeError, typeError } from './errors.js';
+import { checkGroup } from './exchange.js';
+import type { ProcessGroup } from './group.js';
+import { checkMissing, type Missing } from './presence.js';
 import { namesOf } from './properties.js';
 import type { DType } from './types.js';
 import { checkAxis, checkBoolean, checkEps, checkFraction, checkOneOf, readOptions } from './validate.js';
@@ -11,7 +14,10 @@ import { checkAxis, checkBoolean, checkEps, checkFraction, checkOneOf, readOptio
 export interface BatchNormConfig<D extends DType = DType> {
   /** The channel axis; −1 is the last. Default 1. */
   axis: number;
-  /** Added to the variance under the root. Positive and finite. Default 1e-5. */
+  /**
+   * Added to the variance under the root, from 0 on. Default 1e-5. With 0 a channel that does not vary is an error, for which
+   * training finds all statistics before it writes: slower.
+   */
   eps: number;
   /** Of x, y, weight, bias and their gradients. Statistics are always in double. Default 'float32'. */
   dtype: D;
@@ -37,6 +43,15 @@ export interface BatchNormConfig<D extends DType = DType> {
    * are ('running', only with trackRunningStats). Default 'throw'.
    */
   singleValue: SingleValue;
+  /**
+   * Those whose layers see parts of one batch: in training statistics and dx are of the samples of all members, dWeight and dBias this
+   * member's own. Every member makes its layers in the same order and calls them alike. Default: none.
+   */
+  group: ProcessGroup | undefined;
+  /**
+   * What a NaN in x means: 'propagate', 'throw', or a missing value: 'skip' and 'impute'; see {@link Missing}. Default 'propagate'.
+   */
+  missing: Missing;
   /** Whose defaults were taken for eps, decay and unbiasedRunningVar, and whose names states may have too. Default: PyTorch's. */
   convention: Convention | undefined;
 }
@@ -62,8 +77,10 @@ const optionNames = namesOf([
   'activation',
   'reuse',
   'singleValue',
+  'missing',
   'convention',
   'momentum',
+  'group',
 ]);
 
 /** A number from 0 to 1, or 'cumulative'. */
@@ -89,6 +106,8 @@ export function readConfig<D extends DType>(options: BatchNormOptions<D>): Batch
     activation,
     reuse = false,
     singleValue = 'throw',
+    missing = 'propagate',
+    group,
   } = read;
   if (givenDecay !== undefined && momentum !== undefined)
     throw typeError('decay', 'be left out beside momentum', givenDecay);
@@ -107,6 +126,8 @@ export function readConfig<D extends DType>(options: BatchNormOptions<D>): Batch
     activation: checkActivation(activation),
     reuse: checkBoolean('reuse', reuse),
     singleValue: checkOneOf('singleValue', singleValue, ['throw', 'running']),
+    missing: checkMissing(missing),
+    group: group === undefined ? undefined : checkGroup(group),
     convention,
   });
 }

@@ -28,6 +28,7 @@ import {
   channelsError,
   checkAxis,
   checkBoolean,
+  checkDivisors,
   checkEps,
   checkInteger,
   checkObject,
@@ -94,7 +95,7 @@ export interface FixedBatchNorm {
   readonly weight?: FloatArray | null;
   /** Default, and for null: 0 for each. */
   readonly bias?: FloatArray | null;
-  /** Added to the variance under the root. Positive and finite. Default: that of the convention, 1e-5. */
+  /** Added to the variance under the root, from 0 on. Default: that of the convention, 1e-5. With 0 no variance may be 0. */
   readonly eps?: number;
   /** Whose eps to take, and whose names there may be. Default: PyTorch's. */
   readonly convention?: Convention;
@@ -214,11 +215,13 @@ function readBatchNorm(name: string, value: unknown): ReadBatchNorm {
   check(variance, values.variance, true);
   check(weight, values.weight);
   check(bias, values.bias);
+  const checkedEps = checkEps(eps, `${name}.eps`);
+  checkDivisors(variance?.name ?? name, values.variance, checkedEps);
   return {
     name,
     channels,
     ...values,
-    eps: checkEps(eps, `${name}.eps`),
+    eps: checkedEps,
     axis: axis === undefined ? undefined : checkAxis(axis, `${name}.axis`),
     dtype,
     activation: checkActivation(activation ?? undefined, `${name}.activation`),
@@ -532,5 +535,6 @@ export function compose<D extends DType = DType>(
     mean,
     variance,
     activation,
+    missing: 'propagate',
   });
 }

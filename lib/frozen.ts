@@ -1,6 +1,6 @@
 /// <reference lib="esnext.disposable" preserve="true" />
 import { type Activation, checkActivation } from './activation.js';
-import type { Passes } from './backend/backend.js';
+import type { InferPresentPass, Passes } from './backend/backend.js';
 import { backend, passesFor } from './backend/index.js';
 import { type Convention, defaultsOf } from './conventions.js';
 import { stateError, typeError } from './errors.js';
@@ -17,6 +17,7 @@ import {
 } from './json.js';
 import { operate, readAsync } from './operations.js';
 import { platform } from './platform/node.js';
+import { checkMissing, checkNoneMissing, type Missing } from './presence.js';
 import { areCallsUntouched, type Names, namesOf } from './properties.js';
 import { newResult } from './result.js';
 import { isStaged, stage, takeStaging, unstage } from './staging.js';
@@ -25,6 +26,7 @@ import type { ArrayOf, DType, FloatArray, Tensor, TensorLike } from './types.js'
 import {
   checkApart,
   checkAxis,
+  checkDivisors,
   checkEps,
   checkLength,
   checkOneOf,
@@ -43,12 +45,14 @@ import {
 export interface FrozenOptions<D extends DType = DType> extends StateOptions {
   /** The channel axis; −1 is the last. Default 1. */
   axis?: number;
-  /** Added to the variance under the root. Default: that of the convention. */
+  /** Added to the variance under the root, from 0 on. Default: that of the convention. With 0 no variance may be 0. */
   eps?: number;
   /** Of the data that will come in. Default: either. */
   dtype?: D;
   /** What follows the normalization, in the same pass. Default: nothing. */
   activation?: Activation;
+  /** What a NaN in x means: see {@link Missing}. Default 'propagate'. */
+  missing?: Missing;
   /** Whose eps to take, and whose names the state may have too. Default: PyTorch's. */
   convention?: Convention;
 }
@@ -88,14 +92,24 @@ export interface FrozenParts<D extends DType> {
   mean: FloatArray;
   variance: FloatArray;
   activation: Activation | undefined;
+  missing: Missing;
 }
 
 /** Keeps the constructor to this library, which has checked what it gives. @internal */
 export const constructorKey = Symbol('frozen');
 
-const frozenNames = namesOf(['axis', 'eps', 'dtype', 'activation', 'convention', 'prefix', 'strict']);
+const frozenNames = namesOf([
+  'axis',
+  'eps',
+  'dtype',
+  'activation',
+  'missing',
+  'convention',
+  'prefix',
+  'strict',
+]);
 const jsonNames = ['type', 'version', 'channels', 'config', 'state'];
-const configNames = ['axis', 'eps', 'dtype', 'activation'];
+const configNames = ['axis', 'eps', 'dtype', 'activation', 'missing'];
 const jsonStateNames = ['weight', 'bias', 'running_mean', 'running_var'];
 const runNames = namesOf(['out', 'residual'], areCallsUntouched);
 const runAsyncNames = namesOf(['out', 'residual', 'signal', 'transfer'], areCallsUntouched);
@@ -182,6 +196,11 @@ export class FrozenBatchNorm<D extends DType = DType> {
     return this.#parts.activation;
   }
 
+  /** What a NaN in x means. */
+  get missing(): Missing {
+    return this.#parts.missing;
+  }
+
   /** Of the data it takes: that of the layer; undefined, either, where it was made from a state without naming one. */
   get dtype(): D | undefined {
     return this.#parts.dtype;
@@ -215,6 +234,7 @@ export class FrozenBatchNorm<D extends DType = DType> {
       eps: givenEps,
       dtype,
       activation,
+      missing,
       convention,
       prefix,
       strict,
@@ -235,6 +255,7 @@ export class FrozenBatchNorm<D extends DType = DType> {
       bias: 'optional',
       stats: true,
       needsStats: true,
+      eps,
     });
     return new FrozenBatchNorm(constructorKey, {
       channels,
@@ -246,6 +267,7 @@ export class FrozenBatchNorm<D extends DType = DType> {
       mean: running_mean as FloatArray,
       variance: running_var as FloatArray,
       activation,
+      missing: checkMissing(missing),
     });
   }
 
@@ -266,7 +288,7 @@ export class FrozenBatchNorm<D extends DType = DType> {
       type: 'FrozenBatchNorm',
       version: jsonVersion,
       channels,
-      config: defined({ axis, eps, dtype, activation }),
+      config: defined({ axis, eps, dtype, activation, missing: this.#givenMissing }),
       state: {
         ...(weight && { weight: toNumbers(weight) }),
         ...(bias && { bias: toNumbers(bias) }),
@@ -293,14 +315,17 @@ export class FrozenBatchNorm<D extends DType = DType> {
   static fromJSON<D extends DType = DType>(json: FrozenBatchNormJSON<D>): FrozenBatchNorm<D> {
     const fields = fieldsOf('json', json, jsonNames);
     const channels = readHead('FrozenBatchNorm', fields);
-    const { axis, eps, dtype, activation } = fieldsOf('json.config', fields.config, configNames);
+    const { axis, eps, dtype, activation, missing } = fieldsOf('json.config', fields.config, configNames);
     const state = fieldsOf('json.state', fields.state, jsonStateNames);
     const values = (name: string, isThere: boolean) =>
       partFrom<Float64Array>(`json.state.${name}`, state[name], isThere, channels, 'float64');
+    const checkedEps = checkEps(eps, 'json.config.eps');
+    const variance = values('running_var', true) as Float64Array;
+    checkDivisors('json.state.running_var', variance, checkedEps);
     return new FrozenBatchNorm(constructorKey, {
       channels,
       axis: checkAxis(axis, 'json.config.axis'),
-      eps: checkEps(eps, 'json.config.eps'),
+      eps: checkedEps,
       dtype:
         dtype === undefined
           ? undefined
@@ -308,8 +333,9 @@ export class FrozenBatchNorm<D extends DType = DType> {
       weight: values('weight', state.weight !== undefined),
       bias: values('bias', state.bias !== undefined),
       mean: values('running_mean', true) as Float64Array,
-      variance: values('running_var', true) as Float64Array,
+      variance,
       activation: checkActivation(activation, 'json.config.activation'),
+      missing: checkMissing(missing, 'json.config.missing'),
     });
   }
 
@@ -321,7 +347,7 @@ export class FrozenBatchNorm<D extends DType = DType> {
     return inspected(
       'FrozenBatchNorm',
       channels,
-      { axis, eps, dtype, activation },
+      { axis, eps, dtype, activation, missing: this.#givenMissing },
       this.#disposed ? 'disposed of' : '',
     );
   }
@@ -334,7 +360,7 @@ export class FrozenBatchNorm<D extends DType = DType> {
    * @param options `out` to write to memory that is there already, `residual` to add a tensor on the way.
    * @returns y, in `out` or new.
    * @throws TypeError (`ERR_BATCHNORM_INVALID_TYPE`, `ERR_BATCHNORM_UNKNOWN_OPTION`), RangeError
-   *   (`ERR_BATCHNORM_INVALID_VALUE`, `ERR_BATCHNORM_OVERLAP`, `ERR_BATCHNORM_OUT_OF_MEMORY`) for what does not fit, Error
+   *   (`ERR_BATCHNORM_INVALID_VALUE`, `ERR_BATCHNORM_MISSING_VALUE`, `ERR_BATCHNORM_OVERLAP`, `ERR_BATCHNORM_OUT_OF_MEMORY`) for what does not fit, Error
    *   (`ERR_BATCHNORM_DISPOSED`) after disposal; then nothing is written.
    * @example
    * import { BatchNorm } from 'batchnorm';
@@ -354,6 +380,10 @@ export class FrozenBatchNorm<D extends DType = DType> {
       runNames,
     );
     const y = out ?? newResult<T>(dtype, size);
+    if (this.#parts.missing === 'impute') {
+      passesFor<T>(dtype).inferPresent(this.#imputing(dtype, outer, inner, data, y, residual));
+      return { data: y, shape };
+    }
     const { passes, memory } = this.#frozen[dtype] ?? this.#freeze(dtype);
     // What is absent is not given: the binding need not look at it.
     if (residual === undefined) passes.runFrozen(outer, inner, memory, data, y);
@@ -375,7 +405,7 @@ export class FrozenBatchNorm<D extends DType = DType> {
    * @returns a promise of the result, in `out`, in the memory that was moved in, or new. Nothing is thrown: it rejects.
    * @throws what {@link run} throws; RangeError (`ERR_BATCHNORM_NOT_TRANSFERABLE`) for memory that cannot be moved in; Error
    *   (`ERR_BATCHNORM_BUFFER_CHANGED`) where `out` has lost its buffer meanwhile; the reason of `signal`. In full:
-   *   `ERR_BATCHNORM_INVALID_TYPE`, `ERR_BATCHNORM_UNKNOWN_OPTION`, `ERR_BATCHNORM_INVALID_VALUE`, `ERR_BATCHNORM_OVERLAP`,
+   *   `ERR_BATCHNORM_INVALID_TYPE`, `ERR_BATCHNORM_UNKNOWN_OPTION`, `ERR_BATCHNORM_INVALID_VALUE`, `ERR_BATCHNORM_MISSING_VALUE`, `ERR_BATCHNORM_OVERLAP`,
    *   `ERR_BATCHNORM_OUT_OF_MEMORY`, `ERR_BATCHNORM_DISPOSED`, `ERR_BATCHNORM_NOT_TRANSFERABLE`,
    *   `ERR_BATCHNORM_BUFFER_CHANGED`, `ERR_BATCHNORM_NO_THREAD`.
    * @example
@@ -409,6 +439,7 @@ export class FrozenBatchNorm<D extends DType = DType> {
     const place = () => (isPrivate ? takeStaging<T>(dtype, size) : newResult<T>(dtype, size));
     let target = out !== undefined && isShared(out) ? out : inPlace ? source : place();
     const frozen = this.#frozen[dtype] ?? this.#freeze(dtype);
+    const imputes = this.#parts.missing === 'impute';
     // Before a signal of the caller's making can dispose of the layer.
     frozen.readers++;
     return operate(
@@ -417,6 +448,11 @@ export class FrozenBatchNorm<D extends DType = DType> {
         if (transfer) {
           source = move('x.data', data, dtype);
           target = source;
+        }
+        if (imputes) {
+          const pass = this.#imputing(dtype, outer, inner, source, target, added);
+          passesFor<T>(dtype).inferPresentLater(pass, slot);
+          return [pass, frozen];
         }
         frozen.passes.runFrozenLater(outer, inner, frozen.memory, source, target, added, slot);
         return [source, added, target, frozen];
@@ -462,14 +498,21 @@ export class FrozenBatchNorm<D extends DType = DType> {
     const parts = this.#parts;
     const input = readShape<T>('x', x, parts.dtype);
     const { data, shape, size, dtype } = input;
-    const { outer, inner } = geometryOf(input, parts.axis, parts.channels);
+    const geometry = geometryOf(input, parts.axis, parts.channels);
+    const { outer, inner } = geometry;
     const residual = givenResidual === undefined ? undefined : readResidual<T>(givenResidual, input);
     checkLength(input);
     if (residual !== undefined) checkLength(residual);
     if (out !== undefined) checkOut<T>(out, input);
     // A getter may have disposed of it meanwhile.
     this.#checkAlive(call);
+    if (parts.missing === 'throw') checkNoneMissing(passesFor<T>(dtype), geometry, data, undefined);
     return { data, shape, size, dtype, outer, inner, residual: residual?.data, out };
+  }
+
+  /** undefined for the default, which is not told. */
+  get #givenMissing(): Missing | undefined {
+    return this.#parts.missing === 'propagate' ? undefined : this.#parts.missing;
   }
 
   #checkAlive(call: string): void {
@@ -478,6 +521,32 @@ export class FrozenBatchNorm<D extends DType = DType> {
         'DISPOSED',
         `a frozen layer must not be used after its disposal, got a call of ${call}`,
       );
+  }
+
+  /** The pass in which missing values become what the mean would. */
+  #imputing<T extends FloatArray>(
+    dtype: DType,
+    outer: number,
+    inner: number,
+    x: T,
+    y: T,
+    residual: T | undefined,
+  ): InferPresentPass<T> {
+    const { channels, eps, weight, bias, mean, variance, activation } = this.#parts;
+    return {
+      geometry: { outer, channels, inner },
+      eps,
+      x,
+      y,
+      weight: weight && toDtype<T>(weight, dtype),
+      bias: bias && toDtype<T>(bias, dtype),
+      mean: toDtype(mean, 'float64'),
+      variance: toDtype(variance, 'float64'),
+      relu: activation !== undefined,
+      residual,
+      mask: undefined,
+      presence: { weights: undefined, missing: true, impute: true, zero: false },
+    };
   }
 
   /** Prepares the coefficients for data of a dtype. */

@@ -1,17 +1,31 @@
 // The functions: no state.
 
-import { type Activation, checkActivation } from './activation.js';
 import { passesFor } from './backend/index.js';
+import { typeError } from './errors.js';
+import { checkSums, type GradientSums, sumsError } from './gradient-sums.js';
+import { checkMoments, checkWhole, evenCountOf, Moments, momentsOf } from './moments.js';
+import { defaultEps, type PassOptions, passNames, readPass } from './pass.js';
+import {
+  checkMissing,
+  checkPresent,
+  gradientOfWeights,
+  type Missing,
+  type PresenceOptions,
+  presenceNames,
+  presentPass,
+  readPresence,
+} from './presence.js';
 import { namesOf, propertiesOf } from './properties.js';
 import { newResult } from './result.js';
-import { updateRunningArrays } from './running.js';
-import type { DType, FloatArray, Tensor, TensorLike } from './types.js';
+import { unevenBatch, updateRunningArrays } from './running.js';
+import { findOwn, throughForward, throughPresent } from './statistics.js';
+import { lengthOf } from './typed-array.js';
+import type { FloatArray, Tensor, TensorLike } from './types.js';
 import {
   channelsOf,
   checkApart,
-  checkAxis,
   checkBoolean,
-  checkEps,
+  checkDivisors,
   checkFraction,
   checkInteger,
   checkLength,
@@ -20,36 +34,20 @@ import {
   checkPerChannel,
   checkSameShape,
   checkVariance,
-  type Geometry,
-  geometryOf,
+  checkVaries,
+  copyOf,
   type NamedArrays,
   newArray,
   type ReadTensor,
   readOptions,
-  readResidual,
   readShape,
   toDtype,
 } from './validate.js';
 
-/** What all passes take. */
-export interface PassOptions<T extends FloatArray> {
-  /** The channel axis; −1 is the last. Default 1. */
-  axis?: number;
-  /** Added to the variance under the root. Positive and finite. Default 1e-5. */
-  eps?: number;
-  /** One value per channel. Default, and for null: 1 for each. */
-  weight?: FloatArray | null;
-  /** One value per channel. Default, and for null: 0 for each. */
-  bias?: FloatArray | null;
-  /** What follows the normalization, in the same pass over memory. Default: nothing. */
-  activation?: Activation;
-  /** Added before the activation: in the dtype and shape of x. Default: nothing. */
-  residual?: TensorLike<T>;
-  /**
-   * Where the result goes: an array of the result's length and dtype, which becomes the `data` of the returned tensor.
-   * It may be the input's own memory (in place), or overlap nothing. Default: a new array.
-   */
-  out?: T;
+/** What {@link forwardTraining} takes. */
+export interface ForwardTrainingOptions<T extends FloatArray> extends PassOptions<T>, PresenceOptions {
+  /** The statistics to normalize with, of a batch that x is a part of. Default: those of x. */
+  moments?: Moments;
 }
 
 /** What {@link forwardInference} takes. */
@@ -58,10 +56,22 @@ export interface ForwardInferenceOptions<T extends FloatArray> extends PassOptio
   mean: FloatArray;
   /** One value per channel, none negative: biased, as in a forward pass. */
   variance: FloatArray;
+  /** What a NaN in x means. Default 'propagate'. */
+  missing?: Missing;
 }
 
 /** What {@link backward} takes: what its forward pass was given, and the statistics. */
-export interface BackwardOptions<T extends FloatArray> extends ForwardInferenceOptions<T> {
+export interface BackwardOptions<T extends FloatArray> extends PassOptions<T>, PresenceOptions {
+  /** true: also `dWeights`, the gradient of `weights`. Default false. */
+  weightsGrad?: boolean;
+  /** One value per channel; or `moments`. */
+  mean?: FloatArray;
+  /** One value per channel, none negative: biased, as in a forward pass; or `moments`. */
+  variance?: FloatArray;
+  /** In the place of mean and variance: those of the forward pass, which also say how many values they are of. */
+  moments?: Moments;
+  /** Where x is a part of a batch: the sums of all parts, which dx follows from; dWeight and dBias are this part's own. */
+  sums?: GradientSums;
   /**
    * true: `mean` and `variance` are those of x, and carry gradient. false: they are constants (running statistics).
    * Default true.
@@ -77,8 +87,10 @@ export interface TrainingResult<T extends FloatArray> {
   mean: Float64Array;
   /** Per channel, biased: divided by `count`. */
   variance: Float64Array;
-  /** Values per channel. */
+  /** Values per channel that those are of; where that differs, as with weights, the most. */
   count: number;
+  /** All of that, as a value. */
+  moments: Moments;
 }
 
 /** What {@link backward} returns. */
@@ -91,6 +103,8 @@ export interface Gradients<T extends FloatArray> {
   dBias: T;
   /** The gradient of the residual, where there is one: dy as the activation lets it through. Always memory of its own. */
   dResidual?: Tensor<T>;
+  /** With `weightsGrad`: as long as `weights`, in float32 where they are, else in float64. */
+  dWeights?: FloatArray;
 }
 
 /** Statistics of one batch, as {@link forwardTraining} returns them. */
@@ -101,6 +115,8 @@ export interface BatchStats {
   variance: FloatArray;
   /** Values per channel. */
   count: number;
+  /** Where they tell channels apart, as behind weights and missing values, what they say counts. */
+  moments?: Moments;
 }
 
 /** What {@link updateRunningStats} writes to. */
@@ -119,51 +135,21 @@ export interface RunningStatsOptions {
   unbiasedRunningVar?: boolean;
 }
 
-const defaultEps = 1e-5;
-const passNames = ['axis', 'eps', 'weight', 'bias', 'activation', 'residual', 'out'];
-const trainingNames = namesOf([...passNames]);
-const inferenceNames = namesOf([...passNames, 'mean', 'variance']);
-const backwardNames = namesOf([...passNames, 'mean', 'variance', 'training']);
+const trainingNames = namesOf([...passNames, 'moments', ...presenceNames]);
+const inferenceNames = namesOf([...passNames, 'mean', 'variance', 'missing']);
+const backwardNames = namesOf([
+  ...passNames,
+  'mean',
+  'variance',
+  'training',
+  'moments',
+  'sums',
+  ...presenceNames,
+  'weightsGrad',
+]);
 const runningNames = namesOf(['runningMean', 'runningVar']);
-const batchNames = namesOf(['mean', 'variance', 'count']);
+const batchNames = namesOf(['mean', 'variance', 'count', 'moments']);
 const updateNames = namesOf(['decay', 'unbiasedRunningVar']);
-
-/** What every pass reads of x and its options, checked but for lengths of data. */
-interface ReadPass<T extends FloatArray> {
-  input: ReadTensor<T>;
-  dtype: DType;
-  geometry: Geometry;
-  eps: number;
-  weight: T | undefined;
-  bias: T | undefined;
-  relu: boolean;
-  residual: ReadTensor<T> | undefined;
-  /** The caller's own per-channel arrays, which a result must not overlap. */
-  given: NamedArrays;
-}
-
-function readPass<T extends FloatArray>(x: unknown, options: PassOptions<T>): ReadPass<T> {
-  const { axis = 1, eps = defaultEps, weight, bias, activation, residual } = options;
-  const input = readShape<T>('x', x);
-  const { dtype } = input;
-  const geometry = geometryOf(input, checkAxis(axis));
-  const { channels } = geometry;
-  const perChannel = (name: string, value: unknown) =>
-    value === undefined || value === null
-      ? undefined
-      : toDtype<T>(checkPerChannel(name, value, channels), dtype);
-  return {
-    input,
-    dtype,
-    geometry,
-    eps: checkEps(eps),
-    weight: perChannel('weight', weight),
-    bias: perChannel('bias', bias),
-    relu: checkActivation(activation) !== undefined,
-    residual: residual === undefined ? undefined : readResidual<T>(residual, input),
-    given: { weight, bias },
-  };
-}
 
 /** `out`, or a new array. Its checks come last: no code of the caller's runs after them. */
 function resultFor<T extends FloatArray>(
@@ -192,7 +178,7 @@ function resultFor<T extends FloatArray>(
  * @param options axis 1, eps 1e-5, weight 1 and bias 0 by default.
  * @returns y in the dtype and shape of x; statistics in double.
  * @throws TypeError (`ERR_BATCHNORM_INVALID_TYPE`, `ERR_BATCHNORM_UNKNOWN_OPTION`), RangeError
- *   (`ERR_BATCHNORM_INVALID_VALUE`, `ERR_BATCHNORM_OVERLAP`, `ERR_BATCHNORM_OUT_OF_MEMORY`) for what does not fit, Error
+ *   (`ERR_BATCHNORM_INVALID_VALUE`, `ERR_BATCHNORM_MISSING_VALUE`, `ERR_BATCHNORM_OVERLAP`, `ERR_BATCHNORM_OUT_OF_MEMORY`) for what does not fit, Error
  *   (`ERR_BATCHNORM_BUFFER_CHANGED`) where a getter of the arguments takes the memory of an array away; then nothing is
  *   written.
  * @example
@@ -205,15 +191,21 @@ function resultFor<T extends FloatArray>(
  */
 export function forwardTraining<T extends FloatArray>(
   x: TensorLike<T>,
-  options: PassOptions<T> = {},
+  options: ForwardTrainingOptions<T> = {},
 ): TrainingResult<T> {
   const read = readOptions(options, trainingNames);
-  const { out } = read;
-  const { input, dtype, geometry, eps, weight, bias, relu, residual, given } = readPass(x, read);
+  const { out, moments, weights, outside, missing } = read;
+  const { input, dtype, axis, geometry, eps, weight, bias, relu, residual, given } = readPass(x, read);
+  const { channels } = geometry;
+  const present = readPresence({ weights, outside, missing: checkMissing(missing) }, input, geometry, axis);
+  const isUneven = present?.presence !== undefined;
+  let whole =
+    moments === undefined ? undefined : momentsOf(checkWhole(moments, channels, eps, isUneven, !isUneven));
+  const passes = passesFor<T>(dtype);
+  const mean = whole ? copyOf(whole.mean) : newArray<Float64Array>('float64', channels);
+  const variance = whole ? copyOf(whole.variance) : newArray<Float64Array>('float64', channels);
   const y = resultFor(out, input, residual, given);
-  const mean = newArray<Float64Array>('float64', geometry.channels);
-  const variance = newArray<Float64Array>('float64', geometry.channels);
-  passesFor<T>(dtype).forwardTraining({
+  const pass = {
     geometry,
     eps,
     x: input.data,
@@ -225,8 +217,27 @@ export function forwardTraining<T extends FloatArray>(
     relu,
     residual: residual?.data,
     mask: undefined,
-  });
-  return { y: { data: y, shape: input.shape }, mean, variance, count: geometry.outer * geometry.inner };
+  };
+  if (present) checkPresent(passes, present, geometry, input.data);
+  const presence = present?.presence;
+  if (presence) {
+    if (whole === undefined) {
+      const counting = presentPass(pass, presence);
+      passes.momentsOfPresent(counting);
+      whole = momentsOf(counting);
+    }
+    passes.inferPresent({ ...pass, presence, ...statisticsOf(whole, eps) });
+  } else if (whole === undefined && findOwn(passes, eps, pass)) passes.forwardTraining(pass);
+  else passes.forwardInference(pass);
+  const size = geometry.outer * geometry.inner;
+  const count = whole ? largestOf(whole.count) : size;
+  return {
+    y: { data: y, shape: input.shape },
+    mean,
+    variance,
+    count,
+    moments: whole ?? momentsOf({ count, squares: count, mean, variance }),
+  };
 }
 
 /**
@@ -238,7 +249,7 @@ export function forwardTraining<T extends FloatArray>(
  * @param options `mean` and `variance` must be there; axis 1, eps 1e-5, weight 1 and bias 0 by default.
  * @returns y in the dtype and shape of x.
  * @throws TypeError (`ERR_BATCHNORM_INVALID_TYPE`, `ERR_BATCHNORM_UNKNOWN_OPTION`), RangeError
- *   (`ERR_BATCHNORM_INVALID_VALUE`, `ERR_BATCHNORM_OVERLAP`, `ERR_BATCHNORM_OUT_OF_MEMORY`) for what does not fit, Error
+ *   (`ERR_BATCHNORM_INVALID_VALUE`, `ERR_BATCHNORM_MISSING_VALUE`, `ERR_BATCHNORM_OVERLAP`, `ERR_BATCHNORM_OUT_OF_MEMORY`) for what does not fit, Error
  *   (`ERR_BATCHNORM_BUFFER_CHANGED`) where a getter of the arguments takes the memory of an array away; then nothing is
  *   written.
  * @example
@@ -254,11 +265,19 @@ export function forwardInference<T extends FloatArray>(
 ): Tensor<T> {
   checkObject('options', options);
   const read = readOptions(options, inferenceNames);
-  const { mean, variance, out } = read;
-  const { input, dtype, geometry, eps, weight, bias, relu, residual, given } = readPass(x, read);
-  const stats = statsOf(mean, variance, geometry.channels);
+  const { mean, variance, out, missing } = read;
+  const { input, dtype, axis, geometry, eps, weight, bias, relu, residual, given } = readPass(x, read);
+  const present = readPresence(
+    { weights: undefined, outside: undefined, missing: checkMissing(missing) },
+    input,
+    geometry,
+    axis,
+  );
+  const stats = statsOf(mean, variance, geometry.channels, eps);
   const y = resultFor(out, input, residual, { ...given, mean, variance });
-  passesFor<T>(dtype).forwardInference({
+  const passes = passesFor<T>(dtype);
+  if (present) checkPresent(passes, present, geometry, input.data);
+  const pass = {
     geometry,
     eps,
     x: input.data,
@@ -270,7 +289,9 @@ export function forwardInference<T extends FloatArray>(
     relu,
     residual: residual?.data,
     mask: undefined,
-  });
+  };
+  if (present?.presence) passes.inferPresent({ ...pass, presence: present.presence });
+  else passes.forwardInference(pass);
   return { data: y, shape: input.shape };
 }
 
@@ -287,7 +308,7 @@ export function forwardInference<T extends FloatArray>(
  *   has an effect only with an activation.
  * @returns dx in the dtype and shape of x; dWeight and dBias in its dtype, one value per channel.
  * @throws TypeError (`ERR_BATCHNORM_INVALID_TYPE`, `ERR_BATCHNORM_UNKNOWN_OPTION`), RangeError
- *   (`ERR_BATCHNORM_INVALID_VALUE`, `ERR_BATCHNORM_OVERLAP`, `ERR_BATCHNORM_OUT_OF_MEMORY`) for what does not fit, Error
+ *   (`ERR_BATCHNORM_INVALID_VALUE`, `ERR_BATCHNORM_MISSING_VALUE`, `ERR_BATCHNORM_OVERLAP`, `ERR_BATCHNORM_OUT_OF_MEMORY`) for what does not fit, Error
  *   (`ERR_BATCHNORM_BUFFER_CHANGED`) where a getter of the arguments takes the memory of an array away; then nothing is
  *   written.
  * @example
@@ -306,19 +327,33 @@ export function backward<T extends FloatArray>(
 ): Gradients<T> {
   checkObject('options', options);
   const read = readOptions(options, backwardNames);
-  const { mean, variance, training = true, out } = read;
-  const { input, dtype, geometry, eps, weight, bias, relu, residual, given } = readPass(x, read);
+  const { mean, variance, training = true, out, moments, sums, weightsGrad = false } = read;
+  const { weights, outside, missing } = read;
+  const { input, dtype, axis, geometry, eps, weight, bias, relu, residual, given } = readPass(x, read);
   const { channels } = geometry;
   const gradient = readShape<T>('dy', dy, dtype);
   checkSameShape(gradient, 'x', input.shape);
   checkBoolean('training', training);
-  const stats = statsOf(mean, variance, channels);
+  const present = readPresence({ weights, outside, missing: checkMissing(missing) }, input, geometry, axis);
+  const isUneven = present?.presence !== undefined;
+  if (checkBoolean('weightsGrad', weightsGrad) && present?.given === undefined)
+    throw typeError('weightsGrad', 'be left out without weights', weightsGrad);
+  if (moments !== undefined && (mean !== undefined || variance !== undefined))
+    throw typeError('mean and variance', 'be left out with moments', mean ?? variance);
+  if (sums !== undefined && !training) throw typeError('sums', 'be left out with training: false', sums);
+  const whole =
+    moments === undefined ? undefined : momentsOf(checkWhole(moments, channels, eps, isUneven, !isUneven));
+  // Of channels without values eps 0 asks nothing.
+  const stats = whole ?? statsOf(mean, variance, channels, isUneven ? 1 : eps);
+  if (sums !== undefined) checkSums('sums', sums, channels);
+  else if (training && whole !== undefined && !isUneven && evenCountOf(whole) !== input.size / channels)
+    throw sumsError();
   checkLength(input);
   const dx = resultFor(out, gradient, residual, { ...given, mean, variance });
   const dWeight = newArray<T>(dtype, channels);
   const dBias = newArray<T>(dtype, channels);
   const dResidual = residual && newResult<T>(dtype, input.size);
-  passesFor<T>(dtype).backward({
+  const pass = {
     geometry,
     eps,
     training,
@@ -335,13 +370,76 @@ export function backward<T extends FloatArray>(
     dWeight,
     dBias,
     dResidual,
-  });
+  };
+  const passes = passesFor<T>(dtype);
+  if (present) checkPresent(passes, present, geometry, input.data);
+  let dWeights: Float64Array | undefined;
+  const presence = present?.presence;
+  if (presence) {
+    const counting = presentPass(
+      { ...pass, mean: newArray('float64', channels), variance: newArray('float64', channels) },
+      presence,
+    );
+    if (training && (sums === undefined || whole === undefined)) {
+      passes.momentsOfPresent(counting);
+      if (whole !== undefined && !haveSameCounts(whole, counting)) throw sumsError();
+    }
+    const counts = whole?.count ?? counting.count;
+    if (weightsGrad) dWeights = newArray('float64', geometry.outer * geometry.inner);
+    const used = training ? fallBack(counts, stats) : stats;
+    checkDivisors('variance', used.variance, eps);
+    throughPresent(
+      passes,
+      { ...pass, ...used },
+      {
+        presence,
+        given: sums,
+        gather: undefined,
+        gatherLater: undefined,
+        counts: training ? counts : undefined,
+        dWeights,
+      },
+    );
+  } else {
+    const count = whole ? (evenCountOf(whole) ?? whole.count) : input.size / channels;
+    throughForward(passes, pass, { given: sums, exchange: undefined, count });
+  }
+  const ofWeights = gradientOfWeights(dWeights, present);
   return {
     dx: { data: dx, shape: input.shape },
     dWeight,
     dBias,
     ...(dResidual && { dResidual: { data: dResidual, shape: input.shape } }),
+    ...(ofWeights && { dWeights: ofWeights }),
   };
+}
+
+/** Where nothing counts, y is the bias: that of an infinite variance. */
+function fallBack(
+  counts: Float64Array,
+  { mean, variance }: { readonly mean: Float64Array; readonly variance: Float64Array },
+): { mean: Float64Array; variance: Float64Array } {
+  const used = { mean: copyOf(mean), variance: copyOf(variance) };
+  for (let channel = 0; channel < lengthOf(counts); channel++) {
+    if (counts[channel] > 0) continue;
+    used.mean[channel] = 0;
+    used.variance[channel] = Infinity;
+  }
+  return used;
+}
+
+/** What a forward normalizes with. */
+function statisticsOf(moments: Moments, eps: number): { mean: Float64Array; variance: Float64Array } {
+  const used = fallBack(moments.count, moments);
+  if (eps === 0) checkVaries(used.variance);
+  return used;
+}
+
+/** Whether moments are of these values, and of no others beside. */
+function haveSameCounts({ count }: Moments, { count: counted }: { readonly count: Float64Array }): boolean {
+  for (let channel = 0; channel < lengthOf(count); channel++)
+    if (count[channel] !== counted[channel]) return false;
+  return true;
 }
 
 /**
@@ -375,17 +473,34 @@ export function updateRunningStats(
   checkObject('running', running);
   checkObject('batch', batch);
   const { runningMean, runningVar } = propertiesOf(running, runningNames);
-  const { mean, variance, count } = propertiesOf(batch, batchNames);
+  const { mean, variance, count, moments } = propertiesOf(batch, batchNames);
   const { decay = 0.9, unbiasedRunningVar = true } = readOptions(options, updateNames);
   const channels = channelsOf('runningMean', runningMean);
   checkVariance('runningVar', runningVar, channels);
-  const stats = statsOf(mean, variance, channels);
-  checkInteger('count', count, 0, Number.MAX_SAFE_INTEGER);
+  const stats = statsOf(mean, variance, channels, defaultEps);
+  const uneven = Moments.isOne(moments) && evenCountOf(moments) === undefined ? moments : undefined;
+  if (uneven) checkMoments('moments', uneven, channels);
+  else checkInteger('count', count, 0, Number.MAX_SAFE_INTEGER);
   checkApart('runningMean', runningMean, { runningVar, mean, variance });
   checkApart('runningVar', runningVar, { mean, variance });
   checkFraction('decay', decay);
   checkBoolean('unbiasedRunningVar', unbiasedRunningVar);
   if (count === 0) return 0;
+  if (uneven) {
+    const offered = unevenBatch(uneven, unbiasedRunningVar, runningVar);
+    const rejected = updateRunningArrays(
+      offered.mean,
+      offered.variance,
+      channels,
+      1,
+      decay,
+      false,
+      runningMean,
+      runningVar,
+    );
+    for (let c = 0; c < channels; c++) if (!Number.isNaN(offered.kept[c])) runningVar[c] = offered.kept[c];
+    return rejected - offered.empty;
+  }
   return updateRunningArrays(
     stats.mean,
     stats.variance,
@@ -398,9 +513,17 @@ export function updateRunningStats(
   );
 }
 
-function statsOf(mean: unknown, variance: unknown, channels: number) {
-  return {
+function statsOf(mean: unknown, variance: unknown, channels: number, eps: number) {
+  const checked = {
     mean: toDtype<Float64Array>(checkPerChannel('mean', mean, channels), 'float64'),
     variance: toDtype<Float64Array>(checkVariance('variance', variance, channels), 'float64'),
   };
+  checkDivisors('variance', checked.variance, eps);
+  return checked;
+}
+
+function largestOf(values: Float64Array): number {
+  let largest = 0;
+  for (let i = 0; i < lengthOf(values); i++) if (values[i] > largest) largest = values[i];
+  return largest;
 }

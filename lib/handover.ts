@@ -3,10 +3,11 @@
 
 import { backend } from './backend/index.js';
 import { dtypes } from './dtype.js';
-import { rangeError, stateError } from './errors.js';
+import { rangeError } from './errors.js';
 import { platform } from './platform/node.js';
 import { bufferOf, copyInto, extentOf, isResizable, lengthOf, viewOf } from './typed-array.js';
 import type { DType, FloatArray } from './types.js';
+import { checkKept } from './validate.js';
 
 // Taken when the library is loaded: nobody's replacement sees the buffers, or says what they are.
 const { structuredClone } = globalThis;
@@ -55,15 +56,6 @@ export function move<T extends FloatArray>(name: string, array: T, dtype: DType)
   // Node 20 copies such memory without a word.
   if (length > 0 && lengthOf(array) > 0) throw refuse(pinned);
   return viewOf<T>(dtype, moved, begin, length);
-}
-
-/** The caller may have detached or shrunk its memory since it was checked. */
-export function checkKept(name: string, array: FloatArray, length: number): void {
-  if (lengthOf(array) !== length)
-    throw stateError(
-      'BUFFER_CHANGED',
-      `${name} must keep its length, got a buffer that was detached or resized`,
-    );
 }
 
 /** Writes a result where the caller wants it. */

@@ -8,6 +8,7 @@ export {
   type AsyncOptions,
   BatchNorm,
   type ForwardOptions,
+  type FromJSONOptions,
   type LayerBackwardOptions,
   type LayerGradients,
   type Parameter,
@@ -33,16 +34,32 @@ export {
   type BatchStats,
   backward,
   type ForwardInferenceOptions,
+  type ForwardTrainingOptions,
   forwardInference,
   forwardTraining,
   type Gradients,
-  type PassOptions,
   type RunningStats,
   type RunningStatsOptions,
   type TrainingResult,
   updateRunningStats,
 } from './functional.js';
+export {
+  GradientSums,
+  type GradientSumsJSON,
+  type GradientSumsOptions,
+  type GradientSumsParts,
+} from './gradient-sums.js';
+export type { ProcessGroup } from './group.js';
 export type { BatchNormJSON, FrozenBatchNormJSON, FrozenConfigJSON, NumberJSON, StateJSON } from './json.js';
+export { Moments, type MomentsJSON, type MomentsOptions, type MomentsParts } from './moments.js';
+export type { PassOptions } from './pass.js';
+export {
+  type Missing,
+  maskOf,
+  type Outside,
+  type PresenceOptions,
+  type Weights,
+} from './presence.js';
 export { type Capabilities, capabilities, setThreads, threads } from './runtime.js';
 export type { AnyState, StateDict, StateOptions } from './state.js';
 export { tensor } from './tensor.js';

@@ -3,10 +3,21 @@
 import type { Activation } from './activation.js';
 import type { BatchNormConfig } from './config.js';
 import { describe, isArray, nameOf, rangeError, typeError, wordedTypeError } from './errors.js';
+import type { Missing } from './presence.js';
 import { propertyOf } from './properties.js';
-import { lengthOf, typedArrayType } from './typed-array.js';
+import { filled, lengthOf, typedArrayType } from './typed-array.js';
 import type { DType, FloatArray } from './types.js';
-import { checkInteger, checkObject, maxChannels, newArray, perChannelError } from './validate.js';
+import {
+  channelsError,
+  channelsOf,
+  checkInteger,
+  checkObject,
+  checkPerChannel,
+  copyAs,
+  maxChannels,
+  newArray,
+  perChannelError,
+} from './validate.js';
 
 /** A number; as a string where JSON has no such number. */
 export type NumberJSON = number | 'NaN' | 'Infinity' | '-Infinity' | '-0';
@@ -35,6 +46,8 @@ export interface FrozenConfigJSON<D extends DType = DType> {
   dtype?: D;
   /** What follows the normalization. */
   activation?: Activation;
+  /** What a NaN in x means; absent for 'propagate'. */
+  missing?: Missing;
 }
 
 /** What {@link BatchNorm.toJSON} gives, and {@link BatchNorm.fromJSON} takes. */
@@ -46,7 +59,7 @@ export interface BatchNormJSON<D extends DType = DType> {
   /** Values per channel array. */
   channels: number;
   /** The options in full, those that are undefined left out. */
-  config: Omit<BatchNormConfig<D>, 'activation' | 'convention'> &
+  config: Omit<BatchNormConfig<D>, 'activation' | 'convention' | 'group'> &
     Partial<Pick<BatchNormConfig<D>, 'activation' | 'convention'>>;
   /** What {@link BatchNorm.stateDict} has. */
   state: StateJSON;
@@ -185,6 +198,34 @@ function fromNumbers<T extends FloatArray>(name: string, value: unknown, channel
       throw rangeError(`${name}[${i}]`, 'be finite in float32', String(number));
   }
   return values;
+}
+
+/** Values of which each belongs to a channel, in arrays of any kind; as many as there are, where `channels` is left out. */
+export function valuesFrom(name: string, value: unknown, channels?: number): Float64Array {
+  if (isArray(value)) {
+    const count = channels ?? channelCount(name, value.length);
+    return fromNumbers<Float64Array>(name, value, count, 'float64');
+  }
+  const count = channels ?? channelsOf(name, value);
+  return copyAs<Float64Array>('float64', checkPerChannel(name, value, count));
+}
+
+function channelCount(name: string, length: unknown): number {
+  if (!Number.isInteger(length) || (length as number) < 1 || (length as number) > maxChannels)
+    throw channelsError(name, length);
+  return length as number;
+}
+
+/** Numbers of values, or sums of weights, one per channel or one for all: finite, and none negative. */
+export function weightsFrom(name: string, value: unknown, channels: number): Float64Array {
+  const isOne = typeof value === 'number';
+  const weights = isOne
+    ? filled(newArray<Float64Array>('float64', channels), value)
+    : valuesFrom(name, value, channels);
+  for (let i = 0; i < channels; i++)
+    if (!(weights[i] >= 0 && weights[i] < Infinity))
+      throw rangeError(isOne ? name : `${name}[${i}]`, 'be a finite number from 0 on', String(weights[i]));
+  return weights;
 }
 
 /** Numbers of batches, one per channel. */

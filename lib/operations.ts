@@ -198,7 +198,7 @@ export function operate<R>(
 }
 
 /** Resolves when `before` is settled, and rejects with the signal's reason if that comes first. */
-export function after(before: Promise<unknown>, signal: AbortSignal | undefined): Promise<void> {
+function after(before: Promise<unknown>, signal: AbortSignal | undefined): Promise<void> {
   return new PromiseClass((resolve, reject) => {
     const abort = () => reject(reasonOf(signal));
     const settle = () => {
@@ -222,4 +222,37 @@ export async function settled(promise: Promise<unknown>, then: () => void): Prom
     // Whoever has made the call hears of it.
   }
   then();
+}
+
+/** Not by `then`, which somebody may have replaced: what follows each other here must. */
+async function startAfter<R>(before: Promise<void>, start: () => Promise<R>): Promise<R> {
+  await before;
+  return start();
+}
+
+/** Calls `then` when both are settled: what a signal has cancelled is so before what it waited for. */
+async function settledAfter(
+  before: Promise<void> | undefined,
+  call: Promise<unknown>,
+  then: () => void,
+): Promise<void> {
+  await before;
+  await settled(call, then);
+}
+
+/** Asynchronous calls that take effect one after the other. */
+export class Sequence {
+  /** Settled when all are; undefined where there are none. */
+  #calls: Promise<void> | undefined;
+
+  /** Starts when all calls before have settled: at once where there are none. */
+  inTurn<R>(signal: AbortSignal | undefined, start: () => Promise<R>): Promise<R> {
+    const before = this.#calls;
+    const call = before === undefined ? start() : startAfter(after(before, signal), start);
+    const calls = settledAfter(before, call, () => {
+      if (this.#calls === calls) this.#calls = undefined;
+    });
+    this.#calls = calls;
+    return call;
+  }
 }

@@ -1,8 +1,21 @@
 // What a forward leaves to the backward that goes back through it, and how the tensor that it returned leads there.
 import { dtypes } from './dtype.js';
+import { stateError, typeError } from './errors.js';
+import { type GradientSums, sumsError } from './gradient-sums.js';
+import type { ReadPresence } from './presence.js';
+import type { Origin } from './statistics.js';
 import { viewOf } from './typed-array.js';
 import type { DType, FloatArray, Tensor } from './types.js';
-import { type Geometry, newMemory } from './validate.js';
+import {
+  checkApart,
+  checkLength,
+  checkOut,
+  checkSameShape,
+  type Geometry,
+  type NamedArrays,
+  newMemory,
+  type ReadTensor,
+} from './validate.js';
 
 /** Statistics and parameters that a forward computes with: never arrays that anybody else may write to. */
 export interface Held<T extends FloatArray> {
@@ -51,13 +64,17 @@ export interface Forward<T extends FloatArray> {
   readonly source: Result | undefined;
   readonly shape: readonly number[];
   readonly geometry: Geometry;
-  /** Whether the statistics are those of x. */
-  readonly training: boolean;
+  /** Whose statistics it has. */
+  readonly origin: Origin;
   readonly held: Held<T>;
+  /** Values per channel that the statistics are of. */
+  readonly count: number | Float64Array;
   /** Whether there was one. */
   readonly residual: boolean;
   /** What a ReLU after it lets through. */
   readonly mask: Uint8Array | undefined;
+  /** Which values count, where not all of them do alike. */
+  readonly present: ReadPresence | undefined;
 }
 
 /** A result in memory that is used again: the how-manieth. */
@@ -67,7 +84,7 @@ export interface Result {
 }
 
 /** What a tensor that a layer has returned knows. */
-interface Origin {
+interface Mark {
   readonly pending: Pending<FloatArray>;
   readonly result: Result | undefined;
 }
@@ -81,15 +98,15 @@ const Returned = function (this: unknown, object: object) {
 ) => object;
 
 class Marked extends Returned {
-  #origin: Origin | undefined;
+  #mark: Mark | undefined;
 
-  constructor(tensor: object, origin: Origin) {
+  constructor(tensor: object, mark: Mark) {
     super(tensor);
-    this.#origin = origin;
+    this.#mark = mark;
   }
 
-  static originOf(value: object): Origin | undefined {
-    return #origin in value ? value.#origin : undefined;
+  static markOf(value: object): Mark | undefined {
+    return #mark in value ? value.#mark : undefined;
   }
 }
 
@@ -107,7 +124,7 @@ export function marked<T extends FloatArray>(
 
 /** The forward that returned a tensor; undefined for any other object. */
 export function pendingOf<T extends FloatArray>(tensor: object): Pending<T> | undefined {
-  return Marked.originOf(tensor)?.pending as unknown as Pending<T> | undefined;
+  return Marked.markOf(tensor)?.pending as unknown as Pending<T> | undefined;
 }
 
 /** Whether a layer has ever used its memory again: to ask a tensor costs as much as all other checks together. */
@@ -120,7 +137,103 @@ export function noteReuse(): void {
 
 /** Which result in reused memory a tensor is; undefined where it is none. */
 export function resultOf(tensor: object): Result | undefined {
-  return isAnyReused ? Marked.originOf(tensor)?.result : undefined;
+  return isAnyReused ? Marked.markOf(tensor)?.result : undefined;
+}
+
+/** The halves of a backward that are wanted. */
+interface Halves {
+  readonly wantsInput: boolean;
+  readonly wantsParameters: boolean;
+}
+
+/**
+ * A forward that has not been gone back through.
+ *
+ * @param clears how often the layer has been cleared.
+ * @param training whether it is in training now, for the message.
+ * @throws Error where there is none, or it is spent, cleared or failed.
+ */
+export function checkPending<T extends FloatArray>(
+  pending: Pending<T> | undefined,
+  clears: number,
+  training: boolean,
+  { wantsInput, wantsParameters }: Halves,
+): Pending<T> & { forward: Forward<T> } {
+  if (pending?.state === 'failed')
+    throw stateError(
+      'NO_FORWARD',
+      'backward() must follow a forward(), got one that was rejected',
+      pending.cause,
+    );
+  if (pending === undefined || pending.state === 'waiting')
+    throw stateError(
+      'NO_FORWARD',
+      `backward() must follow a forward() in ${training ? 'training' : 'evaluation'}, got none since the layer was made or cleared`,
+    );
+  if (pending.state === 'cleared' || pending.clears !== clears)
+    throw stateError('NO_FORWARD', 'backward() must follow a forward(), got one from before clear()');
+  if ((wantsInput && !pending.leavesInput) || (wantsParameters && !pending.leavesParameters))
+    throw stateError(
+      'NO_FORWARD',
+      'backward() must go through each forward() once, got a second time; call forward() again, or give the first backward() retain: true',
+    );
+  return pending as Pending<T> & { forward: Forward<T> };
+}
+
+/** A forward that can be gone back through. */
+export type Known<T extends FloatArray> = Forward<T> & { x: T };
+
+/** What goes back through a forward. */
+interface Through<T extends FloatArray> {
+  /** dy. */
+  readonly gradient: ReadTensor<T>;
+  /** Where dx is to go. */
+  readonly out: T | undefined;
+  readonly sums: GradientSums | undefined;
+  readonly wantsInput: boolean;
+  readonly weightsGrad: boolean;
+}
+
+/**
+ * The forward, of which all that hangs on it has been checked.
+ *
+ * @param call what goes back through it.
+ * @param arrays those of the layer, which it must not overlap.
+ * @throws Error where x is no longer what it was, RangeError and TypeError where dy or out do not fit.
+ */
+export function checkForward<T extends FloatArray>(
+  forward: Forward<T>,
+  { gradient, out, sums, wantsInput, weightsGrad }: Through<T>,
+  arrays: NamedArrays,
+): Known<T> {
+  const { x, fingerprint, source } = forward;
+  if (sums !== undefined && forward.origin === 'running')
+    throw typeError('sums', 'be left out in evaluation', sums);
+  if (weightsGrad && forward.present?.given === undefined)
+    throw typeError('weightsGrad', 'be left out behind a forward without weights', weightsGrad);
+  if (forward.origin === 'moments' && wantsInput && sums === undefined) throw sumsError();
+  if (x === undefined)
+    throw stateError(
+      'INPUT_OVERWRITTEN',
+      'backward() must find the x of the last forward(), got one that wrote its result over x; give forward() another out',
+    );
+  checkSameShape(gradient, 'the last x', forward.shape);
+  checkLength({ ...gradient, name: 'x', data: x });
+  if (source !== undefined && source.of.turn !== source.turn)
+    throw stateError(
+      'INPUT_OVERWRITTEN',
+      'backward() must find the x of its forward() as it was, got one that a layer with reuse: true has written its next result over',
+    );
+  if (fingerprint !== undefined && !matches(x, gradient.size, fingerprint))
+    throw stateError(
+      'INPUT_OVERWRITTEN',
+      'backward() must find the x of its forward() as it was, got other values in it; give forward() memory that stays until backward()',
+    );
+  if (out !== undefined) {
+    checkOut(out, gradient);
+    checkApart('out', out, arrays);
+  }
+  return forward as Known<T>;
 }
 
 const { create, is } = Object;
@@ -167,6 +280,7 @@ export function matches(x: FloatArray, size: number, fingerprint: Fingerprint): 
 export class HeldSets<T extends FloatArray> {
   readonly #free: Record<number, Held<T>> = create(null);
   #freeCount = 0;
+  #kept: Held<T> | undefined;
   #memory: ArrayBuffer | undefined;
   #used = 0;
   #sets = 1;
@@ -215,8 +329,20 @@ export class HeldSets<T extends FloatArray> {
     return held;
   }
 
-  /** Gives one back: enough are kept for a loop of forward and backward to make none. */
-  giveBack(held: Held<T>): void {
-    if (this.#freeCount < 2) this.#free[this.#freeCount++] = held;
+  /** No forward needs it any more. Enough are kept for a loop of forward and backward to make none. */
+  release(held: Held<T>): void {
+    held.isNeeded = false;
+    if (held !== this.#kept && this.#freeCount < 2) this.#free[this.#freeCount++] = held;
+  }
+
+  /** Nobody else gets it before another is kept, whether a forward needs it or not. */
+  keep(held: Held<T>): void {
+    const before = this.#kept;
+    this.#kept = held;
+    if (before !== undefined && !before.isNeeded) this.release(before);
+  }
+
+  get kept(): Held<T> | undefined {
+    return this.#kept;
   }
 }

@@ -39,11 +39,16 @@ export function areCallsUntouched(): boolean {
   return !(
     'out' in objectPrototype ||
     'residual' in objectPrototype ||
+    'moments' in objectPrototype ||
+    'sums' in objectPrototype ||
     'updateStats' in objectPrototype ||
     'only' in objectPrototype ||
     'of' in objectPrototype ||
     'accumulate' in objectPrototype ||
     'retain' in objectPrototype ||
+    'weights' in objectPrototype ||
+    'outside' in objectPrototype ||
+    'weightsGrad' in objectPrototype ||
     'signal' in objectPrototype ||
     'transfer' in objectPrototype
   );
@@ -70,10 +75,16 @@ function areAllUntouched(): boolean {
       'trackRunningStats' in objectPrototype ||
       'reuse' in objectPrototype ||
       'singleValue' in objectPrototype ||
+      'missing' in objectPrototype ||
       'convention' in objectPrototype ||
       'momentum' in objectPrototype ||
+      'group' in objectPrototype ||
+      'timeout' in objectPrototype ||
       // statistics and states
       'count' in objectPrototype ||
+      'squares' in objectPrototype ||
+      'sumDy' in objectPrototype ||
+      'sumDyXmu' in objectPrototype ||
       'runningMean' in objectPrototype ||
       'runningVar' in objectPrototype ||
       'prefix' in objectPrototype ||

@@ -1,6 +1,7 @@
 import { backend } from './backend/index.js';
 import type { Decay } from './conventions.js';
 import { dtypeNamed } from './dtype.js';
+import { evenCountOf, type Moments } from './moments.js';
 import { copyInto, filled, typedArrayType } from './typed-array.js';
 import type { FloatArray } from './types.js';
 import { copyAs, newArray } from './validate.js';
@@ -48,13 +49,30 @@ export class RunningStatistics {
 
   /** Takes the statistics of a batch in: its mean and biased variance, and the number of values per channel. */
   update(count: number, mean: Float64Array, variance: Float64Array): void {
+    this.#take(count, mean, variance, this.#unbiased);
+  }
+
+  /** The same of statistics whose values may have weights, or differ in number from channel to channel. */
+  updateFrom(moments: Moments): void {
+    const even = evenCountOf(moments);
+    if (even !== undefined) {
+      this.update(even, moments.mean, moments.variance);
+      return;
+    }
+    const { mean, variance, kept, empty } = unevenBatch(moments, this.#unbiased, this.variance);
+    this.#take(1, mean, variance, false);
+    this.rejectedUpdates -= empty;
+    for (let c = 0; c < this.#channels; c++) if (!Number.isNaN(kept[c])) this.variance[c] = kept[c];
+  }
+
+  #take(count: number, mean: Float64Array, variance: Float64Array, unbiased: boolean): void {
     this.rejectedUpdates += backend.updateRunningStats(
       mean,
       variance,
       this.#channels,
       count,
       this.#decay,
-      this.#unbiased,
+      unbiased,
       this.mean,
       this.variance,
       this.accepted,
@@ -76,6 +94,31 @@ export class RunningStatistics {
     this.batchesTracked = batchesTracked;
     if (this.accepted) filled(this.accepted, batchesTracked);
   }
+}
+
+/**
+ * What a batch is worth whose channels differ in what counts: a channel of one value keeps its variance, and one of none all that it
+ * has, for what is not finite is left out.
+ *
+ * @returns mean and variance to take in as they are; the variances that are to be as before, else NaN; how many channels are empty.
+ */
+export function unevenBatch(moments: Moments, isUnbiased: boolean, before: FloatArray) {
+  const { channels, count } = moments;
+  const unbiased = moments.unbiasedVariance();
+  const mean = copyAs<Float64Array>('float64', moments.mean);
+  const variance = copyAs<Float64Array>('float64', isUnbiased ? unbiased : moments.variance);
+  const kept = filled(newArray<Float64Array>('float64', channels), Number.NaN);
+  let empty = 0;
+  for (let c = 0; c < channels; c++) {
+    if (Number.isNaN(unbiased[c]) && !Number.isNaN(moments.variance[c])) {
+      kept[c] = before[c];
+      variance[c] = before[c];
+    }
+    if (count[c] > 0) continue;
+    mean[c] = Number.NaN;
+    empty++;
+  }
+  return { mean, variance, kept, empty };
 }
 
 /**

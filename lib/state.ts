@@ -22,6 +22,7 @@ import type { DType, FloatArray } from './types.js';
 import {
   channelsError,
   checkBoolean,
+  checkDivisors,
   checkLength,
   checkObject,
   maxChannels,
@@ -87,6 +88,8 @@ interface Reading extends Parts, StateOptions {
   readonly dtype: DType | undefined;
   /** Whether running statistics must be there even where the reading is not strict. */
   readonly needsStats: boolean;
+  /** That no variance may be 0 with; any may where it is undefined. */
+  readonly eps?: number;
 }
 
 /** A state that has been checked, with the number of its channels. */
@@ -182,7 +185,7 @@ export function readStateOptions(options: StateOptions | undefined): StateOption
  * @throws TypeError, RangeError naming the entry that is missing, unknown, or of another type, size or value.
  */
 export function readState(state: unknown, reading: Reading): ReadState {
-  const { convention, prefix, strict = true, channels, dtype, stats, needsStats } = reading;
+  const { convention, prefix, strict = true, channels, dtype, stats, needsStats, eps } = reading;
   checkObject('state', state);
   if (isArray(state) || typedArrayType(state) !== undefined) throw typeError('state', 'be an object', state);
   if (isMap(state)) throw wordedTypeError('state', 'be an object', 'a Map; give Object.fromEntries(map)');
@@ -234,7 +237,10 @@ export function readState(state: unknown, reading: Reading): ReadState {
   if (given.weight && values.weight) checkValues(given.weight.name, values.weight, size, false, dtype);
   if (given.bias && values.bias) checkValues(given.bias.name, values.bias, size, false, dtype);
   if (given.mean && values.mean) checkValues(given.mean.name, values.mean, size);
-  if (given.variance && values.variance) checkValues(given.variance.name, values.variance, size, true);
+  if (given.variance && values.variance) {
+    checkValues(given.variance.name, values.variance, size, true);
+    if (eps !== undefined) checkDivisors(given.variance.name, values.variance, eps);
+  }
   return {
     channels: size,
     weight: values.weight,

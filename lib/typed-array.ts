@@ -25,6 +25,11 @@ const byteOffset = getterOf<number>(prototype, 'byteOffset');
 const byteLength = getterOf<number>(prototype, 'byteLength');
 const bufferLength = getterOf<number>(ArrayBuffer.prototype, 'byteLength');
 const resizable = getterOf<boolean>(ArrayBuffer.prototype, 'resizable');
+// Pages that are not isolated have none.
+const sharedLength =
+  typeof SharedArrayBuffer === 'undefined'
+    ? undefined
+    : getterOf<number>(SharedArrayBuffer.prototype, 'byteLength');
 
 /** 'Float32Array' and the like, undefined for anything that is no typed array. */
 export function typedArrayType(value: unknown): string | undefined {
@@ -48,6 +53,16 @@ export function bufferOf(array: AnyArray): ArrayBufferLike {
 /** 0 for a detached buffer. */
 export function bytesOf(memory: ArrayBuffer): number {
   return apply(bufferLength, memory, []);
+}
+
+/** undefined for anything that is no SharedArrayBuffer. */
+export function sharedBytesOf(memory: unknown): number | undefined {
+  if (sharedLength === undefined) return undefined;
+  try {
+    return apply(sharedLength, memory, []);
+  } catch {
+    return undefined;
+  }
 }
 
 export function isResizable(memory: ArrayBuffer): boolean {
@@ -86,6 +101,10 @@ export function viewOf<T extends FloatArray>(
   length: number,
 ): T {
   return new dtypes[dtype].Array(memory as ArrayBuffer, begin, length) as FloatArray as T;
+}
+
+export function viewOfIntegers(memory: ArrayBufferLike, begin: number, length: number): Int32Array {
+  return new Integers(memory as ArrayBuffer, begin, length);
 }
 
 export function viewOfBytes(memory: ArrayBufferLike, begin: number, length: number): Uint8Array {

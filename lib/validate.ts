@@ -8,6 +8,7 @@ import {
   isArray,
   isObject,
   rangeError,
+  stateError,
   typeError,
   wordedTypeError,
 } from './errors.js';
@@ -74,6 +75,13 @@ export function newShape(rank: number): number[] {
     default:
       return apply(arrayOf, ArrayClass, onesOfRank[rank]);
   }
+}
+
+/** A copy. */
+export function shapeOf(shape: readonly number[]): number[] {
+  const copy = newShape(shape.length);
+  for (let i = 0; i < shape.length; i++) copy[i] = shape[i];
+  return copy;
 }
 
 const noOptions = Object.freeze(Object.create(null));
@@ -304,8 +312,9 @@ export function checkAxis(axis: unknown, name = 'axis'): number {
 }
 
 export function checkEps(eps: unknown, name = 'eps'): number {
-  if (typeof eps !== 'number') throw typeError(name, 'be a positive finite number', eps);
-  if (!(eps > 0 && eps < Infinity)) throw rangeError(name, 'be a positive finite number', String(eps));
+  const rule = 'be a finite number from 0 on';
+  if (typeof eps !== 'number') throw typeError(name, rule, eps);
+  if (!(eps >= 0 && eps < Infinity)) throw rangeError(name, rule, String(eps));
   return eps;
 }
 
@@ -370,6 +379,36 @@ export function checkVariance(name: string, value: unknown, channels: number): F
     if (array[channel] < 0)
       throw rangeError(name, 'not be negative', `${array[channel]} in channel ${channel}`);
   return array;
+}
+
+/** A channel whose variance and eps are both 0 cannot be divided by its deviation. */
+export function checkDivisors(name: string, variance: FloatArray, eps: number): void {
+  if (eps > 0) return;
+  const channel = channelOfZero(variance);
+  if (channel >= 0) checkDivisor(name, 0, channel);
+}
+
+/** The same of one channel, where eps is 0. */
+export function checkDivisor(name: string, variance: number, channel: number): void {
+  if (variance === 0)
+    throw rangeError(name, 'be positive with eps: 0', `0 in channel ${channel}; give a positive eps`);
+}
+
+/** The same of the variance that a batch has turned out to have. */
+export function checkVaries(variance: FloatArray): void {
+  const channel = channelOfZero(variance);
+  if (channel >= 0)
+    throw rangeError(
+      'x',
+      'vary in every channel with eps: 0',
+      `a variance of 0 in channel ${channel}; give a positive eps`,
+    );
+}
+
+function channelOfZero(variance: FloatArray): number {
+  const channels = lengthOf(variance);
+  for (let channel = 0; channel < channels; channel++) if (variance[channel] === 0) return channel;
+  return -1;
 }
 
 /** A per-channel array in a dtype: itself where it has that dtype, else a copy. */
@@ -464,4 +503,13 @@ function sharedBytes(a: FloatArray, b: FloatArray): number {
 
 function overlapError(name: string, rule: string, bytes: number): Error {
   return rangeError(name, rule, `views that share ${bytes} bytes`, 'OVERLAP');
+}
+
+/** The caller may have detached or shrunk its memory since it was checked. */
+export function checkKept(name: string, array: FloatArray, length: number): void {
+  if (lengthOf(array) !== length)
+    throw stateError(
+      'BUFFER_CHANGED',
+      `${name} must keep its length, got a buffer that was detached or resized`,
+    );
 }

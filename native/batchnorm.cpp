@@ -10,14 +10,6 @@
 namespace batchnorm {
 namespace {
 
-/// Begins a mask for what will be written to y.
-template <typename T>
-void clear_mask(unsigned char* mask, const T* y, size_t size) {
-  if (!mask) return;
-  std::fill_n(mask, mask_bytes(size), static_cast<unsigned char>(0));
-  mask[0] = static_cast<unsigned char>(reinterpret_cast<uintptr_t>(y) % kAlignment / sizeof(T));
-}
-
 template <typename T>
 const auto& normalize_of(const Kernels<T>& kernels, const Epilogue<T>& epilogue) {
   return kernels.normalize[epilogue.residual != nullptr][epilogue.activation];
@@ -73,13 +65,26 @@ class GradientPass {
               : mask_                               ? kMasked
                                                     : kRecomputed),
         partition_(pass.shape),
+        written_(tiling_of_write(partition_)),
         plan_(plan_of(execution, partition_, traffic())),
         slope_(take()),
         constant_(take()),
         // Only an activation asks for the offset of y.
-        normalization_{take(), take(), gate_ == kRecomputed ? take() : constant_} {
-    SettleNormalization<T>{kernels_,      partition_,  pass.eps,  pass.mean,
-                           pass.variance, pass.weight, pass.bias, normalization_}({0, pass.shape.channels});
+        normalization_{take(), take(), gate_ == kRecomputed ? take() : constant_},
+        summed_(normalization_) {
+    const Range channels = {0, pass.shape.channels};
+    SettleNormalization<T>{kernels_,      written_,    pass.eps,  pass.mean,
+                           pass.variance, pass.weight, pass.bias, normalization_}(channels);
+    if (written_.layout() == partition_.layout()) return;
+    const auto spread_out = [&](const T* from) {
+      T* const to = scratch_.template take<T>(padded_width(partition_));
+      spread(kernels_, partition_, channels, from, to);
+      return to;
+    };
+    summed_.mean = spread_out(normalization_.mean);
+    if (gate_ != kRecomputed) return;
+    summed_.scale = spread_out(normalization_.scale);
+    summed_.offset = spread_out(normalization_.offset);
   }
 
   Gate gate() const { return gate_; }
@@ -106,21 +111,21 @@ class GradientPass {
   /// dx of sums that are known.
   void write(GradientSums sums) {
     settle(sums, nullptr, nullptr)({0, pass_.shape.channels});
-    write_all(plan_of_write(execution_, partition_, pass_.dy == dx_), partition_, writer());
+    write_all(plan_of_write(execution_, written_, pass_.dy == dx_), written_, writer());
   }
 
   /// dx where mean and variance are constants: dy * scale.
   void write_fixed() {
-    const WritePlan plan = plan_of_write(execution_, partition_, pass_.dy == dx_);
+    const WritePlan plan = plan_of_write(execution_, written_, pass_.dy == dx_);
     if (gate_ == kRecomputed)
       return write_all(
-          plan, partition_,
-          Writer(execution_, kernels_.frozen_grad_input, partition_.layout(), plan.stores, work()));
+          plan, written_,
+          Writer(execution_, kernels_.frozen_grad_input, written_.layout(), plan.stores, work()));
     // Nothing to subtract, nothing to add.
-    std::fill_n(constant_, padded_width(partition_), T{0});
-    write_all(plan, partition_,
-              normalizer<T>(execution_, partition_, plan.stores, gate_ == kMasked ? dresidual_ : pass_.dy,
-                            dx_, {constant_, normalization_.scale, constant_}, {}, nullptr));
+    std::fill_n(constant_, padded_width(written_), T{0});
+    write_all(plan, written_,
+              normalizer<T>(execution_, written_, plan.stores, gate_ == kMasked ? dresidual_ : pass_.dy, dx_,
+                            {constant_, normalization_.scale, constant_}, {}, nullptr));
   }
 
  private:
@@ -139,22 +144,21 @@ class GradientPass {
     return {2, dx_ != nullptr, pass_.dy == dx_, kernels_.grad_input[gate_].stream_beside != nullptr};
   }
 
-  T* take() { return take_coefficients<T>(scratch_, partition_, plan_.stores, dx_); }
+  T* take() { return take_coefficients<T>(scratch_, written_, plan_.stores, dx_); }
 
   template <typename Settle, typename Writer>
   void sum_then(GradientSums to, Settle settle, const Writer* writer) {
-    const GradSums<T> sums(scratch_, execution_, partition_, pass_.dy, pass_.x, gate_, mask_, normalization_,
-                           to);
+    const GradSums<T> sums(scratch_, execution_, partition_, pass_.dy, pass_.x, gate_, mask_, summed_, to);
     const auto merge_and_settle = [&](Range channels, const Partials<T>& partials) {
       sums.merge(channels, partials);
       settle(channels);
     };
-    sum_settle_write(scratch_, kernels_, plan_, partition_, sums, merge_and_settle, writer);
+    sum_settle_write(scratch_, kernels_, plan_, partition_, sums, merge_and_settle, written_, writer);
   }
 
   SettleGradients<T> settle(GradientSums sums, T* dweight, T* dbias) const {
-    return {kernels_, partition_, pass_.eps, count_,  pass_.mean, pass_.variance, normalization_.mean,
-            sums,     slope_,     constant_, dweight, dbias};
+    return {kernels_, written_, pass_.eps, count_,  pass_.mean, pass_.variance, normalization_.mean,
+            sums,     slope_,   constant_, dweight, dbias};
   }
 
   GradInputWork<T> work() const {
@@ -163,7 +167,7 @@ class GradientPass {
   }
 
   auto writer() const {
-    return Writer(execution_, kernels_.grad_input[gate_], partition_.layout(), plan_.stores, work());
+    return Writer(execution_, kernels_.grad_input[gate_], written_.layout(), plan_.stores, work());
   }
 
   const Execution& execution_;
@@ -176,42 +180,67 @@ class GradientPass {
   unsigned char* const mask_;
   const Gate gate_;
   const Partition<T> partition_;
+  const Tiling<T> written_;
   const Plan plan_;
   // Behind find_mask(), which is a pass of its own: calls do not nest.
   Scratch scratch_;
   T* const slope_;
   T* const constant_;
   const Normalization<T> normalization_;
+  /// The same as the sums read it.
+  Normalization<T> summed_;
 };
+
+}  // namespace
+
+namespace {
+
+/// Those of no values.
+void clear_statistics(size_t channels, double* mean, double* variance) {
+  std::fill_n(mean, channels, std::numeric_limits<double>::quiet_NaN());
+  std::fill_n(variance, channels, std::numeric_limits<double>::quiet_NaN());
+}
 
 }  // namespace
 
 template <typename T>
 void forward_training(const Execution& execution, const Forward<T>& pass, double* mean, double* variance) {
   const Shape& shape = pass.shape;
-  if (shape.size() == 0) {
-    std::fill_n(mean, shape.channels, std::numeric_limits<double>::quiet_NaN());
-    std::fill_n(variance, shape.channels, std::numeric_limits<double>::quiet_NaN());
-    return;
-  }
+  if (shape.size() == 0) return clear_statistics(shape.channels, mean, variance);
   Scratch scratch;
   const Kernels<T>& kernels = kernels_of<T>(*execution.kernels);
   const Partition<T> partition(shape);
   const bool has_beside = normalize_of(kernels, pass.epilogue).stream_beside != nullptr;
   const Plan plan = plan_of(execution, partition, {1, true, pass.x == pass.y, has_beside});
   const MomentSums<T> sums(scratch, execution, partition, pass.x);
-  const auto take = [&] { return take_coefficients(scratch, partition, plan.stores, pass.y); };
+  const Tiling<T> written = tiling_of_write(partition);
+  const auto take = [&] { return take_coefficients(scratch, written, plan.stores, pass.y); };
   const Normalization<T> coefficients = {take(), take(), take()};
-  const SettleNormalization<T> settle = {kernels,  partition,   pass.eps,  mean,
+  const SettleNormalization<T> settle = {kernels,  written,     pass.eps,  mean,
                                          variance, pass.weight, pass.bias, coefficients};
   const auto merge_and_settle = [&](Range channels, const Partials<T>& partials) {
     sums.merge(channels, partials, mean, variance);
     settle(channels);
   };
-  const auto writer = normalizer<T>(execution, partition, plan.stores, pass.x, pass.y, coefficients,
-                                    pass.epilogue, pass.mask);
+  const auto writer =
+      normalizer<T>(execution, written, plan.stores, pass.x, pass.y, coefficients, pass.epilogue, pass.mask);
   clear_mask(pass.mask, pass.y, shape.size());
-  sum_settle_write(scratch, kernels, plan, partition, sums, merge_and_settle, &writer);
+  sum_settle_write(scratch, kernels, plan, partition, sums, merge_and_settle, written, &writer);
+}
+
+template <typename T>
+void moments(const Execution& execution, Shape shape, const T* x, double* mean, double* variance) {
+  if (shape.size() == 0) return clear_statistics(shape.channels, mean, variance);
+  Scratch scratch;
+  const Partition<T> partition(shape);
+  const Plan plan = plan_of(execution, partition, {1, false, false, false});
+  const MomentSums<T> sums(scratch, execution, partition, x);
+  const auto merge = [&](Range channels, const Partials<T>& partials) {
+    sums.merge(channels, partials, mean, variance);
+  };
+  using Nothing = Writer<NormalizeWork<T>, MomentsWork<T>>;
+  sum_settle_write(scratch, kernels_of<T>(*execution.kernels), plan, partition, sums, merge, partition,
+                   static_cast<const Nothing*>(nullptr));
 }
 
 template <typename T>
@@ -272,6 +301,19 @@ void grad_input(const Execution& execution, const Backward<T>& pass, GradientSum
   GradientPass<T> parts(execution, pass, dx, residual, count);
   if (residual && parts.gate() != kMasked) parts.write_residual();
   parts.write(sums);
+}
+
+template <typename T>
+void grad_parameters(const Execution& execution, size_t channels, double eps, const double* mean,
+                     const double* variance, GradientSums sums, T* dweight, T* dbias) {
+  Scratch scratch;
+  const auto take = [&] { return scratch.template take<T>(channels); };
+  const Kernels<T>& kernels = kernels_of<T>(*execution.kernels);
+  const Normalization<T> c = {take(), take(), take()};
+  kernels.normalization({channels, eps, mean, variance, nullptr, nullptr, c.mean, c.scale, c.offset});
+  // Only slope and constant, which are not wanted here, depend on how many values there are.
+  kernels.gradients(
+      {channels, eps, 1, mean, variance, c.mean, sums.dy, sums.dy_xc, c.scale, c.offset, dweight, dbias});
 }
 
 size_t update_running_stats(const KernelTable& kernels, size_t channels, const double* mean,
@@ -340,7 +382,8 @@ void freeze(const Execution& execution, const Fixed<T>& fixed, unsigned char* me
   const auto* const frozen = new (align(memory)) Frozen(Frozen::of<T>(channels, fixed.activation));
   const Normalization<T> coefficients = frozen->coefficients<T>();
   std::fill_n(coefficients.mean, 3 * frozen->array_bytes / sizeof(T), T{0});
-  const Tiling<T> tiling(Shape{1, channels, 1});
+  // Of whole rows: what is read of the arrays depends on how many samples come.
+  const Tiling<T> tiling(Shape{frozen->fold, channels, 1}, kChannelsLast, frozen->fold);
   SettleNormalization<T>{kernels_of<T>(*execution.kernels),
                          tiling,
                          fixed.eps,
@@ -357,17 +400,22 @@ void run_frozen(const Execution& execution, Shape shape, const unsigned char* me
   if (shape.size() == 0) return;
   const Frozen& frozen = frozen_at(memory);
   const Normalization<const T> coefficients = frozen.coefficients<const T>();
-  const Tiling<T> tiling(shape, shape.inner == 1 ? frozen.fold : 1);
+  const Tiling<T> tiling = shape.inner == 1 ? Tiling<T>(shape, kChannelsLast, frozen.fold) : Tiling<T>(shape);
   const WritePlan plan = plan_of_write(execution, tiling, x == y);
   const auto infer = [&](const Normalization<const T>& c) {
     write_all(plan, tiling,
               normalizer<T>(execution, tiling, plan.stores, x, y, c, {frozen.activation, residual}, nullptr));
   };
-  if (plan.stores == kCached) return infer(coefficients);
+  const bool has_columns = tiling.columns_of_channel() > 1;
+  const bool lies_right = plan.stores == kCached && shift_of_coefficients(tiling, plan.stores, y) == 0;
+  if (lies_right && !has_columns) return infer(coefficients);
   Scratch scratch;
   const auto copy = [&](const T* array) {
     T* copied = take_coefficients(scratch, tiling, plan.stores, y);
-    std::copy_n(array, padded_width(tiling), copied);
+    if (has_columns)
+      spread(kernels_of<T>(*execution.kernels), tiling, {0, shape.channels}, array, copied);
+    else
+      std::copy_n(array, padded_width(tiling), copied);
     return static_cast<const T*>(copied);
   };
   infer({copy(coefficients.mean), copy(coefficients.scale), copy(coefficients.offset)});
@@ -375,10 +423,13 @@ void run_frozen(const Execution& execution, Shape shape, const unsigned char* me
 
 #define BATCHNORM_INSTANTIATE(T)                                                                         \
   template void forward_training<T>(const Execution&, const Forward<T>&, double*, double*);              \
+  template void moments<T>(const Execution&, Shape, const T*, double*, double*);                         \
   template void forward_inference<T>(const Execution&, const Forward<T>&, const double*, const double*); \
   template void backward<T>(const Execution&, const Backward<T>&, bool, Gradients<T>);                   \
   template void grad_sums<T>(const Execution&, const Backward<T>&, T*, GradientSums);                    \
   template void grad_input<T>(const Execution&, const Backward<T>&, GradientSums, double, T*, T*);       \
+  template void grad_parameters<T>(const Execution&, size_t, double, const double*, const double*,       \
+                                   GradientSums, T*, T*);                                                \
   template size_t frozen_bytes<T>(size_t);                                                               \
   template void freeze<T>(const Execution&, const Fixed<T>&, unsigned char*);                            \
   template size_t frozen_channels<T>(const unsigned char*, size_t);                                      \

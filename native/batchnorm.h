@@ -1,7 +1,7 @@
 // Batch normalization over x[outer][channels][inner]: the passes, without any knowledge of JavaScript.
 //
 // Statistics and per-channel arithmetic are in double; data, weight, bias and their gradients are in T (float
-// or double). An absent weight is 1, an absent bias 0 (nullptr). eps > 0. All functions may throw
+// or double). An absent weight is 1, an absent bias 0 (nullptr). variance + eps > 0. All functions may throw
 // std::bad_alloc, and only before they have written anything but masks and gradients of residuals.
 #pragma once
 
@@ -101,6 +101,10 @@ struct GradientSums {
 template <typename T>
 void forward_training(const Execution& execution, const Forward<T>& pass, double* mean, double* variance);
 
+/// Its statistics alone: what forward_training returns.
+template <typename T>
+void moments(const Execution& execution, Shape shape, const T* x, double* mean, double* variance);
+
 /// The same with the given statistics.
 template <typename T>
 void forward_inference(const Execution& execution, const Forward<T>& pass, const double* mean,
@@ -120,6 +124,11 @@ void grad_sums(const Execution& execution, const Backward<T>& pass, T* residual,
 template <typename T>
 void grad_input(const Execution& execution, const Backward<T>& pass, GradientSums sums, double count, T* dx,
                 T* residual);
+
+/// The gradients of weight and bias (or nullptr) that follow from sums: those that backward gives.
+template <typename T>
+void grad_parameters(const Execution& execution, size_t channels, double eps, const double* mean,
+                     const double* variance, GradientSums sums, T* dweight, T* dbias);
 
 /// running = decay * running + (1 - decay) * batch, for the channels where both come out finite; returns the
 /// number of the others, which stay as they are. `unbiased` stores variance * count / (count - 1), and

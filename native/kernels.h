@@ -26,8 +26,8 @@ namespace batchnorm {
 
 /// Which side of a tile the channels lie on.
 enum Layout {
-  kChannelsFirst,  ///< one channel per row: x[outer][channels][inner] with inner > 1
-  kChannelsLast,   ///< one channel per column: inner == 1
+  kChannelsFirst,  ///< one channel per row
+  kChannelsLast,   ///< one channel per column
 };
 
 /// What follows the normalization. Its gradient passes where the result is above zero (or NaN).
@@ -64,6 +64,13 @@ enum Stores {
 /// Values in 64 bytes, the unit of arithmetic on every ISA.
 template <typename T>
 constexpr size_t kLanes = 64 / sizeof(T);
+
+/// Whether channels-last rows without gaps are written from line to line of the result: where all lie alike,
+/// and are more than the parts at both ends are worth.
+template <typename T>
+ALWAYS_INLINE constexpr bool goes_by_lines(size_t rows, size_t columns) {
+  return rows >= 16 && columns % kLanes<T> == 0;
+}
 
 /// Additions, of up to eight vectors each, that a lane makes in T before it becomes a double: kMostDistant
 /// says why so few.
@@ -157,6 +164,103 @@ struct MaskWork {
   T* to;
 };
 
+/// Which values of a tile count, and how much. Weights are those of positions: one per row in channels-last,
+/// where all columns share it, and one per column in channels-first, where all rows do. None is below 0.
+///
+/// `shares` are the same in T, as parts of the largest of them; above 0 where the weight is.
+template <typename T>
+struct PresentWork {
+  const double* weights;
+  const T* shares;
+  bool missing;  ///< whether a NaN in x is a value that is missing
+  bool impute;   ///< whether such a value is taken for the mean of its channel
+  bool zero;     ///< whether what has weight 0 is 0 in y, and lets no gradient through
+};
+
+/// Per channel, as PresentMoments holds them: kLanes<T> in channels-first, one in channels-last.
+struct PresentSums {
+  double* weight;   ///< only with `missing`, as the next one
+  double* squares;  ///< of weights
+  double* first;
+  double* second;
+};
+
+/// weight * (x - shift) and its product with x - shift are added up, of what is present.
+template <typename T>
+struct PresentMomentsWork {
+  Tile tile;
+  const T* x;
+  const double* shift;
+  PresentWork<T> present;
+  PresentSums sums;
+};
+
+/// The sums of what is there as one: see merge_present.
+struct PresentStatistics {
+  double* weight;
+  double* squares;
+  double* reference;  ///< what mean is the distance from
+  double* mean;
+  double* deviations;  ///< weighted squares of the distances from the mean
+};
+
+/// normalize, for what takes missing values for the mean or writes zeros; with the activation, and a residual
+/// that may be absent.
+template <typename T>
+struct PresentNormalizeWork : NormalizeWork<T> {
+  using Plain = NormalizeWork<T>;
+  const T* bias;  ///< what the mean becomes
+  Activation activation;
+  PresentWork<T> present;
+  bool streams;  ///< whether whole lines are written past the caches
+};
+
+/// grad_sums: of the dy that the activation lets through, and whose x is present or outside. `all` are the
+/// sums with imputed values, which count in the gradient of the bias alone; nullptr where there are none.
+template <typename T>
+struct PresentGradSumsWork {
+  Tile tile;
+  const T* dy;
+  const T* x;
+  Mask mask;
+  Gate gate;
+  const T* mean;
+  const T* scale;
+  const T* offset;
+  const T* bias;
+  const double* centre;  ///< all of the mean
+  PresentWork<T> present;
+  double* dy_sum;
+  double* dy_xc;
+  double* all;
+};
+
+/// grad_input, of which share * (deviation * slope + constant) is taken away. dx and dresidual may be absent.
+template <typename T>
+struct PresentGradInputWork : GradInputWork<T> {
+  using Plain = GradInputWork<T>;
+  const T* bias;
+  Gate gate;
+  PresentWork<T> present;
+  bool streams;
+  bool flows;  ///< whether all shares are the same
+  bool fixed;  ///< whether statistics are constants, so that nothing is taken away
+};
+
+/// dweights += linear * n + square * (n * n - least), where n = (x - mean) * inverse, over the channels of a
+/// position.
+template <typename T>
+struct GradWeightsWork {
+  Tile tile;
+  const T* x;
+  const double* mean;
+  const double* inverse;
+  const double* linear;
+  const double* square;
+  const double* least;
+  double* dweights;
+};
+
 /// What normalize takes, of the statistics of channels. An absent (nullptr) weight is 1, an absent bias 0.
 template <typename T>
 struct NormalizationWork {
@@ -191,9 +295,9 @@ struct GradientsWork {
 
 /// A pass that writes, for each kind of Stores and Layout.
 ///
-/// kStreamed wants rows without gaps (stride == columns), of at least kLanes<T> values in kChannelsFirst, and
-/// per-channel arrays that go on for another kLanes<T> values in kChannelsLast, as if the next row followed.
-/// Each thread must call fence() after its last streamed work.
+/// kStreamed wants rows without gaps (stride == columns), of at least kLanes<T> values in kChannelsFirst. In
+/// kChannelsLast per-channel arrays go on for another kLanes<T> values, as if the next row followed. Each
+/// thread must call fence() after its last streamed work.
 ///
 /// stream_beside is the streamed form in kChannelsFirst that does work of the pass that sums as well, line by
 /// line in turns: what memory sends for the one comes in while the other works in the caches. nullptr where
@@ -214,13 +318,16 @@ template <typename T>
 struct Kernels {
   /// to[channel] = a value near the centre of the nine values from[i][channel * stride]
   void (*centres)(const T* const (&from)[9], size_t stride, size_t channels, T* to);
-  /// to[channel] = the sum of the channel's sums, halved until one is left
-  void (*collect[2])(const T* sums, size_t channels, double* to);
-  /// The same of totals, in channels-first.
-  void (*collect_totals)(const double* totals, size_t channels, double* to);
+  /// to[place] = from[channel] for the `columns` places of each channel, one channel after the other
+  void (*spread)(const T* from, size_t channels, size_t columns, T* to);
+  /// to[channel] = the sum of the channel's sums: in kChannelsFirst halved until one is left, in
+  /// kChannelsLast of so many columns
+  void (*collect[2])(const T* sums, size_t channels, size_t columns, double* to);
+  /// The same of totals.
+  void (*collect_totals[2])(const double* totals, size_t channels, size_t columns, double* to);
   /// The first channel whose sums are not finite, or in float32 owe more than kMostDistant of the squares to
-  /// the distance between shift and mean, so that rounding the squares has cost digits of the variance; or
-  /// `channels`.
+  /// the distance between shift and mean, or have squares below kLeastSquare, so that rounding the squares
+  /// has cost digits of the variance; or `channels`.
   size_t (*find_bad)(size_t channels, double values, const double* sum, const double* sum_squares);
   /// Adds deviations of `count` consecutive values of a channel from shift, and their squares, to kLanes sums
   /// in double.
@@ -247,6 +354,12 @@ struct Kernels {
   WritingPass<GradInputWork<T>, GradSumsWork<T>> frozen_grad_input;
   /// [Stores]; kStreamed needs the fence as well.
   void (*apply_mask[2])(const MaskWork<T>& work);
+  /// The passes over values of which not all count alike, all [Layout]. Their sums are in double.
+  void (*present_moments[2])(const PresentMomentsWork<T>& work);
+  void (*present_normalize[2])(const PresentNormalizeWork<T>& work);
+  void (*present_grad_sums[2])(const PresentGradSumsWork<T>& work);
+  void (*present_grad_input[2])(const PresentGradInputWork<T>& work);
+  void (*grad_weights[2])(const GradWeightsWork<T>& work);
 };
 
 /// All kernels of one instruction set.
@@ -258,6 +371,8 @@ struct KernelTable {
   /// `accepted` is not nullptr it takes the place of decay and is counted up, see update_running_stats.
   size_t (*average)(size_t channels, double decay, double correction, const double* mean,
                     const double* variance, double* running_mean, double* running_var, double* accepted);
+  /// Adds sums of chunks, which refer to shift, to statistics. What has no weight adds nothing.
+  void (*merge_present)(size_t channels, const double* shift, PresentSums chunk, PresentStatistics to);
   Kernels<float> f32;
   Kernels<double> f64;
 };

@@ -33,14 +33,33 @@ struct Span {
   size_t length;
 };
 
+/// What is found in short planes: x[n][c][3] has the channels 0 0 0 1 1 1 2 2 2 ... side by side, so that a
+/// sample can be a row whose columns each have one channel, three columns the same. To begin and end three
+/// values of a channel, again and again, takes longer than all that is done with them.
+///
+/// For a pass that sums. Each column has sums of its own until a chunk is done, which is worth it where a
+/// plane has little more than it has samples. Decides bits.
+constexpr Layout layout_of_sums(const Shape& shape) {
+  constexpr size_t kMostColumns = 32;
+  // More samples than a stretch has would give planes totals, too.
+  const size_t least_samples = shape.inner <= 8 ? 1 : shape.inner < 16 ? kStretch : kStretch + 1;
+  return shape.inner <= kMostColumns && shape.outer >= least_samples ? kChannelsLast : kChannelsFirst;
+}
+
+/// For a pass that sums nothing: whether a line would hold more than one plane.
+template <typename T>
+constexpr Layout layout_of_write(const Shape& shape) {
+  return shape.inner < kLanes<T> ? kChannelsLast : kChannelsFirst;
+}
+
 /// Channels-last rows that are laid side by side, so that a narrow row still fills whole vectors and a loop
 /// over its columns is worth entering.
 template <typename T>
-size_t fold_of(size_t channels) {
+size_t fold_of(size_t columns) {
   constexpr size_t kWide = 256;
-  if (channels >= kWide) return 1;
+  if (columns >= kWide) return 1;
   // In 32 bits, and without std::gcd, whose divisions a small call would notice.
-  const auto narrow = static_cast<uint32_t>(channels);
+  const auto narrow = static_cast<uint32_t>(columns);
   const uint32_t common = std::min<uint32_t>(kLanes<T>, narrow & (~narrow + 1));
   const uint32_t whole = kLanes<T> / common;
   const uint32_t width = whole * narrow;
@@ -56,55 +75,81 @@ constexpr Ahead straight_ahead(size_t distance) {
 template <typename T>
 class Tiling {
  public:
-  explicit Tiling(Shape shape) : Tiling(shape, shape.inner == 1 ? fold_of<T>(shape.channels) : 1) {}
+  explicit Tiling(Shape shape) : Tiling(shape, layout_of_write<T>(shape)) {}
+  Tiling(Shape shape, Layout layout)
+      : Tiling(shape, layout, layout == kChannelsLast ? fold_of<T>(shape.channels * shape.inner) : 1) {}
   /// With the fold known: divisions are what a small call spends its time on.
-  Tiling(Shape shape, size_t fold)
-      : shape_(shape), layout_(shape.inner == 1 ? kChannelsLast : kChannelsFirst), fold_(fold) {
+  Tiling(Shape shape, Layout layout, size_t fold) : shape_(shape), layout_(layout), width_(shape.channels) {
     if (layout_ == kChannelsFirst) return;
-    rows_ = shape.outer < fold_ ? 0 : shape.outer / fold_;
-    rest_ = (shape.outer - rows_ * fold_) * shape.channels;
+    const size_t columns = shape.channels * shape.inner;
+    width_ = columns * fold;
+    rows_ = shape.outer < fold ? 0 : shape.outer / fold;
+    rest_ = (shape.outer - rows_ * fold) * columns;
   }
 
   Layout layout() const { return layout_; }
   const Shape& shape() const { return shape_; }
   /// Channels side by side: a kernel sees this many rows (channels-first) or columns (channels-last).
-  size_t width() const { return shape_.channels * fold_; }
+  size_t width() const { return width_; }
+  /// How many of those are one channel: neighbours.
+  size_t columns_of_channel() const { return layout_ == kChannelsFirst ? 1 : shape_.inner; }
+  /// How many channels they are: in channels-last all of them come again with each row that is folded in.
+  size_t width_in_channels() const {
+    const size_t columns = columns_of_channel();
+    return columns == 1 ? width_ : width_ / columns;
+  }
   /// Channels-last: the folded rows, and the values after the last of them.
   size_t rows() const { return rows_; }
   size_t rest() const { return rest_; }
 
-  /// Values of channel `channel` < width() in a span.
-  size_t values(const Span& span, size_t channel) const {
-    if (layout_ == kChannelsFirst) return span.count * span.length;
-    return channel < span.length ? span.count : 0;
+  /// The channels < width_in_channels() that a span has.
+  Range channels_of(const Span& span, Range channels) const {
+    if (layout_ == kChannelsFirst) return channels;
+    const size_t columns = columns_of_channel();
+    return {channels.begin, std::min(channels.end, columns == 1 ? span.length : span.length / columns)};
   }
 
-  /// Where the values 0, step, 2 * step, ... of a channel < width() of a span lie in the tensor.
+  /// Values of each of its channels in a span.
+  size_t values(const Span& span) const { return span.count * run_of(span); }
+
+  /// `Count` places in the tensor from all over what a channel < width_in_channels() has in a span: of its
+  /// values 0, step, 2 * step, ...; or, where it has fewer, of each of them, some more than once.
   template <size_t Count>
-  void find_places(const Span& span, size_t channel, size_t step, size_t (&places)[Count]) const {
-    if (layout_ == kChannelsLast) {
-      for (size_t i = 0; i < Count; i++) places[i] = (span.first + i * step) * width() + channel;
+  void find_places(const Span& span, size_t channel, size_t (&places)[Count]) const {
+    const size_t row = layout_ == kChannelsFirst ? shape_.channels * shape_.inner : width_;
+    const size_t length = run_of(span);
+    const size_t values = span.count * length;
+    size_t place = span.first * row + channel * shape_.inner + span.offset;
+    size_t column = 0;
+    if (values < Count) {
+      for (size_t i = 0, share = 0; i < Count; i++) {
+        places[i] = place;
+        share += values;
+        if (share < Count) continue;
+        share -= Count;
+        place++;
+        if (++column < length) continue;
+        column = 0;
+        place += row - length;
+      }
       return;
     }
-    const size_t sample_size = shape_.channels * shape_.inner;
-    const size_t samples = step / span.length;
-    const size_t columns = step - samples * span.length;
-    size_t place = span.first * sample_size + channel * shape_.inner + span.offset;
-    size_t column = 0;
+    // Odd, so that it does not keep to one column of an image.
+    const size_t step = (values / Count - 1) | 1;
+    const size_t rows = length == 1 ? step : step / length;
+    const size_t columns = step - rows * length;
     for (size_t i = 0; i < Count; i++) {
       places[i] = place;
       column += columns;
-      place += samples * sample_size + columns;
-      if (column < span.length) continue;
-      column -= span.length;
-      place += sample_size - span.length;
+      place += rows * row + columns;
+      if (column < length) continue;
+      column -= length;
+      place += row - length;
     }
   }
 
-  /// How far apart the values of neighbouring channels lie.
-  size_t channel_stride() const { return layout_ == kChannelsFirst ? shape_.inner : 1; }
-
-  /// Calls visit(tile, offset of its first value) for the tiles that make up channels [begin, end) of a span.
+  /// Calls visit(tile, offset of its first value) for the tiles that make up rows (channels-first) or columns
+  /// (channels-last) [begin, end) of a span.
   template <typename Visit>
   void for_each_tile(const Span& span, size_t begin, size_t end, Ahead ahead, Visit visit) const {
     if (layout_ == kChannelsLast) {
@@ -128,9 +173,12 @@ class Tiling {
   }
 
  private:
+  /// Values of a channel that lie side by side in a span.
+  size_t run_of(const Span& span) const { return layout_ == kChannelsFirst ? span.length : shape_.inner; }
+
   Shape shape_;
   Layout layout_;
-  size_t fold_;
+  size_t width_;
   size_t rows_ = 0;
   size_t rest_ = 0;
 };
@@ -139,7 +187,9 @@ class Tiling {
 template <typename T>
 class Partition : public Tiling<T> {
  public:
-  explicit Partition(Shape shape) : Tiling<T>(shape) {
+  explicit Partition(Shape shape) : Partition(Tiling<T>(shape, layout_of_sums(shape))) {}
+  explicit Partition(const Tiling<T>& tiling) : Tiling<T>(tiling) {
+    const Shape& shape = tiling.shape();
     if (this->layout() == kChannelsFirst) {
       constexpr size_t quad = 4 * kLanes<T>;
       const size_t quads = divide_up(shape.inner, quad);
@@ -206,5 +256,14 @@ class Partition : public Tiling<T> {
   size_t piece_ = 0;
   size_t chunks_ = 0;
 };
+
+/// How a pass that sums writes its result: where sums are of columns, a plane may yet fill a line.
+template <typename T>
+Tiling<T> tiling_of_write(const Partition<T>& partition) {
+  const bool has_columns = partition.columns_of_channel() > 1;
+  if (has_columns && layout_of_write<T>(partition.shape()) == kChannelsFirst)
+    return Tiling<T>(partition.shape());
+  return partition;
+}
 
 }  // namespace batchnorm

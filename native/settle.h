@@ -9,22 +9,53 @@
 namespace batchnorm {
 namespace {
 
-/// The length of a per-channel array that kernels read: a partition's width, and in channels-last what the
-/// streaming ones read of the next row.
+/// The length of a per-channel array that kernels read: a partition's width, and in channels-last what those
+/// that go from line to line read of the next row.
 template <typename T>
 size_t padded_width(const Tiling<T>& tiling) {
   return tiling.layout() == kChannelsFirst ? tiling.width() : tiling.width() + kLanes<T>;
+}
+
+/// How much of it is read: not of whole rows where there are none.
+template <typename T>
+size_t filled_width(const Tiling<T>& tiling) {
+  const size_t width = padded_width(tiling);
+  if (tiling.layout() == kChannelsFirst || tiling.rows() > 0) return width;
+  return std::min(width, round_up(tiling.rest(), kLanes<T>));
 }
 
 /// Copies the values of channels [begin, end) to all their other places in such arrays.
 template <typename T, typename... Arrays>
 void repeat(const Tiling<T>& tiling, Range channels, Arrays*... arrays) {
   const size_t width = tiling.shape().channels;
-  const size_t end = padded_width(tiling);
+  const size_t end = filled_width(tiling);
   for (size_t copy = width; copy + channels.begin < end; copy += width) {
     const size_t count = std::min(channels.end, end - copy) - channels.begin;
     (std::copy_n(arrays + channels.begin, count, arrays + copy + channels.begin), ...);
   }
+}
+
+/// Channels of which coefficients are found together where each has several columns.
+constexpr size_t kSpread = 64;
+
+/// The same from an array that has one value for each of these channels, to all their places.
+template <typename T>
+void spread(const Kernels<T>& kernels, const Tiling<T>& tiling, Range channels, const T* from, T* to) {
+  const size_t columns = tiling.columns_of_channel();
+  const size_t begin = channels.begin * columns;
+  const size_t width = tiling.shape().channels * columns;
+  const size_t end = filled_width(tiling);
+  const size_t count = (channels.end - channels.begin) * columns;
+  kernels.spread(from, channels.end - channels.begin, columns, to + begin);
+  for (size_t copy = begin + width; copy < end; copy += width)
+    std::copy_n(to + begin, std::min(count, end - copy), to + copy);
+}
+
+/// Calls find(channels) for some channels after the other.
+template <typename Find>
+void for_each_spread(Range channels, Find find) {
+  for (size_t begin = channels.begin; begin < channels.end; begin += kSpread)
+    find(Range{begin, std::min(channels.end, begin + kSpread)});
 }
 
 /// The per-channel arrays of the normalize kernel.
@@ -51,10 +82,24 @@ struct SettleNormalization {
   Normalization<T> to;
 
   void operator()(Range channels) const {
+    if (tiling.columns_of_channel() == 1) {
+      find(channels, to.from(channels.begin));
+      return repeat(tiling, channels, to.mean, to.scale, to.offset);
+    }
+    for_each_spread(channels, [&](Range some) {
+      T coefficients[3][kSpread];
+      find(some, {coefficients[0], coefficients[1], coefficients[2]});
+      spread(kernels, tiling, some, coefficients[0], to.mean);
+      spread(kernels, tiling, some, coefficients[1], to.scale);
+      spread(kernels, tiling, some, coefficients[2], to.offset);
+    });
+  }
+
+ private:
+  void find(Range channels, const Normalization<T>& found) const {
     const size_t at = channels.begin;
     kernels.normalization({channels.end - at, eps, mean + at, variance + at, weight ? weight + at : nullptr,
-                           bias ? bias + at : nullptr, to.mean + at, to.scale + at, to.offset + at});
-    repeat(tiling, channels, to.mean, to.scale, to.offset);
+                           bias ? bias + at : nullptr, found.mean, found.scale, found.offset});
   }
 };
 
@@ -78,22 +123,43 @@ struct SettleGradients {
   T* dbias;
 
   void operator()(Range channels) const {
+    const size_t columns = tiling.columns_of_channel();
+    if (columns == 1) {
+      find(channels, high + channels.begin, slope + channels.begin, constant + channels.begin);
+      return repeat(tiling, channels, slope, constant);
+    }
+    for_each_spread(channels, [&](Range some) {
+      T coefficients[3][kSpread];
+      for (size_t channel = some.begin; channel < some.end; channel++)
+        coefficients[0][channel - some.begin] = high[channel * columns];
+      find(some, coefficients[0], coefficients[1], coefficients[2]);
+      spread(kernels, tiling, some, coefficients[1], slope);
+      spread(kernels, tiling, some, coefficients[2], constant);
+    });
+  }
+
+ private:
+  void find(Range channels, const T* means, T* slopes, T* constants) const {
     const size_t at = channels.begin;
-    kernels.gradients({channels.end - at, eps, count, mean + at, variance + at, high + at, sums.dy + at,
-                       sums.dy_xc + at, slope + at, constant + at, dweight ? dweight + at : nullptr,
+    kernels.gradients({channels.end - at, eps, count, mean + at, variance + at, means, sums.dy + at,
+                       sums.dy_xc + at, slopes, constants, dweight ? dweight + at : nullptr,
                        dbias ? dbias + at : nullptr});
-    repeat(tiling, channels, slope, constant);
   }
 };
 
-/// Takes a per-channel array that kernels read while they write `to`. Where they stream channels-last rows
-/// they load it where lines of `to` begin: it begins as far from a line as `to`, for a load that straddles
-/// two lines costs two.
+/// How far from a line per-channel arrays begin that kernels read while they write `to`: where they go from
+/// line to line of channels-last rows as far as `to`, for a load that straddles two lines costs two.
+template <typename T>
+size_t shift_of_coefficients(const Tiling<T>& tiling, Stores stores, const T* to) {
+  const bool lines = stores == kStreamed || goes_by_lines<T>(tiling.rows(), tiling.width());
+  return lines && tiling.layout() == kChannelsLast ? reinterpret_cast<uintptr_t>(to) % kAlignment / sizeof(T)
+                                                   : 0;
+}
+
+/// Takes a per-channel array that kernels read while they write `to`.
 template <typename T>
 T* take_coefficients(Scratch& scratch, const Tiling<T>& tiling, Stores stores, const T* to) {
-  const size_t shift = stores == kStreamed && tiling.layout() == kChannelsLast
-                           ? reinterpret_cast<uintptr_t>(to) % kAlignment / sizeof(T)
-                           : 0;
+  const size_t shift = shift_of_coefficients(tiling, stores, to);
   return scratch.take<T>(padded_width(tiling) + shift) + shift;
 }
 

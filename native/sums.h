@@ -32,32 +32,36 @@ struct Partials {
   double* second;
 };
 
-/// Calls add(first place, first channel, count) for the places that channels [begin, end) have in a chunk,
-/// one copy of them after the other.
+/// Calls add(first in the chunk, first of them, count) for channels [begin, end) of a chunk, one copy of them
+/// after the other.
 template <typename T, typename Add>
 void for_each_copy(const Partition<T>& partition, const Span& span, Range channels, Add add) {
   const size_t width = partition.shape().channels;
-  const size_t places = partition.layout() == kChannelsFirst ? width : span.length;
-  for (size_t copy = 0; copy + channels.begin < places; copy += width)
-    add(copy + channels.begin, channels.begin, std::min(copy + channels.end, places) - copy - channels.begin);
+  const size_t end = partition.channels_of(span, {0, partition.width_in_channels()}).end;
+  for (size_t copy = 0; copy + channels.begin < end; copy += width)
+    add(copy + channels.begin, channels.begin, std::min(copy + channels.end, end) - copy - channels.begin);
 }
 
 /// What kernels add to. Chunks of one stretch have sums of their own and no totals; else the sums, which
-/// every chunk leaves at 0, are those of all, and the totals each chunk's: in channels-last they are its
-/// partials.
+/// every chunk leaves at 0, are those of all, and the totals each chunk's: where a channel has one column
+/// they are its partials.
 template <typename T>
 class Accumulators {
  public:
   /// For so many chunks of so many channels, to be collected together.
   Accumulators(Scratch& scratch, const Partition<T>& partition, size_t chunks, size_t channels)
-      : layout_(partition.layout()), one_stretch_(partition.is_one_stretch()) {
+      : layout_(partition.layout()),
+        one_stretch_(partition.is_one_stretch()),
+        columns_of_channel_(partition.columns_of_channel()),
+        has_totals_(layout_ == kChannelsFirst || columns_of_channel_ > 1) {
     const size_t each = size(channels);
+    if (columns_of_channel_ > 1) columns_ = scratch.take<T>(each);
     first_ = scratch.take<T>(one_stretch_ ? chunks * each : each);
     second_ = scratch.take<T>(one_stretch_ ? chunks * each : each);
     if (one_stretch_) return;
     std::fill_n(first_, each, T{0});
     std::fill_n(second_, each, T{0});
-    if (layout_ == kChannelsLast) return;
+    if (!has_totals_) return;
     first_totals_ = scratch.take<double>(chunks * each);
     second_totals_ = scratch.take<double>(chunks * each);
   }
@@ -71,10 +75,9 @@ class Accumulators {
       std::fill_n(sums.second, count, T{0});
       return sums;
     }
-    const bool last = layout_ == kChannelsLast;
-    const size_t at = last ? partials.at(chunk, channels.begin) : index * count;
-    LaneSums<T> sums = {first_, second_, (last ? partials.first : first_totals_) + at,
-                        (last ? partials.second : second_totals_) + at};
+    const size_t at = has_totals_ ? index * count : partials.at(chunk, channels.begin);
+    LaneSums<T> sums = {first_, second_, (has_totals_ ? first_totals_ : partials.first) + at,
+                        (has_totals_ ? second_totals_ : partials.second) + at};
     std::fill_n(sums.first_total, count, 0.0);
     std::fill_n(sums.second_total, count, 0.0);
     return sums;
@@ -86,35 +89,41 @@ class Accumulators {
     const size_t count = (chunks.end - chunks.begin) * (channels.end - channels.begin);
     const size_t at = partials.at(chunks.begin, channels.begin);
     if (one_stretch_) {
-      kernels.collect[layout_](first_, count, partials.first + at);
-      kernels.collect[layout_](second_, count, partials.second + at);
-    } else if (layout_ == kChannelsFirst) {
-      kernels.collect_totals(first_totals_, count, partials.first + at);
-      kernels.collect_totals(second_totals_, count, partials.second + at);
+      kernels.collect[layout_](first_, count, columns_of_channel_, partials.first + at);
+      kernels.collect[layout_](second_, count, columns_of_channel_, partials.second + at);
+    } else if (has_totals_) {
+      kernels.collect_totals[layout_](first_totals_, count, columns_of_channel_, partials.first + at);
+      kernels.collect_totals[layout_](second_totals_, count, columns_of_channel_, partials.second + at);
     }
   }
 
+  /// Room for a value of each column, where a channel has several.
+  T* columns() const { return columns_; }
+
  private:
   size_t size(size_t channels) const {
-    return round_up(layout_ == kChannelsFirst ? channels * kLanes<T> : channels, kLanes<T>);
+    if (layout_ == kChannelsFirst) return channels * kLanes<T>;
+    // Another vector is read of several columns.
+    return round_up(channels * columns_of_channel_, kLanes<T>) + (columns_of_channel_ > 1 ? kLanes<T> : 0);
   }
 
   Layout layout_;
   bool one_stretch_;
+  size_t columns_of_channel_;
+  bool has_totals_;
   T* first_;
   T* second_;
   double* first_totals_ = nullptr;
   double* second_totals_ = nullptr;
+  T* columns_ = nullptr;
 };
 
 /// Nine values of channel `channel` from all over a span: images begin with borders.
 template <typename T>
 void find_nine(const Partition<T>& partition, const Span& span, size_t channel, const T* x,
                const T* (&nine)[9]) {
-  const size_t ninth = partition.values(span, channel) / 9;
   size_t places[9];
-  // Odd, so that it does not keep to one column of an image.
-  partition.find_places(span, channel, ninth == 0 ? 0 : (ninth - 1) | 1, places);
+  partition.find_places(span, channel, places);
   for (size_t i = 0; i < 9; i++) nine[i] = x + places[i];
 }
 
@@ -161,27 +170,33 @@ class MomentSums {
     for (size_t channel = channels.begin; channel < channels.end; channel++)
       for (const T*& at : nine) {
         prefetch(at);
-        at += partition_.channel_stride();
+        at += partition_.shape().inner;
       }
   }
 
-  /// Adds up channels [begin, end) < width of one chunk: add(work) does each tile.
+  /// Adds up channels [begin, end) of one chunk: add(work) does each tile. `columns` has room for a value of
+  /// each column, where channels have several.
   template <typename Add>
-  void sum(size_t chunk, Range channels, const LaneSums<T>& sums, const Partials<T>& partials,
+  void sum(size_t chunk, Range channels, const LaneSums<T>& sums, T* columns, const Partials<T>& partials,
            Add add) const {
     const Span& span = chunks_[chunk];
-    if (partition_.layout() == kChannelsLast) channels.end = std::min(channels.end, span.length);
+    channels = partition_.channels_of(span, channels);
     if (channels.begin >= channels.end) return;
+    const size_t count = channels.end - channels.begin;
+    const size_t columns_of_channel = partition_.columns_of_channel();
     // Being values of the data, shifts lie on their grid: deviations of data with few mantissa bits, and
     // their squares, are exact, and those of a constant channel are 0.
     T* const shifts = partials.shifts + partials.at(chunk, channels.begin);
     const T* nine[9];
     find_nine(partition_, span, channels.begin, x_, nine);
-    kernels_.centres(nine, partition_.channel_stride(), channels.end - channels.begin, shifts);
+    kernels_.centres(nine, partition_.shape().inner, count, shifts);
+    if (columns_of_channel > 1) kernels_.spread(shifts, count, columns_of_channel, columns);
+    const T* const read = columns_of_channel > 1 ? columns : shifts;
     size_t before = 0;
     partition_.for_each_tile(
-        span, channels.begin, channels.end, ahead(partition_, span, channels), [&](Tile tile, size_t at) {
-          add(MomentsWork<T>{tile, x_ + at, shifts, sums, partition_.ends_stretch(span, before++)});
+        span, channels.begin * columns_of_channel, channels.end * columns_of_channel,
+        ahead(partition_, span, channels), [&](Tile tile, size_t at) {
+          add(MomentsWork<T>{tile, x_ + at, read, sums, partition_.ends_stretch(span, before++)});
         });
   }
 
@@ -189,10 +204,9 @@ class MomentSums {
   void check(Range chunks, Range channels, const Partials<T>& partials) const {
     for (size_t chunk = chunks.begin; chunk < chunks.end; chunk++) {
       const Span& span = chunks_[chunk];
-      Range summed = channels;
-      if (partition_.layout() == kChannelsLast) summed.end = std::min(channels.end, span.length);
+      Range summed = partition_.channels_of(span, channels);
       if (summed.begin >= summed.end) return;
-      const double values = static_cast<double>(partition_.values(span, summed.begin));
+      const double values = static_cast<double>(partition_.values(span));
       while (true) {
         const size_t at = partials.at(chunk, summed.begin);
         summed.begin +=
@@ -210,28 +224,25 @@ class MomentSums {
   /// Mean and biased variance of channels [begin, end) of the tensor: the chunks in their order, all with
   /// reference to the shift of the first.
   void merge(Range channels, const Partials<T>& partials, double* mean, double* variance) const {
-    for (size_t channel = channels.begin; channel < channels.end; channel++) {
-      reference_sums_[channel] = 0;
-      reference_squares_[channel] = 0;
-    }
-    const T* const reference = partials.shifts + partials.at(0, channels.begin);
+    const size_t at = channels.begin;
+    const size_t channels_settled = channels.end - at;
+    std::fill_n(reference_sums_ + at, channels_settled, 0.0);
+    std::fill_n(reference_squares_ + at, channels_settled, 0.0);
+    const T* const reference = partials.shifts + partials.at(0, at);
     for (size_t chunk = 0; chunk < partition_.chunks(); chunk++) {
       const Span& span = chunks_[chunk];
-      const double values = static_cast<double>(partition_.values(span, 0));
-      for_each_copy(partition_, span, channels, [&](size_t place, size_t channel, size_t count) {
-        const size_t at = partials.at(chunk, place);
-        kernels_.merge(count, values, partials.first + at, partials.second + at, partials.shifts + at,
-                       reference + (channel - channels.begin), reference_sums_ + channel,
-                       reference_squares_ + channel);
+      const double values = static_cast<double>(partition_.values(span));
+      for_each_copy(partition_, span, channels, [&](size_t in_chunk, size_t channel, size_t count) {
+        const size_t from = partials.at(chunk, in_chunk);
+        kernels_.merge(count, values, partials.first + from, partials.second + from, partials.shifts + from,
+                       reference + (channel - at), reference_sums_ + channel, reference_squares_ + channel);
       });
     }
-    const size_t at = channels.begin;
-    kernels_.statistics(channels.end - at, static_cast<double>(partition_.shape().count()), reference,
+    kernels_.statistics(channels_settled, static_cast<double>(partition_.shape().count()), reference,
                         reference_sums_ + at, reference_squares_ + at, mean + at, variance + at);
     // Squares of float32 do not overflow in double.
     if constexpr (std::is_same_v<T, double>)
-      if (const size_t count = channels.end - at;
-          kernels_.find_bad(count, 1, mean + at, variance + at) < count)
+      if (kernels_.find_bad(channels_settled, 1, mean + at, variance + at) < channels_settled)
         mend(channels, mean, variance);
   }
 
@@ -299,23 +310,27 @@ class MomentSums {
     variance = (squares - rest * rest) * kUp * kUp;
   }
 
-  /// In double, where float32 sums overflow (deviations from 1e19 on), where the shift is far from the mean,
-  /// and where the data is not finite, for then the result must not depend on the order of the additions.
+  /// In double, where float32 sums overflow (deviations from 1e19 on), where the shift is far from the mean
+  /// or the squares are tiny, and where the data is not finite, for then the result must not depend on the
+  /// order of the additions.
   void sum_in_double(const Span& span, size_t channel, T& shift, double& first, double& second) const {
     if (!std::isfinite(shift)) shift = 0;
     double sums[kLanes<T>] = {};
     double squares[kLanes<T>] = {};
-    partition_.for_each_tile(span, channel, channel + 1, straight_ahead(0), [&](Tile tile, size_t at) {
-      const T* values = x_ + at;
-      size_t count = tile.columns;
-      T column[Partition<T>::kChunkRows];
-      if (partition_.layout() == kChannelsLast) {
-        count = tile.rows;
-        for (size_t row = 0; row < count; row++) column[row] = values[row * tile.stride];
-        values = column;
-      }
+    const auto add = [&](const T* values, size_t count) {
       kernels_.add_in_double(values, count, static_cast<double>(shift), sums, squares);
-    });
+    };
+    const size_t columns = partition_.columns_of_channel();
+    partition_.for_each_tile(span, channel * columns, (channel + 1) * columns, straight_ahead(0),
+                             [&](Tile tile, size_t at) {
+                               if (partition_.layout() == kChannelsFirst) return add(x_ + at, tile.columns);
+                               for (const T* column = x_ + at; column < x_ + at + columns; column++) {
+                                 T values[Partition<T>::kChunkRows];
+                                 for (size_t row = 0; row < tile.rows; row++)
+                                   values[row] = column[row * tile.stride];
+                                 add(values, tile.rows);
+                               }
+                             });
     for (size_t half = kLanes<T> / 2; half > 0; half /= 2)
       for (size_t lane = 0; lane < half; lane++) {
         sums[lane] += sums[lane + half];
@@ -352,14 +367,15 @@ class GradSums {
   /// sum() reads nothing but what follows.
   void ask_for(size_t, Range) const {}
 
-  /// Adds up channels [begin, end) < width of one chunk: add(work) does each tile.
+  /// Adds up channels [begin, end) of one chunk: add(work) does each tile.
   template <typename Add>
-  void sum(size_t chunk, Range channels, const LaneSums<T>& sums, const Partials<T>&, Add add) const {
+  void sum(size_t chunk, Range channels, const LaneSums<T>& sums, T*, const Partials<T>&, Add add) const {
     const Span& span = chunks_[chunk];
-    const Normalization<const T> c = coefficients_.from(channels.begin);
+    const size_t columns = partition_.columns_of_channel();
+    const Normalization<const T> c = coefficients_.from(channels.begin * columns);
     size_t before = 0;
-    partition_.for_each_tile(span, channels.begin, channels.end, ahead(partition_, span, channels),
-                             [&](Tile tile, size_t at) {
+    partition_.for_each_tile(span, channels.begin * columns, channels.end * columns,
+                             ahead(partition_, span, channels), [&](Tile tile, size_t at) {
                                add(GradSumsWork<T>{tile,
                                                    dy_ + at,
                                                    x_ + at,
@@ -383,11 +399,11 @@ class GradSums {
       to_.dy_xc[channel] = 0;
     }
     for (size_t chunk = 0; chunk < partition_.chunks(); chunk++)
-      for_each_copy(partition_, chunks_[chunk], channels, [&](size_t place, size_t channel, size_t count) {
-        const size_t at = partials.at(chunk, place);
+      for_each_copy(partition_, chunks_[chunk], channels, [&](size_t in_chunk, size_t first, size_t count) {
+        const size_t at = partials.at(chunk, in_chunk);
         for (size_t i = 0; i < count; i++) {
-          to_.dy[channel + i] += partials.first[at + i];
-          to_.dy_xc[channel + i] += partials.second[at + i];
+          to_.dy[first + i] += partials.first[at + i];
+          to_.dy_xc[first + i] += partials.second[at + i];
         }
       });
   }

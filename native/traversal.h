@@ -146,7 +146,7 @@ void write_groups(Scratch& scratch, const Kernels<T>& kernels, const Plan& plan,
       else if (channels.end + count <= shape.channels)
         sums.ask_for(0, {channels.end, channels.end + count});
       const LaneSums<T> lanes = own.accumulators.begin(chunk, chunk, channels, own.partials);
-      sums.sum(chunk, channels, lanes, own.partials, [&](const auto& work) {
+      sums.sum(chunk, channels, lanes, own.accumulators.columns(), own.partials, [&](const auto& work) {
         if (own.unwritten.end == 0) return sums.add(work);
         visit_next(place, own.unwritten, straight_ahead(0), [&](Tile tile, size_t at, size_t channel) {
           writer->stream_beside(tile, at, channel, work);
@@ -176,9 +176,10 @@ void write_groups(Scratch& scratch, const Kernels<T>& kernels, const Plan& plan,
 /// sum_settle_write in three steps, each over the whole tensor.
 template <typename T, typename Sums, typename Settle, typename Writer>
 void write_after_all(Scratch& scratch, const Kernels<T>& kernels, const Plan& plan,
-                     const Partition<T>& partition, const Sums& sums, Settle settle, const Writer* writer) {
+                     const Partition<T>& partition, const Sums& sums, Settle settle, const Tiling<T>& written,
+                     const Writer* writer) {
   const size_t chunks = partition.chunks();
-  const size_t width = partition.width();
+  const size_t width = partition.width_in_channels();
   const size_t channels_of_all = partition.shape().channels;
   const Crew& crew = plan.crew;
   const size_t groups = divide_up(width, plan.group);
@@ -191,23 +192,26 @@ void write_after_all(Scratch& scratch, const Kernels<T>& kernels, const Plan& pl
     const Range channels = part(width, plan.group, task % groups);
     const Accumulators<T>& accumulators = workers[worker];
     const LaneSums<T> lanes = accumulators.begin(0, chunk, channels, partials);
-    sums.sum(chunk, channels, lanes, partials, [&](const auto& work) { sums.add(work); });
+    sums.sum(chunk, channels, lanes, accumulators.columns(), partials,
+             [&](const auto& work) { sums.add(work); });
     accumulators.collect(kernels, {chunk, chunk + 1}, channels, partials);
     sums.check({chunk, chunk + 1}, channels, partials);
   });
   work(crew, divide_up(channels_of_all, plan.settled),
        [&](size_t task, size_t) { settle(part(channels_of_all, plan.settled, task), partials); });
-  if (writer) sweep(crew, partition, *writer, plan.backwards);
+  if (writer) sweep(crew, written, *writer, plan.backwards);
 }
 
-/// Calls sums.sum(chunk, channels, sums, partials, add) over the tensor, settle(channels, partials) once the
-/// sums of channels are complete, and writer over the tensor after that; or no writer where it is nullptr.
+/// Calls sums.sum(chunk, channels, sums, columns, partials, add) over the tensor, settle(channels, partials)
+/// once the sums of channels are complete, and writer over the tensor, in tiles of `written`, after that; or
+/// no writer where it is nullptr.
 template <typename T, typename Sums, typename Settle, typename Writer>
 void sum_settle_write(Scratch& scratch, const Kernels<T>& kernels, const Plan& plan,
-                      const Partition<T>& partition, const Sums& sums, Settle settle, const Writer* writer) {
+                      const Partition<T>& partition, const Sums& sums, Settle settle,
+                      const Tiling<T>& written, const Writer* writer) {
   if (plan.steps == Plan::kGroups)
     return write_groups(scratch, kernels, plan, partition, sums, settle, writer);
-  write_after_all(scratch, kernels, plan, partition, sums, settle, writer);
+  write_after_all(scratch, kernels, plan, partition, sums, settle, written, writer);
 }
 
 }  // namespace

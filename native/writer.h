@@ -1,8 +1,11 @@
 // One tile of a result, with the stores that suit its size. Changes no bit.
 #pragma once
 
+#include <algorithm>
+
 #include "batchnorm.h"
 #include "kernels.h"
+#include "scratch.h"
 
 namespace batchnorm {
 namespace {
@@ -25,7 +28,7 @@ GradInputWork<T> part_of(const GradInputWork<T>& all, Tile tile, size_t at, size
           all.dy + at,
           all.x + at,
           {all.mask.bytes, all.mask.at + at},
-          all.dx + at,
+          all.dx ? all.dx + at : nullptr,
           all.dresidual ? all.dresidual + at : nullptr,
           all.mean + channel,
           all.slope + channel,
@@ -58,6 +61,14 @@ class Writer {
   void (*fence_)();
   Work all_;
 };
+
+/// Begins a mask for what will be written to y.
+template <typename T>
+void clear_mask(unsigned char* mask, const T* y, size_t size) {
+  if (!mask) return;
+  std::fill_n(mask, mask_bytes(size), static_cast<unsigned char>(0));
+  mask[0] = static_cast<unsigned char>(reinterpret_cast<uintptr_t>(y) % kAlignment / sizeof(T));
+}
 
 }  // namespace
 }  // namespace batchnorm

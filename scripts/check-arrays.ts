@@ -13,7 +13,10 @@ const atLoad = new Set(['backend/caches.ts', 'backend/native.ts', 'backend/threa
 /** TensorFlow.js itself iterates arrays all the time: where that is broken, nothing of it works. */
 const withTensorFlow = /^tfjs\//;
 
-/** Reads files with packages that ask prototypes all the time; no memory of a caller goes from there to native code. */
+/**
+ * Reads and writes files, by packages that ask prototypes all the time. Arrays of a caller are copied as bytes, and none of them goes
+ * from there to native code: what a replaced method could do is give back another file than it was given.
+ */
 const reading = /^files\//;
 
 const arrayTypes = /^(?:(?:Float32|Float64|Uint8|Int32)Array|ArrayBuffer|SharedArrayBuffer)$/;

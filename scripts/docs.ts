@@ -16,12 +16,15 @@ import { thrownCodes } from './thrown.js';
 
 /** What the code names but cannot happen, with why: the analysis does not follow values. */
 const unreachable: Record<string, Record<string, string>> = {
+  backward: { ERR_BATCHNORM_GROUP_BROKEN: 'functions have no group' },
   'BatchNorm.eval': { ERR_BATCHNORM_INVALID_TYPE: 'it calls train() with a boolean' },
   'FrozenBatchNorm.run': { ERR_BATCHNORM_BUFFER_CHANGED: 'no code of the caller runs after the checks' },
+  'GradientSums.of': { ERR_BATCHNORM_OVERLAP: 'it writes no dx' },
   install: Object.fromEntries(
-    ['DISPOSED', 'NOT_DIFFERENTIABLE', 'OUT_OF_MEMORY', 'INVALID_VALUE', 'BUFFER_CHANGED', 'OVERLAP'].map(
-      (reason) => [`ERR_BATCHNORM_${reason}`, 'the models that it is installed for throw it'],
-    ),
+    ['DISPOSED', 'NOT_DIFFERENTIABLE', 'OUT_OF_MEMORY', 'BUFFER_CHANGED', 'OVERLAP'].map((reason) => [
+      `ERR_BATCHNORM_${reason}`,
+      'the models that it is installed for throw it',
+    ]),
   ),
   updateRunningStats: { ERR_BATCHNORM_BUFFER_CHANGED: 'no code of the caller runs after the checks' },
 };

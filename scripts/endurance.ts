@@ -1,4 +1,4 @@
-// A million calls, a hundred thousand that fail, a hundred thousand layers: prints the memory over each run and fails where
+// A million calls, a hundred thousand that fail, a hundred thousand layers, fifty thousand steps of a group: prints the memory over each run and fails where
 // it grows. Then, for information, what denormal numbers cost. npm run test:endurance -- --share 0.1 for a short form.
 import { execFileSync } from 'node:child_process';
 import { parseArgs } from 'node:util';
@@ -8,7 +8,7 @@ const { values } = parseArgs({ options: { share: { type: 'string', default: '1' 
 const share = Number(values.share);
 if (!(share > 0)) throw new RangeError(`--share must be a positive number, got ${values.share}`);
 
-const runs = { passes: 1_000_000, failures: 100_000, layers: 100_000 };
+const runs = { passes: 1_000_000, failures: 100_000, layers: 100_000, groups: 50_000 };
 /** Mebibytes by which anything may grow once a third of the run is done, and what it keeps in stock is there. */
 const bounds = { heap: 2, arrayBuffers: 1, external: 1, rss: 32 } as const;
 /** As denormals.mjs says. */

@@ -1,7 +1,7 @@
 // The package and its dependencies as tarballs, so that it can be installed with no registry in reach.
 import { spawnSync } from 'node:child_process';
 import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { join, resolve } from 'node:path';
+import { dirname, join, resolve } from 'node:path';
 import ts from 'typescript';
 import manifest from '../package.json' with { type: 'json' };
 import { run } from './run.js';
@@ -37,10 +37,10 @@ export function packAll(destination: string): { tarball: string; dependencies: s
 /** A file of test/ for those who have nothing but the package: its data in it, for not every tool takes JSON. */
 export function forConsumer(path: string, format: 'esm' | 'cjs'): string {
   const source = readFileSync(path, 'utf8')
-    .replaceAll('../lib/index.js', 'batchnorm')
+    .replaceAll('../../lib/index.js', 'batchnorm')
     .replace(
       /^import (\w+) from '\.\/([\w.]+)' with { type: 'json' };$/m,
-      (_, name, file) => `const ${name} = ${readFileSync(join('test', file), 'utf8')};`,
+      (_, name, file) => `const ${name} = ${readFileSync(join(dirname(path), file), 'utf8')};`,
     );
   const module = format === 'esm' ? ts.ModuleKind.ESNext : ts.ModuleKind.CommonJS;
   return ts.transpileModule(source, { compilerOptions: { target: ts.ScriptTarget.ES2022, module } })

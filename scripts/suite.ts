@@ -6,6 +6,7 @@ export const computing = [
   'test/async/async.test.ts',
   'test/interface/folding.test.ts',
   'test/interface/layer.test.ts',
+  'test/interface/moments.test.ts',
 ] as const;
 
 /** The WebAssembly backend has ways of its own with memory and with turns of the event loop. */

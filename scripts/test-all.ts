@@ -68,6 +68,7 @@ const parts: readonly Part[] = [
     short: ['--share', '0.5'],
   },
   { name: 'main', title: 'The main job', command: ['start'], short: ['--quick'] },
+  { name: 'gaps', title: 'Data with gaps', command: ['run', 'gaps'], short: ['--quick'] },
   {
     name: 'tfjs',
     title: "TensorFlow.js' models with either batch norm",

@@ -37,6 +37,8 @@ const collect = (node: ts.Node): void => {
   ts.forEachChild(node, collect);
 };
 collect(sourceOf('backend/wasm.ts'));
+collect(sourceOf('backend/machine.ts'));
+collect(sourceOf('backend/wasm-presence.ts'));
 
 /** Where a name is declared; for a part of a destructured object, where that object declares it. */
 function declarationsOf(name: ts.Identifier | ts.PrivateIdentifier): readonly ts.Declaration[] {

@@ -2,150 +2,157 @@ import * as Plot from '@observablehq/plot';
 import { parseHTML } from 'linkedom';
 import { bytesOf, type Case, passes, sizeOf } from '../cases.js';
 import { geometricMean, type Lookup } from '../results.js';
+import { type Color, escapeHtml, plotStyle } from './html.js';
 import { tabulated } from './tables.js';
 
-const style = {
-  background: 'white',
-  color: '#1f2933',
-  fontFamily: 'system-ui, sans-serif',
-  fontSize: '12px',
-};
-
-/** In the order of the contenders: this library in dark blues, everybody else in colours. */
-const palette = [
-  '#0b3c8c',
-  '#3f8efc',
-  '#8c8c8c',
-  '#d1495b',
-  '#f0868f',
-  '#2a9d4a',
-  '#8fc93a',
-  '#e08e0b',
-  '#f2c14e',
-  '#7b4ea3',
-  '#b58bd6',
-  '#0f8b8d',
+/** In the order of the contenders: this library in blues, everybody else in other colours. */
+const palette: readonly Color[] = [
+  ['#0b3c8c', '#a9cbff'],
+  ['#3f8efc', '#3f8efc'],
+  ['#8c8c8c', '#a8a8a8'],
+  ['#d1495b', '#f0707f'],
+  ['#f0868f', '#f5a9b0'],
+  ['#2a9d4a', '#4cc76b'],
+  ['#8fc93a', '#b3e06a'],
+  ['#e08e0b', '#f0a63a'],
+  ['#f2c14e', '#f7d688'],
+  ['#7b4ea3', '#a983cf'],
+  ['#b58bd6', '#cfb3ea'],
+  ['#0f8b8d', '#3fc0c2'],
 ];
 
-function colors({ results }: Lookup): Plot.ScaleOptions {
+/** What the page must define for the plots. */
+export const contenderColors = Object.fromEntries(palette.map((color, i) => [`contender-${i}`, color]));
+
+function colors({ results }: Lookup): { domain: string[]; range: string[] } {
   const domain = results.contenders.map(({ name }) => name);
-  return { domain, range: domain.map((_, i) => palette[i % palette.length]) };
+  return { domain, range: domain.map((_, i) => `var(--contender-${i % palette.length})`) };
 }
 
-function svg(options: Plot.PlotOptions): string {
+/** Of one plot; two or three stand side by side, or one below the other where there is no room. */
+const width = 370;
+
+function figure(caption: string, options: Plot.PlotOptions): string {
   const { document } = parseHTML('<!doctype html><html><body></body></html>');
-  return Plot.plot({ document, style, ...options }).outerHTML;
+  const style = { ...plotStyle, fontSize: '12px' };
+  const svg = Plot.plot({ document, ariaLabel: caption, width, style, ...options }).outerHTML;
+  return `<figure><figcaption>${escapeHtml(caption)}</figcaption>${svg}</figure>`;
 }
+
+function sideBySide(figures: readonly string[]): string {
+  return `<div class="plots">${figures.join('\n')}</div>`;
+}
+
+/** Room for the ticks and labels of a plot. */
+const frame = { height: 340, marginLeft: 44, marginTop: 28, marginBottom: 44, marginRight: 16 } as const;
 
 /** The names of the contenders beside their colours. */
 export function legend(lookup: Lookup): string {
-  const { domain, range } = colors(lookup) as { domain: string[]; range: string[] };
+  const { domain, range } = colors(lookup);
   return domain
-    .map((name, i) => `<span class="key"><i style="background:${range[i]}"></i>${name}</span>`)
+    .map((name, i) => `<span class="key"><i style="background:${range[i]}"></i>${escapeHtml(name)}</span>`)
     .join('');
 }
 
-/** Dots: the fraction of the limit, for each shape and pass. */
-export function fractionPlot(lookup: Lookup): string | undefined {
+/** Where the axis of the fractions ends; what is faster stands there as a triangle, with its value. */
+const mostFraction = 1.2;
+
+/** Dots: the fraction of the limit, for each shape, a plot for each pass. */
+export function fractionPlots(lookup: Lookup): string | undefined {
   const { cases, contenders } = lookup.results;
   const subjects = tabulated(cases);
-  const shown = lookup.passesOf(subjects);
-  const points = subjects.flatMap((subject) =>
-    shown.flatMap((pass) =>
+  const plots = lookup.passesOf(subjects).flatMap((pass) => {
+    const points = subjects.flatMap((subject) =>
       contenders.flatMap(({ name }) => {
         const fraction = lookup.fraction(subject, pass, name);
-        return fraction === undefined
-          ? []
-          : [{ shape: subject.name, pass, contender: name, fraction: Math.min(fraction, 1.2) }];
+        return fraction === undefined ? [] : [{ shape: subject.name, contender: name, fraction }];
       }),
-    ),
-  );
-  if (points.length === 0) return undefined;
-  return svg({
-    width: 1040,
-    height: 90 + 19 * subjects.length,
-    marginLeft: 180,
-    marginTop: 48,
-    marginBottom: 44,
-    marginRight: 16,
-    x: {
-      domain: [0, 1.2],
-      ticks: [0, 0.25, 0.5, 0.75, 1],
-      tickFormat: '~g',
-      label: 'fraction of the limit',
-      labelAnchor: 'center',
-      labelArrow: 'none',
-      labelOffset: 34,
-      grid: true,
-    },
-    y: { domain: subjects.map(({ name }) => name), label: null, grid: true },
-    fx: { domain: shown, label: null, padding: 0.06 },
-    color: colors(lookup),
-    marks: [
-      Plot.ruleX([1], { stroke: '#1f2933', strokeDasharray: '3,3' }),
-      // Drawn backwards: this library on top.
-      Plot.dot(points.toReversed(), {
-        x: 'fraction',
-        y: 'shape',
-        fx: 'pass',
-        fill: 'contender',
-        r: 4,
-        stroke: 'white',
-        strokeWidth: 0.6,
-      }),
-    ],
+    );
+    if (points.length === 0) return [];
+    const beyond = points.filter(({ fraction }) => fraction > mostFraction);
+    const values = subjects.flatMap(({ name }) => {
+      const own = beyond.filter(({ shape }) => shape === name).map(({ fraction }) => fraction);
+      return own.length === 0 ? [] : [{ shape: name, text: rangeOf(own) }];
+    });
+    // Drawn backwards: this library on top.
+    const within = points.filter(({ fraction }) => fraction <= mostFraction).toReversed();
+    const dot = { y: 'shape', fill: 'contender', r: 4, stroke: 'var(--page)', strokeWidth: 0.6 } as const;
+    return figure(pass, {
+      height: 60 + 19 * subjects.length,
+      marginLeft: 18 + 6.1 * Math.max(...subjects.map(({ name }) => name.length)),
+      marginTop: 8,
+      marginBottom: 44,
+      marginRight: 48,
+      x: {
+        domain: [0, mostFraction],
+        ticks: [0, 0.25, 0.5, 0.75, 1],
+        tickFormat: '~g',
+        label: 'fraction of the limit',
+        labelAnchor: 'center',
+        labelArrow: 'none',
+        labelOffset: 34,
+        grid: true,
+      },
+      y: { domain: subjects.map(({ name }) => name), label: null, grid: true },
+      color: colors(lookup),
+      marks: [
+        Plot.ruleX([1], { stroke: 'var(--text)', strokeDasharray: '3,3' }),
+        Plot.dot(within, { x: 'fraction', ...dot }),
+        Plot.dot(beyond.toReversed(), { x: mostFraction, symbol: 'triangle', rotate: 90, ...dot }),
+        Plot.text(values, { x: mostFraction, y: 'shape', text: 'text', textAnchor: 'start', dx: 8 }),
+      ],
+    });
   });
+  return plots.length === 0 ? undefined : sideBySide(plots);
 }
 
-/** Lines: bytes moved per second against the size of the tensor. */
-export function sweepPlot(lookup: Lookup): string | undefined {
+/** The values in few characters: one of them, or the least and the greatest. */
+function rangeOf(values: readonly number[]): string {
+  const [least, greatest] = [Math.min(...values), Math.max(...values)].map((value) => value.toPrecision(2));
+  return least === greatest ? least : `${least}–${greatest}`;
+}
+
+/** Lines: bytes moved per second against the size of the tensor, a plot for each pass. */
+export function sweepPlots(lookup: Lookup): string | undefined {
   const { cases, contenders } = lookup.results;
   const subjects = cases.filter(({ group }) => group === 'sweep');
-  const point = (subject: Case, series: string, pass: (typeof passes)[number], nanoseconds: number) => ({
-    series,
-    pass,
-    size: bytesOf(subject),
-    // Of what must be moved at least: x and y, or x, dy and dx.
-    speed: ((pass === 'backward' ? 3 : 2) * bytesOf(subject)) / nanoseconds,
-  });
-  const lines = subjects.flatMap((subject) =>
-    passes.flatMap((pass) =>
+  const plots = passes.flatMap((pass) => {
+    const point = (subject: Case, series: string, nanoseconds: number) => ({
+      series,
+      size: bytesOf(subject),
+      // Of what must be moved at least: x and y, or x, dy and dx.
+      speed: ((pass === 'backward' ? 3 : 2) * bytesOf(subject)) / nanoseconds,
+    });
+    const lines = subjects.flatMap((subject) =>
       contenders.flatMap(({ name }) => {
         const own = lookup.find(subject, pass, name);
-        return own ? [point(subject, name, pass, own.min)] : [];
+        return own ? [point(subject, name, own.min)] : [];
       }),
-    ),
-  );
-  const limits = subjects.flatMap((subject) =>
-    passes.flatMap((pass) => {
+    );
+    const limits = subjects.flatMap((subject) => {
       const limit = lookup.limit(subject, pass, contenders[0].name);
-      return limit ? [point(subject, 'limit', pass, limit.min)] : [];
-    }),
-  );
-  if (lines.length === 0) return undefined;
-  return svg({
-    width: 1040,
-    height: 400,
-    marginLeft: 56,
-    marginTop: 40,
-    marginBottom: 44,
-    marginRight: 32,
-    x: {
-      type: 'log',
-      label: 'tensor',
-      labelAnchor: 'center',
-      labelArrow: 'none',
-      ticks: [1e3, 1e5, 1e7],
-      tickFormat: size,
-    },
-    y: { type: 'log', label: 'GB/s', grid: true, ticks: 6, tickFormat: '~g' },
-    fx: { domain: passes, label: null, padding: 0.06 },
-    color: colors(lookup),
-    marks: [
-      Plot.lineY(limits, { x: 'size', y: 'speed', fx: 'pass', stroke: '#1f2933', strokeDasharray: '3,3' }),
-      Plot.lineY(lines, { x: 'size', y: 'speed', fx: 'pass', stroke: 'series', strokeWidth: 2 }),
-    ],
+      return limit ? [point(subject, 'limit', limit.min)] : [];
+    });
+    if (lines.length === 0) return [];
+    return figure(pass, {
+      ...frame,
+      x: {
+        type: 'log',
+        label: 'tensor',
+        labelAnchor: 'center',
+        labelArrow: 'none',
+        ticks: [1e3, 1e5, 1e7],
+        tickFormat: size,
+      },
+      y: { type: 'log', label: 'GB/s', grid: true, ticks: 6, tickFormat: '~g' },
+      color: colors(lookup),
+      marks: [
+        Plot.lineY(limits, { x: 'size', y: 'speed', stroke: 'var(--text)', strokeDasharray: '3,3' }),
+        Plot.lineY(lines, { x: 'size', y: 'speed', stroke: 'series', strokeWidth: 2 }),
+      ],
+    });
   });
+  return plots.length === 0 ? undefined : sideBySide(plots);
 }
 
 function size(bytes: number): string {
@@ -153,11 +160,18 @@ function size(bytes: number): string {
   return bytes >= 1e3 ? `${bytes / 1e3} kB` : `${bytes} B`;
 }
 
-/** Nothing smaller can be shown on a logarithmic axis. */
-const smallestError = 1e-9;
+/** The powers of ten within the domain of an axis. */
+function decades(from: number, to: number, [least, most]: readonly number[]): number[] {
+  return Array.from({ length: to - from + 1 }, (_, i) => Number(`1e${from + i}`)).filter(
+    (value) => value >= least && value <= most,
+  );
+}
 
-/** Dots with names: the worst error of the hard cases against the speed in training. */
-export function errorPlot(lookup: Lookup): string | undefined {
+/** Where the axis of the errors ends; what is smaller, or none, stands there as a triangle. */
+const leastError = 1e-9;
+
+/** Dots with names: the worst error of the hard cases against the speed in training, a plot for each layout. */
+export function errorPlots(lookup: Lookup): string | undefined {
   const { accuracy, cases, contenders } = lookup.results;
   const sizable = tabulated(cases).filter((subject) => sizeOf(subject) >= 2e5);
   const points = (['channels-first', 'channels-last'] as const).flatMap((layout) =>
@@ -167,56 +181,85 @@ export function errorPlot(lookup: Lookup): string | undefined {
         .filter((subject) => subject.layout === layout)
         .flatMap((subject) => lookup.fraction(subject, 'training', name) ?? []);
       if (errors.length === 0 || fractions.length === 0) return [];
-      const worst = Math.max(...errors.flatMap(({ varianceError, yError }) => [varianceError, yError]));
-      return [
-        {
-          contender: name,
-          layout,
-          error: Math.max(worst, smallestError),
-          fraction: geometricMean(fractions),
-        },
-      ];
+      const error = Math.max(...errors.flatMap(({ varianceError, yError }) => [varianceError, yError]));
+      return [{ contender: name, layout, error, fraction: geometricMean(fractions) }];
     }),
   );
   if (points.length === 0) return undefined;
+  // The same axes for both layouts: to where they usually reach, and further where a value does.
+  const fractions = points.map(({ fraction }) => fraction);
+  const speeds = [Math.min(0.003, ...fractions) / 1.3, Math.max(1, ...fractions) * 1.3];
+  const middle = Math.sqrt(speeds[0] * speeds[1]);
+  const mostError = 2 * Math.max(1e-5, ...points.map(({ error }) => error).filter(Number.isFinite));
   const isSerial = ({ contender }: (typeof points)[number]) =>
     contenders.some(({ name, threads }) => name === contender && threads === 1);
-  return svg({
-    width: 1040,
-    height: 400,
-    marginLeft: 56,
-    marginTop: 40,
-    marginBottom: 44,
-    marginRight: 24,
-    x: {
-      type: 'log',
-      domain: [0.001, 6],
-      ticks: [0.001, 0.01, 0.1, 1],
-      label: 'training: fraction of the limit, geometric mean of the shapes →',
-      labelAnchor: 'center',
-      labelArrow: 'none',
-      tickFormat: '~g',
-    },
-    y: { type: 'log', nice: true, label: '↑ worst error', labelArrow: 'none', grid: true, tickFormat: '.0e' },
-    fx: { label: null, padding: 0.06 },
-    color: colors(lookup),
-    marks: [
-      Plot.ruleY([1e-6], { stroke: '#1f2933', strokeDasharray: '3,3' }),
-      Plot.dot(points, { x: 'fraction', y: 'error', fx: 'layout', fill: 'contender', r: 5 }),
-      // With several threads below on the right: the error is that of one thread, and the speed often close.
-      ...[points.filter(isSerial), points.filter((it) => !isSerial(it))].map((some, i) =>
-        Plot.text(some, {
-          x: 'fraction',
-          y: 'error',
-          fx: 'layout',
-          text: 'contender',
-          fill: 'contender',
-          textAnchor: i === 0 ? 'end' : 'start',
-          dx: i === 0 ? -8 : 8,
-          dy: i === 0 ? -9 : 10,
-          fontWeight: 600,
-        }),
-      ),
-    ],
+  const plots = [...new Set(points.map(({ layout }) => layout))].map((layout) => {
+    const own = points
+      .filter((point) => point.layout === layout)
+      .map((point) => {
+        const { error } = point;
+        if (error < leastError) return { ...point, error: leastError, end: 'least' };
+        // What is no number is worse than any.
+        return error <= mostError
+          ? { ...point, end: undefined }
+          : { ...point, error: mostError, end: 'most' };
+      });
+    const dot = { x: 'fraction', y: 'error', fill: 'contender', r: 5 } as const;
+    return figure(layout, {
+      ...frame,
+      x: {
+        type: 'log',
+        domain: speeds,
+        ticks: decades(-4, 1, speeds),
+        label: 'training: fraction of the limit, mean of the shapes →',
+        labelAnchor: 'center',
+        labelArrow: 'none',
+        tickFormat: '~g',
+      },
+      y: {
+        type: 'log',
+        domain: [leastError, mostError],
+        label: '↑ worst error',
+        labelArrow: 'none',
+        grid: true,
+        ticks: decades(-9, 3, [leastError, mostError]),
+        tickFormat: '.0e',
+      },
+      color: colors(lookup),
+      marks: [
+        Plot.ruleY([1e-6], { stroke: 'var(--text)', strokeDasharray: '3,3' }),
+        Plot.dot(
+          own.filter(({ end }) => end === undefined),
+          dot,
+        ),
+        ...(['least', 'most'] as const).map((which) =>
+          Plot.dot(
+            own.filter(({ end }) => end === which),
+            { ...dot, symbol: 'triangle', rotate: which === 'least' ? 180 : 0 },
+          ),
+        ),
+        // With several threads below: the error is that of one thread, and the speed often close. On the side of the
+        // dot where there is room.
+        ...[true, false].flatMap((serial) =>
+          [true, false].map((fast) =>
+            Plot.text(
+              own.filter((it) => isSerial(it) === serial && it.fraction > middle === fast),
+              {
+                x: 'fraction',
+                y: 'error',
+                text: 'contender',
+                fill: 'contender',
+                textAnchor: fast ? 'end' : 'start',
+                dx: fast ? -8 : 8,
+                dy: serial ? -9 : 10,
+                fontWeight: 600,
+                fontSize: 11,
+              },
+            ),
+          ),
+        ),
+      ],
+    });
   });
+  return sideBySide(plots);
 }

@@ -1,4 +1,6 @@
 import Table from 'cli-table3';
+import { escapeHtml, htmlPage, htmlTable } from '../../bench/report/html.js';
+import { CURVE_COLORS } from './plot.js';
 import type { Comparison } from './timing.js';
 
 /** A table with its heading, the same for the terminal and for the page; numbers are formatted already. */
@@ -6,15 +8,18 @@ export interface Section {
   readonly heading: string;
   readonly columns: readonly string[];
   readonly rows: readonly (readonly string[])[];
+  /** Paragraphs, one a line. */
   readonly note?: string;
 }
 
-/** How one network did. */
+/** How one training did. */
 export interface Outcome {
   readonly name: string;
   readonly accuracy: number;
   readonly finalLoss: number;
   readonly seconds: number;
+  /** Of them those that the process was given a CPU for. */
+  readonly cpuSeconds: number;
 }
 
 /** Accuracy, loss and duration of the trainings. */
@@ -25,19 +30,30 @@ export function outcomeSection(outcomes: readonly Outcome[], testImages: number)
     rows: outcomes.map(({ name, accuracy, finalLoss, seconds }) => [
       name,
       `${(100 * accuracy).toFixed(2)} %`,
-      `${Math.round((1 - accuracy) * testImages)} of ${grouped(testImages)}`,
-      finalLoss.toFixed(6),
+      `${grouped(Math.round((1 - accuracy) * testImages))} of ${grouped(testImages)}`,
+      Number.isFinite(finalLoss) ? finalLoss.toFixed(6) : 'diverged',
       `${seconds.toFixed(1)} s`,
     ]),
     note: 'The linear layers skip zeros, and batch norm leaves fewer of them: that costs time beside batch norm itself.',
   };
 }
 
-/** Times per image of the package, on the backend named by `library`, and of plain JavaScript. */
-export function timeSection(comparisons: readonly Comparison[], library: string, batch: number): Section {
+/** Times per image of the package, on the backend named by `library`, and of plain JavaScript; `noise` if they were disturbed. */
+export function timeSection(
+  comparisons: readonly Comparison[],
+  { library, batch, noise }: { library: string; batch: number; noise?: string },
+): Section {
   return {
     heading: 'Batch norm time per image',
-    columns: ['', `${library} min`, 'median', 'plain JS min', 'median', 'ratio', 'largest difference'],
+    columns: [
+      '',
+      `${library} min`,
+      `${library} median`,
+      'plain JS min',
+      'plain JS median',
+      'ratio',
+      'largest difference',
+    ],
     rows: comparisons.map(({ work, library: ours, plainJs, difference }) => [
       work,
       duration(ours.min),
@@ -47,7 +63,10 @@ export function timeSection(comparisons: readonly Comparison[], library: string,
       `${(plainJs.median / ours.median).toFixed(1)} x`,
       difference === 0 ? '0' : difference.toExponential(1),
     ]),
-    note: `Both layers, batches of ${batch}, interleaved in one process; a training step is forward and backward.`,
+    note: [
+      `Both layers, batches of ${batch}, interleaved in one process; a training step is forward and backward.`,
+      ...(noise === undefined ? [] : [noise]),
+    ].join('\n'),
   };
 }
 
@@ -62,61 +81,47 @@ export function renderText({ heading, columns, rows, note }: Section): string {
   return [heading, table.toString(), ...(note === undefined ? [] : [note])].join('\n');
 }
 
-/** One self-contained page: the plot, the sections, and what one needs to repeat the run. */
+/** One self-contained page: what came out, the plots, the sections, and what one needs to repeat the run. */
 export function renderPage(
   title: string,
-  svg: string,
+  lead: string,
+  plots: readonly string[],
   sections: readonly Section[],
   facts: readonly (readonly [name: string, value: string])[],
 ): string {
-  return `<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>${escapeHtml(title)}</title>
-<style>
-  body { margin: 2rem auto; max-width: 60rem; padding: 0 1rem; color: #1f2933; background: white;
-         font: 16px/1.5 system-ui, sans-serif; }
-  h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2rem; }
-  svg { width: 100%; height: auto; }
-  .wide { overflow-x: auto; }
-  table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-  th, td { padding: 0.35rem 0.9rem; border-bottom: 1px solid #d9dee3; text-align: right; }
-  th:first-child, td:first-child { padding-left: 0; text-align: left; }
-  th { font-weight: 600; }
-  dl { display: grid; grid-template-columns: max-content 1fr; gap: 0.2rem 1.5rem; }
-  dt { font-weight: 600; } dd { margin: 0; }
-  p { color: #52606d; }
-</style>
-</head>
-<body>
-<h1>${escapeHtml(title)}</h1>
-${svg.trim()}
+  const body = `<p class="lead">${escapeHtml(lead)}</p>
+<div class="plots">
+${plots.join('\n')}
+</div>
 ${sections.map(renderSection).join('\n')}
 <h2>The run</h2>
 <dl>
 ${facts.map(([name, value]) => `<dt>${escapeHtml(name)}</dt><dd>${escapeHtml(value)}</dd>`).join('\n')}
-</dl>
-</body>
-</html>
-`;
+</dl>`;
+  return htmlPage(title, { colors: CURVE_COLORS, style: STYLE, body });
 }
+
+/** On a telephone each row of a table becomes a list of its cells, with the heads of their columns. */
+const STYLE = `
+body { max-width: 60rem; }
+.lead { font-size: 1.1rem; color: var(--text); margin-bottom: 1.25rem; }
+.plots { grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); }
+p { margin-top: 0.75rem; }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: 0.2rem 1.5rem; margin: 0.75rem 0; }
+dt { font-weight: 600; } dd { margin: 0; min-width: 0; }
+@media (max-width: 40rem) {
+  thead { display: none; }
+  table, tbody, tr, td { display: block; width: 100%; }
+  tr { padding: 0.6rem 0; border-bottom: 1px solid var(--line); }
+  td { display: flex; justify-content: space-between; gap: 1rem; padding: 0.1rem 0; border: 0; }
+  td::before { content: attr(data-label); color: var(--soft); }
+  td:first-child { font-weight: 600; } td:first-child::before { content: none; }
+}`;
 
 function renderSection({ heading, columns, rows, note }: Section): string {
-  const cells = (tag: string, texts: readonly string[]) =>
-    `<tr>${texts.map((text) => `<${tag}>${escapeHtml(text)}</${tag}>`).join('')}</tr>`;
+  const paragraphs = note?.split('\n') ?? [];
   return `<h2>${escapeHtml(heading)}</h2>
-<div class="wide"><table>
-<thead>${cells('th', columns)}</thead>
-<tbody>
-${rows.map((row) => cells('td', row)).join('\n')}
-</tbody>
-</table></div>${note === undefined ? '' : `\n<p>${escapeHtml(note)}</p>`}`;
-}
-
-function escapeHtml(text: string): string {
-  return text.replaceAll('&', '&amp;').replaceAll('<', '&lt;').replaceAll('>', '&gt;');
+${htmlTable(columns, rows)}${paragraphs.map((text) => `\n<p>${escapeHtml(text)}</p>`).join('')}`;
 }
 
 function duration(nanoseconds: number): string {

@@ -2,7 +2,6 @@ import { CLASSES, type Digits } from './data.js';
 import {
   type Activations,
   activations,
-  type Network,
   type Parameter,
   run,
   type Stage,
@@ -13,11 +12,21 @@ import { shuffle } from './random.js';
 /** Images per step. It divides 60,000 and 10,000, so that every batch is full. */
 export const BATCH = 100;
 
-/** How the training ran: the loss of every step, before the step was taken. */
+/** How the training ran: loss and share of right answers on the batch of every step, before the step was taken. */
 export interface History {
   readonly losses: Float64Array;
+  readonly accuracies: Float64Array;
   readonly stepsPerEpoch: number;
 }
+
+/** What descent asks of a network: `backward` takes the gradient of the logits of the last forward. */
+export interface Trainable extends Stage {
+  backward(dLogits: Activations): void;
+  parameters(): readonly Parameter[];
+}
+
+/** What happens to the pixels of a batch before a network sees them; `indices` are those of its images. */
+export type Prepare = (pixels: Float32Array, indices: Uint32Array) => void;
 
 /** What a training run is made of; `onStep` hears the mean loss of the epoch so far. */
 export interface TrainingOptions {
@@ -25,6 +34,7 @@ export interface TrainingOptions {
   readonly learningRate: number;
   readonly momentum: number;
   readonly random: () => number;
+  readonly prepare?: Prepare;
   onStep(step: number, epoch: number, loss: number): void;
 }
 
@@ -32,9 +42,10 @@ export interface TrainingOptions {
  * Stochastic gradient descent with momentum. The learning rate falls linearly from `learningRate` to nothing,
  * and each epoch sees the images in a new order.
  */
-export function train(network: Network, digits: Digits, options: TrainingOptions): History {
+export function train(network: Trainable, digits: Digits, options: TrainingOptions): History {
   const stepsPerEpoch = Math.floor(digits.count / BATCH);
   const losses = new Float64Array(options.epochs * stepsPerEpoch);
+  const accuracies = new Float64Array(losses.length);
   const descent = new MomentumDescent(network.parameters(), options.momentum);
   const order = Uint32Array.from({ length: digits.count }, (_, i) => i);
   const x = activations(BATCH, digits.pixels);
@@ -45,9 +56,12 @@ export function train(network: Network, digits: Digits, options: TrainingOptions
     shuffle(order, options.random);
     let sum = 0;
     for (let i = 0; i < stepsPerEpoch; i++) {
-      load(digits, order.subarray(i * BATCH, (i + 1) * BATCH), x, labels);
+      const indices = order.subarray(i * BATCH, (i + 1) * BATCH);
+      load(digits, indices, x, labels);
+      options.prepare?.(x.data, indices);
       const logits = network.forward(x);
       losses[step] = softmaxCrossEntropy(logits, labels, dLogits);
+      accuracies[step] = countRight(logits, labels) / BATCH;
       network.backward(dLogits);
       descent.step(options.learningRate * (1 - step / losses.length));
       sum += losses[step];
@@ -55,30 +69,38 @@ export function train(network: Network, digits: Digits, options: TrainingOptions
       options.onStep(step, epoch, sum / (i + 1));
     }
   }
-  return { losses, stepsPerEpoch };
+  return { losses, accuracies, stepsPerEpoch };
 }
 
 /** The share of images whose largest logit is that of their label. */
-export function accuracy(stages: readonly Stage[], digits: Digits): number {
+export function accuracy(stages: readonly Stage[], digits: Digits, prepare?: Prepare): number {
   let right = 0;
-  for (const { x, labels } of batches(digits)) {
-    const logits = run(stages, x);
-    const classes = logits.shape[1];
-    for (let n = 0; n < BATCH; n++) {
-      const row = logits.data.subarray(n * classes, (n + 1) * classes);
-      if (row.indexOf(Math.max(...row)) === labels[n]) right++;
-    }
-  }
+  for (const { x, labels } of batches(digits, prepare)) right += countRight(run(stages, x), labels);
   return right / digits.count;
 }
 
+/** Where a logit is not a number, no answer is right. */
+function countRight({ data, shape: [batch, classes] }: Activations, labels: Uint8Array): number {
+  let right = 0;
+  for (let n = 0; n < batch; n++) {
+    const row = data.subarray(n * classes, (n + 1) * classes);
+    if (row.indexOf(Math.max(...row)) === labels[n]) right++;
+  }
+  return right;
+}
+
 /** All images in their order. The same arrays are filled again for each batch. */
-export function* batches(digits: Digits): Generator<{ x: Activations; labels: Uint8Array }> {
+export function* batches(
+  digits: Digits,
+  prepare?: Prepare,
+): Generator<{ x: Activations; labels: Uint8Array }> {
   const x = activations(BATCH, digits.pixels);
   const labels = new Uint8Array(BATCH);
   const order = Uint32Array.from({ length: digits.count }, (_, i) => i);
   for (let i = 0; i + BATCH <= digits.count; i += BATCH) {
-    load(digits, order.subarray(i, i + BATCH), x, labels);
+    const indices = order.subarray(i, i + BATCH);
+    load(digits, indices, x, labels);
+    prepare?.(x.data, indices);
     yield { x, labels };
   }
 }

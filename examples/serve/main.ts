@@ -6,7 +6,7 @@ import { dirname } from 'node:path';
 import { capabilities } from 'batchnorm';
 import { loadNetwork, saveNetwork, type TrainedBlock } from '../mnist/checkpoint.js';
 import { head, readMnist } from '../mnist/data.js';
-import { SIZES, trainNetwork } from '../mnist/recipe.js';
+import { LEARNING_RATE, SIZES, trainNetwork } from '../mnist/recipe.js';
 import { optionsOrExit } from '../options.js';
 import { createClassifier } from './classifier.js';
 import { type Options, readOptions, USAGE } from './options.js';
@@ -14,7 +14,10 @@ import { createServer, type DigitServer } from './server.js';
 
 async function main(options: Options): Promise<void> {
   const { model, host, port, batch, grace, fold } = options;
-  const server = createServer(createClassifier(loadModel(options), { fold }), { batch });
+  const server = createServer(createClassifier(loadModel(options), { fold }), {
+    batch,
+    batchNorms: fold ? 'folded' : 'layers',
+  });
   const address = await listen(server, host, port);
   endOnSignals(server, grace);
   const { backend, isa } = capabilities();
@@ -30,7 +33,9 @@ function loadModel({ model, train }: Options): TrainedBlock[] {
       const cure = 'run npm start first, or npm run serve -- --train';
       throw new Error(`--model must be an existing file, got ${model}; ${cure}`);
     }
-    const { network } = trainNetwork('no model yet:', true, {
+    const { network } = trainNetwork('no model yet:', {
+      batchNorm: true,
+      learningRate: LEARNING_RATE,
       digits: head(readMnist('train'), train),
       epochs: 2,
       seed: 1,

@@ -23,6 +23,8 @@ declare module 'fastify' {
 export interface ServerOptions {
   /** Images in one pass through the network at most. */
   readonly batch: number;
+  /** What `/stats.json` says of the batch norms of the network. Default 'folded', as `createClassifier` has them. */
+  readonly batchNorms?: 'folded' | 'layers';
   /** Bytes of a request's body at most. Default 1 MiB: 1337 images as bytes, some 300 as JSON. */
   readonly bodyLimit?: number;
   /** Milliseconds until a request that is not answered is given up. Default 5000. */
@@ -62,6 +64,7 @@ export function createServer(
   classify: Classify,
   {
     batch,
+    batchNorms = 'folded',
     bodyLimit = 1 << 20,
     answerTimeout = 5000,
     requestTimeout = 10_000,
@@ -123,7 +126,7 @@ export function createServer(
 
   app.get('/stats.json', (_request, reply) => {
     reply.header('cache-control', 'no-store');
-    return reply.send({ ...stats.report(), batches: batcher.counts, library: capabilities() });
+    return reply.send({ ...stats.report(), batches: batcher.counts, batchNorms, library: capabilities() });
   });
   return { app, stats, close: (graceMs = 10_000) => open.close(graceMs) };
 }

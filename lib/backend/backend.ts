@@ -40,12 +40,19 @@ export interface ForwardPass<T extends FloatArray> {
   readonly mask: Uint8Array | undefined;
 }
 
-/** What a backward pass reads and writes; as `Backward` and `Gradients` of native/batchnorm.h. */
-export interface BackwardPass<T extends FloatArray> {
+/** A pass over x[outer][channels][inner] that finds its statistics: those that training finds. */
+export interface MomentsPass<T extends FloatArray> {
+  readonly geometry: Geometry;
+  readonly x: T;
+  readonly mean: Float64Array;
+  /** Biased. */
+  readonly variance: Float64Array;
+}
+
+/** What all passes back through a forward read; as `Backward` of native/batchnorm.h. */
+export interface ThroughForward<T extends FloatArray> {
   readonly geometry: Geometry;
   readonly eps: number;
-  /** Whether mean and variance are those of x, and carry gradient. */
-  readonly training: boolean;
   readonly dy: T;
   readonly x: T;
   readonly mean: Float64Array;
@@ -56,12 +63,87 @@ export interface BackwardPass<T extends FloatArray> {
   readonly residual: T | undefined;
   /** Of a residual and a ReLU, what the forward pass has filled; or undefined to compute it from the residual. */
   readonly mask: Uint8Array | undefined;
+  /** Must be there where a mask is computed. */
+  readonly dResidual: T | undefined;
+}
+
+/** A backward pass; what it writes as `Gradients` of native/batchnorm.h. */
+export interface BackwardPass<T extends FloatArray> extends ThroughForward<T> {
+  /** Whether mean and variance are those of x, and carry gradient. */
+  readonly training: boolean;
   /** The gradients that are asked for. dx may be dy. */
   readonly dx: T | undefined;
   readonly dWeight: T | undefined;
   readonly dBias: T | undefined;
-  /** Must be there where a mask is computed. */
-  readonly dResidual: T | undefined;
+}
+
+/** The sums that gradients follow from, one value per channel: Σdy and Σdy·(x − mean), of the dy that an activation lets through. */
+export interface Sums {
+  readonly sumDy: Float64Array;
+  readonly sumDyXmu: Float64Array;
+}
+
+/** One half of a backward pass in training: the sums, which it writes. */
+export interface GradSumsPass<T extends FloatArray> extends ThroughForward<T> {
+  readonly sums: Sums;
+}
+
+/** The other: dx of sums over `count` values per channel, of this pass or of a larger batch. */
+export interface GradInputPass<T extends FloatArray> extends ThroughForward<T> {
+  readonly sums: Sums;
+  readonly count: number;
+  /** May be dy. */
+  readonly dx: T;
+}
+
+/** Which values count, and how much; as `Presence` of native/presence.h. */
+export interface Presence {
+  /** Of each of outer · inner positions, none below 0; undefined for 1 everywhere. */
+  readonly weights: Float64Array | undefined;
+  /** Whether a NaN in x is a missing value, which counts nothing. */
+  readonly missing: boolean;
+  /** Whether y of a missing value is that of the mean. */
+  readonly impute: boolean;
+  /** Whether y is 0 where the weight is 0, and lets no gradient through. */
+  readonly zero: boolean;
+}
+
+/** A pass that finds the statistics of what counts: all 0 in a channel where nothing does. */
+export interface MomentsOfPresentPass<T extends FloatArray> extends MomentsPass<T> {
+  readonly presence: Presence;
+  /** The sums of the weights, and of their squares. */
+  readonly count: Float64Array;
+  readonly squares: Float64Array;
+}
+
+/** An inference that is another one where `impute` or `zero` is true. */
+export interface InferPresentPass<T extends FloatArray> extends ForwardPass<T> {
+  readonly presence: Presence;
+}
+
+/** What goes back through a forward of values of which not all count alike. */
+export interface ThroughPresent<T extends FloatArray> extends ThroughForward<T> {
+  readonly presence: Presence;
+  readonly sums: Sums;
+}
+
+/** The sums, which it writes. */
+export interface GradSumsOfPresentPass<T extends FloatArray> extends ThroughPresent<T> {
+  /** With `impute` the gradient of the bias. */
+  readonly sumBias: Float64Array | undefined;
+}
+
+/** dx of sums over `counts` of weight per channel; 0, or undefined for all, where the statistics are constants. */
+export interface GradInputOfPresentPass<T extends FloatArray> extends ThroughPresent<T> {
+  readonly counts: Float64Array | undefined;
+  /** May be dy. */
+  readonly dx: T | undefined;
+}
+
+/** The gradients of the weights, which are there. */
+export interface GradWeightsPass<T extends FloatArray> extends ThroughPresent<T> {
+  readonly counts: Float64Array;
+  readonly dWeights: Float64Array;
 }
 
 /**
@@ -74,11 +156,42 @@ export interface Passes<T extends FloatArray> {
   forwardTraining(pass: ForwardPass<T>): boolean;
   /** The same with given statistics. */
   forwardInference(pass: ForwardPass<T>): boolean;
+  /** Writes mean and variance. */
+  moments(pass: MomentsPass<T>): void;
   /** Writes the gradients that are given. */
   backward(pass: BackwardPass<T>): void;
+  /** Writes the sums. */
+  gradSums(pass: GradSumsPass<T>): void;
+  /** Writes dx, and dResidual where it is given. */
+  gradInput(pass: GradInputPass<T>): void;
+  /** The gradients of weight and bias that follow from sums, those that are given. */
+  gradParameters(
+    channels: number,
+    eps: number,
+    mean: Float64Array,
+    variance: Float64Array,
+    sums: Sums,
+    dWeight: T | undefined,
+    dBias: T | undefined,
+  ): void;
+  momentsOfPresent(pass: MomentsOfPresentPass<T>): void;
+  inferPresent(pass: InferPresentPass<T>): boolean;
+  gradSumsOfPresent(pass: GradSumsOfPresentPass<T>): void;
+  gradInputOfPresent(pass: GradInputOfPresentPass<T>): void;
+  gradWeights(pass: GradWeightsPass<T>): void;
+  /** The place of the first NaN in x that has weight; the size of x where there is none. */
+  findMissing(geometry: Geometry, x: T, weights: Float64Array | undefined): number;
+  momentsOfPresentLater(pass: MomentsOfPresentPass<T>, slot: Slot): void;
+  inferPresentLater(pass: InferPresentPass<T>, slot: Slot): boolean;
+  gradSumsOfPresentLater(pass: GradSumsOfPresentPass<T>, slot: Slot): void;
+  gradInputOfPresentLater(pass: GradInputOfPresentPass<T>, slot: Slot): void;
+  gradWeightsLater(pass: GradWeightsPass<T>, slot: Slot): void;
   forwardTrainingLater(pass: ForwardPass<T>, slot: Slot): boolean;
   forwardInferenceLater(pass: ForwardPass<T>, slot: Slot): boolean;
+  momentsLater(pass: MomentsPass<T>, slot: Slot): void;
   backwardLater(pass: BackwardPass<T>, slot: Slot): void;
+  gradSumsLater(pass: GradSumsPass<T>, slot: Slot): void;
+  gradInputLater(pass: GradInputPass<T>, slot: Slot): void;
   /** The size of the memory that freeze fills. */
   frozenBytes(channels: number): number;
   /**

@@ -7,25 +7,49 @@ import {
   type Backend,
   type BackwardPass,
   type ForwardPass,
+  type GradInputPass,
+  type GradSumsPass,
+  type InferPresentPass,
+  type MomentsOfPresentPass,
+  type MomentsPass,
   nothingOnTheWay,
   type OnTheWay,
   type Passes,
   type Slot,
+  type ThroughPresent,
 } from './backend.js';
 import { l2Bytes, usualStreamBytes } from './caches.js';
 import { cpus } from './threads.js';
 
 /** The passes as binding.cpp has them: by position, and the slot last where they compute later. */
 type BoundForward = (...operands: unknown[]) => boolean;
-type BoundBackward = (...operands: unknown[]) => void;
+type Bound = (...operands: unknown[]) => void;
 interface BoundPasses<T extends FloatArray>
   extends Pick<Passes<T>, 'frozenBytes' | 'freeze' | 'runFrozen' | 'runFrozenLater'> {
   forwardTraining: BoundForward;
   forwardInference: BoundForward;
-  backward: BoundBackward;
+  moments: Bound;
+  backward: Bound;
+  gradSums: Bound;
+  gradInput: Bound;
+  gradParameters: Bound;
+  momentsOfPresent: Bound;
+  inferPresent: BoundForward;
+  gradSumsOfPresent: Bound;
+  gradInputOfPresent: Bound;
+  gradWeights: Bound;
+  findMissing: (...operands: unknown[]) => number;
+  momentsOfPresentLater: Bound;
+  inferPresentLater: BoundForward;
+  gradSumsOfPresentLater: Bound;
+  gradInputOfPresentLater: Bound;
+  gradWeightsLater: Bound;
   forwardTrainingLater: BoundForward;
   forwardInferenceLater: BoundForward;
-  backwardLater: BoundBackward;
+  momentsLater: Bound;
+  backwardLater: Bound;
+  gradSumsLater: Bound;
+  gradInputLater: Bound;
 }
 
 interface Binding
@@ -109,16 +133,18 @@ function spreadForward<T extends FloatArray>(
     );
 }
 
-function spreadBackward<T extends FloatArray>(
-  bound: BoundBackward,
-): (pass: BackwardPass<T>, slot?: Slot) => void {
+function spreadMoments<T extends FloatArray>(bound: Bound): (pass: MomentsPass<T>, slot?: Slot) => void {
+  return ({ geometry, x, mean, variance }, slot) =>
+    bound(geometry.outer, geometry.channels, geometry.inner, x, mean, variance, slot);
+}
+
+function spreadBackward<T extends FloatArray>(bound: Bound): (pass: BackwardPass<T>, slot?: Slot) => void {
   return (pass, slot) =>
     bound(
       pass.geometry.outer,
       pass.geometry.channels,
       pass.geometry.inner,
       pass.eps,
-      pass.training,
       pass.dy,
       pass.x,
       pass.mean,
@@ -128,10 +154,124 @@ function spreadBackward<T extends FloatArray>(
       pass.relu,
       pass.residual,
       pass.mask,
+      pass.dResidual,
+      pass.training,
       pass.dx,
       pass.dWeight,
       pass.dBias,
+      slot,
+    );
+}
+
+/** gradSums reads neither count nor dx. */
+function spreadSums<T extends FloatArray>(
+  bound: Bound,
+): (pass: GradSumsPass<T> & Partial<Pick<GradInputPass<T>, 'count' | 'dx'>>, slot?: Slot) => void {
+  return (pass, slot) =>
+    bound(
+      pass.geometry.outer,
+      pass.geometry.channels,
+      pass.geometry.inner,
+      pass.eps,
+      pass.dy,
+      pass.x,
+      pass.mean,
+      pass.variance,
+      pass.weight,
+      pass.bias,
+      pass.relu,
+      pass.residual,
+      pass.mask,
       pass.dResidual,
+      pass.sums.sumDy,
+      pass.sums.sumDyXmu,
+      pass.count,
+      pass.dx,
+      slot,
+    );
+}
+
+function spreadMomentsOfPresent<T extends FloatArray>(
+  bound: Bound,
+): (pass: MomentsOfPresentPass<T>, slot?: Slot) => void {
+  return (pass, slot) =>
+    bound(
+      pass.geometry.outer,
+      pass.geometry.channels,
+      pass.geometry.inner,
+      pass.x,
+      pass.mean,
+      pass.variance,
+      pass.count,
+      pass.squares,
+      pass.presence.weights,
+      pass.presence.missing,
+      pass.presence.impute,
+      pass.presence.zero,
+      slot,
+    );
+}
+
+function spreadInferPresent<T extends FloatArray>(
+  bound: BoundForward,
+): (pass: InferPresentPass<T>, slot?: Slot) => boolean {
+  return (pass, slot) =>
+    bound(
+      pass.geometry.outer,
+      pass.geometry.channels,
+      pass.geometry.inner,
+      pass.eps,
+      pass.x,
+      pass.y,
+      pass.weight,
+      pass.bias,
+      pass.mean,
+      pass.variance,
+      pass.relu,
+      pass.residual,
+      pass.mask,
+      pass.presence.weights,
+      pass.presence.missing,
+      pass.presence.impute,
+      pass.presence.zero,
+      slot,
+    );
+}
+
+/** Each of them reads what its pass has. */
+interface OfPresent<T extends FloatArray> extends ThroughPresent<T> {
+  counts?: Float64Array | undefined;
+  dx?: T | undefined;
+  dWeights?: Float64Array;
+  sumBias?: Float64Array | undefined;
+}
+
+function spreadThroughPresent<T extends FloatArray>(bound: Bound): (pass: OfPresent<T>, slot?: Slot) => void {
+  return (pass, slot) =>
+    bound(
+      pass.geometry.outer,
+      pass.geometry.channels,
+      pass.geometry.inner,
+      pass.eps,
+      pass.dy,
+      pass.x,
+      pass.mean,
+      pass.variance,
+      pass.weight,
+      pass.bias,
+      pass.relu,
+      pass.residual,
+      pass.mask,
+      pass.dResidual,
+      pass.sums.sumDy,
+      pass.sums.sumDyXmu,
+      pass.counts,
+      pass.dWeights ?? pass.dx,
+      pass.presence.weights,
+      pass.presence.missing,
+      pass.presence.impute,
+      pass.presence.zero,
+      pass.sumBias,
       slot,
     );
 }
@@ -140,10 +280,30 @@ function passesOf<T extends FloatArray>(bound: BoundPasses<T>): Passes<T> {
   return {
     forwardTraining: spreadForward(bound.forwardTraining),
     forwardInference: spreadForward(bound.forwardInference),
+    moments: spreadMoments(bound.moments),
     backward: spreadBackward(bound.backward),
+    gradSums: spreadSums(bound.gradSums),
+    gradInput: spreadSums(bound.gradInput),
+    gradParameters: (channels, eps, mean, variance, { sumDy, sumDyXmu }, dWeight, dBias) =>
+      bound.gradParameters(channels, eps, mean, variance, sumDy, sumDyXmu, dWeight, dBias),
+    momentsOfPresent: spreadMomentsOfPresent(bound.momentsOfPresent),
+    inferPresent: spreadInferPresent(bound.inferPresent),
+    gradSumsOfPresent: spreadThroughPresent(bound.gradSumsOfPresent),
+    gradInputOfPresent: spreadThroughPresent(bound.gradInputOfPresent),
+    gradWeights: spreadThroughPresent(bound.gradWeights),
+    findMissing: ({ outer, channels, inner }, x, weights) =>
+      bound.findMissing(outer, channels, inner, x, weights),
+    momentsOfPresentLater: spreadMomentsOfPresent(bound.momentsOfPresentLater),
+    inferPresentLater: spreadInferPresent(bound.inferPresentLater),
+    gradSumsOfPresentLater: spreadThroughPresent(bound.gradSumsOfPresentLater),
+    gradInputOfPresentLater: spreadThroughPresent(bound.gradInputOfPresentLater),
+    gradWeightsLater: spreadThroughPresent(bound.gradWeightsLater),
     forwardTrainingLater: spreadForward(bound.forwardTrainingLater),
     forwardInferenceLater: spreadForward(bound.forwardInferenceLater),
+    momentsLater: spreadMoments(bound.momentsLater),
     backwardLater: spreadBackward(bound.backwardLater),
+    gradSumsLater: spreadSums(bound.gradSumsLater),
+    gradInputLater: spreadSums(bound.gradInputLater),
     frozenBytes: bound.frozenBytes,
     freeze: bound.freeze,
     runFrozen: bound.runFrozen,

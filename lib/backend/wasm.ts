@@ -1,226 +1,47 @@
 // The C++ as WebAssembly: the same arithmetic wherever no binary can be loaded. Arrays are copied into the module's memory
 // and results, which take the place of the input, out of it; binding/wasm.cpp is the other side.
-import { dtypeNamed, dtypes } from '../dtype.js';
-import { rangeError, stateError } from '../errors.js';
+import { dtypes } from '../dtype.js';
+import { stateError } from '../errors.js';
 import { platform } from '../platform/node.js';
-import {
-  byteLengthOf,
-  bytesOf,
-  copyInto,
-  lengthOf,
-  partOf,
-  typedArrayType,
-  viewOf,
-  viewOfBytes,
-} from '../typed-array.js';
+import { bytesOf, lengthOf, viewOfBytes } from '../typed-array.js';
 import type { DType, FloatArray } from '../types.js';
 import { checkApart, isInPlace } from '../validate.js';
 import {
   type Backend,
   type BackwardPass,
   type ForwardPass,
+  type GradInputPass,
+  type GradSumsPass,
+  type MomentsPass,
   maskBytes,
   nothingOnTheWay,
   type Passes,
+  type Sums,
+  type ThroughForward,
 } from './backend.js';
+import {
+  bytesFor,
+  checkLengths,
+  Machine,
+  now,
+  outOfMemory,
+  type Part,
+  type Pointer,
+  roundUp,
+} from './machine.js';
 import { type Prepared, Turns } from './turns.js';
 import { wasmBytes } from './wasm-bytes.js';
+import { presentPassesOf } from './wasm-presence.js';
 
-const { apply } = Reflect;
-
-/** An address in the memory of the module; 0 for an array that is absent. */
-type Pointer = number;
-
-interface Exports {
-  readonly memory: WebAssembly.Memory;
-  _initialize(): void;
-  /** 0 where there is no more memory. */
-  allocate(bytes: number): Pointer;
-  release(memory: Pointer): void;
-  updateRunningStats(...args: number[]): number;
-}
-
-type PassName = 'forwardTraining' | 'forwardInference' | 'backward' | 'frozenBytes' | 'freeze' | 'runFrozen';
-type NumericFunction = (...args: (number | boolean)[]) => number;
-
-type AnyArray = FloatArray | Uint8Array;
-
-/** Arrays begin at lines, as the module's own do. */
-const lineBytes = 64;
-/** Memory that is kept from call to call. What needs more gets its own, and gives it back to the module, not to the system. */
-const keptBytes = 2 ** 24;
-const pageBytes = 2 ** 16;
 /** Of each tensor, what stays in a cache while it is copied in, computed and copied out. */
 const partBytes = 2 ** 17;
 /** Shorter runs cost more to copy one by one than is won. */
 const runBytes = 2 ** 12;
 /** Of a channel at least so many values, beside which the arithmetic of its coefficients is little. */
 const perChannel = 32;
-const mostBytes = 2 ** 32 - pageBytes;
 
 /** Three coefficients of 8 bytes for each come to less than 2 GiB. */
 const mostFrozen = 2 ** 26;
-
-function roundUp(bytes: number): number {
-  return Math.ceil(bytes / lineBytes) * lineBytes;
-}
-
-function outOfMemory(what: string, actual: string, cause?: unknown): Error {
-  return rangeError(what, 'fit into the memory of WebAssembly', actual, 'OUT_OF_MEMORY', cause);
-}
-
-/** The module and its memory, and the room that a call has in it. */
-class Machine {
-  readonly #module: WebAssembly.Module;
-  #exports: Exports;
-  #buffer: ArrayBuffer;
-  #kept: Pointer = 0;
-  #keptBytes = 0;
-  #next = 0;
-
-  constructor(bytes: Uint8Array) {
-    this.#module = new WebAssembly.Module(bytes);
-    this.#exports = this.#instantiate();
-    this.#buffer = this.#exports.memory.buffer;
-  }
-
-  #instantiate(): Exports {
-    const exports = new WebAssembly.Instance(this.#module).exports as Exports;
-    exports._initialize();
-    return exports;
-  }
-
-  /** The pass of a dtype. */
-  pass(name: PassName, dtype: DType): NumericFunction {
-    const { suffix } = dtypes[dtype];
-    const full = `${name}${suffix}` as never;
-    return (...args) => this.invoke(full, args);
-  }
-
-  /** Calls a function of the module. One that runs out of memory leaves it in no state to go on: another takes its place. */
-  invoke(name: keyof Exports, args: (number | boolean)[]): number {
-    try {
-      return apply(this.#exports[name] as unknown as NumericFunction, undefined, args);
-    } catch (error) {
-      this.#exports = this.#instantiate();
-      this.#buffer = this.#exports.memory.buffer;
-      this.#kept = 0;
-      this.#keptBytes = 0;
-      this.#next = 0;
-      throw outOfMemory('an operation', 'no more of it', error);
-    }
-  }
-
-  /** Runs a call with room for so many bytes, each array of which {@link put} or {@link reserve} takes its part. */
-  within<R>(bytes: number, use: () => R): R {
-    const own = bytes > keptBytes;
-    const place = own ? this.#take(bytes) : this.#keep(bytes);
-    this.#next = place;
-    try {
-      return use();
-    } finally {
-      // After a failure there is another memory, in which nothing was taken.
-      if (own && this.#next !== 0) this.#exports.release(place);
-    }
-  }
-
-  #keep(bytes: number): Pointer {
-    if (bytes > this.#keptBytes) {
-      if (this.#kept !== 0) this.#exports.release(this.#kept);
-      this.#kept = 0;
-      this.#keptBytes = 0;
-      const more = Math.min(keptBytes, 2 ** Math.ceil(Math.log2(Math.max(bytes, pageBytes))));
-      this.#kept = this.#take(more);
-      this.#keptBytes = more;
-    }
-    return this.#kept;
-  }
-
-  #take(bytes: number): Pointer {
-    const place = bytes > mostBytes ? 0 : this.invoke('allocate', [bytes]) >>> 0;
-    if (place === 0) throw outOfMemory('an operation', `${bytes} bytes`);
-    return place;
-  }
-
-  /** Room for an array, or for what of it goes through at once. */
-  reserve(array: AnyArray | undefined, bytes?: number): Pointer {
-    if (array === undefined) return 0;
-    const place = this.#next;
-    this.#next += bytesFor(bytes, array);
-    return place;
-  }
-
-  /** Room for an array with its values in it. */
-  put(array: AnyArray | undefined): Pointer {
-    const place = this.reserve(array);
-    this.copyIn(array, place);
-    return place;
-  }
-
-  putBytes(memory: ArrayBuffer): Pointer {
-    return this.put(viewOfBytes(memory, 0, bytesOf(memory)));
-  }
-
-  copyIn(array: AnyArray | undefined, place: Pointer, part?: Part): void {
-    if (array !== undefined) this.#copy(array, place, part, false);
-  }
-
-  /** Copies a result out. */
-  get(array: AnyArray | undefined, place: Pointer, part?: Part): void {
-    if (array !== undefined) this.#copy(array, place, part, true);
-  }
-
-  /** Into the module, or out of it. */
-  #copy(array: AnyArray, place: Pointer, part: Part | undefined, out: boolean): void {
-    const length = lengthOf(array);
-    if (part === undefined || part.length === length) {
-      const inside = this.#view(array, place, length);
-      if (out) copyInto(array, inside);
-      else copyInto(inside, array);
-      return;
-    }
-    const values = array as FloatArray;
-    const dtype = dtypeNamed(typedArrayType(values)) as DType;
-    const runBytes = part.length * dtypes[dtype].bytes;
-    for (let run = 0; run < part.runs; run++) {
-      const inside = this.#view(values, place + run * runBytes, part.length);
-      const outside = partOf(values, dtype, part.first + run * part.stride, part.length);
-      if (out) copyInto(outside, inside);
-      else copyInto(inside, outside);
-    }
-  }
-
-  #view(array: AnyArray, place: Pointer, length: number): AnyArray {
-    // A memory that grows loses its buffer. To ask for the buffer takes as long as a small copy.
-    if (bytesOf(this.#buffer) === 0) this.#buffer = this.#exports.memory.buffer;
-    const buffer = this.#buffer;
-    const dtype = dtypeNamed(typedArrayType(array));
-    return dtype === undefined ? viewOfBytes(buffer, place, length) : viewOf(dtype, buffer, place, length);
-  }
-}
-
-/** The bytes that arrays take together: `each` where that is given, or as many as they have. */
-function bytesFor(each: number | undefined, ...arrays: (AnyArray | undefined)[]): number {
-  let bytes = 0;
-  for (let i = 0; i < arrays.length; i++) {
-    const array = arrays[i];
-    if (array !== undefined) bytes += roundUp(each ?? byteLengthOf(array));
-  }
-  return bytes;
-}
-
-/** What of a tensor goes through the module at once: `runs` runs of `length` neighbouring values. */
-interface Part {
-  outer: number;
-  /** Its first channel. */
-  channel: number;
-  channels: number;
-  first: number;
-  runs: number;
-  length: number;
-  /** From the beginning of a run to that of the next. */
-  stride: number;
-}
 
 /** What may be taken apart. A pass that sums a channel must see all of its samples. */
 type Along = 'nothing' | 'samples' | 'channels' | 'both';
@@ -241,6 +62,11 @@ interface Cut {
   abreast: number;
 }
 
+/** Whether channels lie side by side for a pass that sums; as layout_of_sums of native/partition.h. */
+function sumsColumns(outer: number, inner: number): boolean {
+  return inner <= 32 && outer >= (inner <= 8 ? 1 : inner < 16 ? 4 : 5);
+}
+
 /**
  * Cuts a tensor into parts that stay near while they are copied in, computed and copied out. No bit depends on it: what
  * a channel's sums are made of follows from the other sizes alone (native/partition.h), unless channels lie side by side.
@@ -253,7 +79,8 @@ function cutOf(along: Along, outer: number, channels: number, inner: number, val
   const samples =
     along === 'channels' ? outer : Math.min(outer, Math.max(fewest, Math.floor(near / (channels * inner))));
   let block = channels;
-  if (along !== 'samples' && inner > 1) {
+  const liesApart = along === 'both' ? inner > 1 : along === 'channels' && !sumsColumns(outer, inner);
+  if (liesApart) {
     const fitting = Math.min(channels, Math.max(1, Math.floor(near / (samples * inner))));
     if (fitting * inner * valueBytes >= runBytes) block = fitting;
   }
@@ -280,23 +107,6 @@ function partAt(index: number, cut: Cut, outer: number, channels: number, inner:
     length,
     stride,
   };
-}
-
-/** Each array must still be as long as it was when it was checked. */
-function checkLengths(length: number, ...arrays: (AnyArray | undefined)[]): void {
-  for (let i = 0; i < arrays.length; i++) {
-    const array = arrays[i];
-    if (array !== undefined && lengthOf(array) !== length)
-      throw stateError(
-        'BUFFER_CHANGED',
-        'every array must keep its length during a call, got a buffer that was detached or resized',
-      );
-  }
-}
-
-function now<R>({ result, compute }: Prepared<R>): R {
-  compute();
-  return result;
 }
 
 function passesOf<T extends FloatArray>(dtype: DType, machine: Machine, turns: Turns): Passes<T> {
@@ -371,28 +181,74 @@ function passesOf<T extends FloatArray>(dtype: DType, machine: Machine, turns: T
     return { result, compute };
   };
 
-  const backwardPass = machine.pass('backward', dtype);
-  const backward = ({
+  const momentsPass = machine.pass('moments', dtype);
+  const moments = ({
     geometry: { outer, channels, inner },
-    eps,
-    training,
-    dy,
     x,
     mean,
     variance,
-    weight,
-    bias,
-    relu,
-    residual,
-    mask,
-    dx,
-    dWeight,
-    dBias,
-    dResidual,
-  }: BackwardPass<T>): Prepared<void> => {
+  }: MomentsPass<T>): Prepared<void> => {
+    checkLengths(outer * channels * inner, x);
+    checkLengths(channels, mean, variance);
+    const cut = cutOf('channels', outer, channels, inner, valueBytes);
+    const compute = () =>
+      machine.within(bytesFor(cut.bytes, x) + bytesFor(undefined, mean, variance), () => {
+        const px = machine.reserve(x, cut.bytes);
+        const pMean = machine.reserve(mean);
+        const pVariance = machine.reserve(variance);
+        for (let i = 0; i < cut.count; i++) {
+          const part = partAt(i, cut, outer, channels, inner);
+          machine.copyIn(x, px, part);
+          const at = part.channel * dtypes.float64.bytes;
+          momentsPass(part.outer, part.channels, inner, px, pMean + at, pVariance + at);
+        }
+        machine.get(mean, pMean);
+        machine.get(variance, pVariance);
+      });
+    return { result: undefined, compute };
+  };
+
+  /** What passes back through a forward write or read beside it. */
+  interface Beside {
+    readonly training?: boolean;
+    readonly dx?: T | undefined;
+    readonly dWeight?: T | undefined;
+    readonly dBias?: T | undefined;
+    readonly sums?: Sums;
+    readonly count?: number;
+  }
+  const through = {
+    backward: machine.pass('backward', dtype),
+    gradSums: machine.pass('gradSums', dtype),
+    gradInput: machine.pass('gradInput', dtype),
+  };
+  const backThrough = (
+    name: keyof typeof through,
+    {
+      geometry: { outer, channels, inner },
+      eps,
+      dy,
+      x,
+      mean,
+      variance,
+      weight,
+      bias,
+      relu,
+      residual,
+      mask,
+      dResidual,
+      training = true,
+      dx,
+      dWeight,
+      dBias,
+      sums,
+      count = 0,
+    }: ThroughForward<T> & Beside,
+  ): Prepared<void> => {
     const size = outer * channels * inner;
+    const { sumDy, sumDyXmu } = sums ?? {};
     checkLengths(size, dy, x, residual, dx, dResidual);
-    checkLengths(channels, mean, variance, weight, bias, dWeight, dBias);
+    checkLengths(channels, mean, variance, weight, bias, dWeight, dBias, sumDy, sumDyXmu);
     checkLengths(maskBytes(size), mask);
     if (dx) {
       isInPlace(dx, 'dy.data', dy);
@@ -401,7 +257,7 @@ function passesOf<T extends FloatArray>(dtype: DType, machine: Machine, turns: T
     const cut = cutOf(mask ? 'nothing' : 'channels', outer, channels, inner, valueBytes);
     const bytes =
       bytesFor(cut.bytes, dy, x, residual, dResidual) +
-      bytesFor(undefined, mean, variance, weight, bias, mask, dWeight, dBias);
+      bytesFor(undefined, mean, variance, weight, bias, mask, dWeight, dBias, sumDy, sumDyXmu);
     const compute = () =>
       machine.within(bytes, () => {
         const pDy = machine.reserve(dy, cut.bytes);
@@ -415,40 +271,60 @@ function passesOf<T extends FloatArray>(dtype: DType, machine: Machine, turns: T
         const pMask = machine.put(mask);
         const pDWeight = machine.reserve(dWeight);
         const pDBias = machine.reserve(dBias);
+        const pSumDy = machine.put(sumDy);
+        const pSumDyXmu = machine.put(sumDyXmu);
         for (let i = 0; i < cut.count; i++) {
           const part = partAt(i, cut, outer, channels, inner);
           const { channel } = part;
+          const doubles = channel * dtypes.float64.bytes;
           machine.copyIn(dy, pDy, part);
           machine.copyIn(x, px, part);
           machine.copyIn(residual, pResidual, part);
-          backwardPass(
+          // What gradSums has no parameter for is passed over.
+          const beside =
+            name === 'backward'
+              ? [training, dx ? pDy : 0, from(pDWeight, channel), from(pDBias, channel)]
+              : name === 'gradSums'
+                ? [pSumDy + doubles, pSumDyXmu + doubles, 0, 0]
+                : [pSumDy + doubles, pSumDyXmu + doubles, count, pDy];
+          through[name](
             part.outer,
             part.channels,
             inner,
             eps,
-            training,
             pDy,
             px,
-            pMean + channel * dtypes.float64.bytes,
-            pVariance + channel * dtypes.float64.bytes,
+            pMean + doubles,
+            pVariance + doubles,
             from(pWeight, channel),
             from(pBias, channel),
             relu,
             pResidual,
             pMask,
-            dx ? pDy : 0,
-            from(pDWeight, channel),
-            from(pDBias, channel),
             pDResidual,
+            beside[0],
+            beside[1],
+            beside[2],
+            beside[3],
           );
           machine.get(dx, pDy, part);
           machine.get(dResidual, pDResidual, part);
         }
         machine.get(dWeight, pDWeight);
         machine.get(dBias, pDBias);
+        if (name !== 'gradSums') return;
+        machine.get(sumDy, pSumDy);
+        machine.get(sumDyXmu, pSumDyXmu);
       });
     return { result: undefined, compute };
   };
+  const backward = (pass: BackwardPass<T>) => backThrough('backward', pass);
+  // A pass may be one of a whole backward, and have what these do not write.
+  const gradSums = (pass: GradSumsPass<T>) =>
+    backThrough('gradSums', { ...pass, dx: undefined, dWeight: undefined, dBias: undefined });
+  const gradInput = (pass: GradInputPass<T>) =>
+    backThrough('gradInput', { ...pass, dWeight: undefined, dBias: undefined });
+  const gradParameters = machine.pass('gradParameters', dtype);
 
   const frozenBytes = machine.pass('frozenBytes', dtype);
   const freezePass = machine.pass('freeze', dtype);
@@ -488,10 +364,31 @@ function passesOf<T extends FloatArray>(dtype: DType, machine: Machine, turns: T
   return {
     forwardTraining: (pass) => now(forward(false, pass)),
     forwardInference: (pass) => now(forward(true, pass)),
+    moments: (pass) => now(moments(pass)),
     backward: (pass) => now(backward(pass)),
+    gradSums: (pass) => now(gradSums(pass)),
+    gradInput: (pass) => now(gradInput(pass)),
+    gradParameters(channels, eps, mean, variance, { sumDy, sumDyXmu }, dWeight, dBias) {
+      checkLengths(channels, mean, variance, sumDy, sumDyXmu, dWeight, dBias);
+      machine.within(bytesFor(undefined, mean, variance, sumDy, sumDyXmu, dWeight, dBias), () => {
+        const pMean = machine.put(mean);
+        const pVariance = machine.put(variance);
+        const pSumDy = machine.put(sumDy);
+        const pSumDyXmu = machine.put(sumDyXmu);
+        const pDWeight = machine.reserve(dWeight);
+        const pDBias = machine.reserve(dBias);
+        gradParameters(channels, eps, pMean, pVariance, pSumDy, pSumDyXmu, pDWeight, pDBias);
+        machine.get(dWeight, pDWeight);
+        machine.get(dBias, pDBias);
+      });
+    },
+    ...presentPassesOf<T>(dtype, machine, turns),
     forwardTrainingLater: (pass, slot) => turns.later(forward(false, pass), slot),
     forwardInferenceLater: (pass, slot) => turns.later(forward(true, pass), slot),
+    momentsLater: (pass, slot) => turns.later(moments(pass), slot),
     backwardLater: (pass, slot) => turns.later(backward(pass), slot),
+    gradSumsLater: (pass, slot) => turns.later(gradSums(pass), slot),
+    gradInputLater: (pass, slot) => turns.later(gradInput(pass), slot),
     frozenBytes(channels) {
       if (channels > mostFrozen) throw outOfMemory('a frozen layer', `${channels} channels`);
       return frozenBytes(channels);

@@ -1,6 +1,5 @@
 // What is used of WebAssembly, which neither ECMAScript's types nor Node's declare.
 declare namespace WebAssembly {
-  class RuntimeError extends Error {}
   class Module {
     constructor(bytes: Uint8Array);
   }
@@ -8,7 +7,9 @@ declare namespace WebAssembly {
     constructor(module: Module);
     readonly exports: object;
   }
-  interface Memory {
+  class Memory {
+    constructor(descriptor: { initial: number; maximum?: number });
     readonly buffer: ArrayBuffer;
+    grow(pages: number): number;
   }
 }

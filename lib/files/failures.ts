@@ -16,6 +16,11 @@ export function tooLarge(name: string, rule: string, actual: string): Error {
   return rangeError(name, rule, actual, 'FILE_TOO_LARGE');
 }
 
+/** For what took longer to read than a file of its kind needs. */
+export function tooSlow(name: string, rule: string, actual: string): Error {
+  return rangeError(name, rule, actual, 'FILE_TOO_SLOW');
+}
+
 /** For what is to be written and cannot be. */
 export function invalidTensor(name: string, rule: string, actual: string): Error {
   return rangeError(name, rule, actual);

@@ -1,5 +1,4 @@
-// HDF5 files as trees of groups and datasets, by way of h5wasm.
-import { stateError } from '../errors.js';
+// HDF5 files as trees of groups and datasets, by way of h5wasm. Runs in hdf5-worker.ts alone.
 import { abridged, abridgedName } from './abridged.js';
 import type { Parameter } from './entries.js';
 import { mostChannels } from './entries.js';
@@ -17,18 +16,6 @@ const mostValueBytes = 1 << 28;
 type Module = Awaited<Hdf5Library['ready']>;
 type File = InstanceType<Hdf5Library['File']>;
 
-/** Set where WebAssembly has trapped: its memory may be anything from then on, and a call may never come back. */
-let hasTrapped = false;
-
-function checkWorking(cause?: unknown): void {
-  if (hasTrapped)
-    throw stateError(
-      'PACKAGE_FAILED',
-      'h5wasm must be whole, got a trap in WebAssembly on a damaged file; no more HDF5 can be read in this process or worker',
-      cause,
-    );
-}
-
 /** An open file. */
 export class Hdf5 {
   readonly #library: Hdf5Library;
@@ -44,26 +31,22 @@ export class Hdf5 {
   }
 
   /**
-   * Calls `use` with the file at a path.
+   * Calls `use` with the file at a path, once in a thread: it is not closed, for after a trap that may never come back.
    *
    * @throws {Error} of this library for whatever h5wasm throws.
    */
   static async open<T>(path: string, use: (file: Hdf5) => T): Promise<T> {
-    checkWorking();
     const library = await loadHdf5();
     const module = await library.ready;
     // Otherwise what is wrong with a file is printed.
     module.activate_throwing_error_handler();
-    try {
-      const file = guarded('file', () => new library.File(path, 'r'));
-      try {
-        return use(new Hdf5(library, module, file));
-      } finally {
-        if (!hasTrapped) guarded('file', () => file.close());
-      }
-    } finally {
-      if (!hasTrapped) module.deactivate_throwing_error_handler();
-    }
+    return use(
+      new Hdf5(
+        library,
+        module,
+        guarded('file', () => new library.File(path, 'r')),
+      ),
+    );
   }
 
   /** What a group has, in order; nothing for what is no group. */
@@ -159,8 +142,6 @@ function guarded<T>(path: string, run: () => T): T {
     return run();
   } catch (error) {
     if (error instanceof Error && 'code' in error) throw error;
-    hasTrapped ||= error instanceof WebAssembly.RuntimeError;
-    checkWorking(error);
     throw invalidFile(abridgedName(path), 'be HDF5 that h5wasm reads', reasonOf(error), error);
   }
 }

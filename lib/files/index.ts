@@ -52,6 +52,12 @@ export interface ModelArtifacts {
 /** A model in memory. */
 export type Model = LayersModel | ModelArtifacts;
 
+/** How long the files of others may take. */
+export interface LoadOptions {
+  /** Milliseconds that HDF5 may take, in .h5 and .keras: damaged on purpose it can take for ever. Default 60,000. */
+  timeout?: number;
+}
+
 /** What of a safetensors file is read. */
 export interface ReadOptions {
   /** The tensors that are wanted; nothing else is read. Default: all. */
@@ -91,13 +97,15 @@ const byExtension = new Map<string, Format>([
  * by its first bytes. `.onnx` needs the package `protobufjs`, `.h5` needs `h5wasm`, `.keras` both `h5wasm` and `@zip.js/zip.js`.
  *
  * @param file a path, a `file:` URL, the bytes of a file, or a model in memory.
+ * @param options how long it may take.
  * @returns the batch norms by name, in the order of the file; an empty map where the model has none.
- * @throws TypeError (`ERR_BATCHNORM_INVALID_TYPE`) where `file` is none of these.
+ * @throws TypeError (`ERR_BATCHNORM_INVALID_TYPE`, `ERR_BATCHNORM_UNKNOWN_OPTION`) where `file` is none of these, or an option of
+ * another type. RangeError (`ERR_BATCHNORM_INVALID_VALUE`) for a timeout below 1.
  * @throws RangeError (`ERR_BATCHNORM_INVALID_FILE`) for a file that is damaged or contradicts itself;
  * (`ERR_BATCHNORM_UNSUPPORTED_FILE`) for another format, or something in it that is not read;
- * (`ERR_BATCHNORM_FILE_TOO_LARGE`) for what would take more memory than a model needs.
- * @throws Error (`ERR_BATCHNORM_PACKAGE_MISSING`) where a package has to be installed, (`ERR_BATCHNORM_PACKAGE_FAILED`) where h5wasm
- * has broken down on a damaged HDF5 file; errors of `node:fs`, with their own codes.
+ * (`ERR_BATCHNORM_FILE_TOO_LARGE`) for what would take more memory than a model needs, (`ERR_BATCHNORM_FILE_TOO_SLOW`) for HDF5 that
+ * took longer than `timeout`.
+ * @throws Error (`ERR_BATCHNORM_PACKAGE_MISSING`) where a package has to be installed; errors of `node:fs`, with their own codes.
  * @example
  * import { FrozenBatchNorm } from 'batchnorm';
  * import { loadBatchNorms } from 'batchnorm/files';
@@ -105,29 +113,34 @@ const byExtension = new Map<string, Format>([
  * for (const [name, { state, eps }] of await loadBatchNorms('model.safetensors'))
  *   console.log(name, FrozenBatchNorm.from(state, { eps }).channels);
  */
-export async function loadBatchNorms(file: FileOrBytes | Model): Promise<Map<string, StoredBatchNorm>> {
+export async function loadBatchNorms(
+  file: FileOrBytes | Model,
+  options?: LoadOptions,
+): Promise<Map<string, StoredBatchNorm>> {
+  const { timeout = 60_000 } = readOptions(options, loadNames);
+  checkInteger('timeout', timeout, 1, 2 ** 31 - 1);
   if (isArtifacts(file)) return readArtifacts(file);
   if (isLoaded(file)) return readLoaded(file as LoadedLayer);
   if (!isPath(file) && !isBytes(file))
     throw typeError('file', 'be a path, a file: URL, bytes or a model of TensorFlow.js', file);
   const source = openSource(file);
   try {
-    return await read(source);
+    return await read(source, timeout);
   } finally {
     source.close();
   }
 }
 
-async function read(source: Source): Promise<Map<string, StoredBatchNorm>> {
+async function read(source: Source, timeout: number): Promise<Map<string, StoredBatchNorm>> {
   switch (formatOf(source)) {
     case 'safetensors':
       return readBatchNorms(source);
     case 'onnx':
       return await readOnnx(source);
     case 'keras':
-      return await readKeras(source);
+      return await readKeras(source, timeout);
     case 'h5':
-      return await readH5(source);
+      return await readH5(source, timeout);
     case 'json':
       return readModelJson(source);
   }
@@ -179,6 +192,7 @@ function readBatchNorms(source: Source): Map<string, StoredBatchNorm> {
   return layers;
 }
 
+const loadNames = namesOf(['timeout']);
 const readNames = namesOf(['names', 'mostBytes']);
 
 /**

@@ -25,11 +25,7 @@ export function broadcast(x: readonly number[], parameters: ParameterShapes): Ch
       const axis = x.length - shape.length + i;
       if (dimension === 1) return;
       if (dimension !== x[axis])
-        throw rangeError(
-          `${name}.shape`,
-          `broadcast to ${describeShape(x)} (the shape of x)`,
-          describeShape(shape),
-        );
+        throw rangeError(`${name}.shape`, `broadcast to ${describeTarget(x)}`, describeShape(shape));
       first = Math.min(first, axis);
       last = Math.max(last, axis);
     });
@@ -43,6 +39,14 @@ export function broadcast(x: readonly number[], parameters: ParameterShapes): Ch
       return indicesOf(padded, block);
     }),
   };
+}
+
+/** Before tf.batchNorm calls the kernel, it puts ones in front of a shape until it has four dimensions. */
+function describeTarget(x: readonly number[]): string {
+  const first = x.length === 4 ? x.findIndex((dimension) => dimension !== 1) : 0;
+  return first > 0
+    ? `${describeShape(x.slice(first))} (the shape of x, ones in front of it aside)`
+    : `${describeShape(x)} (the shape of x)`;
 }
 
 function indicesOf(shape: readonly number[], block: readonly number[]): Indices {

@@ -5,8 +5,13 @@
  */
 import type * as tfc from '@tensorflow/tfjs-core';
 import { typeError } from '../errors.js';
+import { namesOf } from '../properties.js';
+import { checkOneOf, readOptions } from '../validate.js';
+import { followContainers, type Models } from './frozen.js';
 import { fusedBatchNorm, fusedBatchNormGradient, kernelName } from './kernel.js';
-import { type BatchNormalization, type Call, fusedCall } from './layer.js';
+import { type BatchNormalization, type Call, fusedCall, type Trainable } from './layer.js';
+import { followMasks, type Masks } from './masks.js';
+import { replace } from './replace.js';
 
 /**
  * The module of TensorFlow.js, as `import * as tf from '@tensorflow/tfjs'` gives it (version 4). `@tensorflow/tfjs-core` is
@@ -29,8 +34,12 @@ export interface TensorFlow {
   backend(): unknown;
   /** @hidden */
   customGrad(f: never): unknown;
-  /** Absent from `@tensorflow/tfjs-core`. */
+  /** Absent from `@tensorflow/tfjs-core`, as are the two below. */
   readonly layers?: unknown;
+  /** @hidden */
+  readonly LayersModel?: unknown;
+  /** @hidden */
+  readonly Sequential?: unknown;
 }
 
 /** The backends whose batch norm can be replaced. */
@@ -44,73 +53,109 @@ export interface Installation {
   readonly layers: boolean;
 }
 
-const knownBackends: readonly TensorFlowBackend[] = ['cpu', 'wasm'];
-
-/** On what was put in place, so that a second copy of this module knows it. */
-const mark = Symbol.for('batchnorm.tfjs');
-
-type Marked = { [mark]?: boolean };
-
-const isOurs = (value: unknown) => (value as Marked | undefined)?.[mark] === true;
-
-function marked<T extends object>(value: T): T {
-  return Object.defineProperty(value, mark, { value: true });
+/** How {@link install} lets layers behave. */
+export interface InstallOptions {
+  /**
+   * What a batch norm layer does in training that is not to be trained (`trainable = false`, its own or that of a model
+   * around it). `'keras'`, the default: it infers with its moving statistics, which stay as they are. `'tfjs'`: it normalizes
+   * with the statistics of the batch and updates the moving ones, as TensorFlow.js does; only gamma and beta stay.
+   */
+  trainable?: 'keras' | 'tfjs' | undefined;
+  /**
+   * What a batch norm layer does in training with the mask of its input, of `tf.layers.masking` or an embedding with `maskZero`.
+   * `'keras'`, the default: what is masked is left out of the statistics of the batch, and normalized with them. `'ignore'`: it
+   * counts like the rest, as in TensorFlow.js.
+   */
+  masks?: 'keras' | 'ignore' | undefined;
 }
 
-let undo: (() => void)[] = [];
+const optionNames = namesOf(['trainable', 'masks']);
+
+const knownBackends: readonly TensorFlowBackend[] = ['cpu', 'wasm'];
+
+interface Settings {
+  trainable: Trainable;
+  masks: Masks;
+}
+
+/** On what was put in place, so that a second copy of this module knows it, and its settings. */
+const mark = Symbol.for('batchnorm.tfjs');
+
+type Prototype = { call: Call };
+
+type Marked = { [mark]?: Settings };
+
+const settingsOf = (value: unknown) => (value as Marked | undefined)?.[mark];
+const isOurs = (value: unknown) => settingsOf(value) !== undefined;
+
+function marked<T extends object>(value: T, settings: Settings): T {
+  return Object.defineProperty(value, mark, { value: settings });
+}
+
+/** A copy of TensorFlow.js that was installed to. Copies share kernels and gradients, but not their layers. */
+interface Instance {
+  core: typeof tfc;
+  /** Of its batch norm layer, which tells copies apart; undefined for `@tensorflow/tfjs-core` by itself. */
+  prototype: Prototype | undefined;
+  undoLayers: () => void;
+}
+
+let instances: Instance[] = [];
+
+/** TensorFlow.js' own in place of which a kernel or gradient of ours stands. */
+const stocks = new WeakMap<object, tfc.KernelConfig | tfc.GradConfig>();
 
 /**
  * Lets this library compute the batch norms of TensorFlow.js, in all models, those that exist already too: `tf.batchNorm` with
  * its gradient on the backends `cpu` and `wasm`, and `tf.layers.batchNormalization` in training and inference. Values are read
  * and written where the backend keeps them. Models are saved and loaded as before.
  *
- * A backend that is imported later (`@tensorflow/tfjs-backend-wasm`) is not replaced: install again then. What is in place
- * already stays as it is. Other backends, dtypes and gradients of gradients are left to TensorFlow.js.
+ * A backend that is imported later (`@tensorflow/tfjs-backend-wasm`) is not replaced, and another copy of TensorFlow.js that is
+ * loaded later puts its own back: install again then. What is in place already stays as it is; an option that is given counts
+ * from then on. Each copy is installed by itself. Other backends, dtypes and gradients of gradients are left to TensorFlow.js.
  *
  * @param tf the module that the models are made with.
+ * @param options how layers behave that are not to be trained, and those whose input has a mask.
  * @returns what is in place now.
- * @throws TypeError (`ERR_BATCHNORM_INVALID_TYPE`) where `tf` is not the module of TensorFlow.js; then nothing is changed.
+ * @throws TypeError (`ERR_BATCHNORM_INVALID_TYPE`) where `tf` is not the module of TensorFlow.js or an option no string,
+ * (`ERR_BATCHNORM_UNKNOWN_OPTION`) for an unknown option, RangeError (`ERR_BATCHNORM_INVALID_VALUE`) for another string;
+ * then nothing is changed.
  * @example
  * import * as tf from '@tensorflow/tfjs';
  * import { install } from 'batchnorm/tfjs';
  *
  * console.log(install(tf).layers); // true
  */
-export function install(tf: TensorFlow): Installation {
+export function install(tf: TensorFlow, options?: InstallOptions): Installation {
   const core = checkModule(tf);
+  const given = readOptions(options, optionNames);
+  const trainable =
+    given.trainable === undefined ? undefined : checkOneOf('trainable', given.trainable, ['keras', 'tfjs']);
+  const masks = given.masks === undefined ? undefined : checkOneOf('masks', given.masks, ['keras', 'ignore']);
+  const settings: Settings = { trainable: trainable ?? 'keras', masks: masks ?? 'keras' };
   for (const backendName of knownBackends) {
     const stock = core.getKernel(kernelName, backendName);
     if (!stock || isOurs(stock)) continue;
-    const kernel = marked(fusedBatchNorm(core, stock));
-    // A second registration over the first would warn.
-    core.unregisterKernel(kernelName, backendName);
-    core.registerKernel(kernel);
-    undo.push(() => {
-      if (core.getKernel(kernelName, backendName) !== kernel) return;
-      core.unregisterKernel(kernelName, backendName);
-      core.registerKernel(stock);
-    });
+    const kernel = marked(fusedBatchNorm(core, stock), settings);
+    stocks.set(kernel, stock);
+    replaceKernel(core, backendName, kernel);
   }
   const stockGradient = core.getGradient(kernelName);
   if (stockGradient && !isOurs(stockGradient)) {
-    const gradient = marked(fusedBatchNormGradient(core, stockGradient));
-    core.unregisterGradient(kernelName);
-    core.registerGradient(gradient);
-    undo.push(() => {
-      if (core.getGradient(kernelName) !== gradient) return;
-      core.unregisterGradient(kernelName);
-      core.registerGradient(stockGradient);
-    });
+    const gradient = marked(fusedBatchNormGradient(core, stockGradient), settings);
+    stocks.set(gradient, stockGradient);
+    replaceGradient(core, gradient);
   }
   const prototype = layerPrototype(tf);
-  if (prototype !== undefined && !isOurs(prototype.call)) {
-    const stock = prototype.call;
-    const call = marked(fusedCall(core, stock, (backend) => isOurs(core.getKernel(kernelName, backend))));
-    prototype.call = call;
-    undo.push(() => {
-      if (prototype.call === call) prototype.call = stock;
-    });
-  }
+  const present = settingsOf(prototype?.call);
+  if (present !== undefined && trainable !== undefined) present.trainable = trainable;
+  if (present !== undefined && masks !== undefined) present.masks = masks;
+  const undoLayers =
+    prototype !== undefined && present === undefined
+      ? replaceLayers(core, tf as Models, prototype, settings)
+      : undefined;
+  if (undoLayers || !instances.some((instance) => isOf(instance, core, prototype)))
+    instances.push({ core, prototype, undoLayers: undoLayers ?? (() => {}) });
   return installed(tf);
 }
 
@@ -138,14 +183,77 @@ export function installed(tf: TensorFlow): Installation {
 /**
  * Gives TensorFlow.js its own batch norm back. Harmless where nothing is installed.
  *
+ * @param tf a module that was installed to: the others stay as they are, and so do the kernels and gradients that they share
+ * with it. Without it, all.
+ * @throws TypeError (`ERR_BATCHNORM_INVALID_TYPE`) where `tf` is given and not the module of TensorFlow.js.
  * @example
  * import { uninstall } from 'batchnorm/tfjs';
  *
  * uninstall();
  */
-export function uninstall(): void {
-  for (const restore of undo.reverse()) restore();
-  undo = [];
+export function uninstall(tf?: TensorFlow): void {
+  let leaving = instances;
+  if (tf !== undefined) {
+    const core = checkModule(tf);
+    const prototype = layerPrototype(tf);
+    leaving = instances.filter((instance) => isOf(instance, core, prototype));
+  }
+  instances = instances.filter((instance) => !leaving.includes(instance));
+  for (const { core, undoLayers } of leaving.reverse()) {
+    undoLayers();
+    for (const backendName of knownBackends) {
+      const stock = unneeded((other) => other.getKernel(kernelName, backendName), core);
+      if (stock) replaceKernel(core, backendName, stock as tfc.KernelConfig);
+    }
+    const stockGradient = unneeded((other) => other.getGradient(kernelName), core);
+    if (stockGradient) replaceGradient(core, stockGradient as tfc.GradConfig);
+  }
+}
+
+/** What stood before in place of what `get` finds, where that is ours and no installation has it any more. */
+function unneeded(get: (core: typeof tfc) => object | undefined, core: typeof tfc) {
+  const present = get(core);
+  return present && !instances.some((instance) => get(instance.core) === present)
+    ? stocks.get(present)
+    : undefined;
+}
+
+function isOf(instance: Instance, core: typeof tfc, prototype: Prototype | undefined): boolean {
+  return prototype
+    ? instance.prototype === prototype
+    : !instance.prototype && instance.core.registerKernel === core.registerKernel;
+}
+
+function replaceKernel(core: typeof tfc, backendName: string, kernel: tfc.KernelConfig): void {
+  // A second registration over the first would warn.
+  core.unregisterKernel(kernelName, backendName);
+  core.registerKernel(kernel);
+}
+
+function replaceGradient(core: typeof tfc, gradient: tfc.GradConfig): void {
+  core.unregisterGradient(kernelName);
+  core.registerGradient(gradient);
+}
+
+/** @returns what undoes it. */
+function replaceLayers(
+  core: typeof tfc,
+  models: Models,
+  prototype: Prototype,
+  settings: Settings,
+): () => void {
+  const isReplaced = (backend: string) => isOurs(core.getKernel(kernelName, backend));
+  const undoes = [
+    followContainers(models, prototype),
+    followMasks(Object.getPrototypeOf(prototype) as object),
+    replace(prototype, 'call', ({ value, ...rest }) => ({
+      ...rest,
+      value: marked(fusedCall(core, value as Call, isReplaced, settings), settings),
+    })),
+  ];
+  return () => {
+    for (const undo of undoes) undo();
+  };
 }
 
 function checkModule(tf: TensorFlow): typeof tfc {
@@ -170,9 +278,9 @@ function checkModule(tf: TensorFlow): typeof tfc {
 }
 
 /** The class of `tf.layers.batchNormalization`, which TensorFlow.js does not export. */
-function layerPrototype(tf: TensorFlow): { call: Call } | undefined {
+function layerPrototype(tf: TensorFlow): Prototype | undefined {
   const { layers } = tf as { layers?: { batchNormalization?: (args: object) => BatchNormalization } };
   // A name of its own: TensorFlow.js counts the layers that have none, and names the weights of models after that.
   const layer = layers?.batchNormalization?.({ name: 'batchnorm' });
-  return layer && (Object.getPrototypeOf(layer) as { call: Call });
+  return layer && (Object.getPrototypeOf(layer) as Prototype);
 }

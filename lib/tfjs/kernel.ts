@@ -5,7 +5,7 @@ import { typeError } from '../errors.js';
 import { filled, lengthOf } from '../typed-array.js';
 import { copyAs, newArray } from '../validate.js';
 import { broadcast, gather, spread } from './broadcast.js';
-import { memoryOf } from './memory.js';
+import { checkAlive, memoryOf } from './memory.js';
 
 export const kernelName = 'FusedBatchNorm';
 
@@ -46,7 +46,9 @@ export function fusedBatchNorm(tf: typeof tfc, stock: tfc.KernelConfig): tfc.Ker
       const memory = memoryOf(backend);
       if (memory === undefined) return stock.kernelFunc(parameters);
       for (const [name, tensor] of Object.entries({ x, mean, variance, scale, offset })) {
-        if (tensor === undefined || tensor.dtype === 'float32') continue;
+        if (tensor === undefined) continue;
+        checkAlive(name, tensor, 'dispose of it after the call');
+        if (tensor.dtype === 'float32') continue;
         // The kernel of wasm would take the bits of integers for those of floats.
         if (stock.backendName === 'wasm')
           throw typeError(name, 'be float32 (cast it with toFloat())', tensor.dtype);

@@ -147,12 +147,18 @@ function checkAllocated(backend: WasmBackend, { dataId, shape }: TensorInfo): vo
     throw rangeError('a result', 'fit into the heap of wasm', `${size} values of float32`, 'OUT_OF_MEMORY');
 }
 
+/** @throws Error where a tensor is disposed; `cure` says what keeps it. */
+export function checkAlive(name: string, tensor: { readonly shape: readonly number[] }, cure: string): void {
+  if ((tensor as { isDisposed?: boolean }).isDisposed === true)
+    throw stateError(
+      'DISPOSED',
+      `${name} must not be disposed, got a disposed tensor of shape ${describeShape(tensor.shape)}; ${cure}`,
+    );
+}
+
 function checkReadable(tensors: readonly (TensorInfo | undefined)[]): void {
   for (const tensor of tensors) {
     if (tensor === undefined) continue;
-    const { dtype, shape, isDisposed } = tensor as TensorInfo & { isDisposed?: boolean };
-    if (isDisposed === true)
-      throw stateError('DISPOSED', `a tensor must not be disposed, got one of shape ${describeShape(shape)}`);
-    if (dtype !== 'float32') throw typeError('a tensor of batch norm', 'be float32', dtype);
+    if (tensor.dtype !== 'float32') throw typeError('a tensor of batch norm', 'be float32', tensor.dtype);
   }
 }

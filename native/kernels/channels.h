@@ -2,11 +2,20 @@
 // ISA's instructions. All that is not written in T is in double.
 #pragma once
 
+#include <type_traits>
+
 #include "../kernels.h"
 
 namespace {
 
 using batchnorm::kLanes;
+
+inline float absolute(float value) {
+  return __builtin_fabsf(value);
+}
+inline double absolute(double value) {
+  return __builtin_fabs(value);
+}
 
 /// Of nine values the one nearest to their mean: nearer to that of all than their median is.
 template <typename T>
@@ -16,7 +25,7 @@ inline void centres_at(const T* const (&from)[9], size_t stride, size_t channels
     T sum = from[0][at];
     for (size_t i = 1; i < 9; i++) sum += from[i][at];
     const T mean = sum * static_cast<T>(1.0 / 9);
-    const auto distance = [=](T value) { return value < mean ? mean - value : value - mean; };
+    const auto distance = [=](T value) { return absolute(value - mean); };
     T nearest = from[0][at];
     T shortest = distance(nearest);
     for (size_t i = 1; i < 9; i++) {
@@ -52,12 +61,76 @@ inline double sum_of_halves(const T* values) {
 
 /// `Lanes` of From make up a channel.
 template <size_t Lanes, typename From>
-void collect(const From* sums, size_t channels, double* to) {
+void collect_lanes(const From* sums, size_t channels, size_t, double* to) {
   for (size_t channel = 0; channel < channels; channel++)
-    if constexpr (Lanes == 1)
-      to[channel] = static_cast<double>(sums[channel]);
-    else
-      to[channel] = sum_of_halves<Lanes / 2>(sums + channel * Lanes);
+    to[channel] = sum_of_halves<Lanes / 2>(sums + channel * Lanes);
+}
+
+/// Calls with<columns>() for numbers of columns that many planes have, else with<0>().
+template <typename With>
+inline void with_columns(size_t columns, With with) {
+  switch (columns) {
+    case 2:
+      return with(std::integral_constant<size_t, 2>{});
+    case 4:
+      return with(std::integral_constant<size_t, 4>{});
+    case 8:
+      return with(std::integral_constant<size_t, 8>{});
+    case 16:
+      return with(std::integral_constant<size_t, 16>{});
+    default:
+      return with(std::integral_constant<size_t, 0>{});
+  }
+}
+
+/// Columns are added to eight lanes, one group after the other, and those in halves, which of a number that
+/// is known are only its own.
+template <size_t Columns, typename From>
+inline void collect_columns_as(const From* sums, size_t channels, size_t columns, double* to) {
+  constexpr size_t kGroup = 8;
+  for (size_t channel = 0; channel < channels; channel++)
+    if constexpr (Columns > 0) {
+      to[channel] = sum_of_halves<Columns / 2>(sums + channel * Columns);
+    } else {
+      const From* const of = sums + channel * columns;
+      double lanes[kGroup] = {};
+      size_t column = 0;
+      for (; column + kGroup <= columns; column += kGroup)
+        for (size_t lane = 0; lane < kGroup; lane++) lanes[lane] += static_cast<double>(of[column + lane]);
+      const size_t left = columns - column;
+      for (size_t lane = 0; lane < kGroup; lane++)
+        lanes[lane] += lane < left ? static_cast<double>(of[column + lane]) : 0;
+      to[channel] = sum_of_halves<kGroup / 2>(lanes);
+    }
+}
+
+template <typename From>
+void collect_columns(const From* sums, size_t channels, size_t columns, double* to) {
+  if (columns > 1)
+    return with_columns(columns,
+                        [=](auto known) { collect_columns_as<known.value>(sums, channels, columns, to); });
+  for (size_t channel = 0; channel < channels; channel++) to[channel] = static_cast<double>(sums[channel]);
+}
+
+template <size_t Columns, typename T>
+inline void spread_as(const T* __restrict from, size_t channels, size_t columns, T* __restrict to) {
+  if constexpr (Columns > 0) {
+    for (size_t channel = 0; channel < channels; channel++)
+      for (size_t column = 0; column < Columns; column++) to[channel * Columns + column] = from[channel];
+  } else {
+    // Whole vectors, of which each covers what the one before has written too much.
+    T* const end = to + channels * columns;
+    for (; to + columns + kLanes<T> <= end; to += columns, from++)
+      for (size_t column = 0; column < columns; column += kLanes<T>)
+        for (size_t lane = 0; lane < kLanes<T>; lane++) to[column + lane] = *from;
+    for (; to < end; to += columns, from++)
+      for (size_t column = 0; column < columns; column++) to[column] = *from;
+  }
+}
+
+template <typename T>
+void spread(const T* from, size_t channels, size_t columns, T* to) {
+  with_columns(columns, [=](auto known) { spread_as<known.value>(from, channels, columns, to); });
 }
 
 template <typename T>
@@ -80,14 +153,20 @@ void merge(size_t channels, double values, const double* chunk_sum, const double
 /// once in 300 chunks.
 constexpr double kMostDistant = 0.53;
 
-/// Whether sums are not finite, or in float32 the shift too far from the mean.
+/// Squares in float32 below 2^-126 have lost digits, each up to 2^-150. From this mean square on that is
+/// 2^-30 of it at most.
+constexpr double kLeastSquare = 0x1p-120;
+
+/// Whether sums are not finite, or in float32 the shift too far from the mean, or the squares too small.
 template <typename T>
 inline bool is_bad(double values, double first, double second) {
   constexpr bool is_float32 = sizeof(T) == sizeof(float);
   // Infinite and NaN differ from themselves by NaN.
   const bool finite = (first - first) + (second - second) == 0;
   const bool far = is_float32 && first * first > kMostDistant * (second * values);
-  return !finite || far;
+  // Of a constant there are none.
+  const bool tiny = is_float32 && second < kLeastSquare * values && (first != 0 || second != 0);
+  return !finite || far || tiny;
 }
 
 template <typename T>
@@ -115,6 +194,45 @@ void statistics(size_t channels, double count, const T* reference, const double*
     mean[channel] = static_cast<double>(reference[channel]) + offset;
     // 0, but of an overflow NaN.
     variance[channel] = biased < 0 ? biased - biased : biased;
+  }
+}
+
+/// Two lots of weighted values are as one: weights W and n, means a distance delta apart; their deviations
+/// add up, and delta * delta * W * n / (W + n) (Chan, Golub and LeVeque, 1979).
+inline void merge_present(size_t channels, const double* shift, batchnorm::PresentSums chunk,
+                          batchnorm::PresentStatistics to) {
+  double* const __restrict weight = to.weight;
+  double* const __restrict squares = to.squares;
+  double* const __restrict reference = to.reference;
+  double* const __restrict mean = to.mean;
+  double* const __restrict deviations = to.deviations;
+  for (size_t channel = 0; channel < channels; channel++) {
+    const double added = chunk.weight[channel];
+    const bool adds = added > 0;
+    const double before = weight[channel];
+    // Means are distances from a shift that all share, so that equal ones differ by 0: that of what weighs
+    // most, for beside a distant one of no weight they would lose their digits.
+    const bool rebases = added > before;
+    const double from = rebases ? shift[channel] : reference[channel];
+    const double known = before > 0 ? mean[channel] + (reference[channel] - from) : 0;
+    const double first = chunk.first[channel];
+    const double second = chunk.second[channel];
+    const double offset = adds ? first / added : 0;
+    // Squares that overflow are a variance of infinity.
+    const double least = second <= __DBL_MAX__ ? second - first * offset : second;
+    const double own = least < 0 ? 0 : least;
+    const double after = before + added;
+    const double share = adds ? added / after : 0;
+    const double own_mean = (shift[channel] - from) + offset;
+    const double delta = own_mean - known;
+    // From the heavier of both.
+    const double together = rebases ? own_mean - delta * (before / after) : known + delta * share;
+    const double apart = before > 0 ? delta * delta * (before * share) : 0;
+    reference[channel] = adds ? from : reference[channel];
+    mean[channel] = adds ? together : mean[channel];
+    deviations[channel] += adds ? own + apart : 0;
+    weight[channel] = after;
+    squares[channel] += chunk.squares[channel];
   }
 }
 
@@ -156,11 +274,7 @@ inline size_t average(size_t channels, double decay, double correction, const do
   return run(channels, decay, correction, mean, variance, running_mean, running_var, accepted);
 }
 
-inline double inverse_deviation(double variance, double eps) {
-  return 1 / __builtin_sqrt(variance + eps);
-}
-
-/// What is far for a mean of T.
+/// The range of T, and what is far for a mean of it.
 template <typename T>
 struct Far;
 template <>
@@ -169,12 +283,26 @@ struct Far<float> {
   static constexpr double kReach = 0x1p103;
   /// From here on T holds infinity instead.
   static constexpr double kBeyond = 0x1.ffffffp127;
+  static constexpr double kLargest = 0x1.fffffep127;
 };
 template <>
 struct Far<double> {
   static constexpr double kReach = 0x1p970;
   static constexpr double kBeyond = __builtin_inf();
+  static constexpr double kLargest = __DBL_MAX__;
 };
+
+inline double inverse_deviation(double variance, double eps) {
+  return 1 / __builtin_sqrt(variance + eps);
+}
+
+/// A coefficient that T holds where it does not hold 1 / deviation: of deviations so small all that T can
+/// tell is where they are 0, and there y must not be 0 * infinity.
+template <typename T>
+inline double bounded(double coefficient, double inverse) {
+  const double most = inverse > Far<T>::kLargest ? Far<T>::kLargest : __builtin_inf();
+  return coefficient > most ? most : coefficient < -most ? -most : coefficient;
+}
 
 /// How many deviations a far mean may have to be left to the offset altogether. Scale, x * scale and offset
 /// each round by u * |mean| / deviation more than with x - high, u being half an ulp of 1: by 3 * 8 * u =
@@ -192,9 +320,10 @@ inline bool is_left_to_offset(double mean, double inverse) {
 }
 
 /// The mean is split into what T holds (`high`) and the rest, which goes into the offset: folding all of it
-/// there loses the digits that x - mean cancels.
-template <typename T>
-void normalization(const batchnorm::NormalizationWork<T>& work) {
+/// there loses the digits that x - mean cancels. Each case is a loop of its own, for the compiler would load
+/// what is absent with a mask that is empty, which not every emulator of a CPU suffers.
+template <bool HasWeight, bool HasBias, typename T>
+inline void normalization_as(const batchnorm::NormalizationWork<T>& work) {
   // Copies, which nothing that is written can change: else each is loaded again for every channel.
   const auto [channels, eps, mean, variance, weight, bias, to_high, to_scale, to_offset] = work;
   T* const __restrict high = to_high;
@@ -202,12 +331,21 @@ void normalization(const batchnorm::NormalizationWork<T>& work) {
   T* const __restrict offset = to_offset;
   for (size_t channel = 0; channel < channels; channel++) {
     const double inverse = inverse_deviation(variance[channel], eps);
-    const double factor = (weight ? static_cast<double>(weight[channel]) : 1) * inverse;
+    const double factor =
+        bounded<T>((HasWeight ? static_cast<double>(weight[channel]) : 1) * inverse, inverse);
     high[channel] = static_cast<T>(is_left_to_offset<T>(mean[channel], inverse) ? 0 : mean[channel]);
     const double low = mean[channel] - static_cast<double>(high[channel]);
     scale[channel] = static_cast<T>(factor);
-    offset[channel] = static_cast<T>((bias ? static_cast<double>(bias[channel]) : 0) - low * factor);
+    offset[channel] = static_cast<T>((HasBias ? static_cast<double>(bias[channel]) : 0) - low * factor);
   }
+}
+
+template <typename T>
+void normalization(const batchnorm::NormalizationWork<T>& work) {
+  const auto run = work.weight
+                       ? (work.bias ? normalization_as<true, true, T> : normalization_as<true, false, T>)
+                       : (work.bias ? normalization_as<false, true, T> : normalization_as<false, false, T>);
+  run(work);
 }
 
 template <typename T>
@@ -220,7 +358,7 @@ void gradients(const batchnorm::GradientsWork<T>& work) {
     const double low = mean[channel] - static_cast<double>(high[channel]);
     const double inverse = inverse_deviation(variance[channel], eps);
     const double sum_dy_normalized = (sum_dy_xc[channel] - low * sum_dy[channel]) * inverse;
-    const double channel_slope = inverse * (sum_dy_normalized / count);
+    const double channel_slope = bounded<T>(inverse * (sum_dy_normalized / count), inverse);
     slope[channel] = static_cast<T>(channel_slope);
     constant[channel] = static_cast<T>(sum_dy[channel] / count - low * channel_slope);
     if (dweight) dweight[channel] = static_cast<T>(sum_dy_normalized);

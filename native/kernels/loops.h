@@ -82,14 +82,16 @@ struct Quad {
     const bool skips = line + ahead.distance >= ahead.end;
     prefetch(from, skips ? ahead.distance + static_cast<size_t>(ahead.skip) : ahead.distance);
   }
-  template <typename T>
-  ALWAYS_INLINE Vec<T> load(const T* from, size_t index, Vec<T> fill) const {
-    const T* p = from + place(index);
-    return index + 1 == size() ? Vec<T>::load(p, last_lanes, fill) : Vec<T>::load(p, lanes, fill);
+  /// With store(), where what lies in memory becomes what is computed with, and back.
+  template <typename S>
+  ALWAYS_INLINE Vec<Compute<S>> load(const S* from, size_t index, Vec<Compute<S>> fill) const {
+    using V = Vec<Compute<S>>;
+    const S* p = from + place(index);
+    return index + 1 == size() ? V::load(p, last_lanes, fill) : V::load(p, lanes, fill);
   }
-  template <typename T>
-  ALWAYS_INLINE void store(T* to, size_t index, Vec<T> values) const {
-    T* p = to + place(index);
+  template <typename S>
+  ALWAYS_INLINE void store(S* to, size_t index, Vec<Compute<S>> values) const {
+    S* p = to + place(index);
     if (index + 1 == size())
       values.store(p, last_lanes);
     else
@@ -116,12 +118,12 @@ struct Quad<0, size_t, size_t> {
   /// A tail asks memory for nothing.
   template <typename T, typename Distance>
   ALWAYS_INLINE void prefetch(const T*, Distance) const {}
-  template <typename T>
-  ALWAYS_INLINE Vec<T> load(const T* from, size_t index, Vec<T> fill) const {
-    return Vec<T>::load(from + place(index), index + 1 == size() ? last_lanes : lanes, fill);
+  template <typename S>
+  ALWAYS_INLINE Vec<Compute<S>> load(const S* from, size_t index, Vec<Compute<S>> fill) const {
+    return Vec<Compute<S>>::load(from + place(index), index + 1 == size() ? last_lanes : lanes, fill);
   }
-  template <typename T>
-  ALWAYS_INLINE void store(T* to, size_t index, Vec<T> values) const {
+  template <typename S>
+  ALWAYS_INLINE void store(S* to, size_t index, Vec<Compute<S>> values) const {
     values.store(to + place(index), index + 1 == size() ? last_lanes : lanes);
   }
 };
@@ -269,13 +271,13 @@ ALWAYS_INLINE void for_each_vector(Tile tile, size_t column, Visit visit) {
   if (column < tile.columns) visit(column, tile.columns - column);
 }
 
-/// Channels-last, for passes that write: calls open(ColumnChannels) for each vector of columns of every four
-/// rows, and the channel that it returns for their quad.
+/// Calls open(ColumnChannels) for each vector of columns from `column` on of every four rows of [row, end),
+/// and the channel that it returns for their quad.
 template <typename T, typename Open>
-ALWAYS_INLINE void for_each_column_written(Tile tile, Open open) {
-  for (size_t row = 0; row < tile.rows; row += kQuad) {
-    const size_t rows = tile.rows - row < kQuad ? tile.rows - row : kQuad;
-    for_each_vector<T>(tile, 0, [&](size_t column, auto lanes) INLINED {
+ALWAYS_INLINE void write_columns(Tile tile, size_t row, size_t end, size_t column, Open open) {
+  for (; row < end; row += kQuad) {
+    const size_t rows = end - row < kQuad ? end - row : kQuad;
+    for_each_vector<T>(tile, column, [&](size_t column, auto lanes) INLINED {
       const auto channel = open(ColumnChannels{column});
       const auto visit = [&](auto quad) INLINED { channel.visit(quad); };
       constexpr bool whole = std::is_same_v<decltype(lanes), AllLanes>;
@@ -289,6 +291,24 @@ ALWAYS_INLINE void for_each_column_written(Tile tile, Open open) {
         visit(any_rows(tile, row, column, count, rows));
       }
     });
+  }
+}
+
+/// Channels-last, for passes that write. Rows begin `before` columns late, and end as many columns into the
+/// next one, but for what is left at both ends of the tile.
+template <typename T, typename Open>
+ALWAYS_INLINE void for_each_column_written(Tile tile, size_t before, Open open) {
+  if (kSmallCode || before == 0) return write_columns<T>(tile, 0, tile.rows, 0, open);
+  const struct {
+    size_t row, end, column, columns;
+  } parts[] = {{0, 1, 0, before},
+               {0, tile.rows - 1, before, tile.columns + before},
+               {tile.rows - 1, tile.rows, before, tile.columns}};
+  // In a loop, for one copy of the code.
+  for (const auto& part : parts) {
+    Tile of = tile;
+    of.columns = part.columns;
+    write_columns<T>(of, part.row, part.end, part.column, open);
   }
 }
 
@@ -339,20 +359,19 @@ ALWAYS_INLINE void for_each_column_summed(Tile tile, bool ends_stretch, Open ope
   }
 }
 
-template <typename T, typename Open>
-ALWAYS_INLINE void for_each_column(Tile tile, bool ends_stretch, Open open) {
-  if constexpr (decltype(open(ColumnChannels{0}))::kSums)
-    for_each_column_summed<T>(tile, ends_stretch, open);
-  else
-    for_each_column_written<T>(tile, open);
-}
-
 /// Values before the first 64-byte line of `to`, at most `total`.
 template <typename T>
 ALWAYS_INLINE size_t before_first_line(const T* to, size_t total) {
   const size_t misaligned = reinterpret_cast<size_t>(to) % 64 / sizeof(T);
   const size_t before = misaligned == 0 ? 0 : kLanes<T> - misaligned;
   return before < total ? before : total;
+}
+
+/// How late the rows of for_each_column_written begin, for stores that straddle lines cost two.
+template <typename T>
+ALWAYS_INLINE size_t columns_before_line(Tile tile, const T* to) {
+  const bool lines = tile.stride == tile.columns && batchnorm::goes_by_lines<T>(tile.rows, tile.columns);
+  return lines ? before_first_line(to, tile.columns) : 0;
 }
 
 /// Maps a channels-first tile without gaps line by line of the output, some lines at a time. A line that two

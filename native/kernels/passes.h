@@ -8,6 +8,7 @@
 #include "channels.h"
 #include "loops.h"
 #include "mask.h"
+#include "presence.h"
 
 namespace {
 
@@ -133,12 +134,6 @@ struct Gated {
   static constexpr bool kRecomputes = Gate == batchnorm::kRecomputed;
   static constexpr bool kReads = Gate == batchnorm::kMasked;
 };
-
-/// (x - mean) * scale + offset, the same to the bit wherever it is computed.
-template <typename T>
-ALWAYS_INLINE Vec<T> normalized(Vec<T> deviation, Vec<T> scale, Vec<T> offset) {
-  return deviation * scale + offset;
-}
 
 /// How far ahead of x a residual is asked for: no pass before has had it in a cache.
 template <typename T>
@@ -301,15 +296,6 @@ struct Writer {
   ALWAYS_INLINE void close(bool) const {}
 };
 
-/// Runs open(channel) over a tile in the given layout.
-template <batchnorm::Layout Layout, typename T, typename Open>
-ALWAYS_INLINE void for_each_channel(Tile tile, bool ends_stretch, Open open) {
-  if constexpr (Layout == batchnorm::kChannelsFirst)
-    for_each_row<T>(tile, ends_stretch, open);
-  else
-    for_each_column<T>(tile, ends_stretch, open);
-}
-
 /// What opens a channel of a pass that sums.
 template <typename Fused, typename T>
 ALWAYS_INLINE auto opener(const batchnorm::MomentsWork<T>& work) {
@@ -409,9 +395,13 @@ template <batchnorm::Layout Layout, typename Fused, typename T, template <typena
 void sum(const Work<T>& work) {
   NoLines none;
   const auto open = opener<Fused>(work);
-  for_each_channel<Layout, T>(work.tile, work.ends_stretch, [&](auto channel) INLINED {
+  const auto channel_of = [&](auto channel) INLINED {
     return Sum<decltype(open(channel)), NoLines>{open(channel), none};
-  });
+  };
+  if constexpr (Layout == batchnorm::kChannelsFirst)
+    for_each_row<T>(work.tile, work.ends_stretch, channel_of);
+  else
+    for_each_column_summed<T>(work.tile, work.ends_stretch, channel_of);
 }
 
 /// Line by line wherever lines go on from row to row: stores that straddle lines cost two.
@@ -435,9 +425,13 @@ ALWAYS_INLINE void write_tile(const Work<T>& work) {
   } else if (stream) {
     return stream_columns(tile, to, map);
   }
-  for_each_channel<Layout, T>(tile, false, [&](auto channel) INLINED {
+  const auto channel_of = [&](auto channel) INLINED {
     return Writer<T, Map>{map, to, tile.ahead.distance, map.coefficients(channel)};
-  });
+  };
+  if constexpr (Layout == batchnorm::kChannelsFirst)
+    for_each_row<T>(tile, false, channel_of);
+  else
+    for_each_column_written<T>(tile, columns_before_line(tile, to), channel_of);
 }
 
 template <batchnorm::Stores Stores, batchnorm::Layout Layout, typename Fused, typename T,
@@ -521,8 +515,9 @@ constexpr batchnorm::Kernels<T> all_kernels() {
   using Masked = Gated<kMasked>;
   return {
       centres<T>,
-      {collect<kLanes<T>, T>, collect<1, T>},
-      collect<kLanes<T>, double>,
+      spread<T>,
+      {collect_lanes<kLanes<T>, T>, collect_columns<T>},
+      {collect_lanes<kLanes<T>, double>, collect_columns<double>},
       find_bad<T>,
       add_in_double<T>,
       merge<T>,
@@ -541,14 +536,19 @@ constexpr batchnorm::Kernels<T> all_kernels() {
        writing_pass<Recomputed, T, GradInputWork, GradSumsWork>(),
        writing_pass<Masked, T, GradInputWork, GradSumsWork>()},
       writing_pass<Frozen, T, GradInputWork, GradSumsWork>(),
-      {apply_mask<kCached, T>, apply_mask<kPast, T>}};
+      {apply_mask<kCached, T>, apply_mask<kPast, T>},
+      {present_moments<kChannelsFirst, T>, present_moments<kChannelsLast, T>},
+      {present_normalize<kChannelsFirst, T>, present_normalize<kChannelsLast, T>},
+      {present_grad_sums<kChannelsFirst, T>, present_grad_sums<kChannelsLast, T>},
+      {present_grad_input<kChannelsFirst, T>, present_grad_input<kChannelsLast, T>},
+      {grad_weights<kChannelsFirst, T>, grad_weights<kChannelsLast, T>}};
 }
 
 }  // namespace
 
 // The only symbol of a per-ISA object. A template or ALWAYS_INLINE function of the standard library must
 // never come in here: the linker could keep this ISA's copy for the portable code.
-#define BATCHNORM_KERNEL_TABLE(isa)                                                         \
-  extern "C" const batchnorm::KernelTable batchnorm_kernels_##isa;                          \
-  constexpr batchnorm::KernelTable batchnorm_kernels_##isa = {#isa, fence_streams, average, \
-                                                              all_kernels<float>(), all_kernels<double>()};
+#define BATCHNORM_KERNEL_TABLE(isa)                                \
+  extern "C" const batchnorm::KernelTable batchnorm_kernels_##isa; \
+  constexpr batchnorm::KernelTable batchnorm_kernels_##isa = {     \
+      #isa, fence_streams, average, merge_present, all_kernels<float>(), all_kernels<double>()};

@@ -56,6 +56,13 @@ struct Register<float> {
   friend ALWAYS_INLINE Register keep_positive(Register a, Register of) {
     return {_mm256_and_ps(of.is_positive(), a.value)};
   }
+  friend ALWAYS_INLINE Register select_positive(Register of, Register a, Register b) {
+    return {_mm256_blendv_ps(b.value, a.value, of.is_positive())};
+  }
+  /// a in the lanes in which `of` is no NaN, b in the others.
+  friend ALWAYS_INLINE Register select_ordered(Register of, Register a, Register b) {
+    return {_mm256_blendv_ps(b.value, a.value, _mm256_cmp_ps(of.value, of.value, _CMP_ORD_Q))};
+  }
 };
 
 template <>
@@ -69,6 +76,7 @@ struct Register<double> {
   }
   static ALWAYS_INLINE Register broadcast(double x) { return {_mm256_set1_pd(x)}; }
   static ALWAYS_INLINE Register load(const double* from) { return {_mm256_loadu_pd(from)}; }
+  static ALWAYS_INLINE Register load(const float* from) { return {_mm256_cvtps_pd(_mm_loadu_ps(from))}; }
   static ALWAYS_INLINE Register load(const double* from, size_t count, Register fill) {
     return select(count, {_mm256_maskload_pd(from, mask(count))}, fill);
   }
@@ -90,6 +98,12 @@ struct Register<double> {
   }
   friend ALWAYS_INLINE Register keep_positive(Register a, Register of) {
     return {_mm256_and_pd(of.is_positive(), a.value)};
+  }
+  friend ALWAYS_INLINE Register select_positive(Register of, Register a, Register b) {
+    return {_mm256_blendv_pd(b.value, a.value, of.is_positive())};
+  }
+  friend ALWAYS_INLINE Register select_ordered(Register of, Register a, Register b) {
+    return {_mm256_blendv_pd(b.value, a.value, _mm256_cmp_pd(of.value, of.value, _CMP_ORD_Q))};
   }
 };
 

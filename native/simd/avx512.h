@@ -50,6 +50,13 @@ struct Register<float> {
     return {_mm512_maskz_mov_ps(static_cast<__mmask16>(lanes), value)};
   }
   friend ALWAYS_INLINE Register keep_positive(Register a, Register of) { return a.keep(of.positive()); }
+  friend ALWAYS_INLINE Register select_positive(Register of, Register a, Register b) {
+    return {_mm512_mask_blend_ps(static_cast<__mmask16>(of.positive()), b.value, a.value)};
+  }
+  /// a in the lanes in which `of` is no NaN, b in the others.
+  friend ALWAYS_INLINE Register select_ordered(Register of, Register a, Register b) {
+    return {_mm512_mask_blend_ps(_mm512_cmp_ps_mask(of.value, of.value, _CMP_ORD_Q), b.value, a.value)};
+  }
 };
 
 template <>
@@ -60,6 +67,10 @@ struct Register<double> {
   static ALWAYS_INLINE __mmask8 mask(size_t count) { return static_cast<__mmask8>((1u << count) - 1); }
   static ALWAYS_INLINE Register broadcast(double x) { return {_mm512_set1_pd(x)}; }
   static ALWAYS_INLINE Register load(const double* from) { return {_mm512_loadu_pd(from)}; }
+  static ALWAYS_INLINE Register load(const float* from) {
+    // Of all lanes; the form without a mask makes GCC 12 warn of its own header.
+    return {_mm512_maskz_cvtps_pd(0xff, _mm256_loadu_ps(from))};
+  }
   static ALWAYS_INLINE Register load(const double* from, size_t count, Register fill) {
     return {_mm512_mask_loadu_pd(fill.value, mask(count), from)};
   }
@@ -79,6 +90,12 @@ struct Register<double> {
     return {_mm512_maskz_mov_pd(static_cast<__mmask8>(lanes), value)};
   }
   friend ALWAYS_INLINE Register keep_positive(Register a, Register of) { return a.keep(of.positive()); }
+  friend ALWAYS_INLINE Register select_positive(Register of, Register a, Register b) {
+    return {_mm512_mask_blend_pd(static_cast<__mmask8>(of.positive()), b.value, a.value)};
+  }
+  friend ALWAYS_INLINE Register select_ordered(Register of, Register a, Register b) {
+    return {_mm512_mask_blend_pd(_mm512_cmp_pd_mask(of.value, of.value, _CMP_ORD_Q), b.value, a.value)};
+  }
 };
 
 }  // namespace

@@ -4,6 +4,8 @@
 
 #include <stddef.h>
 
+#include <type_traits>
+
 #include "../kernels.h"
 
 namespace {
@@ -33,6 +35,11 @@ struct Register {
     Register result;
     __builtin_memcpy(&result.value, from, sizeof(Vector));
     return result;
+  }
+  /// Of doubles.
+  template <typename From, typename = std::enable_if_t<std::is_same_v<From, float> && sizeof(T) == 8>>
+  static ALWAYS_INLINE Register load(const From* from) {
+    return {Vector{from[0], from[1]}};
   }
   static ALWAYS_INLINE Register load(const T* from, size_t count, Register fill) {
     if (count == kLanes) return load(from);
@@ -66,6 +73,13 @@ struct Register {
   }
   friend ALWAYS_INLINE Register keep_positive(Register a, Register of) {
     return {of.value <= Vector{} ? Vector{} : a.value};
+  }
+  friend ALWAYS_INLINE Register select_positive(Register of, Register a, Register b) {
+    return {of.value <= Vector{} ? b.value : a.value};
+  }
+  /// a in the lanes in which `of` is no NaN, b in the others.
+  friend ALWAYS_INLINE Register select_ordered(Register of, Register a, Register b) {
+    return {of.value == of.value ? a.value : b.value};
   }
 };
 

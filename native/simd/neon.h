@@ -60,6 +60,13 @@ struct Register<float> {
   /// +0 in the lanes whose bit is 0.
   ALWAYS_INLINE Register keep(unsigned lanes) const { return masked(vtstq_u32(vdupq_n_u32(lanes), bits())); }
   friend ALWAYS_INLINE Register keep_positive(Register a, Register of) { return a.masked(of.is_positive()); }
+  friend ALWAYS_INLINE Register select_positive(Register of, Register a, Register b) {
+    return {vbslq_f32(of.is_positive(), a.value, b.value)};
+  }
+  /// a in the lanes in which `of` is no NaN, b in the others.
+  friend ALWAYS_INLINE Register select_ordered(Register of, Register a, Register b) {
+    return {vbslq_f32(vceqq_f32(of.value, of.value), a.value, b.value)};
+  }
 };
 
 template <>
@@ -69,6 +76,7 @@ struct Register<double> {
 
   static ALWAYS_INLINE Register broadcast(double x) { return {vdupq_n_f64(x)}; }
   static ALWAYS_INLINE Register load(const double* from) { return {vld1q_f64(from)}; }
+  static ALWAYS_INLINE Register load(const float* from) { return {vcvt_f64_f32(vld1_f32(from))}; }
   static ALWAYS_INLINE Register load(const double* from, size_t count, Register fill) {
     double lanes[kLanes];
     fill.store(lanes);
@@ -106,6 +114,12 @@ struct Register<double> {
   }
   ALWAYS_INLINE Register keep(unsigned lanes) const { return masked(vtstq_u64(vdupq_n_u64(lanes), bits())); }
   friend ALWAYS_INLINE Register keep_positive(Register a, Register of) { return a.masked(of.is_positive()); }
+  friend ALWAYS_INLINE Register select_positive(Register of, Register a, Register b) {
+    return {vbslq_f64(of.is_positive(), a.value, b.value)};
+  }
+  friend ALWAYS_INLINE Register select_ordered(Register of, Register a, Register b) {
+    return {vbslq_f64(vceqq_f64(of.value, of.value), a.value, b.value)};
+  }
 };
 
 }  // namespace

@@ -14,6 +14,14 @@ using batchnorm::kLanes;
 /// twice.
 struct AllLanes {};
 
+/// What values that lie in memory as S are computed in: float and double in themselves.
+template <typename S>
+struct ComputeOf {
+  using Type = S;
+};
+template <typename S>
+using Compute = typename ComputeOf<S>::Type;
+
 template <typename T>
 struct Vec {
   static constexpr size_t kRegisters = kLanes<T> / Register<T>::kLanes;
@@ -32,6 +40,12 @@ struct Vec {
     });
   }
   static ALWAYS_INLINE Vec load(const T* from, AllLanes, Vec) { return load(from); }
+
+  /// Of doubles: from floats, or from doubles as they are.
+  template <typename From>
+  static ALWAYS_INLINE Vec widen(const From* from) {
+    return make([&](size_t i) { return Register<T>::load(from + i * Register<T>::kLanes); });
+  }
 
   ALWAYS_INLINE void store(T* to, AllLanes = {}) const {
     for (size_t i = 0; i < kRegisters; i++) registers[i].store(to + i * Register<T>::kLanes);
@@ -64,6 +78,14 @@ struct Vec {
   friend ALWAYS_INLINE Vec keep_positive(Vec a, Vec of) {
     return make([&](size_t i) { return keep_positive(a.registers[i], of.registers[i]); });
   }
+  /// a in the lanes in which `of` is above zero or NaN, b in the others.
+  friend ALWAYS_INLINE Vec select_positive(Vec of, Vec a, Vec b) {
+    return make([&](size_t i) { return select_positive(of.registers[i], a.registers[i], b.registers[i]); });
+  }
+  /// a in the lanes in which `of` is no NaN, b in the others.
+  friend ALWAYS_INLINE Vec select_ordered(Vec of, Vec a, Vec b) {
+    return make([&](size_t i) { return select_ordered(of.registers[i], a.registers[i], b.registers[i]); });
+  }
   /// One bit per lane, the first lane's the lowest: whether it is above zero or NaN.
   ALWAYS_INLINE uint32_t positive() const {
     uint32_t bits = 0;
@@ -88,5 +110,11 @@ struct Vec {
     return count - before < Register<T>::kLanes ? count - before : Register<T>::kLanes;
   }
 };
+
+/// (x - mean) * scale + offset, the same to the bit wherever it is computed.
+template <typename T>
+ALWAYS_INLINE Vec<T> normalized(Vec<T> deviation, Vec<T> scale, Vec<T> offset) {
+  return deviation * scale + offset;
+}
 
 }  // namespace

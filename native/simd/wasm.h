@@ -5,6 +5,8 @@
 
 #include <wasm_simd128.h>
 
+#include <type_traits>
+
 #include "../kernels.h"
 
 namespace {
@@ -28,6 +30,7 @@ struct Lanes<float> {
   static ALWAYS_INLINE v128_t multiply(v128_t a, v128_t b) { return wasm_f32x4_mul(a, b); }
   /// Those that are zero or below.
   static ALWAYS_INLINE v128_t not_positive(v128_t a) { return wasm_f32x4_le(a, wasm_f32x4_const_splat(0)); }
+  static ALWAYS_INLINE v128_t equal(v128_t a, v128_t b) { return wasm_f32x4_eq(a, b); }
   static ALWAYS_INLINE v128_t first(size_t count) {
     return wasm_i32x4_lt(wasm_i32x4_const(0, 1, 2, 3), wasm_i32x4_splat(static_cast<int32_t>(count)));
   }
@@ -45,6 +48,7 @@ struct Lanes<double> {
   static ALWAYS_INLINE v128_t subtract(v128_t a, v128_t b) { return wasm_f64x2_sub(a, b); }
   static ALWAYS_INLINE v128_t multiply(v128_t a, v128_t b) { return wasm_f64x2_mul(a, b); }
   static ALWAYS_INLINE v128_t not_positive(v128_t a) { return wasm_f64x2_le(a, wasm_f64x2_const_splat(0)); }
+  static ALWAYS_INLINE v128_t equal(v128_t a, v128_t b) { return wasm_f64x2_eq(a, b); }
   static ALWAYS_INLINE v128_t first(size_t count) {
     return wasm_i32x4_lt(wasm_i32x4_const(0, 0, 1, 1), wasm_i32x4_splat(static_cast<int32_t>(count)));
   }
@@ -62,6 +66,11 @@ struct Register {
 
   static ALWAYS_INLINE Register broadcast(T x) { return {Lanes<T>::broadcast(x)}; }
   static ALWAYS_INLINE Register load(const T* from) { return {wasm_v128_load(from)}; }
+  /// Of doubles.
+  template <typename From, typename = std::enable_if_t<std::is_same_v<From, float> && sizeof(T) == 8>>
+  static ALWAYS_INLINE Register load(const From* from) {
+    return {wasm_f64x2_promote_low_f32x4(wasm_v128_load64_zero(from))};
+  }
   static ALWAYS_INLINE Register load(const T* from, size_t count, Register fill) {
     return select(count, load(from), fill);
   }
@@ -88,6 +97,13 @@ struct Register {
   }
   friend ALWAYS_INLINE Register keep_positive(Register a, Register of) {
     return {wasm_v128_andnot(a.value, Lanes<T>::not_positive(of.value))};
+  }
+  friend ALWAYS_INLINE Register select_positive(Register of, Register a, Register b) {
+    return {wasm_v128_bitselect(b.value, a.value, Lanes<T>::not_positive(of.value))};
+  }
+  /// a in the lanes in which `of` is no NaN, b in the others.
+  friend ALWAYS_INLINE Register select_ordered(Register of, Register a, Register b) {
+    return {wasm_v128_bitselect(a.value, b.value, Lanes<T>::equal(of.value, of.value))};
   }
 };
 

@@ -6,6 +6,8 @@ import {
   FrozenBatchNorm,
   foldIntoLinear,
   forwardTraining,
+  GradientSums,
+  Moments,
   updateRunningStats,
 } from 'batchnorm';
 import { assertSame, channels, frozenLayer, sharedOf, state, tensorOf } from './tools.mjs';
@@ -53,6 +55,26 @@ const calls = {
     const arrays = [y.data, mean, variance, dx.data, dWeight, dBias, dResidual.data, runningMean, runningVar];
     return [...arrays, Float64Array.from([...y.shape, ...dx.shape])];
   },
+  parts() {
+    const bn = new BatchNorm(channels);
+    const moments = Moments.merge(
+      Moments.of(x),
+      Moments.from({ count: 3, mean: bn.runningMean, variance: bn.runningVar }),
+    );
+    const y = bn.forward(x, { moments });
+    const sums = GradientSums.merge(GradientSums.of(dy, x, { moments }), GradientSums.of(dy, x, { moments }));
+    const { dx, dWeight } = bn.backward(dy, { sums });
+    const again = Moments.from(moments.toJSON());
+    return [
+      y.data,
+      dx.data,
+      dWeight,
+      bn.runningVar,
+      again.variance,
+      bn.setRunningStats(moments).runningMean,
+      bn.lastMoments.count,
+    ];
+  },
   folding: () => Object.values(foldIntoLinear(linear, new BatchNorm(channels))).filter(ArrayBuffer.isView),
 };
 /** Later: for pollution that leaves Node's own queues alone. */
@@ -64,6 +86,11 @@ const laterCalls = {
       bn.backwardAsync(sharedOf(dy), { signal: new AbortController().signal }),
     ]);
     return [y.data, bn.runningMean, dx.data];
+  },
+  async parts() {
+    const moments = await Moments.ofAsync(x);
+    const { sumDyXmu } = await GradientSums.ofAsync(dy, x, { moments });
+    return [moments.variance, sumDyXmu];
   },
   async frozen() {
     const frozen = frozenLayer();

@@ -66,7 +66,8 @@ for (const refused of [resizableOf(x), tracking]) {
   refused.data.buffer.resize(x.data.byteLength);
   await assert.rejects(frozen.runAsync(refused, { transfer: true }), refusal('x.data'));
   await assert.rejects(bn.forwardAsync(refused, { transfer: true }), refusal('x.data'));
-  await assert.rejects(bn.backwardAsync(refused, { transfer: true }), refusal('dy.data'));
+  const of = bn.forward(x);
+  await assert.rejects(bn.backwardAsync(refused, { transfer: true, of }), refusal('dy.data'));
   assertSame(refused.data, x.data, 'memory that was refused');
 }
 console.log('right');

@@ -72,7 +72,7 @@ for (let round = 0; round < rounds; round++) {
     const bn = trained();
     const own = copyOf(x);
     bn.forward(own, { residual });
-    const gradients = bn.backwardAsync(gradient);
+    const gradients = bn.backwardAsync(gradient, { retain: true });
     take(own.data);
     assertSame(
       (await gradients).dx.data,

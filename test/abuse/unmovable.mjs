@@ -35,13 +35,13 @@ const expected = frozen.run({ data: values, shape }).data;
 for (const [name, data] of Object.entries(memories)) {
   data.set(values);
   const bn = layer();
-  bn.forward({ data: values, shape });
+  const of = bn.forward({ data: values, shape });
   const calls = {
     'x.data': [
       () => frozen.runAsync({ data, shape }, { transfer: true }),
       () => bn.forwardAsync({ data, shape }, { transfer: true }),
     ],
-    'dy.data': [() => bn.backwardAsync({ data, shape }, { transfer: true })],
+    'dy.data': [() => bn.backwardAsync({ data, shape }, { transfer: true, of })],
   };
   for (const [argument, attempts] of Object.entries(calls))
     for (const attempt of attempts)

@@ -23,6 +23,7 @@ import { version } from '../../lib/version.js';
 import { launchChromium } from '../support/chromium.js';
 import { everyPass } from '../support/every-pass.js';
 import type * as Golden from '../support/golden.js';
+import { expectListed } from '../support/messages.js';
 import { patience } from '../support/patience.js';
 
 // What the program of a page leaves there.
@@ -37,8 +38,8 @@ const isBuilt = wasmBytes !== undefined;
 /** The program of the pages, with the library from there. */
 const programWith = (library: string) => `
   import * as library from '${library}';
-  import { everyPass } from '${resolve('test/every-pass.js')}';
-  import { goldenDifference } from '${resolve('test/golden.js')}';
+  import { everyPass } from '${resolve('test/support/every-pass.js')}';
+  import { goldenDifference } from '${resolve('test/support/golden.js')}';
   Object.assign(globalThis, { library, goldenDifference, results: everyPass(library) });`;
 
 /** What the server has, by path. */
@@ -57,7 +58,7 @@ function addPage(path: string, policy?: string): void {
 /** A program that loads the library as it is. */
 async function addProgram(path: string, contents: string): Promise<void> {
   const { outputFiles } = await build({
-    stdin: { contents, resolveDir: 'test', loader: 'ts' },
+    stdin: { contents, resolveDir: 'test/adapters', loader: 'ts' },
     bundle: true,
     format: 'esm',
     external: [libraryPath],
@@ -74,7 +75,7 @@ async function addProgram(path: string, contents: string): Promise<void> {
 function addBuildOfVite(name: string, sources: Readonly<Record<string, string>>): string {
   const root = join(folder, name);
   mkdirSync(join(root, 'node_modules'), { recursive: true });
-  symlinkSync(resolve('..'), join(root, 'node_modules/batchnorm'));
+  symlinkSync(resolve('.'), join(root, 'node_modules/batchnorm'));
   writeFileSync(join(root, 'index.html'), pageOf(Object.keys(sources)[0]));
   for (const [file, source] of Object.entries(sources)) writeFileSync(join(root, file), source);
   const vite = resolve('node_modules/vite/bin/vite.js');
@@ -297,7 +298,7 @@ describe.runIf(isBuilt).each([
     expect(error).toEqual({
       name: 'TypeError',
       code: 'ERR_BATCHNORM_INVALID_TYPE',
-      message: 'x must be an object, got a revoked proxy',
+      message: 'x must be a tensor { data, shape }, got a revoked proxy',
     });
   });
 });
@@ -318,6 +319,124 @@ describe.runIf(isBuilt)('in a web worker', () => {
       worker.onerror = ({ message }) => reject(new Error(message));
     })`);
     expect(await results).toEqual(await everyPass(here));
+  });
+});
+
+/** Of a page that may share memory with its workers. */
+const isolation = {
+  'cross-origin-opener-policy': 'same-origin',
+  'cross-origin-embedder-policy': 'require-corp',
+};
+
+/** A page that is rank 0 of a group, and its worker, which is rank 1: what they have found, beside what one layer finds of the whole. */
+const groupOfTwo = (library: string, group: string, worker: string) => ({
+  main: `
+    import { BatchNorm } from '${library}';
+    import { WorkerGroup } from '${group}';
+
+    const { handle } = new WorkerGroup(2);
+    const worker = new Worker(${worker}, { type: 'module' });
+    const other = new Promise((resolve, reject) => {
+      worker.onmessage = ({ data }) => resolve(data);
+      worker.onerror = ({ message }) => reject(new Error(message));
+    });
+    worker.postMessage(handle);
+    const member = WorkerGroup.join(handle, 0);
+    const column = (...values) => ({ data: Float64Array.from(values), shape: [values.length, 1] });
+    const bn = new BatchNorm(1, { dtype: 'float64', group: member });
+    let refusal;
+    try {
+      bn.forward(column(1, 2, 3));
+    } catch ({ code, message }) {
+      refusal = { code, message };
+    }
+    const y = await bn.forwardAsync(column(1, 2, 3));
+    const { dx } = await bn.backwardAsync(column(1, 0, 2));
+    const [otherY, otherDx, mean] = await other;
+    globalThis.outcome = {
+      refusal,
+      y: [...y.data, ...otherY],
+      dx: [...dx.data, ...otherDx],
+      means: [bn.runningMean[0], mean],
+    };`,
+  worker: `
+    import { BatchNorm } from '${library}';
+    import { WorkerGroup } from '${group}';
+
+    onmessage = ({ data: handle }) => {
+      const bn = new BatchNorm(1, { dtype: 'float64', group: WorkerGroup.join(handle, 1) });
+      const column = (...values) => ({ data: Float64Array.from(values), shape: [values.length, 1] });
+      const y = bn.forward(column(6, 4));
+      const { dx } = bn.backward(column(5, 1));
+      postMessage([[...y.data], [...dx.data], bn.runningMean[0]]);
+    };`,
+});
+
+describe.runIf(isBuilt)('a group of a page and its worker', () => {
+  const workersPath = '/node_modules/batchnorm/dist/workers/index.js';
+
+  beforeAll(() => {
+    for (const path of readdirSync('dist', { recursive: true, encoding: 'utf8' }))
+      if (/^(?!browser)[\w-]+\.js$|^workers\/[\w-]+\.js$/.test(path))
+        files.set(`/node_modules/batchnorm/dist/${path}`, {
+          type: 'text/javascript',
+          body: readFileSync(join('dist', path)),
+        });
+    const asItIs = groupOfTwo(libraryPath, workersPath, "'/member.js'");
+    files.set('/group.js', { type: 'text/javascript', body: asItIs.main });
+    files.set('/member.js', { type: 'text/javascript', body: asItIs.worker, headers: isolation });
+    files.set('/group.html', { type: 'text/html', body: pageOf('/group.js'), headers: isolation });
+    const built = groupOfTwo('batchnorm', 'batchnorm/workers', "new URL('./member.js', import.meta.url)");
+    expect(addBuildOfVite('group', { 'main.js': built.main, 'member.js': built.worker })).toBe('');
+    for (const [path, file] of files) if (path.startsWith('/group/')) file.headers = isolation;
+  });
+
+  it.each(['/group.html', '/group/index.html'])(
+    'trains as one, and the page never waits: %s',
+    async (path) => {
+      await open(path);
+      const ended = () => page.evaluate('globalThis.outcome').then((outcome) => outcome ?? problems[0]);
+      const outcome = (await vi.waitUntil(ended, patience)) as Record<'y' | 'dx' | 'means', number[]>;
+      expect(problems).toEqual([]);
+      const column = (...values: number[]) => ({
+        data: Float64Array.from(values),
+        shape: [values.length, 1],
+      });
+      const one = new here.BatchNorm(1, { dtype: 'float64' });
+      const y = one.forward(column(1, 2, 3, 6, 4));
+      const { dx } = one.backward(column(1, 0, 2, 5, 1));
+      const mean = one.runningMean?.[0] ?? Number.NaN;
+      const refusal = {
+        code: 'ERR_BATCHNORM_MAIN_THREAD',
+        message:
+          'allGather() must be called in a worker, got a page, which may not wait; call allGatherAsync(), or forwardAsync() and backwardAsync() of a layer',
+      };
+      const close = (values: ArrayLike<number> = []) =>
+        Array.from(values, (value) => expect.closeTo(value, 12));
+      expect(outcome).toEqual({
+        refusal,
+        y: close(y.data),
+        dx: close(dx?.data),
+        means: close([mean, mean]),
+      });
+      expectListed(refusal.message);
+    },
+  );
+
+  it('is refused in a page that is not isolated, with what it must send', async () => {
+    addPage('/alone');
+    await open('/alone');
+    const error = await page.evaluate(`import('${workersPath}').then(({ WorkerGroup }) => {
+      try {
+        new WorkerGroup(2);
+      } catch ({ code, message }) {
+        return { code, message };
+      }
+    })`);
+    const message =
+      'a WorkerGroup must have shared memory, got a page that is not isolated; serve it with Cross-Origin-Opener-Policy: same-origin and Cross-Origin-Embedder-Policy: require-corp';
+    expect(error).toEqual({ code: 'ERR_BATCHNORM_NO_SHARED_MEMORY', message });
+    expectListed(message);
   });
 });
 

@@ -9,13 +9,26 @@ import { tf } from '../support/tfjs.js';
 const everywhere = { backends: ['cpu', 'wasm'], layers: true };
 const nowhere = { backends: [], layers: false };
 
+/** A property of a class, its own or inherited. */
+function propertyOf(prototype: object, name: string): unknown {
+  let owner = prototype;
+  while (!Object.hasOwn(owner, name)) owner = Object.getPrototypeOf(owner) as object;
+  const { value, set } = Object.getOwnPropertyDescriptor(owner, name) as PropertyDescriptor;
+  return value ?? set;
+}
+
 /** All that install() may change. */
-const inPlace = () => [
-  tf.getKernel('FusedBatchNorm', 'cpu'),
-  tf.getKernel('FusedBatchNorm', 'wasm'),
-  tf.getGradient('FusedBatchNorm'),
-  Object.getPrototypeOf(tf.layers.batchNormalization({})).call,
-];
+function inPlace(): unknown[] {
+  const layer = Object.getPrototypeOf(tf.layers.batchNormalization({}));
+  return [
+    tf.getKernel('FusedBatchNorm', 'cpu'),
+    tf.getKernel('FusedBatchNorm', 'wasm'),
+    tf.getGradient('FusedBatchNorm'),
+    ...['call', 'apply', 'trainable'].map((name) => propertyOf(layer, name)),
+    propertyOf(tf.LayersModel.prototype, 'trainable'),
+    propertyOf(tf.Sequential.prototype, 'build'),
+  ];
+}
 
 const warn = vi.spyOn(console, 'warn').mockImplementation(() => {});
 beforeEach(() => warn.mockClear());
@@ -50,6 +63,19 @@ describe('install', () => {
     expect(inPlace()).toEqual(first);
   });
 
+  it('from a second copy of the library that finds nothing in place any more is undone by that copy', async () => {
+    const stock = inPlace();
+    install(tf);
+    vi.resetModules();
+    const copy = await import('../../lib/tfjs/index.js');
+    copy.install(tf);
+    uninstall();
+    expect(installed(tf)).toEqual(nowhere);
+    expect(copy.install(tf)).toEqual(everywhere);
+    copy.uninstall();
+    expect(inPlace()).toEqual(stock);
+  });
+
   it('is undone by uninstall, which is harmless a second time', () => {
     const stock = inPlace();
     install(tf);
@@ -70,6 +96,21 @@ describe('install', () => {
     expect(number()).toBe(first + 1);
   });
 
+  it('leaves no property where there was none', () => {
+    const properties = () =>
+      [
+        Object.getPrototypeOf(tf.layers.batchNormalization({})),
+        tf.Sequential.prototype,
+        tf.LayersModel.prototype,
+        Object.getPrototypeOf(tf.LayersModel.prototype),
+      ].map((prototype) => Object.getOwnPropertyDescriptors(prototype));
+    const stock = properties();
+    install(tf);
+    expect(properties()).not.toEqual(stock);
+    uninstall();
+    expect(properties()).toEqual(stock);
+  });
+
   it('leaves what somebody else has put over it', () => {
     const stock = tf.getKernel('FusedBatchNorm', 'cpu');
     install(tf);
@@ -80,6 +121,15 @@ describe('install', () => {
     expect(tf.getKernel('FusedBatchNorm', 'cpu')).toBe(other);
     tf.unregisterKernel('FusedBatchNorm', 'cpu');
     tf.registerKernel(stock);
+
+    const prototype = Object.getPrototypeOf(tf.layers.batchNormalization({}));
+    const { call } = prototype;
+    install(tf);
+    const over = vi.fn();
+    prototype.call = over;
+    uninstall();
+    expect(prototype.call).toBe(over);
+    prototype.call = call;
   });
 
   it('does with tfjs-core alone, without layers', () => {
@@ -110,6 +160,21 @@ describe('install', () => {
     expect(() => install({} as never)).toThrow(
       "tf must be the module of TensorFlow.js 4 (import * as tf from '@tensorflow/tfjs'), got an object",
     );
+  });
+
+  it.each([
+    [null, TypeError, 'options must be an object, got null'],
+    [{ trainable: 1 }, TypeError, "trainable must be 'keras' or 'tfjs', got 1"],
+    [{ trainable: 'torch' }, RangeError, "trainable must be 'keras' or 'tfjs', got \"torch\""],
+    [{ masks: true }, TypeError, "masks must be 'keras' or 'ignore', got true"],
+    [{ masks: 'tfjs' }, RangeError, "masks must be 'keras' or 'ignore', got \"tfjs\""],
+    [{ trainable: 'tfjs', masks: 'none' }, RangeError, "masks must be 'keras' or 'ignore', got \"none\""],
+    [{ frozen: true }, TypeError, 'options must only have trainable, masks, got "frozen"'],
+  ])('refuses options that it does not know, and changes nothing: %j', (options, Class, message) => {
+    const stock = inPlace();
+    expectError(() => install(tf, options as never), Class);
+    expect(() => install(tf, options as never)).toThrow(message);
+    expect(inPlace()).toEqual(stock);
   });
 
   it('leaves a backend alone whose insides it does not know', () => {

@@ -1,4 +1,5 @@
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { expectListed } from '../support/messages.js';
 import { Random } from '../support/random.js';
 import * as textbook from '../support/reference.js';
 import { expectClose, expectError, extentsOf, largest } from '../support/tensors.js';
@@ -259,9 +260,35 @@ eachBackend('bad input of tf.batchNorm', (backend) => {
   });
 
   it('is a tensor that was disposed', () => {
-    const x = tf.zeros([2, 3]);
-    x.dispose();
-    expect(() => run(x, tf.zeros([3]))).toThrow('a tensor must not be disposed, got one of shape [2, 3]');
+    const given = randomArguments(new Random(), [1, 2, 2, 3], [3]);
+    for (const name of ['x', 'mean', 'variance', 'scale', 'offset'] as const) {
+      const disposed = tf.zeros(given[name].shape);
+      disposed.dispose();
+      const run = () => batchNorm({ ...given, [name]: disposed });
+      const message = `${name} must not be disposed, got a disposed tensor of shape [${disposed.shape.join(', ')}]; dispose of it after the call`;
+      expectError(run, Error);
+      expect(run).toThrow(expect.objectContaining({ code: 'ERR_BATCHNORM_DISPOSED', message }));
+      expectListed(message);
+    }
+    tf.dispose(Object.values(given));
+  });
+
+  it.each([
+    [[6], '[6] (the shape of x, ones in front of it aside)'],
+    [[2, 6], '[2, 6] (the shape of x, ones in front of it aside)'],
+    [[3, 2, 6], '[3, 2, 6] (the shape of x, ones in front of it aside)'],
+    [[4, 3, 2, 6], '[4, 3, 2, 6] (the shape of x)'],
+    [[1, 1, 1, 1], '[1, 1, 1, 1] (the shape of x)'],
+  ])('is a parameter that does not broadcast to x of %j, as the caller gave it', (shape, named) => {
+    const run = () =>
+      tf.tidy(() => {
+        const x: tf.Tensor = tf.fill(shape, 0);
+        return tf.batchNorm(x as tf.Tensor4D, tf.zeros([5]), tf.ones([5]));
+      });
+    expectError(run, RangeError);
+    const message = `mean.shape must broadcast to ${named}, got [5]`;
+    expect(run).toThrow(expect.objectContaining({ message }));
+    expectListed(message);
   });
 
   it('is an integer: TensorFlow.js has it on cpu, and reads its bits on wasm', () => {

@@ -486,6 +486,43 @@ describe('forwardAsync and backwardAsync', () => {
     expectSameGradients(bn.backward({ data: dy, shape }), twin.backward({ data: dy, shape }));
   });
 
+  it('leave lastMoments to the last one that was called', async () => {
+    const [kind] = kinds;
+    const { shape, x } = valuesFor(new Random(), kind);
+    const [bn, twin] = [layerFor(1, kind), layerFor(1, kind)];
+    const later = bn.forwardAsync({ data: x.map((value) => value * 2), shape });
+    bn.forward({ data: x, shape });
+    twin.forward({ data: x, shape });
+    expect(bn.lastMoments).toEqual(twin.lastMoments);
+    await later;
+    expect(bn.lastMoments).toEqual(twin.lastMoments);
+    expect(bn.batchesTracked).toBe(2);
+  });
+
+  it.each([
+    { title: 'a half', options: { only: 'input' }, meanwhile: { only: 'parameters' } },
+    { title: 'one that is retained', options: { retain: true }, meanwhile: {} },
+  ] as const)(
+    'that fail give back what they had, not what another has gone through meanwhile: $title',
+    async ({ options, meanwhile }) => {
+      const [kind] = kinds;
+      const { shape, x, dy } = valuesFor(new Random(), kind);
+      const bn = layerFor(1, kind).zeroGrad();
+      const y = bn.forward({ data: x, shape });
+      const out = x.slice();
+      const gradients = bn.backwardAsync({ data: dy, shape }, { ...options, of: y, out });
+      bn.backward({ data: dy, shape }, { ...meanwhile, of: y, accumulate: true });
+      structuredClone(out, { transfer: [out.buffer] });
+      await expect(gradients).rejects.toThrow('out must keep its length');
+      expect(() => bn.backward({ data: dy, shape }, { ...meanwhile, of: y, accumulate: true })).toThrow(
+        expect.objectContaining({ code: 'ERR_BATCHNORM_NO_FORWARD' }),
+      );
+      const isInputLeft = 'only' in meanwhile;
+      if (isInputLeft)
+        expect(bn.backward({ data: dy, shape }, { only: 'input', of: y }).dx?.shape).toEqual(shape);
+    },
+  );
+
   it('refuse memory that has gone before their turn', async () => {
     const bn = new BatchNorm(1);
     const shape = [4, 1];

@@ -13,6 +13,7 @@ import {
   tensor,
   updateRunningStats,
 } from 'batchnorm';
+import { WorkerGroup } from 'batchnorm/workers';
 
 const samples = 10;
 const channels = 8;
@@ -155,6 +156,17 @@ const kinds = {
       if (done % 10 === 5) bn.forwardAsync(input);
       if (done % 3 === 0) frozen[Symbol.dispose]();
       if (done % 100 === 0) await setImmediate();
+    }
+    await sample(repetitions);
+  },
+  /** Two members on one thread, which wait for each other in turns of the event loop. */
+  async groups(repetitions, sample) {
+    const { handle } = new WorkerGroup(2);
+    const members = [0, 1].map((rank) => layer({ group: WorkerGroup.join(handle, rank) }));
+    for (let done = 0; done < repetitions; done++) {
+      if (done % Math.ceil(repetitions / samples) === 0) await sample(done);
+      await Promise.all(members.map((bn) => bn.forwardAsync(x)));
+      await Promise.all(members.map((bn) => bn.backwardAsync(dy)));
     }
     await sample(repetitions);
   },

@@ -60,7 +60,13 @@ describe('the examples of the pages', () => {
   });
 
   it('are found in the README, the reference and the other pages', () => {
-    for (const page of ['README.md', 'docs/api/', 'docs/coming-from.md'])
+    for (const page of [
+      'README.md',
+      'docs/api/',
+      'docs/coming-from.md',
+      'docs/statistics.md',
+      'docs/weights.md',
+    ])
       expect(all.filter(({ name }) => name.startsWith(page)).length, page).toBeGreaterThanOrEqual(2);
   });
 

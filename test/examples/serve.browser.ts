@@ -209,6 +209,27 @@ describe('the drawing page', () => {
     expect(problems).toEqual([]);
   });
 
+  it.each([
+    [375, 667],
+    [390, 844],
+  ])('shows the answer beside the drawing on a telephone of %i x %i', async (width, height) => {
+    await show('light', width, height);
+    await page.goto(address);
+    await draw(STROKES[4]);
+    await recognised();
+    const outside = await page.evaluate(`['digit', 'summary', 'paper'].filter((id) => {
+      const { top, bottom } = document.getElementById(id).getBoundingClientRect();
+      return top < 0 || bottom > innerHeight;
+    })`);
+    expect({ outside, scrolled: await page.evaluate('scrollY') }).toEqual({ outside: [], scrolled: 0 });
+    await page.screenshot({ path: join(SCREENSHOTS, `narrow-${width}.png`) });
+  });
+
+  it('names batch normalization', async () => {
+    await page.goto(address);
+    expect(await page.$eval('main', ({ textContent }) => textContent)).toContain('batch normalization');
+  });
+
   it('says when the server does not answer', async () => {
     await page.goto(address);
     await page.setOfflineMode(true);
@@ -235,10 +256,29 @@ describe('the statistics page', () => {
     await until('served', `text === "${(before + 30 * 64).toLocaleString('en')}"`);
     await new Promise((resolve) => setTimeout(resolve, 2500));
     await screenshot('stats');
+    expect(await page.$eval('#batchNorms', ({ textContent }) => textContent)).toBe(
+      'folded into the linear layers',
+    );
+    expect(await page.$eval('#status', ({ textContent }) => textContent)).toBe('');
+    const axes = (await page.evaluate(`[...document.querySelectorAll('.axis')]
+      .map((axis) => [...axis.children].map(({ textContent }) => Number(textContent.replaceAll(',', ''))))`)) as number[][];
+    expect(axes).toHaveLength(2);
+    for (const [top, middle, bottom] of axes) expect([middle, bottom]).toEqual([top / 2, 0]);
+    // The highest value of a chart is within its axis, and not lost at its foot.
+    const highest = (await page.evaluate(`['requestsMost', 'latencyMost']
+      .map((id) => Number(/[\\d.,]+/.exec(document.getElementById(id).textContent)[0].replaceAll(',', '')))`)) as number[];
+    for (const [i, value] of highest.entries()) {
+      expect(value).toBeLessThanOrEqual(axes[i][0]);
+      expect(value).toBeGreaterThan(0.39 * axes[i][0]);
+    }
     await show('dark', 1000, 720);
     await screenshot('stats-dark');
-    await show('light', 390, 844);
+    await show('light', 375, 667);
     await screenshot('stats-narrow');
+    const cut = await page.evaluate(`[...document.querySelectorAll('.card')].filter((card) =>
+      [...card.querySelectorAll('dd, td, svg, span')].some((it) =>
+        it.getBoundingClientRect().right > card.getBoundingClientRect().right)).length`);
+    expect(cut).toBe(0);
     expect(await fits()).toBe(true);
     expect(problems).toEqual([]);
   });

@@ -274,6 +274,9 @@ describe('the other routes', () => {
     // What the network was made to take, at least.
     expect(max).toBeGreaterThan(15);
     expect(report.library.version).toMatch(/^\d/);
+    expect(report.batchNorms).toBe('folded');
+    const layers = start({ batchNorms: 'layers' });
+    expect((await layers.app.inject('/stats.json')).json().batchNorms).toBe('layers');
   });
 });
 

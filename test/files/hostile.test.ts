@@ -28,7 +28,9 @@ async function isHandled(path: string): Promise<string | undefined> {
   const failure = await failureOf(() => loadBatchNorms(path));
   if (failure === undefined) return undefined;
   const { code, message } = failure;
-  const known = /^ERR_BATCHNORM_(?:INVALID_FILE|UNSUPPORTED_FILE|FILE_TOO_LARGE)$/.test(`${code}`);
+  const known = /^ERR_BATCHNORM_(?:INVALID_FILE|UNSUPPORTED_FILE|FILE_TOO_LARGE|FILE_TOO_SLOW)$/.test(
+    `${code}`,
+  );
   return known && / must .*, got /s.test(message) ? undefined : `${code} ${message}`;
 }
 
@@ -62,13 +64,15 @@ describe.each([
   });
 });
 
-// Damaged HDF5 itself may end h5wasm for the whole process: docs/files.md. The checksum of the zip stands before it here.
-describe.each(['keras3.keras'])('%s', (name) => {
+describe.each([
+  ['keras3.keras', 60],
+  ['keras2-weights.h5', 8],
+] as const)('%s', (name, runs) => {
   const bytes = bytesOf(name);
 
   it(`cut or changed at random is read or refused, ${seedNote}`, { timeout: 2 * patience }, async () => {
     const random = new Random(25);
-    for (let run = 0; run < 60; run++) {
+    for (let run = 0; run < runs; run++) {
       const changed = bytes.slice(0, run % 2 === 0 ? random.integer(0, bytes.length - 1) : bytes.length);
       for (let i = random.integer(1, 8); i > 0 && changed.length > 0; i--)
         changed[random.integer(0, changed.length - 1)] = random.integer(0, 255);
@@ -374,6 +378,20 @@ describe('an .h5', () => {
       expect(failure?.code, name).toMatch(/^ERR_BATCHNORM_(?:FILE_TOO_LARGE|INVALID_FILE)$/);
     }
   });
+
+  it('that would take for ever is given up in time, and nothing waits for it', {
+    timeout: patience,
+  }, async () => {
+    let turns = 0;
+    const timer = setInterval(() => turns++, 10);
+    // A million ways lead through its 20 groups.
+    const failure = await failureOf(() => loadBatchNorms(inFiles('paths.h5'), { timeout: 1500 }));
+    clearInterval(timer);
+    expect(failure?.code).toBe('ERR_BATCHNORM_FILE_TOO_SLOW');
+    expect(failure?.message).toContain('file must be read within 1500 ms, got no end');
+    expect(turns).toBeGreaterThan(5);
+    expect((await loadBatchNorms(inFiles('keras2.h5'))).size).toBe(3);
+  });
 });
 
 describe('a package that is not installed', () => {
@@ -406,6 +424,16 @@ describe('what is no model', () => {
     const failure = await failureOf(() => loadBatchNorms(value as never));
     expect(failure?.code).toBe(`ERR_BATCHNORM_${code}`);
     expect(failure?.message).toMatch(/ must .*, got /);
+  });
+
+  it.each([
+    [{ timeout: 0 }, 'INVALID_VALUE', 'timeout must be an integer from 1 to 2147483647, got 0'],
+    [{ timeout: '1' }, 'INVALID_TYPE', 'timeout must be an integer from 1 to 2147483647, got "1"'],
+    [{ timout: 1 }, 'UNKNOWN_OPTION', 'did you mean timeout?'],
+  ])('options %o are refused', async (options, code, message) => {
+    const failure = await failureOf(() => loadBatchNorms('none.h5', options as never));
+    expect(failure?.code).toBe(`ERR_BATCHNORM_${code}`);
+    expect(failure?.message).toContain(message);
   });
 
   it('a file that is not there has the code of the system', async () => {

@@ -1,5 +1,13 @@
 // Compiled, not run: the types as a user of the package meets them.
-import { BatchNorm, capabilities, type FrozenBatchNorm, foldIntoLinear, type Tensor } from 'batchnorm';
+import {
+  BatchNorm,
+  capabilities,
+  type FrozenBatchNorm,
+  foldIntoLinear,
+  type ProcessGroup,
+  type Tensor,
+} from 'batchnorm';
+import { WorkerGroup } from 'batchnorm/workers';
 
 const bn = new BatchNorm(2, { dtype: 'float64', convention: 'keras', momentum: 0.99 });
 const y: Tensor<Float64Array> = bn.forward({ data: Float64Array.of(1, 2, 3, 4), shape: [2, 2] });
@@ -9,4 +17,6 @@ const folded = foldIntoLinear({ weight: new Float32Array(4), shape: [2, 2] }, bn
 const isa: string = capabilities().isa;
 // @ts-expect-error a dtype is a string of two
 new BatchNorm(2, { dtype: 'float16' });
-void [later, folded, isa];
+const group: ProcessGroup = WorkerGroup.join(new WorkerGroup(1, { timeout: 1000 }).handle, 0);
+const member = new BatchNorm(2, { group });
+void [later, folded, isa, member];

@@ -3,6 +3,7 @@ import assert from 'node:assert/strict';
 import { createRequire } from 'node:module';
 import * as workerThreads from 'node:worker_threads';
 import * as library from 'batchnorm';
+import { WorkerGroup } from 'batchnorm/workers';
 import { describeGolden } from './golden-difference.js';
 
 const [backend, version] = process.argv.slice(2);
@@ -12,6 +13,9 @@ assert.equal(capabilities().version, version);
 
 const required = createRequire(import.meta.url)('batchnorm');
 assert.equal(required.BatchNorm, BatchNorm, 'require and import must give one library');
+// Which need not be one, for a group is what its memory says.
+const { WorkerGroup: RequiredGroup } = createRequire(import.meta.url)('batchnorm/workers');
+assert.equal(RequiredGroup.join(new WorkerGroup(3).handle, 2).size, 3);
 
 const bn = new BatchNorm(16, { activation: 'relu' });
 const tensor = () => ({
@@ -32,6 +36,24 @@ assert.deepEqual((await frozen.runAsync(x)).data, expected);
 assert.deepEqual((await frozen.runAsync(x, { transfer: true })).data, expected);
 await assert.rejects(frozen.runAsync(tensor(), { signal: AbortSignal.abort() }), { name: 'AbortError' });
 assert.equal(await describeGolden(), undefined);
+
+// One batch over two workers.
+const { handle } = new WorkerGroup(2);
+const member = `
+  const { parentPort, workerData: { handle, rank } } = require('node:worker_threads');
+  Promise.all([import('batchnorm'), import('batchnorm/workers')]).then(([{ BatchNorm }, { WorkerGroup }]) => {
+    const bn = new BatchNorm(1, { group: WorkerGroup.join(handle, rank) });
+    bn.forward({ data: Float32Array.of(4 * rank + 1, 4 * rank + 3), shape: [2, 1] });
+    parentPort.postMessage(bn.lastMoments.mean[0]);
+  });`;
+const means = [0, 1].map((rank) => {
+  const worker = new workerThreads.Worker(member, { eval: true, workerData: { handle, rank } });
+  return new Promise((resolve, reject) => {
+    worker.once('message', resolve);
+    worker.once('error', reject);
+  });
+});
+assert.deepEqual(await Promise.all(means), [4, 4]);
 
 const { isa, isas } = capabilities();
 console.log(`right ${process.version} ${process.platform}-${process.arch} ${isa} of ${isas.join(', ')}`);

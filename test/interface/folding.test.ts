@@ -711,10 +711,16 @@ describe('errors of folding', () => {
       'bn.bias must be a Float32Array, a Float64Array, { data, shape } or an array of numbers, got 0',
     ],
     [
-      'eps of zero',
-      () => foldIntoConv(conv(), { ...fixed(8), eps: 0 }),
+      'eps below zero',
+      () => foldIntoConv(conv(), { ...fixed(8), eps: -1e-5 }),
       RangeError,
-      'bn.eps must be a positive finite number, got 0',
+      'bn.eps must be a finite number from 0 on, got -0.00001',
+    ],
+    [
+      'eps of zero and a variance of zero',
+      () => foldIntoConv(conv(), { ...fixed(8), variance: Float64Array.of(1, 1, 1, 1, 1, 1, 0, 1), eps: 0 }),
+      RangeError,
+      'bn.variance must be positive with eps: 0, got 0 in channel 6; give a positive eps',
     ],
     [
       'axis that is a fraction',

@@ -104,6 +104,7 @@ describe(`a layer as JSON (${seedNote})`, () => {
         trackRunningStats: true,
         reuse: false,
         singleValue: 'throw',
+        missing: 'propagate',
         convention: 'keras',
       },
       state: {
@@ -300,9 +301,9 @@ describe('JSON that is no layer', () => {
       0.9,
       'TypeError',
       'UNKNOWN_OPTION',
-      'json.config must only have axis, eps, dtype, decay, unbiasedRunningVar, weight, bias, trackRunningStats, activation, reuse, singleValue, convention, got "momentum"',
+      'json.config must only have axis, eps, dtype, decay, unbiasedRunningVar, weight, bias, trackRunningStats, activation, reuse, singleValue, missing, convention, got "momentum"',
     ],
-    ['config.eps', -1, 'RangeError', 'INVALID_VALUE', 'eps must be a positive finite number, got -1'],
+    ['config.eps', -1, 'RangeError', 'INVALID_VALUE', 'eps must be a finite number from 0 on, got -1'],
     [
       'config.weight',
       false,
@@ -420,10 +421,10 @@ describe('JSON that is no layer', () => {
     ['version', 0, 'json.version must be 1, got 0'],
     ['channels', 0, 'json.channels must be an integer from 1 to 2147483647, got 0'],
     ['config.axis', 'x', 'json.config.axis must be an integer, got "x"'],
-    ['config.eps', Number.NaN, 'json.config.eps must be a positive finite number, got NaN'],
+    ['config.eps', Number.NaN, 'json.config.eps must be a finite number from 0 on, got NaN'],
     ['config.dtype', 'float16', `json.config.dtype must be 'float32' or 'float64', got "float16"`],
     ['config.activation', 'gelu', `json.config.activation must be 'relu', got "gelu"`],
-    ['config.decay', 0.9, 'json.config must only have axis, eps, dtype, activation, got "decay"'],
+    ['config.decay', 0.9, 'json.config must only have axis, eps, dtype, activation, missing, got "decay"'],
     ['state.running_mean', undefined, 'json.state.running_mean must be an array of numbers, got undefined'],
     ['state.running_var', [1], 'json.state.running_var must have 2 values (one per channel), got 1'],
     [
@@ -464,7 +465,7 @@ describe('a layer that is printed', () => {
   it('shows its settings, its mode and the batches seen', () => {
     const bn = new BatchNorm(64, { axis: -1, decay: 'cumulative', activation: 'relu', convention: 'onnx' });
     const settings =
-      "BatchNorm(64, { axis: -1, eps: 0.00001, dtype: 'float32', decay: 'cumulative', unbiasedRunningVar: false, weight: true, bias: true, trackRunningStats: true, activation: 'relu', reuse: false, singleValue: 'throw', convention: 'onnx' })";
+      "BatchNorm(64, { axis: -1, eps: 0.00001, dtype: 'float32', decay: 'cumulative', unbiasedRunningVar: false, weight: true, bias: true, trackRunningStats: true, activation: 'relu', reuse: false, singleValue: 'throw', missing: 'propagate', convention: 'onnx' })";
     expect(inspect(bn)).toBe(`${settings}, training, 0 batches seen; toJSON() can be saved and sent`);
     bn.forward({ data: new Float32Array(128), shape: [2, 64] });
     expect(inspect(bn)).toBe(`${settings}, training, 1 batch seen; toJSON() can be saved and sent`);

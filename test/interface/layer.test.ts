@@ -1,13 +1,16 @@
 import { describe, expect, it } from 'vitest';
 import {
   BatchNorm,
+  type BatchNormOptions,
   backward,
   type DType,
   type FloatArray,
   FrozenBatchNorm,
+  foldBeforeLinear,
   forwardInference,
   forwardTraining,
 } from '../../lib/index.js';
+import { expectListed } from '../support/messages.js';
 import { Random, seedNote } from '../support/random.js';
 import * as reference from '../support/reference.js';
 import {
@@ -337,6 +340,91 @@ describe(`backward of the layer (${seedNote})`, () => {
     );
   });
 
+  it('takes an x of reused memory that has moved, or whose layer has failed since, for what it is', () => {
+    const random = new Random();
+    const [reusing, plain] = [new BatchNorm(channels, { reuse: true }), new BatchNorm(channels)];
+    const y = reusing.forward(activations(random));
+    const copy = { data: y.data.slice(), shape: y.shape };
+    const dy = gradients(random);
+    plain.forward(copy);
+    const expected = plain.backward(dy).dx?.data ?? [];
+    plain.forward(y);
+    // Its result goes elsewhere: y is its input.
+    reusing.forward(y);
+    expectSame(plain.backward(dy).dx?.data ?? [], expected, 'dx');
+    const { bias } = arraysOf(reusing);
+    const z = reusing.forward(copy);
+    plain.forward(z);
+    structuredClone(bias, { transfer: [bias.buffer as ArrayBuffer] });
+    expect(() => reusing.forward(copy)).toThrow('bias must keep its length');
+    expect(plain.backward(dy).dx?.data).toHaveLength(length);
+  });
+
+  it('with reuse and accumulate, returns arrays that stay', () => {
+    const random = new Random();
+    const bn = new BatchNorm(channels, { reuse: true });
+    const step = () => {
+      bn.forward(activations(random));
+      const { dWeight } = bn.backward(gradients(random), { accumulate: true });
+      assertPresent(dWeight, 'dWeight');
+      return dWeight;
+    };
+    const first = step();
+    const values = first.slice();
+    expect(step()).not.toBe(first);
+    expectSame(first, values, 'dWeight of the first');
+    // It belongs to the caller, who may give it away or take it for an input.
+    structuredClone(first, { transfer: [first.buffer as ArrayBuffer] });
+    expect(step()).toHaveLength(channels);
+    const one = new BatchNorm(1, { reuse: true });
+    const column = (data: Float32Array) => ({ data, shape: [data.length, 1] });
+    one.forward(column(Float32Array.of(1, 2)));
+    const { dWeight } = one.backward(column(Float32Array.of(1, 3)), { accumulate: true });
+    assertPresent(dWeight, 'dWeight');
+    const kept = dWeight.slice();
+    one.eval().forward(column(dWeight));
+    one.backward(column(dWeight), { accumulate: true });
+    expectSame(dWeight, kept, 'dWeight that is dy and x');
+  });
+
+  it('knows the shape of its forward, whatever becomes of the one it returned', () => {
+    const random = new Random();
+    const bn = new BatchNorm(channels);
+    const y = bn.forward(activations(random));
+    (y.shape as number[]).length = 1;
+    expect(bn.backward(gradients(random)).dx?.shape).toEqual(shape);
+    const residual = { ...activations(random) };
+    bn.forward(activations(random), { residual });
+    const { dx, dResidual } = bn.backward(gradients(random));
+    expect(dResidual?.shape).toEqual(shape);
+    expect(dResidual?.shape).not.toBe(dx?.shape);
+  });
+
+  it('and forward go by the mode and the forward of the moment of their call', () => {
+    const random = new Random();
+    const [x, dy] = [activations(random), gradients(random)];
+    const turning = <T extends { data: FloatArray }>(bn: BatchNorm, of: T, then: () => void): T =>
+      Object.defineProperty({ ...of }, 'data', {
+        get: () => {
+          bn.train(!bn.training);
+          then();
+          return of.data;
+        },
+      });
+    const [bn, twin] = [new BatchNorm(channels), new BatchNorm(channels)];
+    expectSame(bn.forward(turning(bn, x, () => {})).data, twin.forward(x).data, 'y');
+    expect(bn.training).toBe(false);
+    expect(bn.batchesTracked).toBe(1);
+    expect(() => bn.backward(dy)).toThrow(
+      'backward() must follow a forward() in evaluation, got none since the layer was made or cleared',
+    );
+    bn.train();
+    const expected = twin.backward(dy).dx?.data ?? [];
+    const other = activations(random);
+    const dx = bn.backward(turning(bn, dy, () => bn.forward(other))).dx?.data ?? [];
+    expectSame(dx, expected, 'dx');
+  });
+
   it('leaves the moments of the last training batch to be looked at', () => {
     const random = new Random();
     const bn = new BatchNorm(channels);
@@ -348,8 +436,7 @@ describe(`backward of the layer (${seedNote})`, () => {
       bn.eval().forward(activations(random));
       bn.forward(activations(random));
       bn.train();
-      const { mean, variance, count } = forwardTraining(x);
-      expect(bn.lastMoments).toEqual({ mean, variance, count });
+      expect(bn.lastMoments?.toJSON()).toEqual(forwardTraining(x).moments.toJSON());
     }
     bn.lastMoments?.mean.fill(0);
     expect(bn.lastMoments?.mean[0]).not.toBe(0);
@@ -480,6 +567,16 @@ describe(`backward of the layer (${seedNote})`, () => {
     const inPlace = bn.backward(dy, { out: dy.data });
     expect(inPlace.dx?.data).toBe(dy.data);
     expectSame(dy.data, expected, 'dx');
+  });
+
+  it('of an empty batch goes into an empty part of any array, with a mask too', () => {
+    const bn = new BatchNorm(channels, { activation: 'relu' });
+    const memory = new Float32Array(8);
+    const empty = (at: number) => ({ data: memory.subarray(at, at), shape: [0, channels] });
+    bn.forward(empty(1), { residual: empty(2) });
+    const { dx, dResidual, dBias } = bn.backward(empty(3), { out: memory.subarray(4, 4) });
+    expect([dx?.shape, dResidual?.shape]).toEqual([empty(0).shape, empty(0).shape]);
+    expectSame(dBias ?? [], new Float32Array(channels), 'dBias');
   });
 
   it('of an empty batch is empty, with sums of zero', () => {
@@ -884,6 +981,104 @@ describe(`results of the layer (${seedNote})`, () => {
         expect((error as { code?: unknown }).code).toMatch(/^ERR_BATCHNORM_/);
       }
       if (dx) expectSame(dx, expected, 'dx');
+    }
+  });
+});
+
+describe(`eps: 0 (${seedNote})`, () => {
+  /** What no variance is so small as to notice. */
+  const least = 1e-300;
+  const kindsOfLayers: BatchNormOptions<DType>[] = [
+    {},
+    { dtype: 'float64', weight: false },
+    { activation: 'relu', trackRunningStats: false },
+    { reuse: true, axis: -1 },
+  ];
+
+  it.each(kindsOfLayers)('is nothing that is added, with %j', async (options) => {
+    const random = new Random();
+    const layers = [0, least].map((eps) => new BatchNorm<DType>(channels, { ...options, eps }));
+    const dims = options.axis === -1 ? [4, 5, channels] : shape;
+    const dtype = options.dtype ?? 'float32';
+    const draw = () => randomNormals(random, dtype, length);
+    const [data, residual, dy] = [draw(), draw(), draw()];
+    for (const name of ['training', 'evaluation']) {
+      const [ours, expected] = layers.map((layer) => {
+        const y = layer.forward({ data, shape: dims }, { residual: { data: residual, shape: dims } });
+        return { y: y.data.slice(), ...layer.backward({ data: dy, shape: dims }) };
+      });
+      expect(ours, name).toEqual(expected);
+      const results = layers.map(async (layer) => ({
+        y: await layer.forwardAsync({ data, shape: dims }),
+        moved: await layer.forwardAsync({ data: data.slice(), shape: dims }, { transfer: true }),
+        dx: await layer.backwardAsync({ data: dy, shape: dims }),
+      }));
+      const [later, expectedLater] = await Promise.all(results);
+      expect(later).toEqual(expectedLater);
+      expect(layers[0].stateDict()).toEqual(layers[1].stateDict());
+      for (const layer of layers) layer.eval();
+    }
+  });
+
+  it('is refused where a channel does not vary, before anything changes', async () => {
+    const random = new Random();
+    const bn = new BatchNorm(channels, { eps: 0 });
+    const { runningVar, runningMean } = arraysOf(bn);
+    bn.forward(activations(random));
+    const constant = activations(random);
+    for (let n = 0; n < 4; n++) constant.data.fill(7, (n * channels + 1) * 5, (n * channels + 2) * 5);
+    const refuse = (call: () => unknown, message: string) => {
+      expectError(call, RangeError);
+      expect(call).toThrow(message);
+      expectListed(message);
+    };
+    const before = snapshot(bn);
+    const moments = bn.lastMoments;
+    const out = new Float32Array(length).fill(3);
+    const message =
+      'x must vary in every channel with eps: 0, got a variance of 0 in channel 1; give a positive eps';
+    refuse(() => bn.forward(constant, { out }), message);
+    await expect(bn.forwardAsync(constant, { out })).rejects.toThrow(message);
+    refuse(() => forwardTraining(constant, { eps: 0, out }), message);
+    expect(out.every((value) => value === 3)).toBe(true);
+    expect(snapshot(bn)).toEqual(before);
+    expect(bn.lastMoments).toEqual(moments);
+    runningVar[2] = 0;
+    const stateMessage = (name: string) =>
+      `${name} must be positive with eps: 0, got 0 in channel 2; give a positive eps`;
+    refuse(() => bn.freeze(), stateMessage('runningVar'));
+    refuse(() => bn.eval().forward(constant, { out }), stateMessage('runningVar'));
+    refuse(
+      () => foldBeforeLinear(bn, { weight: new Float32Array(channels), shape: [1, channels] }),
+      stateMessage('bn.runningVar'),
+    );
+    const state = bn.stateDict();
+    refuse(() => FrozenBatchNorm.from(state, { eps: 0 }), stateMessage('state.running_var'));
+    const json = FrozenBatchNorm.from(state).toJSON();
+    const wrong = { ...json, config: { ...json.config, eps: 0 } };
+    refuse(() => FrozenBatchNorm.fromJSON(wrong), stateMessage('json.state.running_var'));
+    const statistics = { mean: runningMean, variance: runningVar, eps: 0, out };
+    refuse(() => forwardInference(constant, statistics), stateMessage('variance'));
+    refuse(() => backward(constant, constant, statistics), stateMessage('variance'));
+    expect(out.every((value) => value === 3)).toBe(true);
+  });
+
+  it('or nearly 0 never makes a NaN of a constant', () => {
+    for (const eps of [1e-78, 1e-100, 1e-320]) {
+      const bn = new BatchNorm(channels, { eps });
+      const { weight, bias, runningVar } = arraysOf(bn);
+      weight.fill(-3);
+      bias.set([1, 2, 3]);
+      const x = { data: new Float32Array(length).fill(0.1), shape };
+      const y = bn.forward(x);
+      const { dx } = bn.backward({ data: new Float32Array(length).fill(0.5), shape });
+      expect([...y.data.slice(0, 15)]).toEqual([1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 3, 3, 3, 3, 3]);
+      expect(dx?.data.every((value) => value === 0)).toBe(true);
+      runningVar.fill(0);
+      const frozen = bn.freeze();
+      arraysOf(bn).runningMean.fill(Math.fround(0.1));
+      expect([...bn.freeze().run(x).data.slice(4, 6)]).toEqual([1, 2]);
+      expect(frozen.run(x).data.every(Number.isFinite)).toBe(true);
     }
   });
 });

@@ -305,7 +305,7 @@ const cases: [title: string, call: () => unknown, expected: Failure][] = [
     `an option of the layer called ${JSON.stringify(name)}`,
     () => new BatchNorm(3, { [name]: 1 } as Wrong),
     type(
-      `options must only have axis, eps, dtype, decay, unbiasedRunningVar, weight, bias, trackRunningStats, activation, reuse, singleValue, convention, momentum, got ${JSON.stringify(name)}${meant === undefined ? '' : `; did you mean ${meant}?`}`,
+      `options must only have axis, eps, dtype, decay, unbiasedRunningVar, weight, bias, trackRunningStats, activation, reuse, singleValue, missing, convention, momentum, group, got ${JSON.stringify(name)}${meant === undefined ? '' : `; did you mean ${meant}?`}`,
       'ERR_BATCHNORM_UNKNOWN_OPTION',
     ),
   ]),
@@ -328,7 +328,7 @@ const cases: [title: string, call: () => unknown, expected: Failure][] = [
     'a mode for forward',
     () => new BatchNorm(3).forward(x(), { training: false } as Wrong),
     type(
-      'options must only have out, updateStats, residual, got "training"; did you mean train() or eval()?',
+      'options must only have out, updateStats, residual, moments, weights, outside, got "training"; did you mean train() or eval()?',
       'ERR_BATCHNORM_UNKNOWN_OPTION',
     ),
   ],
@@ -336,7 +336,7 @@ const cases: [title: string, call: () => unknown, expected: Failure][] = [
     'running statistics for the function',
     () => forwardInference(x(), { running_mean: stats().mean, running_var: stats().variance } as Wrong),
     type(
-      'options must only have axis, eps, weight, bias, activation, residual, out, mean, variance, got "running_mean"; did you mean mean?',
+      'options must only have axis, eps, weight, bias, activation, residual, out, mean, variance, missing, got "running_mean"; did you mean mean?',
       'ERR_BATCHNORM_UNKNOWN_OPTION',
     ),
   ],
@@ -354,7 +354,7 @@ const cases: [title: string, call: () => unknown, expected: Failure][] = [
     'an unknown option of the layer',
     () => new BatchNorm(3, { epsilon: 1e-3 } as Wrong),
     type(
-      'options must only have axis, eps, dtype, decay, unbiasedRunningVar, weight, bias, trackRunningStats, activation, reuse, singleValue, convention, momentum, got "epsilon"; did you mean eps?',
+      'options must only have axis, eps, dtype, decay, unbiasedRunningVar, weight, bias, trackRunningStats, activation, reuse, singleValue, missing, convention, momentum, group, got "epsilon"; did you mean eps?',
       'ERR_BATCHNORM_UNKNOWN_OPTION',
     ),
   ],
@@ -362,7 +362,7 @@ const cases: [title: string, call: () => unknown, expected: Failure][] = [
     'an unknown option of a function',
     () => forwardTraining(x(), { gamma: 1 } as Wrong),
     type(
-      'options must only have axis, eps, weight, bias, activation, residual, out, got "gamma"; did you mean weight?',
+      'options must only have axis, eps, weight, bias, activation, residual, out, moments, weights, outside, missing, got "gamma"; did you mean weight?',
       'ERR_BATCHNORM_UNKNOWN_OPTION',
     ),
   ],
@@ -377,22 +377,22 @@ const cases: [title: string, call: () => unknown, expected: Failure][] = [
   [
     'a negative eps',
     () => new BatchNorm(3, { eps: -0.001 }),
-    range('eps must be a positive finite number, got -0.001'),
+    range('eps must be a finite number from 0 on, got -0.001'),
   ],
   [
-    'an eps of zero',
-    () => forwardTraining(x(), { eps: 0 }),
-    range('eps must be a positive finite number, got 0'),
+    'an infinite eps',
+    () => forwardTraining(x(), { eps: Number.POSITIVE_INFINITY }),
+    range('eps must be a finite number from 0 on, got Infinity'),
   ],
   [
     'an eps that is NaN',
     () => forwardTraining(x(), { eps: Number.NaN }),
-    range('eps must be a positive finite number, got NaN'),
+    range('eps must be a finite number from 0 on, got NaN'),
   ],
   [
     'an eps that is a string',
     () => forwardTraining(x(), { eps: '1e-5' as Wrong }),
-    type('eps must be a positive finite number, got "1e-5"'),
+    type('eps must be a finite number from 0 on, got "1e-5"'),
   ],
   [
     'a decay above 1',

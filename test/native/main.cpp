@@ -32,11 +32,12 @@ void check(bool condition, const char* what) {
 
 // ---- The passes. ----
 
-const Shape kShapes[] = {{1, 1, 1},     {1, 1, 2},     {2, 3, 1},     {5, 16, 1},   {33, 17, 1},
-                         {700, 3, 1},   {600, 100, 1}, {520, 130, 1}, {3, 5, 7},    {4, 33, 49},
-                         {3, 2, 1000},  {2, 3, 4100},  {2, 2, 20001}, {400, 2, 64}, {1, 1, 200000},
-                         {64, 40, 49},  {9, 31, 16},   {70000, 3, 1}, {3, 40, 150}, {40, 11, 333},
-                         {2, 12, 9000}, {3, 20, 520},  {0, 3, 4},     {3, 9000, 1}, {2, 700, 2}};
+const Shape kShapes[] = {
+    {1, 1, 1},      {1, 1, 2},    {2, 3, 1},    {5, 16, 1},    {33, 17, 1},  {700, 3, 1},   {600, 100, 1},
+    {520, 130, 1},  {3, 5, 7},    {4, 33, 49},  {3, 2, 1000},  {2, 3, 4100}, {2, 2, 20001}, {400, 2, 64},
+    {1, 1, 200000}, {64, 40, 49}, {9, 31, 16},  {70000, 3, 1}, {3, 40, 150}, {40, 11, 333}, {2, 12, 9000},
+    {3, 20, 520},   {0, 3, 4},    {3, 9000, 1}, {2, 700, 2},   {7, 200, 2},  {40, 3, 5},    {33, 16, 4},
+    {300, 9, 32},   {2000, 5, 3}, {9000, 24, 3}};
 
 /// A channel that no cache holds: kLargeChannelBytes.
 const Shape kLargeChannel = {2, 1, 600001};
@@ -136,8 +137,15 @@ const PlanRow kPlans[] = {
      "groups of 10, streamed"},
     {"nothing to write", {32, 512, 784}, 1, kMegabyte, {2, false, false, true}, "groups of 5, streamed"},
     {"in place", {32, 512, 784}, 1, kMegabyte, {1, true, true, true}, "groups of 10, cached"},
-    {"rows shorter than a line", {100000, 64, 4}, 1, kMegabyte, kTraining, "groups of 1, cached"},
-    {"small", {2, 16, 8}, 4, kMegabyte, kTraining, "groups of 16, cached"},
+    {"rows shorter than a line", {3, 100000, 12}, 1, kMegabyte, kTraining, "groups of 7280, cached"},
+    {"short planes from memory", {100000, 64, 4}, 1, kMegabyte, kTraining, "whole, blocks of 64, streamed"},
+    {"wide samples of short planes",
+     {100, 500, 12},
+     1,
+     kMegabyte,
+     kTraining,
+     "whole, blocks of 80, backwards, cached"},
+    {"small", {2, 16, 33}, 4, kMegabyte, kTraining, "groups of 16, cached"},
     {"a channel no cache holds",
      {2, 1, 600001},
      1,
@@ -186,7 +194,7 @@ void test_plans() {
   };
   check(of_write({32, 256, 3136}, false) == "streamed, 2 threads", "a large result goes past the caches");
   check(of_write({32, 256, 3136}, true) == "cached, 2 threads", "but not in place");
-  check(of_write({100000, 64, 4}, false) == "cached, 2 threads", "nor in rows shorter than a line");
+  check(of_write({8, 100000, 12}, false) == "streamed, 2 threads", "so does one of short planes");
   check(of_write({4, 64, 4}, false) == "cached", "a small one is one thread's");
 }
 

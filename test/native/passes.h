@@ -12,6 +12,7 @@
 #include "batchnorm.h"
 #include "dispatch.h"
 #include "guarded.h"
+#include "presence.h"
 
 /// Which values a tensor holds.
 enum Filling {
@@ -150,11 +151,25 @@ struct Results {
         mean(shape.channels, place),
         variance(shape.channels, place),
         running_mean(shape.channels, place),
-        running_var(shape.channels, place) {}
+        running_var(shape.channels, place),
+        present_y(shape.size(), place),
+        present_dx(shape.size(), place),
+        present_dresidual(shape.size(), place),
+        present_count(shape.channels, place),
+        present_squares(shape.channels, place),
+        present_mean(shape.channels, place),
+        present_variance(shape.channels, place),
+        present_dy(shape.channels, place),
+        present_dy_xc(shape.channels, place),
+        present_dbias(shape.channels, place),
+        dweights(shape.outer * shape.inner, place) {}
   Guarded<T> y, inferred, frozen;
   Guarded<T> dx, dresidual, inferred_dx, inferred_dresidual;
   Guarded<T> dweight, dbias, inferred_dweight, inferred_dbias;
   Guarded<double> mean, variance, running_mean, running_var;
+  Guarded<T> present_y, present_dx, present_dresidual;
+  Guarded<double> present_count, present_squares, present_mean, present_variance;
+  Guarded<double> present_dy, present_dy_xc, present_dbias, dweights;
   size_t rejected = 0;
 
   /// Calls visit(name, this array, the other's) until it returns false.
@@ -179,6 +194,17 @@ struct Results {
     look("variance", variance, other.variance);
     look("runningMean", running_mean, other.running_mean);
     look("runningVar", running_var, other.running_var);
+    look("y of what counts", present_y, other.present_y);
+    look("dx of what counts", present_dx, other.present_dx);
+    look("dResidual of what counts", present_dresidual, other.present_dresidual);
+    look("count", present_count, other.present_count);
+    look("squares of weights", present_squares, other.present_squares);
+    look("mean of what counts", present_mean, other.present_mean);
+    look("variance of what counts", present_variance, other.present_variance);
+    look("sums of what counts", present_dy, other.present_dy);
+    look("sums with x of what counts", present_dy_xc, other.present_dy_xc);
+    look("dBias of what counts", present_dbias, other.present_dbias);
+    look("dWeights", dweights, other.dweights);
     return found;
   }
 };
@@ -285,9 +311,63 @@ std::unique_ptr<Results<T>> run(const Case& c, const Inputs<T>& inputs, const Ma
     grad_input<T>(execution, pass, sums, static_cast<double>(shape.count()), dx.data(), to_residual);
     require(same(dx, r.dx), "the same to the bit by halves", "dx");
     require(!wants_dresidual || same(dresidual, r.dresidual), "the same to the bit by halves", "dresidual");
-    require(dx.intact() && dresidual.intact() && sum_dy.intact() && sum_dy_xc.intact(),
+    Guarded<T> dweight(shape.channels, m.place), dbias(shape.channels, m.place);
+    grad_parameters<T>(execution, shape.channels, c.eps, pass.mean, pass.variance, sums, dweight.data(),
+                       dbias.data());
+    // Of no values there are no statistics, but sums.
+    require(!c.parameter_gradients || shape.size() == 0 || same(dweight, r.dweight),
+            "the same to the bit by halves", "dweight");
+    require(!c.parameter_gradients || shape.size() == 0 || same(dbias, r.dbias),
+            "the same to the bit by halves", "dbias");
+    require(dx.intact() && dresidual.intact() && sum_dy.intact() && sum_dy_xc.intact() && dweight.intact() &&
+                dbias.intact(),
             "alone in what is written", "gradients by halves");
   }
+  // Values of which not all count alike, in one of the ways there are; of every third case, for emulators are
+  // slow.
+  const size_t positions = shape.outer * shape.inner;
+  Random ways(static_cast<uint32_t>(c.seed + 31 * shape.channels + 7 * shape.outer + shape.inner));
+  if (ways.next() % 3 == 0) {
+    const bool has_weights = ways.next() % 4 > 0;
+    const bool missing = ways.next() % 2 > 0;
+    const bool impute = missing && ways.next() % 2 > 0;
+    const bool zero = has_weights && ways.next() % 2 > 0;
+    Guarded<double> weights(positions, m.place);
+    std::vector<double> weight_values(positions);
+    for (double& value : weight_values) value = std::fmax(0, ways.uniform() + 0.5);
+    weights.fill(weight_values);
+    const Presence presence = {has_weights ? weights.data() : nullptr, missing, impute, zero};
+    for (Guarded<double>* array : {&r.present_dbias, &r.dweights})
+      std::fill_n(array->data(), array->size(), 0.0);
+    for (Guarded<T>* array : {&r.present_dx, &r.present_dresidual})
+      std::fill_n(array->data(), array->size(), T{0});
+    moments_of_present<T>(
+        execution, shape, x.data(), presence,
+        {r.present_count.data(), r.present_squares.data(), r.present_mean.data(), r.present_variance.data()});
+    Guarded<unsigned char> present_mask(masked, m.place);
+    infer_present<T>(execution, forward(r.present_y, present_mask), presence, r.present_mean.data(),
+                     r.present_variance.data());
+    const T* const present_from =
+        c.input_gradient ? input(dy.data(), r.present_dx, inputs.dy) : static_cast<const T*>(dy.data());
+    const Backward<T> present_pass =
+        pass_of(present_from, r.present_mean.data(), r.present_variance.data(), present_mask);
+    const GradientSums present_sums = {r.present_dy.data(), r.present_dy_xc.data()};
+    T* const present_residual = wants_dresidual ? r.present_dresidual.data() : nullptr;
+    grad_sums_of_present<T>(execution, present_pass, presence, present_residual, present_sums,
+                            r.present_dbias.data());
+    if (has_weights)
+      grad_weights<T>(execution, present_pass, presence, present_sums, r.present_count.data(),
+                      r.dweights.data());
+    if (c.input_gradient)
+      grad_input_of_present<T>(execution, present_pass, presence, present_sums, r.present_count.data(),
+                               r.present_dx.data(), present_residual);
+    require(weights.intact() && weights.holds(weight_values), "left as they were", "weights");
+    require(present_mask.intact(), "alone in what is written", "the mask of what counts");
+  }
+  Guarded<double> mean(shape.channels, m.place), variance(shape.channels, m.place);
+  moments<T>(execution, shape, x.data(), mean.data(), variance.data());
+  require(same(mean, r.mean) && same(variance, r.variance), "the same to the bit alone", "moments");
+  require(mean.intact() && variance.intact(), "alone in what is written", "moments");
 
   const char* const overrun = r.find(r, [](const auto& array, const auto&) { return array.intact(); });
   require(overrun == nullptr, "alone in what is written", overrun);

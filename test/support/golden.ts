@@ -4,7 +4,7 @@ import type * as Library from '../../lib/index.js';
 import type { FloatArray } from '../../lib/index.js';
 import expected from './golden.json' with { type: 'json' };
 
-/** Shapes [outer, channels, inner] that meet every path: both layouts, folds, runs, pieces, tails. */
+/** Shapes [outer, channels, inner] that meet every path: both layouts, folds, short planes, runs, pieces, tails. */
 const shapes: [number, number, number][] = [
   [1, 1, 2],
   [2, 3, 1],
@@ -13,12 +13,25 @@ const shapes: [number, number, number][] = [
   [700, 3, 1],
   [600, 100, 1],
   [520, 130, 1],
+  [900, 64, 1],
   [3, 5, 7],
   [4, 33, 49],
   [3, 2, 1000],
   [2, 3, 4100],
   [2, 2, 20001],
   [400, 2, 64],
+  [7, 200, 2],
+  [40, 3, 5],
+  [33, 16, 4],
+  [300, 9, 32],
+  [2000, 5, 3],
+  [6, 300, 1],
+  [1, 70, 8],
+  [4, 70, 9],
+  [3, 9, 12],
+  [12, 100, 16],
+  [5, 70, 25],
+  [4, 5, 32],
 ];
 
 /** The arrays of a data type and a shape, by the pass they come from. */
@@ -58,8 +71,10 @@ export function* goldenRows(library: typeof Library): Generator<GoldenRow> {
       const arrays: Record<string, FloatArray> = {};
 
       const add = (pass: string, results: object) => {
-        for (const [name, result] of Object.entries(results))
-          if (typeof result === 'object') arrays[`${pass} ${name}`] = 'data' in result ? result.data : result;
+        for (const [name, result] of Object.entries(results)) {
+          const array: unknown = result?.data ?? result;
+          if (ArrayBuffer.isView(array)) arrays[`${pass} ${name}`] = array as FloatArray;
+        }
       };
       const { mean, variance } = forwardTraining(x, { weight, bias });
       for (const [fused, options] of [
@@ -86,6 +101,25 @@ export function* goldenRows(library: typeof Library): Generator<GoldenRow> {
         const { runningMean, runningVar } = bn;
         add(`${fused}layer`, { runningMean, runningVar });
         add(`${fused}frozen`, { y: bn.freeze().run(x as never, run as never) });
+      }
+      // Weights of positions, some of them 0, and values that are missing.
+      const gaps = { data: x.data.slice(), shape };
+      for (let i = 3; i < length; i += 7) gaps.data[i] = Number.NaN;
+      const weights = values(outer * inner, 6, 4, 1).map((value) => Math.max(0, value));
+      for (const [name, given] of [
+        ['weighted', { weights, activation: 'relu' }],
+        [
+          'masked',
+          { weights: Uint8Array.from(weights, Math.sign), missing: 'skip', outside: 'zero', residual },
+        ],
+        ['imputed', { missing: 'impute', activation: 'relu', residual }],
+      ] as const) {
+        const options = { weight, bias, ...given };
+        const of = name === 'weighted' ? x : gaps;
+        const { y, moments } = forwardTraining(of, options);
+        add(name, { y, count: moments.count, mean: moments.mean, variance: moments.variance });
+        const weightsGrad = name !== 'imputed';
+        add(`${name} backward`, backward(dy, of, { ...options, moments, weightsGrad }));
       }
       yield { name: `${dtype} [${shape.join(', ')}]`, arrays };
     }

@@ -4,7 +4,15 @@ import { backward, type DType, type FloatArray, forwardTraining, setThreads } fr
 import { type Domain, hash, type Kind, kinds, type Numbers, noise, normal, size, whole } from './data.js';
 import { Random } from './random.js';
 import * as reference from './reference.js';
-import { channelValues, fromChannels, type Layout, largest, layouts, randomNormals } from './tensors.js';
+import {
+  channelValues,
+  extentsOf,
+  fromChannels,
+  type Layout,
+  largest,
+  randomNormals,
+  summedLayouts,
+} from './tensors.js';
 
 /** dy at a place: what few gradients of many are. */
 const gradientKinds = {
@@ -81,7 +89,7 @@ const sizes = [2 ** 13, 2 ** 15, 2 ** 17] as const;
 
 function drawShape(random: Random, dtype: DType): Omit<Subject, 'kind' | 'of' | 'gradient'> {
   const threads = random.pick([1, 1, 2, 3]);
-  const layout = random.pick(layouts).name;
+  const layout = random.pick(summedLayouts).name;
   const millions = random.uniform() < 0.002;
   const positions = millions
     ? random.integer(1, 10_000)
@@ -108,12 +116,9 @@ interface Tensors {
 
 function tensorsOf(subject: Subject, ofChannel: readonly Numbers[]): Tensors {
   const { dtype, layout, samples, channels, positions } = subject;
-  const { shape: shapeOf, axis } = layouts.find(({ name }) => name === layout) as Layout;
+  const { shape: shapeOf, axis } = summedLayouts.find(({ name }) => name === layout) as Layout;
   const shape = shapeOf(samples, channels, positions);
-  const extents =
-    layout === 'channels-first'
-      ? { outer: samples, channels, inner: positions }
-      : { outer: samples * positions, channels, inner: 1 };
+  const extents = extentsOf(shape, axis);
   const count = samples * positions;
   const { data } = kinds[subject.kind];
   const values = ofChannel.map((of) => data(of, count));

@@ -191,7 +191,7 @@ export function nearPowersOfTwo(first: number, last: number): number[] {
 
 /** The two layouts: one axis after the channels, or none. */
 export interface Layout {
-  readonly name: 'channels-first' | 'channels-last';
+  readonly name: 'channels-first' | 'channels-last' | 'short planes';
   readonly axis: number;
   readonly shape: (samples: number, channels: number, positions: number) => number[];
 }
@@ -209,6 +209,20 @@ export const layouts: readonly Layout[] = [
   },
 ];
 
+/** As many values per channel, in planes so short that their values are summed side by side. */
+const shortPlanes: Layout = {
+  name: 'short planes',
+  axis: 1,
+  shape: (samples, channels, positions) => {
+    const count = samples * positions;
+    const plane = [6, 5, 4, 3, 2].find((size) => count % size === 0 && count >= size * size) ?? 1;
+    return [count / plane, channels, plane];
+  },
+};
+
+/** All ways to sum a channel. */
+export const summedLayouts: readonly Layout[] = [...layouts, shortPlanes];
+
 /**
  * 26 MB: large enough for stores that bypass the caches, with planes that end inside a cache line. There are no such
  * stores in WebAssembly, so one sample does there.
@@ -225,6 +239,13 @@ export interface Kind {
 
 /** Every dtype in both layouts. */
 export const kinds: readonly Kind[] = dtypes.flatMap((dtype) => layouts.map((layout) => ({ dtype, layout })));
+
+/** A test for each dtype and each way to sum. */
+export function eachSummedKind(title: string, test: (kind: Kind) => void): void {
+  for (const dtype of dtypes)
+    for (const layout of summedLayouts)
+      it(`${dtype} ${layout.name}: ${title}`, () => test({ dtype, layout }));
+}
 
 /** A test for each of them. */
 export function eachKind(title: string, test: (kind: Kind) => void): void {

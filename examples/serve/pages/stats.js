@@ -13,8 +13,14 @@ const precise = new Intl.NumberFormat('en', { maximumSignificantDigits: 3 });
 const short = (value) => (value < 100 ? precise : whole).format(value);
 
 const charts = {
-  requests: { svg: byId('requestsChart'), most: 'requestsMost', unit: '/s', values: [] },
-  latency: { svg: byId('latencyChart'), most: 'latencyMost', unit: ' ms', values: [] },
+  requests: {
+    svg: byId('requestsChart'),
+    axis: 'requestsAxis',
+    most: 'requestsMost',
+    unit: '/s',
+    values: [],
+  },
+  latency: { svg: byId('latencyChart'), axis: 'latencyAxis', most: 'latencyMost', unit: ' ms', values: [] },
 };
 
 let previous;
@@ -24,7 +30,7 @@ function show(report) {
   // Between two looks, where there are two: the report's own figures cover some ten seconds.
   const seconds = previous === undefined ? undefined : (now - previous.at) / 1000;
   const rate = (total, before, fallback) => (seconds === undefined ? fallback : (total - before) / seconds);
-  const { requests, images, latencyMs, loopDelayMs, batches, library } = report;
+  const { requests, images, latencyMs, loopDelayMs, batches } = report;
   const perSecond = rate(requests.answered, previous?.requests, requests.perSecond);
   set('requests', short(perSecond));
   set('images', short(rate(images.answered, previous?.images, images.perSecond)));
@@ -38,13 +44,16 @@ function show(report) {
   set('inFlight', whole.format(requests.inFlight));
   set('served', whole.format(images.answered));
   set('uptime', duration(report.uptimeSeconds));
-  set(
-    'library',
-    library.backend === 'js' ? 'plain JavaScript' : `${library.isa}, threads: ${library.threads}`,
-  );
+  set('batchNorms', batchNorms(report));
   plot(charts.requests, perSecond);
   plot(charts.latency, latencyMs.p99);
   previous = { at: now, requests: requests.answered, images: images.answered };
+}
+
+/** Those that are folded are computed by nobody, on whatever the library would compute. */
+function batchNorms({ batchNorms, library: { backend, isa, threads } }) {
+  if (batchNorms === 'folded') return 'folded into the linear layers';
+  return `${backend === 'wasm' ? 'WebAssembly' : isa}, threads: ${threads}`;
 }
 
 function fillRow(id, { p50, p90, p99, max }) {
@@ -53,19 +62,35 @@ function fillRow(id, { p50, p90, p99, max }) {
 }
 
 /** As many values as there are fill the width: the page shows something from its third second on. */
-function plot({ svg, most, unit, values }, value) {
+function plot({ svg, axis, most, unit, values }, value) {
   values.push(value);
   if (values.length > POINTS) values.shift();
   const highest = Math.max(...values);
+  const top = roundUp(highest);
   const last = Math.max(values.length - 1, 1);
-  const points = values.map((v, i) => `${i},${100 - (highest > 0 ? (96 * v) / highest : 0)}`).join(' ');
+  const points = values.map((v, i) => `${i},${100 - (100 * v) / top}`).join(' ');
   svg.setAttribute('viewBox', `0 0 ${last} 100`);
   svg.setAttribute('preserveAspectRatio', 'none');
-  svg.innerHTML = `<line class="base" x1="0" x2="${last}" y1="100" y2="100"/>
+  const lines = [0, 50, 100].map((y) => `<line class="base" x1="0" x2="${last}" y1="${y}" y2="${y}"/>`);
+  svg.innerHTML = `${lines.join('')}
     <polygon class="area" points="0,100 ${points} ${last},100"/>
     <polyline class="line" points="${points}"/>`;
+  byId(axis).replaceChildren(...[top, top / 2, 0].map(label));
   set(most, `highest ${short(highest)}${unit}`);
-  svg.parentElement.querySelector('.ago').textContent = `${duration(last * (INTERVAL_MS / 1000))} ago`;
+  svg.closest('.card').querySelector('.ago').textContent = `${duration(last * (INTERVAL_MS / 1000))} ago`;
+}
+
+/** The end of an axis that reaches to the value: 1, 2 or 5 and zeros; 1 for nothing. */
+function roundUp(value) {
+  if (!(value > 0)) return 1;
+  const power = 10 ** Math.floor(Math.log10(value));
+  return [1, 2, 5, 10].find((step) => step * power >= value) * power;
+}
+
+function label(value) {
+  const element = document.createElement('span');
+  element.textContent = short(value);
+  return element;
 }
 
 function duration(seconds) {

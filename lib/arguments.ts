@@ -1,0 +1,215 @@
+// What forward and backward of a layer are called with: read, and checked as far as can be before they begin.
+import type { CoreConfig, ForwardOptions, LayerBackwardOptions } from './calls.js';
+import { isObject, oneValuePerChannelError, stateError, typeError } from './errors.js';
+import { checkSums, type GradientSums } from './gradient-sums.js';
+import { checkWhole, type Moments, momentsOf } from './moments.js';
+import { type Pending, pendingOf, type Result, resultOf } from './pending.js';
+import { type ReadPresence, readPresence } from './presence.js';
+import { areCallsUntouched, type Names, namesOf } from './properties.js';
+import type { RunningStatistics } from './running.js';
+import type { Origin } from './statistics.js';
+import type { ArrayOf, DType, FloatArray, TensorLike } from './types.js';
+import {
+  checkApart,
+  checkBoolean,
+  checkDivisors,
+  checkKept,
+  checkLength,
+  checkOneOf,
+  checkOut,
+  checkVariance,
+  type Geometry,
+  geometryOf,
+  type NamedArrays,
+  type ReadTensor,
+  readOptions,
+  readResidual,
+  readShape,
+} from './validate.js';
+
+/** What a layer is. */
+export interface LayerFacts<D extends DType> {
+  readonly channels: number;
+  readonly config: CoreConfig<D>;
+  /** The statistics of evaluation; undefined where they are always those of the batch. */
+  readonly running: RunningStatistics | undefined;
+  /** All its arrays, which a result must not overlap. */
+  readonly arrays: NamedArrays;
+}
+
+/** A forward whose arguments have been checked. */
+export interface ForwardCall<T extends FloatArray> {
+  readonly input: ReadTensor<T>;
+  readonly geometry: Geometry;
+  /** Whose statistics it is to normalize with; the members of a group may find that these are not there. */
+  readonly origin: Origin;
+  /** The mode. */
+  readonly training: boolean;
+  /** Whether they go into the running ones. */
+  readonly updates: boolean;
+  /** Those that were given instead of those of x. */
+  readonly moments: Moments | undefined;
+  /** A copy of them. */
+  readonly whole: Moments | undefined;
+  readonly residual: T | undefined;
+  readonly out: T | undefined;
+  /** Which values count, where not all of them do alike. */
+  readonly present: ReadPresence | undefined;
+  /** Of an x that a layer with `reuse` has returned. */
+  readonly source: Result | undefined;
+}
+
+/** A backward whose arguments have been checked as far as they can be without the forward. */
+export interface BackwardCall<T extends FloatArray> {
+  readonly gradient: ReadTensor<T>;
+  readonly out: T | undefined;
+  readonly wantsInput: boolean;
+  readonly wantsParameters: boolean;
+  /** Of `of`. */
+  readonly pending: Pending<T> | undefined;
+  readonly accumulate: boolean;
+  readonly retain: boolean;
+  readonly weightsGrad: boolean;
+  /** Of all parts. */
+  readonly sums: GradientSums | undefined;
+}
+
+export const forwardNames = namesOf(
+  ['out', 'updateStats', 'residual', 'moments', 'weights', 'outside'],
+  areCallsUntouched,
+);
+export const forwardAsyncNames = namesOf(
+  ['out', 'updateStats', 'residual', 'moments', 'weights', 'outside', 'signal', 'transfer'],
+  areCallsUntouched,
+);
+export const backwardNames = namesOf(
+  ['out', 'only', 'of', 'accumulate', 'retain', 'sums', 'weightsGrad'],
+  areCallsUntouched,
+);
+export const backwardAsyncNames = namesOf(
+  ['out', 'only', 'of', 'accumulate', 'retain', 'sums', 'weightsGrad', 'signal', 'transfer'],
+  areCallsUntouched,
+);
+
+/** The caller may have taken their memory away. */
+export function checkRunning({ mean, variance }: RunningStatistics, channels: number): void {
+  checkKept('runningMean', mean, channels);
+  checkKept('runningVar', variance, channels);
+}
+
+/** All of it is checked, last of all the lengths: no code of the caller's runs after them. */
+export function readForward<D extends DType>(
+  { channels, config: { axis, dtype, singleValue, eps, group, missing }, running, arrays }: LayerFacts<D>,
+  x: TensorLike<ArrayOf<D>>,
+  options: ForwardOptions<ArrayOf<D>> | undefined,
+  names: Names,
+  training: boolean,
+): ForwardCall<ArrayOf<D>> {
+  const {
+    out,
+    updateStats = true,
+    residual: givenResidual,
+    moments: givenMoments,
+    weights,
+    outside,
+  } = readOptions(options, names);
+  checkBoolean('updateStats', updateStats);
+  if (givenMoments !== undefined && group !== undefined)
+    throw typeError('moments', 'be left out in a layer with a group', givenMoments);
+  if (givenMoments !== undefined && !training)
+    throw typeError('moments', 'be left out in evaluation', givenMoments);
+  const input = readShape<ArrayOf<D>>('x', x, dtype);
+  const geometry = geometryOf(input, axis, channels);
+  const present = readPresence({ weights, outside, missing }, input, geometry, axis);
+  const count = present?.positions ?? geometry.outer * geometry.inner;
+  // In a group all members together tell.
+  const hasOne =
+    count === 1 &&
+    !present?.presence?.missing &&
+    givenMoments === undefined &&
+    !(training && group !== undefined);
+  const isSingle = hasOne && singleValue === 'running';
+  const isOfBatch = (training && !isSingle) || running === undefined;
+  if (isOfBatch && hasOne) throw oneValuePerChannelError(input.shape, training);
+  const origin: Origin = !isOfBatch
+    ? 'running'
+    : givenMoments !== undefined
+      ? 'moments'
+      : training && group !== undefined
+        ? 'group'
+        : 'x';
+  const residual = givenResidual === undefined ? undefined : readResidual(givenResidual, input);
+  // No code of the caller's runs after this.
+  const moments =
+    givenMoments === undefined
+      ? undefined
+      : checkWhole(givenMoments, channels, eps, present?.presence !== undefined);
+  if (running !== undefined) {
+    checkRunning(running, channels);
+    if (!isOfBatch) {
+      checkVariance('runningVar', running.variance, channels);
+      checkDivisors('runningVar', running.variance, eps);
+    }
+  }
+  checkLength(input);
+  if (residual !== undefined) checkLength(residual);
+  if (out !== undefined) {
+    checkOut(out, input);
+    checkApart('out', out, arrays);
+  }
+  return {
+    input,
+    geometry,
+    origin,
+    training,
+    updates: updateStats,
+    moments,
+    whole: moments && momentsOf(moments),
+    residual: residual?.data,
+    out,
+    present,
+    source: resultOf(x),
+  };
+}
+
+/** All of it is checked but what hangs on the forward, and the length of dy. */
+export function readBackward<D extends DType>(
+  owner: object,
+  { channels, config: { dtype, group } }: LayerFacts<D>,
+  dy: TensorLike<ArrayOf<D>>,
+  options: LayerBackwardOptions<ArrayOf<D>> | undefined,
+  names: Names,
+): BackwardCall<ArrayOf<D>> {
+  const {
+    out,
+    only,
+    of,
+    accumulate = false,
+    retain = false,
+    sums,
+    weightsGrad = false,
+  } = readOptions(options, names);
+  if (only !== undefined) checkOneOf('only', only, ['input', 'parameters']);
+  if (only === 'parameters' && out !== undefined)
+    throw typeError('out', "be left out with only: 'parameters'", out);
+  checkBoolean('accumulate', accumulate);
+  checkBoolean('retain', retain);
+  if (checkBoolean('weightsGrad', weightsGrad) && only === 'parameters')
+    throw typeError('weightsGrad', "be left out with only: 'parameters'", weightsGrad);
+  if (accumulate && only === 'input')
+    throw typeError('accumulate', "be left out with only: 'input', which has no gradient to add", accumulate);
+  if (of !== undefined && !isObject(of)) throw typeError('of', 'be a tensor that forward() returned', of);
+  const gradient = readShape<ArrayOf<D>>('dy', dy, dtype);
+  const pending = of === undefined ? undefined : pendingOf<ArrayOf<D>>(of);
+  if (of !== undefined && pending?.owner !== owner)
+    throw stateError(
+      'NO_FORWARD',
+      'of must be the tensor that forward() of this layer returned, got another; a copy of it is another too',
+    );
+  if (sums !== undefined && group !== undefined)
+    throw typeError('sums', 'be left out in a layer with a group', sums);
+  if (sums !== undefined) checkSums('sums', sums, channels);
+  const wantsInput = only !== 'parameters';
+  const wantsParameters = only !== 'input';
+  return { gradient, out, wantsInput, wantsParameters, pending, accumulate, retain, sums, weightsGrad };
+}
