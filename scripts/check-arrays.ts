@@ -16,9 +16,9 @@ const withTensorFlow = /^tfjs\//;
 /**
  * Reads and writes files, by packages that ask prototypes all the time. Arrays of a caller are copied as bytes, and none of them goes
  * from there to native code: what a replaced method could do is give back another file than it was given. The same holds for
- * the weights of a graph model, which are bytes of a file to TensorFlow.js too.
+ * the weights of a graph model, which are bytes of a file to TensorFlow.js too. The program has no callers.
  */
-const reading = /^(?:files\/|tfjs\/fold\/weight-data\.ts$)/;
+const reading = /^(?:files\/|cli\/|tfjs\/fold\/weight-data\.ts$)/;
 
 const arrayTypes = /^(?:(?:Float32|Float64|Uint8|Int32)Array|ArrayBuffer|SharedArrayBuffer)$/;
 const callers = new Set(['call', 'apply', 'bind']);

@@ -152,18 +152,42 @@ function shardsOf(source: Source, paths: readonly string[]): Bytes {
   };
 }
 
-/** The batch norms of a model.json. */
-export function readModelJson(source: Source): Layers {
+/** A model.json, and the groups of its weights with the bytes of their shards. */
+function parseModel(source: Source): {
+  model: Json;
+  topology: Json;
+  groups: { specs: unknown; bytes: Bytes }[];
+} {
   const model = parseJson('file', source.read(0, source.size));
   const topology = own(model, 'modelTopology');
   if (!isJson(model) || !isJson(topology))
     throw unsupportedFile('file', 'be a model.json of TensorFlow.js (with a modelTopology)', 'another JSON');
-  const weights = new Map<string, Parameter>();
-  for (const group of listOf('weightsManifest', own(model, 'weightsManifest') ?? [])) {
+  const groups = listOf('weightsManifest', own(model, 'weightsManifest') ?? []).map((group) => {
     const paths = listOf('paths', own(group, 'paths')).map((path) => textOf('a path', path));
-    readGroup(own(group, 'weights'), shardsOf(source, paths), weights);
-  }
+    return { specs: own(group, 'weights'), bytes: shardsOf(source, paths) };
+  });
+  return { model, topology, groups };
+}
+
+/** The batch norms of a model.json. */
+export function readModelJson(source: Source): Layers {
+  const { topology, groups } = parseModel(source);
+  const weights = new Map<string, Parameter>();
+  for (const { specs, bytes } of groups) readGroup(specs, bytes, weights);
   return layersOf(topology, weights);
+}
+
+/** The whole of a model.json with its shards, as `tf.io` handlers have it. */
+export function readWholeModel(source: Source): Json {
+  const { model, groups } = parseModel(source);
+  // That their weights fill them.
+  for (const { specs, bytes } of groups) readGroup(specs, bytes, new Map());
+  const { weightsManifest: _, ...rest } = model;
+  return {
+    ...rest,
+    weightSpecs: groups.flatMap(({ specs }) => listOf('weights', specs)),
+    weightData: groups.map(({ bytes }) => bytes.read(0, bytes.size).buffer as ArrayBuffer),
+  };
 }
 
 /** Artifacts as `tf.io` handlers have them. */
