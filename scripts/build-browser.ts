@@ -1,5 +1,5 @@
-// Makes dist/browser.js: the library as one module that browsers load as it is. What of Node.js were left in it could not be
-// resolved, and the build would fail.
+// Makes dist/browser.js and dist/tfjs/browser.js: each a module by itself that browsers load as it is. What of Node.js were left in
+// them could not be resolved, and the build would fail.
 import { readFileSync } from 'node:fs';
 import { resolve } from 'node:path';
 import { build, type Plugin } from 'esbuild';
@@ -14,14 +14,18 @@ const browserPlatform: Plugin = {
 
 const licences = ['LICENSE', 'node_modules/fflate/LICENSE'].map((path) => readFileSync(path, 'utf8').trim());
 
-await build({
-  entryPoints: ['lib/index.ts'],
-  outfile: 'dist/browser.js',
-  bundle: true,
-  format: 'esm',
-  target: 'es2022',
-  plugins: [browserPlatform],
-  banner: {
-    js: `/*!\nbatchnorm ${version}\n\n${licences.join('\n\nwith fflate\n\n')}\n*/`,
-  },
-});
+for (const [entryPoint, outfile] of [
+  ['lib/index.ts', 'dist/browser.js'],
+  ['lib/tfjs/index.ts', 'dist/tfjs/browser.js'],
+])
+  await build({
+    entryPoints: [entryPoint],
+    outfile,
+    bundle: true,
+    format: 'esm',
+    target: 'es2022',
+    plugins: [browserPlatform],
+    banner: {
+      js: `/*!\nbatchnorm ${version}\n\n${licences.join('\n\nwith fflate\n\n')}\n*/`,
+    },
+  });

@@ -13,6 +13,13 @@ const atLoad = new Set(['backend/caches.ts', 'backend/native.ts', 'backend/threa
 /** TensorFlow.js itself iterates arrays all the time: where that is broken, nothing of it works. */
 const withTensorFlow = /^tfjs\//;
 
+/**
+ * Reads and writes files, by packages that ask prototypes all the time. Arrays of a caller are copied as bytes, and none of them goes
+ * from there to native code: what a replaced method could do is give back another file than it was given. The same holds for
+ * the weights of a graph model, which are bytes of a file to TensorFlow.js too. The program has no callers.
+ */
+const reading = /^(?:files\/|cli\/|tfjs\/fold\/weight-data\.ts$)/;
+
 const arrayTypes =
   /^(?:(?:Float16|Float32|Float64|Uint8|Uint16|Int32|Uint32)Array|ArrayBuffer|SharedArrayBuffer)$/;
 const callers = new Set(['call', 'apply', 'bind']);
@@ -68,7 +75,10 @@ function check(node: ts.Node, file: string): void {
 const checked = program
   .getSourceFiles()
   .map((source) => ({ source, file: relative(lib, source.fileName) }))
-  .filter(({ source, file }) => !source.isDeclarationFile && !file.startsWith('..') && !atLoad.has(file));
+  .filter(
+    ({ source, file }) =>
+      !source.isDeclarationFile && !file.startsWith('..') && !atLoad.has(file) && !reading.test(file),
+  );
 for (const { source, file } of checked) check(source, file);
 if (checked.length === 0) throw new Error('lib/ must have files to check, got none');
 if (faults.length > 0) {

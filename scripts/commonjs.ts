@@ -4,7 +4,13 @@ import { mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'nod
 import { dirname, join, relative } from 'node:path';
 import { build } from 'esbuild';
 
-const entryPoints = ['dist/index.js', 'dist/tfjs/index.js', 'dist/workers/index.js'];
+const entryPoints = [
+  'dist/index.js',
+  'dist/tfjs/index.js',
+  'dist/workers/index.js',
+  'dist/files/index.js',
+  'dist/files/hdf5-worker.js',
+];
 const folder = 'dist/cjs';
 
 /** Beside a .cjs file lies a .cjs file. */

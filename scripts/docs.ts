@@ -18,6 +18,11 @@ import { thrownCodes } from './thrown.js';
 const unreachable: Record<string, Record<string, string>> = {
   backward: { ERR_BATCHNORM_GROUP_BROKEN: 'functions have no group' },
   'BatchNorm.eval': { ERR_BATCHNORM_INVALID_TYPE: 'it calls train() with a boolean' },
+  fold: {
+    ERR_BATCHNORM_INVALID_VALUE: 'what the arithmetic refuses is a reason why a batch norm stays',
+    ERR_BATCHNORM_NO_RUNNING_STATS: 'the batch norms are those of TensorFlow.js',
+    ERR_BATCHNORM_NOT_FOLDABLE: 'activations are looked at before',
+  },
   'FrozenBatchNorm.run': { ERR_BATCHNORM_BUFFER_CHANGED: 'no code of the caller runs after the checks' },
   'GradientSums.of': { ERR_BATCHNORM_OVERLAP: 'it writes no dx' },
   install: Object.fromEntries(

@@ -1,7 +1,6 @@
 import { BatchNorm, type StateDict } from 'batchnorm';
+import { readSafetensors, type StoredTensor, writeSafetensors } from 'batchnorm/files';
 import { abridgedName } from '../abridged.js';
-import { readSafetensors, writeSafetensors } from '../safetensors/file.js';
-import { dtypeOf, type StoredTensor } from '../safetensors/tensors.js';
 import type { Network } from './network.js';
 
 /** y = x · weightᵀ + bias, with `weight[outputs][inputs]`. */
@@ -47,7 +46,7 @@ export function saveNetwork(path: string, network: Network, metadata: ReadonlyMa
  */
 export function loadNetwork(path: string, sizes: readonly number[]): TrainedBlock[] {
   const wanted = layout(sizes);
-  const { tensors } = readSafetensors(path, MOST_HEADER_BYTES + mostDataBytes(wanted));
+  const { tensors } = readSafetensors(path, { mostBytes: MOST_HEADER_BYTES + mostDataBytes(wanted) });
   const network = `the network ${sizes.join('-')}`;
   for (const name of tensors.keys()) {
     if (!wanted.has(name))
@@ -108,7 +107,8 @@ function readParameter(
 ): Float32Array {
   if (tensor === undefined) throw new Error(`${name} must be in the file (${network}), got none`);
   const { data } = tensor;
-  if (!(data instanceof Float32Array)) throw new Error(`${name} must have dtype F32, got ${dtypeOf(tensor)}`);
+  if (!(data instanceof Float32Array))
+    throw new Error(`${name} must be a Float32Array, got a ${data.constructor.name}`);
   if (tensor.shape.join() !== shape.join()) {
     throw new Error(
       `${name} must have shape [${shape.join(', ')}] (${network}), got [${tensor.shape.join(', ')}]`,

@@ -1,5 +1,5 @@
 import { BatchNorm, type FloatArray, type StateDict } from 'batchnorm';
-import type { StoredTensor } from '../safetensors/tensors.js';
+import type { StoredTensor } from 'batchnorm/files';
 import { addProduct, addTransposedProduct, transpose } from './matrix.js';
 import { floatsOf, type Storage, stored } from './storage.js';
 

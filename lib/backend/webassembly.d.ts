@@ -7,7 +7,9 @@ declare namespace WebAssembly {
     constructor(module: Module);
     readonly exports: object;
   }
-  interface Memory {
+  class Memory {
+    constructor(descriptor: { initial: number; maximum?: number });
     readonly buffer: ArrayBuffer;
+    grow(pages: number): number;
   }
 }

@@ -7,6 +7,9 @@ import type * as tfc from '@tensorflow/tfjs-core';
 import { typeError } from '../errors.js';
 import { namesOf } from '../properties.js';
 import { checkOneOf, readOptions } from '../validate.js';
+
+export { type FoldedModel, fold, type Left } from './fold/index.js';
+
 import { followContainers, type Models } from './frozen.js';
 import { fusedBatchNorm, fusedBatchNormGradient, kernelName } from './kernel.js';
 import { type BatchNormalization, type Call, fusedCall, type Trainable } from './layer.js';

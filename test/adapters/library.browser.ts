@@ -303,6 +303,43 @@ describe.runIf(isBuilt).each([
   });
 });
 
+describe.runIf(isBuilt)('batchnorm/tfjs', () => {
+  it('folds a model of TensorFlow.js in a page, and computes its batch norms there', async () => {
+    addBuildOfVite('tfjs', {
+      'main.js': `
+        import * as tf from '${resolve('node_modules/@tensorflow/tfjs/dist/tf.fesm.min.js')}';
+        import { fold, install } from 'batchnorm/tfjs';
+        await tf.setBackend('cpu');
+        const model = tf.sequential({ layers: [
+          tf.layers.conv2d({ filters: 4, kernelSize: 3, inputShape: [8, 8, 3] }),
+          tf.layers.batchNormalization({ movingMeanInitializer: 'randomNormal', movingVarianceInitializer: 'ones', betaInitializer: 'randomNormal' }),
+          tf.layers.reLU(),
+        ] });
+        const x = tf.randomNormal([2, 8, 8, 3]);
+        const expected = model.predict(x);
+        const { model: folded, left } = fold(model);
+        const distance = (y) => y.sub(expected).abs().max().dataSync()[0];
+        console.log(JSON.stringify({
+          layers: folded.layers.length,
+          left,
+          folded: distance(folded.predict(x)) < 1e-5,
+          installed: install(tf),
+          computed: distance(model.predict(x)) < 1e-5,
+        }));`,
+    });
+    await open('/tfjs/index.html');
+    await heardOf();
+    expect(problems).toEqual([]);
+    expect(JSON.parse(printed[0])).toEqual({
+      layers: 2,
+      left: [],
+      folded: true,
+      installed: { backends: ['cpu'], layers: true },
+      computed: true,
+    });
+  });
+});
+
 describe.runIf(isBuilt)('in a web worker', () => {
   it('every pass has the bits of the native backend', async () => {
     await addProgram(

@@ -11,6 +11,7 @@ import {
 } from '../../examples/tfjs/mobilenet.js';
 import { batchOf, readPictures } from '../../examples/tfjs/pictures.js';
 import { onBothSides, takeSide, tf, useBackend } from '../../examples/tfjs/tensorflow.js';
+import { fold } from '../../lib/tfjs/index.js';
 
 let model: tf.LayersModel;
 let picture: tf.Tensor4D;
@@ -41,4 +42,16 @@ it('all of its 52 batch norms run, and leave no tensor behind', async () => {
   const kernels = await profile(model, picture);
   expect(kernels.filter(isBatchNorm)).toHaveLength(52);
   expect(tf.memory().numTensors).toBe(before);
+});
+
+it('folded it has none, and gives the same probabilities', () => {
+  takeSide('stock');
+  const { model: folded, ...rest } = fold(model);
+  try {
+    expect(rest).toEqual({ folded: 52, left: [] });
+    expect(batchNormsOf(folded)).toEqual([]);
+    expect(largestDifference(predict(folded, picture), predict(model, picture))).toBeLessThan(1e-5);
+  } finally {
+    folded.dispose();
+  }
 });

@@ -1,18 +1,23 @@
-// The file format of the examples, and the network that is stored in it.
+// safetensors, read strictly and written.
 import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { type Checkpoint, readSafetensors, type StoredTensor, writeSafetensors } from 'batchnorm/files';
 import { afterAll, describe, expect, it } from 'vitest';
-import { loadNetwork, saveNetwork } from '../../examples/mnist/checkpoint.js';
-import { activations, Network } from '../../examples/mnist/network.js';
-import { uniform } from '../../examples/mnist/random.js';
-import { decode, MOST_HEADER_BYTES } from '../../examples/safetensors/decode.js';
-import { encode } from '../../examples/safetensors/encode.js';
-import { readSafetensors, writeSafetensors } from '../../examples/safetensors/file.js';
-import type { Checkpoint, StoredTensor } from '../../examples/safetensors/tensors.js';
+import { failureOf } from '../support/files.js';
+
+/** The most that a header may have. */
+const mostHeaderBytes = 1 << 24;
 
 const folder = mkdtempSync(join(tmpdir(), 'batchnorm-'));
 afterAll(() => rmSync(folder, { recursive: true }));
+
+/** The bytes that are written. */
+function encode(checkpoint: Checkpoint): Uint8Array {
+  const path = join(folder, 'encoded.safetensors');
+  writeSafetensors(path, checkpoint);
+  return new Uint8Array(readFileSync(path));
+}
 
 const checkpoint: Checkpoint = {
   tensors: new Map<string, StoredTensor>([
@@ -41,7 +46,7 @@ const info = (shape: unknown, offsets: unknown, dtype: unknown = 'F32') => ({
 
 describe('a safetensors file', () => {
   it('gives back what was written', () => {
-    const { tensors, metadata } = decode(encode(checkpoint));
+    const { tensors, metadata } = readSafetensors(encode(checkpoint));
     expect(Object.fromEntries(tensors)).toEqual(Object.fromEntries(checkpoint.tensors));
     expect(metadata).toEqual(checkpoint.metadata);
   });
@@ -62,28 +67,30 @@ describe('a safetensors file', () => {
     new DataView(bytes.buffer, bytes.length - 8).setFloat32(4, 7, true);
     const shifted = new Uint8Array(bytes.length + 1);
     shifted.set(bytes, 1);
-    expect(decode(shifted.subarray(1)).tensors.get('b')?.data).toEqual(Float32Array.of(7));
+    expect(readSafetensors(shifted.subarray(1)).tensors.get('b')?.data).toEqual(Float32Array.of(7));
   });
 
   it('may name a tensor like a property of every object', () => {
-    const { tensors } = decode(file('{"__proto__":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}', 4));
+    const { tensors } = readSafetensors(
+      file('{"__proto__":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}', 4),
+    );
     expect([...tensors.keys()]).toEqual(['__proto__']);
-    expect(decode(encode({ tensors, metadata: new Map() })).tensors).toEqual(tensors);
+    expect(readSafetensors(encode({ tensors, metadata: new Map() })).tensors).toEqual(tensors);
     expect(Object.prototype).not.toHaveProperty('dtype');
   });
 
   it('is refused at every length but its own', () => {
     const bytes = encode(checkpoint);
     for (let length = 0; length < bytes.length; length++) {
-      expect(() => decode(bytes.subarray(0, length)), `${length} bytes`).toThrow(/ must .*, got /);
+      expect(() => readSafetensors(bytes.subarray(0, length)), `${length} bytes`).toThrow(/ must .*, got /);
     }
     const longer = new Uint8Array(bytes.length + 3);
     longer.set(bytes);
-    expect(() => decode(longer)).toThrow('file must end with its last tensor, got 3 more bytes');
+    expect(() => readSafetensors(longer)).toThrow('file must end with its last tensor, got 3 more bytes');
   });
 
   const long = file({});
-  new DataView(long.buffer).setBigUint64(0, BigInt(MOST_HEADER_BYTES + 1), true);
+  new DataView(long.buffer).setBigUint64(0, BigInt(mostHeaderBytes + 1), true);
   const huge = file({});
   huge.fill(0xff, 0, 8);
   const invalidUtf8 = file('{"a":"?"}');
@@ -91,12 +98,8 @@ describe('a safetensors file', () => {
 
   it.each<[what: string, bytes: Uint8Array, message: string]>([
     ['no bytes', new Uint8Array(0), "file must have at least 8 bytes (the header's length), got 0"],
-    [
-      'a long header',
-      long,
-      `header must have at most ${MOST_HEADER_BYTES} bytes, got ${MOST_HEADER_BYTES + 1}`,
-    ],
-    ['a huge length', huge, `header must have at most ${MOST_HEADER_BYTES} bytes, got 18446744073709551615`],
+    ['a long header', long, `header must have at most ${mostHeaderBytes} bytes, got ${mostHeaderBytes + 1}`],
+    ['a huge length', huge, `header must have at most ${mostHeaderBytes} bytes, got 18446744073709551615`],
     ['an empty header', file(''), 'header must begin with "{", got no byte'],
     ['a header after a space', file(' {}'), 'header must begin with "{", got 32'],
     ['a header after a byte order mark', file('\ufeff{}'), 'header must begin with "{", got 239'],
@@ -134,13 +137,13 @@ describe('a safetensors file', () => {
     ],
     [
       'another dtype',
-      file({ a: info([1], [0, 2], 'BF16') }, 2),
-      'a.dtype must be F32, F64 or I64, got "BF16"',
+      file({ a: info([1], [0, 2], 'Q4') }, 2),
+      'a.dtype must be one of the format (F32, F64, F16, BF16, I64 …), got "Q4"',
     ],
     [
       'a dtype of another type',
       file({ a: info([1], [0, 4], 4) }, 4),
-      'a.dtype must be F32, F64 or I64, got 4',
+      'a.dtype must be one of the format (F32, F64, F16, BF16, I64 …), got 4',
     ],
     [
       'a negative dimension',
@@ -185,7 +188,7 @@ describe('a safetensors file', () => {
     [
       'a shape beyond its bytes',
       file({ a: info([2, 3], [0, 4]) }, 4),
-      'span 24 bytes (F32 of shape [2, 3]), got 4',
+      'span 24 bytes (F32 of shape [2,3]), got 4',
     ],
     [
       'a gap',
@@ -204,8 +207,11 @@ describe('a safetensors file', () => {
     ],
     ['a first tensor not at 0', file({ a: info([1], [4, 8]) }, 8), 'a.data_offsets must begin at 0, where'],
     ['data without a tensor', file({}, 4), 'file must end with its last tensor, got 4 more bytes'],
-  ])('with %s is refused', (_what, bytes, message) => {
-    expect(() => decode(bytes)).toThrow(message);
+  ])('with %s is refused', async (_what, bytes, message) => {
+    const failure = await failureOf(() => readSafetensors(bytes));
+    expect(failure?.message).toContain(message);
+    const tooLarge = message.startsWith('header must have at most');
+    expect(failure?.code).toBe(tooLarge ? 'ERR_BATCHNORM_FILE_TOO_LARGE' : 'ERR_BATCHNORM_INVALID_FILE');
   });
 
   it('is read in linear time, however its header is made', () => {
@@ -214,14 +220,75 @@ describe('a safetensors file', () => {
       `{"${'a'.repeat(900_000)}":1}`,
       `{"a":${' '.repeat(900_000)}1}`,
     ]) {
-      expect(() => decode(file(text))).toThrow(/^.{1,90} must be an object, got .{1,90}$/);
+      expect(() => readSafetensors(file(text))).toThrow(/^.{1,90} must be an object, got .{1,90}$/);
     }
+  });
+
+  it('has halves and bfloat16 decoded, and every other array as it is', () => {
+    const halves = Uint16Array.of(0x3c00, 0xc000, 0x7bff, 0x0001, 0x8000, 0x7c00, 0x7e00);
+    const bytes = file({ a: info([7], [0, 14], 'F16'), b: info([7], [14, 28], 'BF16') }, 28);
+    const body = new DataView(bytes.buffer, bytes.length - 28);
+    for (const [i, bits] of halves.entries()) {
+      body.setUint16(2 * i, bits, true);
+      body.setUint16(14 + 2 * i, bits, true);
+    }
+    const { tensors } = readSafetensors(bytes);
+    expect(tensors.get('a')?.data).toEqual(Float32Array.of(1, -2, 65504, 2 ** -24, -0, Infinity, Number.NaN));
+    const upper = new Float32Array(Uint32Array.from(halves, (bits) => bits * 65536).buffer);
+    expect(tensors.get('b')?.data).toEqual(upper);
+    const others = [
+      Uint8Array.of(255),
+      Int8Array.of(-1),
+      Uint16Array.of(65535),
+      Int16Array.of(-2),
+      Uint32Array.of(2 ** 32 - 1),
+      Int32Array.of(-3),
+      BigUint64Array.of(2n ** 64n - 1n),
+    ];
+    for (const data of others) {
+      const written = new Map<string, StoredTensor>([['x', { data, shape: [1] }]]);
+      expect(readSafetensors(encode({ tensors: written, metadata: new Map() })).tensors).toEqual(written);
+    }
+  });
+
+  it('of which nothing is read but what is wanted', async () => {
+    const bytes = file({ a: info([2], [0, 1], 'F4'), b: info([1], [1, 5]) }, 5);
+    expect([...readSafetensors(bytes, { names: ['b'] }).tensors.keys()]).toEqual(['b']);
+    expect((await failureOf(() => readSafetensors(bytes)))?.code).toBe('ERR_BATCHNORM_UNSUPPORTED_FILE');
+    expect(await failureOf(() => readSafetensors(bytes, { names: ['c'] }))).toEqual({
+      code: 'ERR_BATCHNORM_INVALID_VALUE',
+      message: 'names must be tensors of the file, got "c"',
+    });
+  });
+
+  it.each<[what: string, call: () => unknown, code: string]>([
+    ['a number', () => readSafetensors(3 as never), 'INVALID_TYPE'],
+    ['an option of another name', () => readSafetensors('x', { most: 1 } as never), 'UNKNOWN_OPTION'],
+    ['names that are no array', () => readSafetensors('x', { names: 'a' as never }), 'INVALID_TYPE'],
+    ['a limit below 0', () => readSafetensors('x', { mostBytes: -1 }), 'INVALID_VALUE'],
+    ['no checkpoint', () => writeSafetensors('x', undefined as never), 'INVALID_TYPE'],
+    ['tensors that are no Map', () => encode({ tensors: {} as never, metadata: new Map() }), 'INVALID_TYPE'],
+    ['a path that is none', () => writeSafetensors(3 as never, checkpoint), 'INVALID_TYPE'],
+    [
+      'values in an array',
+      () => encode({ tensors: new Map([['a', { data: [1] as never, shape: [1] }]]), metadata: new Map() }),
+      'INVALID_TYPE',
+    ],
+    [
+      'text that is a number',
+      () => encode({ tensors: new Map(), metadata: new Map([['a', 1 as never]]) }),
+      'INVALID_TYPE',
+    ],
+  ])('and %s is refused', async (_what, call, code) => {
+    const failure = await failureOf(call);
+    expect(failure?.code).toBe(`ERR_BATCHNORM_${code}`);
+    expect(failure?.message).toMatch(/ must .*, got /);
   });
 
   it('is not written where the data do not fill the shape', () => {
     const tensors = new Map([['a', { data: new Float32Array(3), shape: [2, 2] }]]);
     expect(() => encode({ tensors, metadata: new Map() })).toThrow(
-      'a must have the values of its shape [2, 2], got 3',
+      'a must have the values of its shape [2,2], got 3',
     );
     const reserved = new Map([['__metadata__', { data: new Float32Array(1), shape: [1] }]]);
     expect(() => encode({ tensors: reserved, metadata: new Map() })).toThrow('must have another name');
@@ -250,142 +317,10 @@ describe('on the disk', () => {
   it('a file that is too large is not read, and a folder is no file', () => {
     const path = join(folder, 'replaced.safetensors');
     const size = encode(checkpoint).length;
-    expect(readSafetensors(path, size).tensors.size).toBe(4);
-    expect(() => readSafetensors(path, size - 1)).toThrow(
+    expect(readSafetensors(path, { mostBytes: size }).tensors.size).toBe(4);
+    expect(() => readSafetensors(path, { mostBytes: size - 1 })).toThrow(
       `file must have at most ${size - 1} bytes, got ${size}`,
     );
-    expect(() => readSafetensors(folder, size)).toThrow('file must be a regular file');
-  });
-});
-
-describe('a network in a file', () => {
-  const sizes = [6, 5, 4, 3];
-  const path = join(folder, 'network.safetensors');
-  const random = uniform(1);
-  const network = new Network(8, sizes, true, random);
-  const x = activations(8, 6);
-  x.data.forEach((_, i) => {
-    x.data[i] = random();
-  });
-  network.forward(x);
-  saveNetwork(path, network, new Map([['format', 'pt']]));
-  const stored = readSafetensors(path, 1 << 20);
-
-  /** The message of loading the stored network with one tensor changed. */
-  function refusal(name: string, tensor: StoredTensor | undefined): string {
-    const changed = join(folder, 'changed.safetensors');
-    const tensors = new Map(stored.tensors);
-    if (tensor === undefined) tensors.delete(name);
-    else tensors.set(name, tensor);
-    writeSafetensors(changed, { ...stored, tensors });
-    try {
-      loadNetwork(changed, sizes);
-    } catch (error) {
-      return (error as Error).message;
-    }
-    return 'loaded';
-  }
-
-  it("has PyTorch's names and shapes", () => {
-    const shapes = [...stored.tensors].map(([name, { shape }]) => `${name} [${shape}]`);
-    expect(shapes.sort()).toEqual([
-      'layers.0.bias [5]',
-      'layers.0.weight [5,6]',
-      'layers.1.bias [5]',
-      'layers.1.num_batches_tracked []',
-      'layers.1.running_mean [5]',
-      'layers.1.running_var [5]',
-      'layers.1.weight [5]',
-      'layers.3.bias [4]',
-      'layers.3.weight [4,5]',
-      'layers.4.bias [4]',
-      'layers.4.num_batches_tracked []',
-      'layers.4.running_mean [4]',
-      'layers.4.running_var [4]',
-      'layers.4.weight [4]',
-      'layers.6.bias [3]',
-      'layers.6.weight [3,4]',
-    ]);
-    expect(stored.metadata.get('format')).toBe('pt');
-  });
-
-  it('is loaded as it was', () => {
-    const blocks = loadNetwork(path, sizes);
-    const [linear, norm] = network.layers.map((layer) => layer.state());
-    expect(blocks).toHaveLength(3);
-    expect(blocks[0].linear.weight).toEqual(linear.get('weight')?.data);
-    expect(blocks[0].norm?.running_mean).toEqual(norm.get('running_mean')?.data);
-    expect(blocks[2].norm).toBeUndefined();
-  });
-
-  it('may have its statistics in float32, as PyTorch writes them', () => {
-    expect(refusal('layers.1.running_mean', { data: new Float32Array(5), shape: [5] })).toBe('loaded');
-  });
-
-  it.each<[name: string, tensor: StoredTensor | undefined, message: string]>([
-    [
-      'layers.1.running_var',
-      undefined,
-      'state["layers.1.running_var"] must be a Float32Array, a Float64Array, { data, shape } or an array of numbers, got undefined',
-    ],
-    [
-      'layers.2.weight',
-      { data: new Float32Array(5), shape: [5] },
-      'file must have the tensors of the network 6-5-4-3 only, got layers.2.weight',
-    ],
-    [
-      '__proto__',
-      { data: new Float32Array(1), shape: [1] },
-      'file must have the tensors of the network 6-5-4-3 only, got __proto__',
-    ],
-    [
-      'layers.0.weight',
-      { data: new Float32Array(30), shape: [6, 5] },
-      'layers.0.weight must have shape [5, 6] (the network 6-5-4-3), got [6, 5]',
-    ],
-    [
-      'layers.0.bias',
-      { data: new Float64Array(5), shape: [5] },
-      'layers.0.bias must have dtype F32, got F64',
-    ],
-    [
-      'layers.1.running_mean',
-      { data: new BigInt64Array(5), shape: [5] },
-      'state["layers.1.running_mean"].data must be a Float32Array, a Float64Array or an array of numbers, got BigInt64Array',
-    ],
-    [
-      'layers.4.bias',
-      { data: Float32Array.of(0, 0, Number.NaN, 0), shape: [4] },
-      'state["layers.4.bias"] must be finite, got NaN in channel 2',
-    ],
-    [
-      'layers.4.bias',
-      { data: new Float32Array(5), shape: [5] },
-      'state["layers.4.bias"] must have 4 values (one per channel), got 5',
-    ],
-    [
-      'layers.3.bias',
-      { data: Float32Array.of(0, 0, Number.NaN, 0), shape: [4] },
-      'layers.3.bias[2] must be finite, got NaN',
-    ],
-    ['layers.3.weight', undefined, 'layers.3.weight must be in the file (the network 6-5-4-3), got none'],
-    [
-      'layers.4.running_var',
-      { data: Float64Array.of(1, -1, 1, 1), shape: [4] },
-      'state["layers.4.running_var"] must not be negative, got -1 in channel 1',
-    ],
-    [
-      'layers.4.num_batches_tracked',
-      { data: BigInt64Array.of(-1n), shape: [] },
-      'state["layers.4.num_batches_tracked"] must be an integer from 0 to 9007199254740991, got -1n',
-    ],
-  ])('is refused where %s is wrong', (name, tensor, message) => {
-    expect(refusal(name, tensor)).toBe(message);
-  });
-
-  it('is refused where the file is larger than any such network', () => {
-    const large = join(folder, 'large.safetensors');
-    writeFileSync(large, new Uint8Array(1 << 20));
-    expect(() => loadNetwork(large, sizes)).toThrow(/^file must have at most \d+ bytes, got 1048576$/);
+    expect(() => readSafetensors(folder)).toThrow('file must be a regular file');
   });
 });

@@ -1,0 +1,100 @@
+// batchnorm fold: a model of TensorFlow.js, written without its batch norms.
+import { existsSync, mkdirSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { dirname, join, resolve } from 'node:path';
+import { fold as foldModel } from '../tfjs/index.js';
+import { shown, table } from './table.js';
+import {
+  filesOf,
+  inputsFor,
+  loadModel,
+  loadTensorFlow,
+  measure,
+  milliseconds,
+  predict,
+  type Times,
+} from './tensorflow.js';
+import { UsageError } from './usage.js';
+
+export interface FoldOptions {
+  readonly out: string;
+  readonly force?: boolean;
+  readonly time?: boolean;
+  readonly shape?: readonly string[];
+  readonly json?: boolean;
+}
+
+/** @returns the exit code. */
+export async function fold(file: string, options: FoldOptions): Promise<number> {
+  const { force = false, time = false, shape, json = false } = options;
+  const out = resolve(options.out);
+  if (existsSync(out) && !force)
+    throw new UsageError(
+      `--out must be a folder that is not there, got ${JSON.stringify(options.out)}; --force replaces it`,
+    );
+  if (resolve(dirname(file)) === out)
+    throw new UsageError('--out must be another folder than that of the model, got the same');
+  const { tf, backends } = await loadTensorFlow();
+  const model = await loadModel(tf, file);
+  const { model: folded, folded: count, left } = foldModel(model);
+  const inputs = time ? inputsFor(tf, model, shape) : [];
+  replaceFolder(out, await filesOf(tf, folded));
+  const times: Record<string, Record<'before' | 'after', Times>> = {};
+  for (const backend of time ? backends : []) {
+    await tf.setBackend(backend);
+    times[backend] = measure(
+      `predicting on ${backend}`,
+      { before: () => model, after: () => folded },
+      inputs,
+    );
+  }
+  const difference = time ? largestDifference(predict(model, inputs), predict(folded, inputs)) : undefined;
+  if (json) {
+    process.stdout.write(
+      `${JSON.stringify({ file, out: options.out, folded: count, left, ...(time && { times, difference }) }, null, 2)}\n`,
+    );
+    return 0;
+  }
+  const none = count === 0 && left.length === 0;
+  process.stdout.write(none ? `${file} has no batch norms; ` : `${count} folded, ${left.length} left; `);
+  process.stdout.write(`written to ${options.out}\n`);
+  for (const { layer, reason } of left) process.stdout.write(`left: ${shown(layer)}: ${reason}\n`);
+  if (time) {
+    const rows = Object.entries(times).map(([backend, { before, after }]) => [
+      backend,
+      milliseconds(before.median),
+      milliseconds(after.median),
+      `${(before.median / after.median).toFixed(2)} times`,
+    ]);
+    process.stdout.write(`\n${table(['backend', 'before', 'after', 'as fast'], rows)}`);
+    process.stdout.write(`largest difference of predictions: ${difference?.toExponential(1)}\n`);
+  }
+  return 0;
+}
+
+function largestDifference(a: readonly ArrayLike<number>[], b: readonly ArrayLike<number>[]): number {
+  let largest = 0;
+  for (const [i, values] of a.entries())
+    for (let j = 0; j < values.length; j++) largest = Math.max(largest, Math.abs(values[j] - b[i][j]));
+  return largest;
+}
+
+/** Writes beside the folder and renames, so that there is the old one or the whole of the new one. */
+function replaceFolder(out: string, files: ReadonlyMap<string, Uint8Array>): void {
+  const temporary = `${out}.${process.pid}.tmp`;
+  const old = `${out}.${process.pid}.old`;
+  try {
+    mkdirSync(temporary, { recursive: true });
+    for (const [name, bytes] of files) writeFileSync(join(temporary, name), bytes);
+    if (existsSync(out)) renameSync(out, old);
+    try {
+      renameSync(temporary, out);
+    } catch (error) {
+      if (existsSync(old)) renameSync(old, out);
+      throw error;
+    }
+    rmSync(old, { recursive: true, force: true });
+  } catch (error) {
+    rmSync(temporary, { recursive: true, force: true });
+    throw error;
+  }
+}

@@ -1,0 +1,156 @@
+// What there is to say of batch norms: ranges, and what is wrong with them.
+import type { StoredBatchNorm } from '../files/index.js';
+import type { FloatArray } from '../types.js';
+
+export interface Range {
+  readonly min: number;
+  readonly max: number;
+}
+
+export interface Warning {
+  readonly layer: string;
+  readonly kind: 'not finite' | 'dead' | 'below eps' | 'drift' | 'other shape' | 'missing';
+  readonly message: string;
+}
+
+export interface Drift {
+  /** The farthest that a mean has moved, in standard deviations of before. */
+  readonly mean: number;
+  /** The largest ratio of variances, in either direction. */
+  readonly variance: number;
+}
+
+export interface LayerReport {
+  readonly name: string;
+  readonly channels: number;
+  /** Of the file, or the default of its convention. */
+  readonly eps: number;
+  readonly convention: string;
+  readonly axis: number;
+  readonly mean: Range;
+  readonly variance: Range;
+  readonly weight?: Range;
+  readonly bias?: Range;
+  /** Channels. */
+  readonly notFinite: readonly number[];
+  readonly dead: readonly number[];
+  readonly belowEps: readonly number[];
+  readonly drift?: Drift;
+}
+
+export interface Report {
+  readonly file: string;
+  readonly other?: string;
+  readonly layers: readonly LayerReport[];
+  readonly warnings: readonly Warning[];
+}
+
+/** A weight below this leaves nothing of its channel but the bias. */
+const deadWeight = 1e-5;
+
+/** A variance below this share of eps is that of a channel that does not change. */
+const deadShare = 1e-3;
+
+const mostMean = 1;
+const mostRatio = 2;
+
+export function reportOf(
+  file: string,
+  norms: ReadonlyMap<string, StoredBatchNorm>,
+  other?: { readonly file: string; readonly norms: ReadonlyMap<string, StoredBatchNorm> },
+): Report {
+  const layers: LayerReport[] = [];
+  const warnings: Warning[] = [];
+  for (const [name, norm] of norms) {
+    const warn = (kind: Warning['kind'], message: string) => warnings.push({ layer: name, kind, message });
+    const after = other?.norms.get(name);
+    if (other !== undefined && after === undefined) warn('missing', `is not in ${other.file}`);
+    const drift = after && driftOf(norm, after);
+    if (after !== undefined && drift === undefined)
+      warn('other shape', 'has another number of channels there');
+    const report = layerOf(name, norm, drift);
+    layers.push(report);
+    const { notFinite, dead, belowEps, channels, eps } = report;
+    if (notFinite.length > 0)
+      warn('not finite', `${count(notFinite, channels)} have values that are not finite`);
+    if (dead.length > 0) warn('dead', `${count(dead, channels)} are dead: weight or variance near 0`);
+    if (belowEps.length > 0)
+      warn('below eps', `${count(belowEps, channels)} have a variance below eps (${eps})`);
+    if (drift && !(drift.mean <= mostMean && drift.variance <= mostRatio))
+      warn(
+        'drift',
+        `means moved by up to ${drift.mean.toPrecision(3)} deviations, variances by ${drift.variance.toPrecision(3)} times`,
+      );
+  }
+  for (const name of other?.norms.keys() ?? [])
+    if (!norms.has(name)) warnings.push({ layer: name, kind: 'missing', message: `is not in ${file}` });
+  return { file, ...(other !== undefined && { other: other.file }), layers, warnings };
+}
+
+function count({ length }: readonly number[], channels: number): string {
+  return `${length} of ${channels} channels`;
+}
+
+const defaultEps = { keras: 1e-3, onnx: 1e-5 } as const;
+
+function layerOf(
+  name: string,
+  { state, eps, convention, axis }: StoredBatchNorm,
+  drift: Drift | undefined,
+): LayerReport {
+  const mean = state.running_mean as FloatArray;
+  const variance = state.running_var as FloatArray;
+  const { weight, bias } = state as { weight?: FloatArray; bias?: FloatArray };
+  const channels = [...mean.keys()];
+  const used = eps ?? (convention === undefined ? 1e-5 : defaultEps[convention]);
+  const notFinite = channels.filter(
+    (i) => ![mean, variance, weight, bias].every((values) => !values || Number.isFinite(values[i])),
+  );
+  const isDead = (i: number) =>
+    (weight && Math.abs(weight[i]) < deadWeight) || variance[i] <= deadShare * used;
+  return {
+    name,
+    channels: mean.length,
+    eps: used,
+    convention: convention ?? 'pytorch',
+    axis,
+    mean: rangeOf(mean),
+    variance: rangeOf(variance),
+    ...(weight && { weight: rangeOf(weight) }),
+    ...(bias && { bias: rangeOf(bias) }),
+    notFinite,
+    dead: channels.filter(isDead),
+    belowEps: channels.filter((i) => variance[i] < used && !isDead(i)),
+    ...(drift && { drift }),
+  };
+}
+
+/** Of what is finite. */
+function rangeOf(values: FloatArray): Range {
+  let min = Number.POSITIVE_INFINITY;
+  let max = Number.NEGATIVE_INFINITY;
+  for (const value of values) {
+    if (!Number.isFinite(value)) continue;
+    min = Math.min(min, value);
+    max = Math.max(max, value);
+  }
+  return min <= max ? { min, max } : { min: Number.NaN, max: Number.NaN };
+}
+
+/** Undefined where the two cannot be compared. */
+function driftOf(
+  { state: before, eps = 1e-5 }: StoredBatchNorm,
+  { state: after }: StoredBatchNorm,
+): Drift | undefined {
+  const [meanBefore, meanAfter] = [before, after].map((state) => state.running_mean as FloatArray);
+  const [varBefore, varAfter] = [before, after].map((state) => state.running_var as FloatArray);
+  if (meanBefore.length !== meanAfter.length) return undefined;
+  let mean = 0;
+  let variance = 1;
+  for (let i = 0; i < meanBefore.length; i++) {
+    mean = Math.max(mean, Math.abs(meanAfter[i] - meanBefore[i]) / Math.sqrt(varBefore[i] + eps));
+    const ratio = (varAfter[i] + eps) / (varBefore[i] + eps);
+    variance = Math.max(variance, ratio, 1 / ratio);
+  }
+  return { mean, variance };
+}

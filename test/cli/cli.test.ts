@@ -1,0 +1,256 @@
+// The program as a terminal has it: what it prints, with what it ends, and what it leaves on the disk.
+import { spawnSync } from 'node:child_process';
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join, resolve } from 'node:path';
+import * as tf from '@tensorflow/tfjs';
+import { loadBatchNorms, writeSafetensors } from 'batchnorm/files';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { version } from '../../lib/version.js';
+import { inFiles } from '../support/files.js';
+import { patience } from '../support/patience.js';
+
+const folder = mkdtempSync(join(tmpdir(), 'batchnorm-'));
+afterAll(() => rmSync(folder, { recursive: true }));
+
+const { bin } = JSON.parse(readFileSync('package.json', 'utf8')) as { bin: { batchnorm: string } };
+
+function run(...args: string[]) {
+  const { status, stdout, stderr } = spawnSync(process.execPath, [resolve(bin.batchnorm), ...args], {
+    encoding: 'utf8',
+    timeout: patience,
+  });
+  return { status, stdout, stderr };
+}
+
+/** A file of one layer, a channel of which each value is for. */
+function layerOf(name: string, mean: number[], variance: number[], weight: number[]): string {
+  const path = join(folder, name);
+  const entries = { running_mean: mean, running_var: variance, weight };
+  const tensors = new Map(
+    Object.entries(entries).map(([part, values]) => [
+      `bn.${part}`,
+      { data: Float32Array.from(values), shape: [values.length] },
+    ]),
+  );
+  writeSafetensors(path, { tensors, metadata: new Map() });
+  return path;
+}
+
+let sound: string;
+let broken: string;
+beforeAll(() => {
+  sound = layerOf('sound.safetensors', [0, 1, 2, 3], [1, 1, 1, 1], [1, 1, 1, 1]);
+  broken = layerOf('broken.safetensors', [0, Number.NaN, 2, 9], [1, 1, 2e-6, 1], [1, 1, 1, 0]);
+});
+
+describe('help and mistakes', () => {
+  it.each([['--help'], ['inspect', '--help'], ['fold', '--help'], ['gain', '--help']])('%s %s', (...args) => {
+    const { status, stdout } = run(...args);
+    expect(status).toBe(0);
+    expect(stdout).toMatch(/^Usage: batchnorm /);
+    if (args.length > 1) expect(stdout).toContain('\n  npx batchnorm ');
+  });
+
+  it('says the version', () => {
+    expect(run('--version')).toEqual({ status: 0, stdout: `${version}\n`, stderr: '' });
+  });
+
+  it.each<[args: string[], line: string]>([
+    [[], 'a command must be inspect, fold or gain, got "" (batchnorm --help)'],
+    [['frobnicate'], 'a command must be inspect, fold or gain, got "frobnicate" (batchnorm --help)'],
+    [['inspect'], 'a command must have one or two files, got 0 (batchnorm --help)'],
+    [['inspect', 'none.onnx'], "ENOENT: no such file or directory, stat 'none.onnx'"],
+    [['fold', 'model.json'], '--out must be a folder, got nothing (batchnorm --help)'],
+    [
+      ['inspect', inFiles('external.bin')],
+      'file must be .safetensors, .onnx, .keras, .h5 or model.json of TensorFlow.js, got',
+    ],
+  ])('%j is refused in a line', (args, line) => {
+    const { status, stdout, stderr } = run(...args);
+    expect({ status, stdout }).toEqual({ status: 2, stdout: '' });
+    expect(stderr).toMatch(/^batchnorm: [^\n]+\n$/);
+    expect(stderr).toContain(line);
+  });
+});
+
+describe('inspect', () => {
+  it('prints a row for each batch norm, and nothing is wrong', () => {
+    const { status, stdout, stderr } = run('inspect', sound, '--strict');
+    expect({ status, stderr }).toEqual({ status: 0, stderr: '' });
+    expect(stdout).toMatch(
+      /^name +channels +eps +mean +variance +weight +dead\nbn +4 +1e-5 +0 … 3 +1 … 1 +1 … 1 +0\n$/,
+    );
+  });
+
+  it('warns of what is wrong, and ends with 1 where it is strict', () => {
+    const { status, stdout } = run('inspect', broken, '--strict');
+    expect(status).toBe(1);
+    expect(stdout).toContain('warning: bn: 1 of 4 channels have values that are not finite\n');
+    expect(stdout).toContain('warning: bn: 1 of 4 channels are dead: weight or variance near 0\n');
+    expect(stdout).toContain('warning: bn: 1 of 4 channels have a variance below eps (0.00001)\n');
+    expect(run('inspect', broken).status).toBe(0);
+  });
+
+  it('says how far another file has drifted', () => {
+    const { status, stdout } = run(
+      'inspect',
+      sound,
+      layerOf('after.safetensors', [0, 1, 2, 5], [1, 3, 1, 1], [1, 1, 1, 1]),
+      '--strict',
+    );
+    expect(status).toBe(1);
+    expect(stdout).toContain('warning: bn: means moved by up to 2.00 deviations, variances by 3.00 times\n');
+    expect(run('inspect', sound, sound, '--strict').status).toBe(0);
+  });
+
+  it('gives JSON', () => {
+    const { stdout } = run('inspect', broken, '--json');
+    const { layers, warnings } = JSON.parse(stdout);
+    expect(layers).toEqual([
+      expect.objectContaining({
+        name: 'bn',
+        channels: 4,
+        notFinite: [1],
+        dead: [3],
+        belowEps: [2],
+        mean: { min: 0, max: 9 },
+      }),
+    ]);
+    expect(warnings.map(({ kind }: { kind: string }) => kind)).toEqual(['not finite', 'dead', 'below eps']);
+  });
+
+  it('writes a page with histograms, never over one that is there without --force', () => {
+    const page = join(folder, 'page.html');
+    expect(run('inspect', broken, '--html', page).status).toBe(0);
+    const text = readFileSync(page, 'utf8');
+    expect(text.match(/<svg /g)).toHaveLength(3);
+    expect(text).toContain('prefers-color-scheme: dark');
+    expect(text).not.toMatch(/<script|src=|href=/);
+    writeFileSync(page, 'mine');
+    expect(run('inspect', sound, '--html', page).status).toBe(2);
+    expect(readFileSync(page, 'utf8')).toBe('mine');
+    expect(run('inspect', sound, '--html', page, '--force').status).toBe(0);
+    expect(readFileSync(page, 'utf8')).toContain('<svg');
+    expect(readdirSync(folder).filter((name) => name.includes('.tmp'))).toEqual([]);
+  });
+
+  it('shows names that would harm a terminal or a page as what they are', () => {
+    const path = join(folder, 'names.safetensors');
+    const data = Float32Array.of(1);
+    const tensors = new Map(
+      ['running_mean', 'running_var'].map((part) => [`\u001b[31m<script>.${part}`, { data, shape: [1] }]),
+    );
+    writeSafetensors(path, { tensors, metadata: new Map() });
+    const page = join(folder, 'names.html');
+    const { status, stdout } = run('inspect', path, '--html', page);
+    expect(status).toBe(0);
+    expect(stdout).toContain('"\\u001b[31m<script>"');
+    expect(readFileSync(page, 'utf8')).not.toContain('<script');
+  });
+
+  it('says that a file has no batch norms, and ends with 0', () => {
+    const path = join(folder, 'none.safetensors');
+    writeSafetensors(path, {
+      tensors: new Map([['weight', { data: Float32Array.of(1), shape: [1] }]]),
+      metadata: new Map(),
+    });
+    expect(run('inspect', path, '--strict')).toEqual({
+      status: 0,
+      stdout: `${path} has no batch norms.\n`,
+      stderr: '',
+    });
+  });
+});
+
+describe('models of TensorFlow.js', () => {
+  const path = join(folder, 'model/model.json');
+
+  beforeAll(async () => {
+    const model = tf.sequential({
+      layers: [
+        tf.layers.conv2d({
+          filters: 4,
+          kernelSize: 3,
+          inputShape: [8, 8, 3],
+          biasInitializer: 'randomNormal',
+        }),
+        tf.layers.batchNormalization({
+          betaInitializer: 'randomNormal',
+          movingMeanInitializer: 'randomNormal',
+          name: 'first',
+        }),
+        tf.layers.reLU(),
+        tf.layers.batchNormalization({ name: 'second' }),
+        tf.layers.reLU(),
+      ],
+    });
+    await model.save(
+      tf.io.withSaveHandler(async ({ modelTopology, weightSpecs, weightData }) => {
+        mkdirSync(join(folder, 'model'));
+        writeFileSync(join(folder, 'model/weights.bin'), new Uint8Array(weightData as ArrayBuffer));
+        const weightsManifest = [{ paths: ['weights.bin'], weights: weightSpecs }];
+        writeFileSync(path, JSON.stringify({ modelTopology, weightsManifest }));
+        return { modelArtifactsInfo: { dateSaved: new Date(), modelTopologyType: 'JSON' } };
+      }),
+    );
+  });
+
+  it('fold writes a model, says what is left and how long predictions take', {
+    timeout: patience,
+  }, async () => {
+    const out = join(folder, 'folded');
+    const { status, stdout, stderr } = run('fold', path, '--out', out, '--time');
+    expect({ status, stderr }).toEqual({ status: 0, stderr: '' });
+    expect(stdout).toMatch(/^1 folded, 1 left; written to /);
+    expect(stdout).toMatch(/\nleft: second: ReLU \(\w+\) stands before it; ReLU \(\w+\) stands behind it\n/);
+    expect(stdout).toMatch(/\ncpu +[\d.]+ ms +[\d.]+ ms +[\d.]+ times\nwasm +/);
+    expect(Number(/difference of predictions: (.*)\n/.exec(stdout)?.[1])).toBeLessThan(1e-5);
+    expect([...(await loadBatchNorms(join(out, 'model.json'))).keys()]).toEqual(['second']);
+    expect(readdirSync(out).sort()).toEqual(['group1-shard1of1.bin', 'model.json']);
+  });
+
+  it('fold never writes over a folder that is there without --force, and leaves nothing half-written', {
+    timeout: patience,
+  }, () => {
+    const out = join(folder, 'there');
+    mkdirSync(out);
+    writeFileSync(join(out, 'mine'), '');
+    expect(run('fold', path, '--out', out).stderr).toContain('--force replaces it');
+    expect(readdirSync(out)).toEqual(['mine']);
+    expect(run('fold', path, '--out', out, '--force').status).toBe(0);
+    expect(readdirSync(out)).not.toContain('mine');
+    writeFileSync(
+      join(folder, 'model/cut.json'),
+      readFileSync(path, 'utf8').replace('weights.bin', 'missing.bin'),
+    );
+    const none = join(folder, 'none');
+    const { status, stderr } = run('fold', join(folder, 'model/cut.json'), '--out', none);
+    expect(status).toBe(2);
+    expect(stderr).toBe('batchnorm: a shard must be beside the model, got no "missing.bin"\n');
+    expect(existsSync(none)).toBe(false);
+    expect(readdirSync(folder).filter((name) => /\.(?:tmp|old)$/.test(name))).toEqual([]);
+    // The model itself is not to be replaced.
+    expect(run('fold', path, '--out', join(folder, 'model'), '--force').status).toBe(2);
+  });
+
+  it('gain says the share of batch norms, and what install and folding bring', { timeout: patience }, () => {
+    const { status, stdout, stderr } = run('gain', path, '--json');
+    expect({ status, stderr }).toEqual({ status: 0, stderr: '' });
+    const { folded, left, gains } = JSON.parse(stdout);
+    expect({ folded, left: left.length }).toEqual({ folded: 1, left: 1 });
+    for (const backend of ['cpu', 'wasm']) {
+      expect(gains[backend].share).toBeGreaterThan(0);
+      expect(Object.keys(gains[backend].times)).toEqual(['stock', 'install', 'folded']);
+    }
+    expect(run('gain', path, '--shape', '1,8').stderr).toMatch(/^batchnorm: [^\n]+\n$/);
+  });
+});
