@@ -89,6 +89,9 @@ class LibraryOf final : public Library {
     int length = 0;
     library_version(text, &length);
     version = text;
+    // Of MPICH there are more lines, of how it was built, and tabs.
+    version.resize(std::min(version.size(), version.find('\n')));
+    std::replace(version.begin(), version.end(), '\t', ' ');
   }
 
   bool is_started() const override {

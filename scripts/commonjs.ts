@@ -4,7 +4,9 @@ import { mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'nod
 import { dirname, join, relative } from 'node:path';
 import { build } from 'esbuild';
 
-const entryPoints = ['dist/index.js', 'dist/tfjs/index.js', 'dist/workers/index.js'];
+const entryPoints = ['index', 'tfjs/index', 'workers/index', 'mpi/index', 'mpi/browser'].map(
+  (name) => `dist/${name}.js`,
+);
 const folder = 'dist/cjs';
 
 /** Beside a .cjs file lies a .cjs file. */
