@@ -77,6 +77,7 @@ export function mpi(options?: MpiOptions): Required<ProcessGroup> {
   if (library !== undefined && (typeof library !== 'string' || library === ''))
     throw typeError('library', 'be the name or path of an MPI library', library);
   const native = nativeMpi();
+  leaveMemoryAlone();
   const launcher = launcherHere();
   const version = library === undefined ? loadAny(native, launcher) : loadGiven(native, library);
   const size = started(native, version);
@@ -110,6 +111,15 @@ function nativeMpi(): Mpi {
   return native;
 }
 
+/**
+ * UCX, which MPICH and Open MPI send with, puts hooks into the C library's code for memory, while the threads of Node.js run it:
+ * now and then a process ends with a signal. What it wants them for, memory that stays known to a network card, is not ours:
+ * each exchange has its own.
+ */
+function leaveMemoryAlone(): void {
+  process.env.UCX_MEM_EVENTS ??= 'n';
+}
+
 function launcherHere(): Launcher | undefined {
   for (let i = 0; i < launchers.length; i++) {
     const size = Number(environment(launchers[i].variable));
@@ -133,11 +143,7 @@ function loadAny(native: Mpi, launcher: Launcher | undefined): string {
   return version;
 }
 
-function firstLoaded(
-  native: Mpi,
-  names: readonly string[],
-  tried: { reasons: string },
-): string | undefined {
+function firstLoaded(native: Mpi, names: readonly string[], tried: { reasons: string }): string | undefined {
   for (let i = 0; i < names.length; i++) {
     const name = process.platform === 'darwin' ? onMacOS[names[i]] : names[i];
     const version = loadOne(native, name, tried);

@@ -12,8 +12,8 @@ import {
   Member,
   mismatch,
   resultLength,
-  takeBrought,
   type Transport,
+  takeBrought,
 } from '../member.js';
 import { namesOf, propertyOf } from '../properties.js';
 import { lengthOf, zeros } from '../typed-array.js';
@@ -111,11 +111,7 @@ export class WorkerGroup {
     const shared = new GroupMemory(memory);
     checkInteger('rank', rank, 0, shared.size - 1);
     if (!shared.enter(rank)) throw rangeError('rank', 'be of one member only', `${rank}, which has joined`);
-    return new Member(
-      rank,
-      shared.size,
-      new SharedMemory(shared, shared.size === 1 || mayWait(memory)),
-    );
+    return new Member(rank, shared.size, new SharedMemory(shared, shared.size === 1 || mayWait(memory)));
   }
 }
 
