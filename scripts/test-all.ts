@@ -70,6 +70,12 @@ const parts: readonly Part[] = [
   { name: 'main', title: 'The main job', command: ['start'], short: ['--quick'] },
   { name: 'gaps', title: 'Data with gaps', command: ['run', 'gaps'], short: ['--quick'] },
   {
+    name: 'distributed',
+    title: 'One batch over many members',
+    command: ['run', 'distributed'],
+    short: ['--quick'],
+  },
+  {
     name: 'tfjs',
     title: "TensorFlow.js' models with either batch norm",
     command: ['run', 'tfjs'],

@@ -64,12 +64,15 @@ interface Launcher {
  *   Error (`ERR_BATCHNORM_MPI_UNAVAILABLE`) where there is no library or it does not start, where the launcher is of another kind,
  *   in worker threads, at the second call of a process, on Windows, on the WebAssembly backend and in browsers.
  * @example
+ * ```js
+ * // train.js: mpirun -n 4 node train.js
  * import { BatchNorm } from 'batchnorm';
  * import { mpi } from 'batchnorm/mpi';
  *
- * const group = mpi(); // mpirun -n 4 node train.js
- * const bn = new BatchNorm(64, { group });
- * console.log(group.rank, group.size); // 0 1
+ * const group = mpi();
+ * const bn = new BatchNorm(64, { group }); // of which each process gives a part of the batch
+ * console.log(group.rank, group.size); // 2 4
+ * ```
  */
 export function mpi(options?: MpiOptions): Required<ProcessGroup> {
   const { library, timeout } = readOptions(options, optionNames);

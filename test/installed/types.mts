@@ -7,6 +7,7 @@ import {
   type ProcessGroup,
   type Tensor,
 } from 'batchnorm';
+import { mpi } from 'batchnorm/mpi';
 import { WorkerGroup } from 'batchnorm/workers';
 
 const bn = new BatchNorm(2, { dtype: 'float64', convention: 'keras', momentum: 0.99 });
@@ -19,4 +20,5 @@ const isa: string = capabilities().isa;
 new BatchNorm(2, { dtype: 'float16' });
 const group: ProcessGroup = WorkerGroup.join(new WorkerGroup(1, { timeout: 1000 }).handle, 0);
 const member = new BatchNorm(2, { group });
-void [later, folded, isa, member];
+const processes: Required<ProcessGroup> = mpi({ library: 'libmpi.so.40', timeout: 1000 });
+void [later, folded, isa, member, processes];
