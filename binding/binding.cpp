@@ -215,7 +215,8 @@ class Arguments {
   napi_value values_[Count];
 };
 
-/// Throws in JavaScript what is being handled. Not a part of guarded(), which there is once for each callback.
+/// Throws in JavaScript what is being handled. Not a part of guarded(), which there is once for each
+/// callback.
 [[gnu::noinline]] void throw_caught(napi_env env) {
   try {
     throw;

@@ -156,7 +156,8 @@ class LibraryOf final : public Library {
   int (*test_)(Handle*, int*, void*) = nullptr;
 };
 
-/// Whether a library has the constants of MPI-5's ABI: others have the function too, and say that they have not.
+/// Whether a library has the constants of MPI-5's ABI: others have the function too, and say that they have
+/// not.
 bool has_standard_abi(void* library) {
   auto* const abi_version = reinterpret_cast<int (*)(int*, int*)>(dlsym(library, "MPI_Abi_get_version"));
   int major = -1;
@@ -173,9 +174,9 @@ std::unique_ptr<Library> library_of(void* library) {
   }
   if (dlsym(library, "ompi_mpi_comm_world"))
     return std::make_unique<LibraryOf<void*>>(
-        library,
-        Constants<void*>{symbol_of(library, "ompi_mpi_comm_world"), symbol_of(library, "ompi_mpi_comm_self"),
-                         symbol_of(library, "ompi_mpi_double"), symbol_of(library, "ompi_mpi_errors_return"), 1});
+        library, Constants<void*>{
+                     symbol_of(library, "ompi_mpi_comm_world"), symbol_of(library, "ompi_mpi_comm_self"),
+                     symbol_of(library, "ompi_mpi_double"), symbol_of(library, "ompi_mpi_errors_return"), 1});
   // Of MPICH and all that share its ABI.
   if (dlsym(library, "MPIR_Err_create_code"))
     return std::make_unique<LibraryOf<int>>(
@@ -305,4 +306,3 @@ void end(int code) {
 }
 
 }  // namespace binding::mpi
-

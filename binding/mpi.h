@@ -1,5 +1,5 @@
-// MPI, found at run time: whoever trains over many machines has it installed, in whatever kind, and nobody else needs it. All
-// of it belongs to the process, and is called on its main thread alone. Not on Windows.
+// MPI, found at run time: whoever trains over many machines has it installed, in whatever kind, and nobody
+// else needs it. All of it belongs to the process, and is called on its main thread alone. Not on Windows.
 #pragma once
 
 #include <cstddef>
@@ -7,7 +7,8 @@
 
 namespace binding::mpi {
 
-/// What all members do together, each with its own values. Both write `count` values of each member, in the order of ranks.
+/// What all members do together, each with its own values. Both write `count` values of each member, in the
+/// order of ranks.
 enum Exchange {
   /// Each brings `count` values, which all get.
   kAllGather,
@@ -15,7 +16,8 @@ enum Exchange {
   kAllToAll,
 };
 
-/// Loads a library, by name or path; returns what it says it is. Throws std::runtime_error with the reason where it is none.
+/// Loads a library, by name or path; returns what it says it is. Throws std::runtime_error with the reason
+/// where it is none.
 std::string load(const char* library);
 
 /// Whether start() has been called, or somebody else has started MPI with the library that is loaded.
@@ -39,8 +41,8 @@ bool wait(double milliseconds);
 size_t received();
 void take(double* values);
 
-/// Ends MPI. With a code other than 0, or an exchange on its way, the others would wait for this member for ever: the whole job
-/// ends, with the process, so that its error is told before.
+/// Ends MPI. With a code other than 0, or an exchange on its way, the others would wait for this member for
+/// ever: the whole job ends, with the process, so that its error is told before.
 void end(int code);
 
 }  // namespace binding::mpi
