@@ -30,7 +30,10 @@ const leftOut = [...measuring, ...(values.short ? large : [])];
  * The launchers and libraries of MPI have no sanitizers. What the examples and the search for large errors ask of the addon, other
  * rooms have asked.
  */
-const leftOutFiles = ['test/mpi/**', ...(values.short ? ['test/examples/**', 'test/kernels/hunt.test.ts'] : [])];
+const leftOutFiles = [
+  'test/mpi/**',
+  ...(values.short ? ['test/examples/**', 'test/kernels/hunt.test.ts'] : []),
+];
 
 function isas(environment: NodeJS.ProcessEnv) {
   const program = "import { capabilities } from 'batchnorm'; console.log(capabilities().isas.join())";
