@@ -20,6 +20,7 @@
 #include "batchnorm.h"
 #include "dispatch.h"
 #include "mailbox.h"
+#include "mpi.h"
 #include "plan.h"
 #include "platform.h"
 #include "presence.h"
@@ -223,11 +224,11 @@ class Arguments {
   napi_value values_[Count];
 };
 
-/// A callback out of which no C++ exception can fly.
-template <auto Function>
-napi_value guarded(napi_env env, napi_callback_info info) {
+/// Throws in JavaScript what is being handled. Not a part of guarded(), which there is once for each
+/// callback.
+[[gnu::noinline]] void throw_caught(napi_env env) {
   try {
-    return Function(env, info);
+    throw;
   } catch (const BufferChanged& changed) {
     const std::string message =
         std::string(changed.name) +
@@ -258,6 +259,16 @@ napi_value guarded(napi_env env, napi_callback_info info) {
     napi_throw_error(env, "ERR_BATCHNORM_NATIVE", error.what());
   } catch (...) {
     napi_throw_error(env, "ERR_BATCHNORM_NATIVE", "unknown exception");
+  }
+}
+
+/// A callback out of which no C++ exception can fly.
+template <auto Function>
+napi_value guarded(napi_env env, napi_callback_info info) {
+  try {
+    return Function(env, info);
+  } catch (...) {
+    throw_caught(env);
   }
   return nullptr;
 }
@@ -876,6 +887,60 @@ napi_value cancel(napi_env env, napi_callback_info info) {
   return Napi::Boolean::New(env, instance_of(env).mailbox.cancel(env, Arguments<1>(env, info).slot(0)));
 }
 
+#if !defined(_WIN32)
+/// load(library): what it says it is
+napi_value mpi_load(napi_env env, napi_callback_info info) {
+  const std::string library = Napi::String(env, Arguments<1>(env, info)[0]);
+  return Napi::String::New(env, binding::mpi::load(library.c_str()));
+}
+
+/// isStarted()
+napi_value mpi_is_started(napi_env env, napi_callback_info) {
+  return Napi::Boolean::New(env, binding::mpi::is_started());
+}
+
+/// start(): size
+napi_value mpi_start(napi_env env, napi_callback_info) {
+  binding::mpi::start();
+  return Napi::Number::New(env, binding::mpi::size());
+}
+
+/// rank()
+napi_value mpi_rank(napi_env env, napi_callback_info) {
+  return Napi::Number::New(env, binding::mpi::rank());
+}
+
+/// begin(toEach, values, count)
+napi_value mpi_begin(napi_env env, napi_callback_info info) {
+  const Arguments<3> arguments(env, info);
+  const bool to_each = arguments.boolean(0);
+  const size_t count = arguments.size(2);
+  if (count > INT32_MAX) throw InvalidCall{"be given at most 2^31 - 1 values of each member"};
+  const size_t members = to_each ? static_cast<size_t>(binding::mpi::size()) : 1;
+  const auto values = arguments.array<const double>(1, members * count, "values");
+  binding::mpi::begin(to_each ? binding::mpi::kAllToAll : binding::mpi::kAllGather, values.at, count);
+  return nullptr;
+}
+
+/// wait(milliseconds): whether the exchange has ended
+napi_value mpi_wait(napi_env env, napi_callback_info info) {
+  return Napi::Boolean::New(env, binding::mpi::wait(Arguments<1>(env, info).number(0)));
+}
+
+/// take(values)
+napi_value mpi_take(napi_env env, napi_callback_info info) {
+  const Arguments<1> arguments(env, info);
+  binding::mpi::take(arguments.array<double>(0, binding::mpi::received(), "values").at);
+  return nullptr;
+}
+
+/// end(code)
+napi_value mpi_end(napi_env env, napi_callback_info info) {
+  binding::mpi::end(static_cast<int>(Arguments<1>(env, info).number(0)));
+  return nullptr;
+}
+#endif
+
 /// `storage`: what its tensors of Half hold.
 template <auto Function>
 void export_function(Napi::Object target, const char* name, Storage storage = batchnorm::kFloat32) {
@@ -921,6 +986,21 @@ Napi::Object passes_of(Napi::Env env, Storage storage = batchnorm::kFloat32) {
   return passes;
 }
 
+#if !defined(_WIN32)
+Napi::Object mpi_of(Napi::Env env) {
+  Napi::Object mpi = Napi::Object::New(env);
+  export_function<mpi_load>(mpi, "load");
+  export_function<mpi_is_started>(mpi, "isStarted");
+  export_function<mpi_start>(mpi, "start");
+  export_function<mpi_rank>(mpi, "rank");
+  export_function<mpi_begin>(mpi, "begin");
+  export_function<mpi_wait>(mpi, "wait");
+  export_function<mpi_take>(mpi, "take");
+  export_function<mpi_end>(mpi, "end");
+  return mpi;
+}
+#endif
+
 Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   binding::stay_loaded();
   env.SetInstanceData(new Instance);
@@ -949,6 +1029,9 @@ Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   export_function<on_finished>(exports, "onFinished");
   export_function<take_finished>(exports, "takeFinished");
   export_function<cancel>(exports, "cancel");
+#if !defined(_WIN32)
+  exports.Set("mpi", mpi_of(env));
+#endif
   return exports;
 }
 

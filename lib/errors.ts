@@ -18,6 +18,7 @@ export type Reason =
   | 'GROUP_BUSY'
   | 'MAIN_THREAD'
   | 'NO_SHARED_MEMORY'
+  | 'MPI_UNAVAILABLE'
   | 'NOT_FOLDABLE'
   | 'NOT_DIFFERENTIABLE'
   | 'DISPOSED'

@@ -1,6 +1,7 @@
 /**
  * Those who compute on one batch together: each member calls the same exchanges in the same order, with its own values.
- * Workers of one process are one by `WorkerGroup` of `batchnorm/workers`; anything else that has these methods is one too.
+ * Workers of one process are one by `WorkerGroup` of `batchnorm/workers`, processes of many machines by `mpi` of `batchnorm/mpi`;
+ * anything else that has these methods is one too.
  */
 export interface ProcessGroup {
   /** Which member this is, from 0 on. */

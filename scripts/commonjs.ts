@@ -5,12 +5,14 @@ import { dirname, join, relative } from 'node:path';
 import { build } from 'esbuild';
 
 const entryPoints = [
-  'dist/index.js',
-  'dist/tfjs/index.js',
-  'dist/workers/index.js',
-  'dist/files/index.js',
-  'dist/files/hdf5-worker.js',
-];
+  'index',
+  'tfjs/index',
+  'workers/index',
+  'mpi/index',
+  'mpi/browser',
+  'files/index',
+  'files/hdf5-worker',
+].map((name) => `dist/${name}.js`);
 const folder = 'dist/cjs';
 
 /** Beside a .cjs file lies a .cjs file. */

@@ -107,6 +107,13 @@ const parts: readonly Part[] = [
     after: ['wasm'],
   },
   {
+    name: 'distributed',
+    title: 'One batch over many members',
+    command: ['run', 'distributed', '--ignore-scripts'],
+    short: ['--quick'],
+    after: ['wasm'],
+  },
+  {
     name: 'tfjs',
     title: "TensorFlow.js' models with either batch norm",
     command: ['run', 'tfjs', '--ignore-scripts'],

@@ -26,8 +26,14 @@ const measuring = ['may run out', 'is given back'];
 /** Millions of values go ways on which the native tests, sanitized too, send thousands: stores past the caches, blocks. */
 const large = ['beyond the caches', 'millions of values per channel'];
 const leftOut = [...measuring, ...(values.short ? large : [])];
-/** What the examples and the search for large errors ask of the addon, other rooms have asked. */
-const leftOutFiles = values.short ? ['test/examples/**', 'test/kernels/hunt.test.ts'] : [];
+/**
+ * The launchers and libraries of MPI have no sanitizers. What the examples and the search for large errors ask of the addon, other
+ * rooms have asked.
+ */
+const leftOutFiles = [
+  'test/mpi/**',
+  ...(values.short ? ['test/examples/**', 'test/kernels/hunt.test.ts'] : []),
+];
 
 function isas(environment: NodeJS.ProcessEnv) {
   const program = "import { capabilities } from 'batchnorm'; console.log(capabilities().isas.join())";

@@ -1,16 +1,18 @@
 /**
- * The matrix products of a linear layer, on row-major float32 matrices with sums in doubles.
+ * The matrix products of a linear layer, on row-major matrices, float32 with sums in doubles or double.
  *
  * The left factor is expected to hold many zeros (four fifths of the pixels of MNIST, half of what a ReLU
  * gives), so a product is not a block of dot products: each row of the result is a sum of those rows of the
  * right factor whose coefficient is not zero.
  */
 
+import type { FloatArray } from 'batchnorm';
+
 /** out[m][n] += Σₖ a[m][k] · b[k][n] for `a[rows][inner]`, `b[inner][columns]`. */
 export function addProduct(
-  a: Float32Array,
-  b: Float32Array,
-  out: Float32Array,
+  a: FloatArray,
+  b: FloatArray,
+  out: FloatArray,
   rows: number,
   inner: number,
   columns: number,
@@ -24,9 +26,9 @@ export function addProduct(
 
 /** out[m][n] += Σₖ a[k][m] · b[k][n] for `a[inner][rows]`, the transposed left factor, `b[inner][columns]`. */
 export function addTransposedProduct(
-  a: Float32Array,
-  b: Float32Array,
-  out: Float32Array,
+  a: FloatArray,
+  b: FloatArray,
+  out: FloatArray,
   rows: number,
   inner: number,
   columns: number,
@@ -39,7 +41,7 @@ export function addTransposedProduct(
 }
 
 /** out[n][m] = a[m][n] for `a[rows][columns]`. */
-export function transpose(a: Float32Array, out: Float32Array, rows: number, columns: number): void {
+export function transpose(a: FloatArray, out: FloatArray, rows: number, columns: number): void {
   for (let m = 0; m < rows; m++) {
     for (let n = 0; n < columns; n++) out[n * rows + m] = a[m * columns + n];
   }
@@ -59,7 +61,7 @@ class Terms {
 /** Collects the non-zero `a[start + k * stride]`; gives their number rounded up to a multiple of four. */
 function gather(
   { coefficients, starts }: Terms,
-  a: Float32Array,
+  a: FloatArray,
   start: number,
   stride: number,
   inner: number,
@@ -84,8 +86,8 @@ function gather(
 function addRows(
   { coefficients, starts }: Terms,
   count: number,
-  b: Float32Array,
-  out: Float32Array,
+  b: FloatArray,
+  out: FloatArray,
   at: number,
   columns: number,
 ): void {

@@ -285,6 +285,31 @@ export interface Conversions {
   narrow(dtype: HalfDType, from: Float32Array, to: Uint16Array): void;
 }
 
+/**
+ * MPI as the binary has it, on the main thread alone. What goes wrong is an Error with the reason, of the loader or MPI's own,
+ * as its message.
+ */
+export interface Mpi {
+  /** Loads a library, by name or path; returns what it says it is. */
+  load(library: string): string;
+  /** Whether MPI has been started in this process, by whomever. */
+  isStarted(): boolean;
+  /** Once, with the library that was loaded. Returns how many members there are. */
+  start(): number;
+  rank(): number;
+  /**
+   * Begins an exchange: each member brings `count` values for all others, or so many to each of them. They are read before
+   * this returns.
+   */
+  begin(toEach: boolean, values: Float64Array, count: number): void;
+  /** Whether the exchange has ended, within so many milliseconds. */
+  wait(milliseconds: number): boolean;
+  /** Writes what the exchange that has ended has brought: `count` values of each member, in the order of ranks. */
+  take(values: Float64Array): void;
+  /** Once: with the exit code of the process, which ends. */
+  end(code: number): void;
+}
+
 /** One interface, two answers: native.ts and wasm.ts. Both give the same bits. */
 export interface Backend {
   readonly name: 'native' | 'wasm';
@@ -319,6 +344,8 @@ export interface Backend {
   ): number;
   /** What traversals follow; no bit of a result does. 0 on the WebAssembly backend, which follows nothing. */
   readonly l2Bytes: number;
+  /** Absent where there is no MPI that it could load: on Windows, and on the WebAssembly backend. */
+  readonly mpi?: Mpi | undefined;
   /** Results from this size on are written past the caches. */
   streamBytes(): number;
   /** Makes calls of passes whose results are parts of one of `bytes`, which are written as that one would be. No bit changes. */

@@ -66,6 +66,7 @@ interface Binding
     | 'cancel'
     | 'setThreads'
     | 'threads'
+    | 'mpi'
   > {
   isas: string[];
   float32: BoundPasses<Float32Array>;
@@ -396,5 +397,6 @@ export function createNativeBackend({ isa, streamBytes }: NativeSettings = {}): 
     cancel: binding.cancel,
     setThreads: binding.setThreads,
     threads: binding.threads,
+    mpi: binding.mpi,
   };
 }

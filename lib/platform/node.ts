@@ -31,7 +31,7 @@ function loadFailure(cause: unknown): string {
 }
 
 /** Where the runtime forbids to read it (Deno without permissions throws), it is as if it were not set. */
-function environment(name: string): string | undefined {
+export function environment(name: string): string | undefined {
   try {
     return process.env[name] || undefined;
   } catch {

@@ -3,15 +3,24 @@
  *
  * @module batchnorm/workers
  */
-import { isArray, isObject, rangeError, stateError, typeError } from '../errors.js';
+import { isObject, rangeError, stateError, typeError } from '../errors.js';
 import type { ProcessGroup } from '../group.js';
+import {
+  checkTimeout,
+  codes,
+  type Kind,
+  Member,
+  mismatch,
+  resultLength,
+  type Transport,
+  takeBrought,
+} from '../member.js';
 import { namesOf, propertyOf } from '../properties.js';
-import { copyInto, lengthOf, partOf, typedArrayType, zeros } from '../typed-array.js';
-import { checkInteger, checkKept, readOptions } from '../validate.js';
+import { lengthOf, zeros } from '../typed-array.js';
+import { checkInteger, readOptions } from '../validate.js';
 import {
   type Broken,
   capacity,
-  type Exchange,
   GroupMemory,
   isGroupMemory,
   maxSize,
@@ -74,12 +83,9 @@ export class WorkerGroup {
    *   `ERR_BATCHNORM_OUT_OF_MEMORY`), Error (`ERR_BATCHNORM_NO_SHARED_MEMORY`) in a page that is not isolated.
    */
   constructor(size: number, options?: WorkerGroupOptions) {
-    const { timeout = 30_000 } = readOptions(options, optionNames);
+    const { timeout } = readOptions(options, optionNames);
     this.size = checkInteger('size', size, 1, maxSize);
-    if (typeof timeout !== 'number') throw typeError('timeout', 'be a number of milliseconds', timeout);
-    if (!(timeout >= 1 && timeout <= 2 ** 31 - 1))
-      throw rangeError('timeout', 'be a number of milliseconds from 1 to 2147483647', String(timeout));
-    this.handle = freeze({ memory: newGroupMemory(size, timeout) });
+    this.handle = freeze({ memory: newGroupMemory(size, checkTimeout(timeout)) });
   }
 
   /**
@@ -105,123 +111,48 @@ export class WorkerGroup {
     const shared = new GroupMemory(memory);
     checkInteger('rank', rank, 0, shared.size - 1);
     if (!shared.enter(rank)) throw rangeError('rank', 'be of one member only', `${rank}, which has joined`);
-    return new Member(shared, rank, shared.size === 1 || mayWait(memory));
+    return new Member(rank, shared.size, new SharedMemory(shared, shared.size === 1 || mayWait(memory)));
   }
 }
 
-/** What an exchange does with the values of all. */
-type Kind = 'allGather' | 'allReduce';
-
-const codes = { allGather: 1, allReduce: 2 } as const;
-const kinds: readonly (Kind | 'nothing')[] = ['nothing', 'allGather', 'allReduce'];
-
-class Member implements Required<ProcessGroup> {
-  readonly rank: number;
-  readonly size: number;
+/** Over the memory of the group. */
+class SharedMemory implements Transport {
   readonly #memory: GroupMemory;
   readonly #mayWait: boolean;
-  /** The last of the asynchronous exchanges on their way, which follow each other. */
-  #last: Promise<unknown> | undefined;
-  /** What an exchange gives, until it has all of it: one that fails leaves the caller's arrays as they were. */
+  /** What an exchange gives, until it has all of it. */
   #result = zeros<Float64Array>('float64', 0);
 
-  constructor(memory: GroupMemory, rank: number, mayWait: boolean) {
+  constructor(memory: GroupMemory, mayWait: boolean) {
     this.#memory = memory;
     this.#mayWait = mayWait;
-    this.rank = rank;
-    this.size = memory.size;
   }
 
-  allGather(mine: Float64Array, all: Float64Array): void {
-    this.#exchangeNow('allGather', mine, 'all', all, this.#checkGather(mine, all));
-  }
-
-  allReduce(values: Float64Array): void {
-    this.#exchangeNow('allReduce', values, 'values', values, checkValues('values', values));
-  }
-
-  async allGatherAsync(mine: Float64Array, all: Float64Array): Promise<void> {
-    await this.#exchangeLater('allGather', mine, 'all', all, this.#checkGather(mine, all));
-  }
-
-  async allReduceAsync(values: Float64Array): Promise<void> {
-    await this.#exchangeLater('allReduce', values, 'values', values, checkValues('values', values));
-  }
-
-  #checkGather(mine: Float64Array, all: Float64Array): number {
-    const length = checkValues('mine', mine);
-    const found = checkValues('all', all);
-    if (found !== this.size * length)
-      throw rangeError('all', `have ${this.size * length} values (${this.size} times ${length})`, `${found}`);
-    return length;
-  }
-
-  #exchangeNow(kind: Kind, mine: Float64Array, name: string, to: Float64Array, length: number): void {
-    if (this.#last !== undefined)
-      throw stateError(
-        'GROUP_BUSY',
-        `${kind}() must wait for the asynchronous exchanges of its member, got one on its way`,
-      );
+  exchange(kind: Kind, mine: Float64Array, length: number): Float64Array {
     if (!this.#mayWait)
       throw stateError(
         'MAIN_THREAD',
         `${kind}() must be called in a worker, got a page, which may not wait; call ${kind}Async(), or forwardAsync() and backwardAsync() of a layer`,
       );
-    const values = this.#lengthOf(kind, length);
-    if (lengthOf(this.#result) < values) this.#result = zeros('float64', values);
     const memory = this.#memory;
+    const values = resultLength(kind, length, memory.size);
+    if (lengthOf(this.#result) < values) this.#result = zeros('float64', values);
     for (let first = 0; first < length || first === 0; first += capacity) {
       this.#check(memory.bring({ code: codes[kind], length }, mine, first, partOfLength(length, first)));
       this.#check(memory.wait());
       this.#take(kind, this.#result, length, first);
     }
-    checkKept(name, to, values);
-    copyInto(to, partOf(this.#result, 'float64', 0, values));
+    return this.#result;
   }
 
-  async #exchangeLater(
-    kind: Kind,
-    mine: Float64Array,
-    name: string,
-    to: Float64Array,
-    length: number,
-  ): Promise<void> {
-    const own = zeros<Float64Array>('float64', length);
-    copyInto(own, mine);
-    const exchange = this.#exchangeAfter(this.#last, kind, own, length);
-    this.#last = exchange;
-    try {
-      const result = await exchange;
-      checkKept(name, to, lengthOf(result));
-      copyInto(to, result);
-    } finally {
-      if (this.#last === exchange) this.#last = undefined;
-    }
-  }
-
-  async #exchangeAfter(
-    before: Promise<unknown> | undefined,
-    kind: Kind,
-    own: Float64Array,
-    length: number,
-  ): Promise<Float64Array> {
-    try {
-      await before;
-    } catch {
-      // Whoever called it hears of it, and the group knows that it is broken.
-    }
+  async exchangeLater(kind: Kind, mine: Float64Array, length: number): Promise<Float64Array> {
     const memory = this.#memory;
-    const result = zeros<Float64Array>('float64', this.#lengthOf(kind, length));
+    const result = zeros<Float64Array>('float64', resultLength(kind, length, memory.size));
     for (let first = 0; first < length || first === 0; first += capacity) {
-      this.#check(memory.bring({ code: codes[kind], length }, own, first, partOfLength(length, first)));
+      this.#check(memory.bring({ code: codes[kind], length }, mine, first, partOfLength(length, first)));
       this.#check(await memory.waitAsync());
       this.#take(kind, result, length, first);
     }
     return result;
-  }
-
-  #lengthOf(kind: Kind, length: number): number {
-    return kind === 'allGather' ? this.size * length : length;
   }
 
   #check(broken: Broken | undefined): void {
@@ -232,24 +163,15 @@ class Member implements Required<ProcessGroup> {
   #take(kind: Kind, result: Float64Array, length: number, first: number): void {
     const count = partOfLength(length, first);
     if (count === 0) return;
-    for (let rank = 0; rank < this.size; rank++) {
-      const brought = this.#memory.brought(rank, count);
-      if (kind === 'allGather') copyInto(partOf(result, 'float64', rank * length + first, count), brought);
-      else if (rank === 0) copyInto(partOf(result, 'float64', first, count), brought);
-      else for (let i = 0; i < count; i++) result[first + i] += brought[i];
-    }
+    const { size } = this.#memory;
+    for (let rank = 0; rank < size; rank++)
+      takeBrought(kind, result, { rank, length, first, count }, this.#memory.brought(rank, count));
   }
 }
 
 /** How many values go in the round that begins with this one. */
 function partOfLength(length: number, first: number): number {
   return length - first < capacity ? length - first : capacity;
-}
-
-function checkValues(name: string, values: unknown): number {
-  if (isArray(values) || typedArrayType(values) !== 'Float64Array')
-    throw typeError(name, 'be a Float64Array', values);
-  return lengthOf(values as Float64Array);
 }
 
 function brokenError(broken: Broken): Error {
@@ -259,10 +181,8 @@ function brokenError(broken: Broken): Error {
       'GROUP_BROKEN',
       `rank ${broken.rank} must come to the exchange within ${broken.timeout} ms, got nothing of it; ${cure}`,
     );
-  const told = (rank: number, { code, length }: Exchange) =>
-    `${kinds[code]}() of ${length} values from rank ${rank}`;
   return stateError(
     'GROUP_BROKEN',
-    `all members must make the same exchange, got ${told(0, broken.first)} and ${told(broken.rank, broken.other)}; ${cure}`,
+    `${mismatch(broken.first, { rank: broken.rank, ...broken.other })}; ${cure}`,
   );
 }

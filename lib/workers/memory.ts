@@ -2,18 +2,11 @@
 // into the one half of its slot, says so, and waits for the others; it comes back to that half in round n + 2 only, when
 // all have come to round n + 1 and so are done with round n: one wait a round is enough.
 import { rangeError, stateError } from '../errors.js';
+import type { Exchange } from '../member.js';
 import { copyInto, partOf, sharedBytesOf, viewOf, viewOfIntegers } from '../typed-array.js';
 
 /** More would be a mistake. */
 export const maxSize = 1024;
-
-/** What a member says of its exchange; all must make the same. */
-export interface Exchange {
-  /** Which operation. */
-  readonly code: number;
-  /** How many values each member brings. */
-  readonly length: number;
-}
 
 /** Why a group is at its end. */
 export type Broken =

@@ -3,11 +3,11 @@ import { spawnSync } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
 import { Worker } from 'node:worker_threads';
 import { describe, expect, it } from 'vitest';
-import { BatchNorm } from '../../lib/index.js';
 import { WorkerGroup, type WorkerGroupHandle } from '../../lib/workers/index.js';
+import { cutBatch, type Trained } from '../support/batches.js';
 import { expectListed } from '../support/messages.js';
 import { Random, seedNote } from '../support/random.js';
-import { expectClose, expectSame, largest, randomActivations, randomNormals } from '../support/tensors.js';
+import { expectSame } from '../support/tensors.js';
 
 interface Told {
   result?: never;
@@ -227,46 +227,9 @@ describe(`layers of workers (${seedNote})`, () => {
     { later: false, size: 2, channels: 5 },
     { later: true, size: 3, channels: 700 },
   ])('train as one: $size members, $channels channels, later: $later', async ({ later, size, channels }) => {
-    const random = new Random();
-    const samples = 9;
-    const shape = [samples, channels, 3];
-    const extents = { outer: samples, channels, inner: 3 };
-    const x = { data: randomActivations(random, 'float64', extents) as Float64Array, shape };
-    const dy = { data: randomNormals(random, 'float64', x.data.length) as Float64Array, shape };
     const cuts = size === 2 ? [0, 4, 9] : [0, 0, 2, 9];
-    const part = ({ data }: { data: Float64Array }, rank: number) => ({
-      data: data.slice(cuts[rank] * channels * 3, cuts[rank + 1] * channels * 3),
-      shape: [cuts[rank + 1] - cuts[rank], channels, 3],
-    });
-    const layer = { dtype: 'float64' } as const;
-    const one = new BatchNorm(channels, layer);
-    type Step = Record<'y' | 'dx' | 'dWeight' | 'dBias', Float64Array>;
-    const members = await results<{ results: Step[]; state: Record<string, Float64Array> }>(
-      size,
-      'trains',
-      (rank) => ({
-        x: part(x, rank),
-        dy: part(dy, rank),
-        options: { channels, layer, later },
-      }),
-    );
-    for (let step = 0; step < 3; step++) {
-      const y = one.forward(x);
-      const { dx, dWeight } = one.backward(dy);
-      const joined = (name: keyof Step) => members.flatMap(({ results }) => [...results[step][name]]);
-      expectClose(joined('y'), y.data, 1e-12 * largest(y.data), 'y');
-      expectClose(joined('dx'), dx?.data ?? [], 1e-12 * largest(dx?.data ?? []), 'dx');
-      const sum = Array.from({ length: channels }, (_, c) =>
-        members.reduce((all, { results }) => all + results[step].dWeight[c], 0),
-      );
-      expectClose(sum, dWeight ?? [], 1e-11 * largest(dWeight ?? []) + 1e-12, 'dWeight');
-    }
-    for (const { state } of members) expect(state).toEqual(members[0].state);
-    expectClose(
-      members[0].state.running_mean,
-      one.stateDict().running_mean as Float64Array,
-      1e-12,
-      'runningMean',
-    );
+    const { parts, expectAsOne } = cutBatch(new Random(), { dtype: 'float64', channels, cuts });
+    const options = { channels, layer: { dtype: 'float64' }, later };
+    expectAsOne(await results<Trained>(size, 'trains', (rank) => ({ ...parts[rank], options })));
   });
 });

@@ -7,6 +7,7 @@ import {
   type ProcessGroup,
   type Tensor,
 } from 'batchnorm';
+import { mpi } from 'batchnorm/mpi';
 import { WorkerGroup } from 'batchnorm/workers';
 
 const bn = new BatchNorm(2, { dtype: 'float64', convention: 'keras', momentum: 0.99 });
@@ -25,4 +26,5 @@ const bits: Tensor<Uint16Array> = new BatchNorm(2, { dtype: 'bfloat16' }).forwar
 bn.forward(bits);
 const group: ProcessGroup = WorkerGroup.join(new WorkerGroup(1, { timeout: 1000 }).handle, 0);
 const member = new BatchNorm(2, { group });
-void [later, folded, isa, member, bits];
+const processes: Required<ProcessGroup> = mpi({ library: 'libmpi.so.40', timeout: 1000 });
+void [later, folded, isa, member, bits, processes];

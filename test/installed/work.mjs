@@ -3,6 +3,7 @@ import assert from 'node:assert/strict';
 import { createRequire } from 'node:module';
 import * as workerThreads from 'node:worker_threads';
 import * as library from 'batchnorm';
+import { mpi } from 'batchnorm/mpi';
 import { WorkerGroup } from 'batchnorm/workers';
 import { describeGolden } from './golden-difference.js';
 
@@ -54,6 +55,11 @@ const means = [0, 1].map((rank) => {
   });
 });
 assert.deepEqual(await Promise.all(means), [4, 4]);
+
+// Whether there is an MPI here or none, nobody has this one.
+const { mpi: requiredMpi } = createRequire(import.meta.url)('batchnorm/mpi');
+for (const start of [mpi, requiredMpi])
+  assert.throws(() => start({ library: 'no-such-mpi.so' }), { code: 'ERR_BATCHNORM_MPI_UNAVAILABLE' });
 
 const { isa, isas } = capabilities();
 console.log(`right ${process.version} ${process.platform}-${process.arch} ${isa} of ${isas.join(', ')}`);
