@@ -1,8 +1,8 @@
 // A batch in the parts of several members, and what their training must be: that of one process on the whole.
 import { expect } from 'vitest';
-import { BatchNorm, type DType, type FloatArray } from '../../lib/index.js';
+import { BatchNorm, type FloatArray } from '../../lib/index.js';
 import type { Random } from './random.js';
-import { expectClose, largest, randomActivations, randomNormals, rounding } from './tensors.js';
+import { expectClose, type FloatDType, largest, randomActivations, randomNormals, rounding } from './tensors.js';
 
 const inner = 3;
 
@@ -27,7 +27,7 @@ export interface Trained {
  */
 export function cutBatch(
   random: Random,
-  { dtype, channels, cuts }: { dtype: DType; channels: number; cuts: readonly number[] },
+  { dtype, channels, cuts }: { dtype: FloatDType; channels: number; cuts: readonly number[] },
 ): { parts: Part[]; expectAsOne: (members: readonly Trained[]) => void } {
   const samples = cuts[cuts.length - 1];
   const shape = [samples, channels, inner];

@@ -156,7 +156,7 @@ function affineOf(graph: Graph, node: Node): Match | undefined {
   const { x, values: weight, rank } = parts;
   const channels = lengthOf(weight);
   if (bias !== undefined && lengthOf(bias) !== channels) return undefined;
-  const mean = newArray('float64', channels);
+  const mean = newArray<Float64Array>('float64', channels);
   const bn = { weight, bias, mean, variance: onesOf('float64', channels), eps: 0 };
   return linearBefore(graph, node, x, gone, bn, Math.max(most, rank));
 }
