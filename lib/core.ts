@@ -590,7 +590,10 @@ export class LayerCore<D extends DType> {
       dx,
       dWeight,
       // The gradient of a renormalized weight follows from both.
-      dBias: renormed && dWeight && !dBias ? newArray(this.#layer.config.dtype, geometry.channels) : dBias,
+      dBias:
+        renormed && dWeight && !dBias
+          ? newArray(arithmeticOf(this.#layer.config.dtype), geometry.channels)
+          : dBias,
       dResidual,
     };
   }

@@ -1,9 +1,10 @@
 // Batch renormalization (Ioffe, "Batch Renormalization", 2017): training in which y follows the running statistics, as far as bounds
 // let it. It is a batch norm whose weight and bias are others, for r and d are constants to its backward.
+import type { Arithmetic } from './dtype.js';
 import { isObject, typeError } from './errors.js';
 import { namesOf } from './properties.js';
 import { lengthOf } from './typed-array.js';
-import type { DType, FloatArray } from './types.js';
+import type { FloatArray } from './types.js';
 import { checkAtLeast, newArray, readOptions } from './validate.js';
 
 /** How far training may follow the running statistics. */
@@ -46,7 +47,7 @@ export function checkRenorm(value: unknown): Renorm | undefined {
 
 /** Of the statistics of a batch, of which `before` are the running ones. */
 export function renormed<T extends FloatArray>(
-  dtype: DType,
+  dtype: Arithmetic,
   eps: number,
   { rMax, dMax }: Renorm,
   batch: MeanAndVariance & { readonly weight: T | undefined; readonly bias: T | undefined },

@@ -293,6 +293,30 @@ for (const half of halves) {
             };
           }));
 
+      for (const [what, settings] of [
+        ['groups of samples', { virtualBatchSize: 2, activation: 'relu' }],
+        ['batch renormalization', { renorm: { rMax: 1.5, dMax: 0.5 }, bias: false }],
+      ] as const)
+        it(`${title}: ${what}`, () =>
+          expectAlike(half, one, async (world) => {
+            const bn = layerOf(world, one, settings);
+            const residual = world.tensor('residual');
+            const y = bn.forward(world.tensor('x'), { residual });
+            const { dx, dWeight, dResidual } = bn.backward(world.tensor('dy'));
+            const later = await bn.forwardAsync(world.tensor('x'), { residual });
+            const gradients = await bn.backwardAsync(world.tensor('dy'));
+            return {
+              y: y.data,
+              dx: dx?.data,
+              dWeight,
+              dResidual: dResidual?.data,
+              later: later.data,
+              'dx later': gradients.dx?.data,
+              'dWeight later': gradients.dWeight,
+              runningVar: bn.runningVar ?? undefined,
+            };
+          }));
+
       it(`${title}: parts of a batch, groups, in place and in memory that is used again`, () =>
         expectAlike(half, one, async (world) => {
           const { axis } = layout;
