@@ -185,7 +185,8 @@ void test_plans() {
   for (const PlanRow& row : kPlans) {
     const batchnorm::Execution execution = {nullptr, row.threads, row.cache_bytes, size_t{20} << 20};
     const batchnorm::Partition<float> partition(row.shape);
-    const std::string plan = batchnorm::describe(batchnorm::plan_of<float>(execution, partition, row.traffic));
+    const std::string plan =
+        batchnorm::describe(batchnorm::plan_of<float>(execution, partition, row.traffic));
     if (plan != row.plan) std::printf("%s: must be \"%s\", got \"%s\"\n", row.why, row.plan, plan.c_str());
     check(plan == row.plan, row.why);
   }
