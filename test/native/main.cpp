@@ -443,6 +443,9 @@ int main(int count, char** arguments) {
     }
   }
   for (const auto* table : batchnorm::kernel_tables()) test_infinities(table);
+  for (const auto* table : batchnorm::kernel_tables())
+    check((std::strncmp(table->name, "avx", 3) == 0) == (table->half[0].moments[0] != nullptr),
+          "AVX2 and AVX-512 have kernels of Half");
   for (const auto* table : batchnorm::kernel_tables()) test_distance(table);
   test_plans();
   test_callers();
