@@ -335,7 +335,8 @@ template <typename S, auto Compute, typename When>
 napi_value forward(napi_env env, napi_callback_info info) {
   const Arguments<13 + When::kArguments> arguments(env, info);
   return forward_with<S>(arguments, [&](const auto& pass, double* mean, double* variance) {
-    When::run(arguments, [=, execution = When::execution(arguments)] { Compute(execution, pass, mean, variance); });
+    When::run(arguments,
+              [=, execution = When::execution(arguments)] { Compute(execution, pass, mean, variance); });
   });
 }
 
@@ -416,8 +417,10 @@ napi_value backward(napi_env env, napi_callback_info info) {
   const size_t channels = given.shape.channels;
   const bool training = arguments.boolean(kBegin);
   const auto dx = arguments.template optional_array<S>(kBegin + 1, given.shape.size(), kOut);
-  const auto dweight = arguments.template optional_array<Compute<S>>(kBegin + 2, channels, "the gradient of weight");
-  const auto dbias = arguments.template optional_array<Compute<S>>(kBegin + 3, channels, "the gradient of bias");
+  const auto dweight =
+      arguments.template optional_array<Compute<S>>(kBegin + 2, channels, "the gradient of weight");
+  const auto dbias =
+      arguments.template optional_array<Compute<S>>(kBegin + 3, channels, "the gradient of bias");
   given.check_room(dx.at);
   given.check_result(dx);
   const batchnorm::Gradients<S> gradients = {dx.at, dweight.at, dbias.at, given.dresidual.at};
@@ -476,8 +479,8 @@ napi_value grad_parameters(napi_env env, napi_callback_info info) {
   const batchnorm::GradientSums sums = sums_at(arguments, 4, channels);
   const auto dweight = arguments.template optional_array<Compute<S>>(6, channels, "the gradient of weight");
   const auto dbias = arguments.template optional_array<Compute<S>>(7, channels, "the gradient of bias");
-  batchnorm::grad_parameters<Compute<S>>(execution_of(env, arguments.storage()), channels, eps, mean.at, variance.at, sums, dweight.at,
-                                dbias.at);
+  batchnorm::grad_parameters<Compute<S>>(execution_of(env, arguments.storage()), channels, eps, mean.at,
+                                         variance.at, sums, dweight.at, dbias.at);
   return nullptr;
 }
 
@@ -609,7 +612,8 @@ napi_value freeze(napi_env env, napi_callback_info info) {
       arguments.template optional_array<const T>(3, channels, "bias").at,
       arguments.activation(6),
   };
-  batchnorm::freeze<T>(execution_of(env, arguments.storage()), fixed, arguments.memory(7, batchnorm::frozen_bytes<T>(channels)));
+  batchnorm::freeze<T>(execution_of(env, arguments.storage()), fixed,
+                       arguments.memory(7, batchnorm::frozen_bytes<T>(channels)));
   return nullptr;
 }
 
@@ -963,7 +967,8 @@ Napi::Object passes_of(Napi::Env env, Storage storage = batchnorm::kFloat32) {
   export_function<grad_input<S, Now>>(passes, "gradInput", storage);
   export_function<grad_parameters<S>>(passes, "gradParameters", storage);
   export_function<forward<S, batchnorm::forward_training<S>, Later>>(passes, "forwardTrainingLater", storage);
-  export_function<forward<S, batchnorm::forward_inference<S>, Later>>(passes, "forwardInferenceLater", storage);
+  export_function<forward<S, batchnorm::forward_inference<S>, Later>>(passes, "forwardInferenceLater",
+                                                                      storage);
   export_function<moments<S, Later>>(passes, "momentsLater", storage);
   export_function<backward<S, Later>>(passes, "backwardLater", storage);
   export_function<grad_sums<S, Later>>(passes, "gradSumsLater", storage);

@@ -159,7 +159,8 @@ double batchnorm_update_running_stats(size_t channels, const double* mean, const
   EXPORT("findMissing" suffix)                                                                               \
   double batchnorm_find_missing_##T(size_t outer, size_t channels, size_t inner, const T* x,                 \
                                     const double* weights) {                                                 \
-    return static_cast<double>(batchnorm::find_missing<T>(kExecution, {outer, channels, inner}, x, weights)); \
+    return static_cast<double>(                                                                              \
+        batchnorm::find_missing<T>(kExecution, {outer, channels, inner}, x, weights));                       \
   }                                                                                                          \
   EXPORT("frozenBytes" suffix) size_t batchnorm_frozen_bytes_##T(size_t channels) {                          \
     return batchnorm::frozen_bytes<T>(channels);                                                             \

@@ -54,8 +54,7 @@ void for_each_piece(const Tile& tile, Steps steps, Visit visit) {
   }
   for (size_t row = 0; row < tile.rows; row += rows)
     for (size_t column = 0; column < tile.columns; column += columns)
-      visit(
-          Piece{row, std::min(rows, tile.rows - row), column, std::min(columns, tile.columns - column)});
+      visit(Piece{row, std::min(rows, tile.rows - row), column, std::min(columns, tile.columns - column)});
 }
 
 /// Room for a piece, which may begin anywhere in a line, and for a line behind it (see simd/wasm.h).
@@ -212,7 +211,8 @@ void for_each_part(Layout layout, const Work& work, Whole sum_whole, Rest sum_re
     // Two calls for each row are worth it where the first of them has something to do.
     const size_t whole = tile.columns < 4 * addition ? 0 : tile.columns - tile.columns % addition;
     const bool is_all = whole == tile.columns;
-    with(sum_whole, {0, tile.rows, 0, whole}, is_all ? work.ends_stretch : whole % (kStretch * addition) == 0);
+    with(sum_whole, {0, tile.rows, 0, whole},
+         is_all ? work.ends_stretch : whole % (kStretch * addition) == 0);
     with(sum_rest, {0, tile.rows, whole, tile.columns - whole}, work.ends_stretch);
     return;
   }
@@ -334,8 +334,8 @@ void Access<Half>::write(const WritingPass<NormalizeWork<float>, MomentsWork<flo
     float* const added = work.residual ? residual.values + lead_of(mask) : nullptr;
     load(conversion_, work.x, work.tile, piece, x);
     if (added) load(conversion_, work.residual, work.tile, piece, added);
-    kernel({piece.tile(), x, added, mask, x, work.mean + channel, work.scale + channel,
-            work.offset + channel});
+    kernel(
+        {piece.tile(), x, added, mask, x, work.mean + channel, work.scale + channel, work.offset + channel});
     store(conversion_, stores, x, piece, work.y + place);
   });
 }
@@ -379,12 +379,12 @@ void Access<Half>::write(void (*kernel)(const PresentNormalizeWork<float>&), Lay
     float* const added = work.residual ? residual.values + lead_of(mask) : nullptr;
     load(conversion_, work.x, work.tile, piece, x);
     if (added) load(conversion_, work.residual, work.tile, piece, added);
-    kernel({{piece.tile(), x, added, mask, x, work.mean + channel, work.scale + channel,
-             work.offset + channel},
-            work.bias + channel,
-            work.activation,
-            advance(work.present, piece.position(layout)),
-            false});
+    kernel(
+        {{piece.tile(), x, added, mask, x, work.mean + channel, work.scale + channel, work.offset + channel},
+         work.bias + channel,
+         work.activation,
+         advance(work.present, piece.position(layout)),
+         false});
     store(conversion_, work.streams ? kStreamed : kCached, x, piece, work.y + place);
   });
 }

@@ -132,8 +132,8 @@ class GradientPass {
     // Nothing to subtract, nothing to add.
     std::fill_n(constant_, padded_width(written_), T{0});
     write_all<S>(plan, written_,
-              normalizer<S>(execution_, written_, plan.stores, gate_ == kMasked ? dresidual_ : pass_.dy, dx_,
-                            {constant_, normalization_.scale, constant_}, {}, nullptr));
+                 normalizer<S>(execution_, written_, plan.stores, gate_ == kMasked ? dresidual_ : pass_.dy,
+                               dx_, {constant_, normalization_.scale, constant_}, {}, nullptr));
   }
 
  private:
@@ -177,7 +177,8 @@ class GradientPass {
   }
 
   auto writer() const {
-    return Writer(execution_, access_, kernels_.grad_input[access_.gate_of(gate_)], written_.layout(), plan_.stores, work());
+    return Writer(execution_, access_, kernels_.grad_input[access_.gate_of(gate_)], written_.layout(),
+                  plan_.stores, work());
   }
 
   const Execution& execution_;
@@ -222,8 +223,7 @@ void forward_training(const Execution& execution, const Forward<S>& pass, double
   Scratch scratch;
   const Kernels<T>& kernels = kernels_of<T>(*execution.kernels);
   const Partition<T> partition(shape);
-  const bool has_beside =
-      Access<S>::kBeside && normalize_of(kernels, pass.epilogue).stream_beside != nullptr;
+  const bool has_beside = Access<S>::kBeside && normalize_of(kernels, pass.epilogue).stream_beside != nullptr;
   const Plan plan = plan_of<S>(execution, partition, {1, true, pass.x == pass.y, has_beside});
   const MomentSums<S> sums(scratch, execution, partition, pass.x);
   const Tiling<T> written = tiling_of_write(partition);
@@ -254,7 +254,7 @@ void moments(const Execution& execution, Shape shape, const S* x, double* mean, 
   };
   using Nothing = Writer<S, NormalizeWork<S>, NormalizeWork<T>, MomentsWork<T>>;
   sum_settle_write<S>(scratch, kernels_of<T>(*execution.kernels), plan, partition, sums, merge, partition,
-                   static_cast<const Nothing*>(nullptr));
+                      static_cast<const Nothing*>(nullptr));
 }
 
 template <typename S>
@@ -385,8 +385,9 @@ void run_frozen(const Execution& execution, Shape shape, const unsigned char* me
   const Tiling<T> tiling = shape.inner == 1 ? Tiling<T>(shape, kChannelsLast, frozen.fold) : Tiling<T>(shape);
   const WritePlan plan = plan_of_write<S>(execution, tiling, x == y);
   const auto infer = [&](const Normalization<const T>& c) {
-    write_all<S>(plan, tiling,
-              normalizer<S>(execution, tiling, plan.stores, x, y, c, {frozen.activation, residual}, nullptr));
+    write_all<S>(
+        plan, tiling,
+        normalizer<S>(execution, tiling, plan.stores, x, y, c, {frozen.activation, residual}, nullptr));
   };
   const bool has_columns = tiling.columns_of_channel() > 1;
   const bool lies_right = plan.stores == kCached && shift_of_coefficients(tiling, plan.stores, y) == 0;

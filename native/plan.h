@@ -94,8 +94,8 @@ WritePlan plan_of_write(const Execution& execution, const Tiling<Compute<S>>& ti
 
 /// Channels-first: groups that a cache holds.
 template <typename S>
-Plan plan_of_groups(const Execution& execution, const Partition<Compute<S>>& partition, const Traffic& traffic,
-                    const Crew& crew, Stores stores) {
+Plan plan_of_groups(const Execution& execution, const Partition<Compute<S>>& partition,
+                    const Traffic& traffic, const Crew& crew, Stores stores) {
   const Shape& shape = partition.shape();
   const size_t channel_bytes = traffic.summed * shape.count() * sizeof(S);
   // Side by side two groups share the cache.

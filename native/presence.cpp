@@ -339,12 +339,12 @@ bool writes_plain(const Presence& presence) {
 
 /// Sums of all chunks, then merge(channels).
 template <typename S, typename Sums>
-void sum_all(Scratch& scratch, const Execution& execution, const Partition<Compute<S>>& partition, size_t summed,
-             const Sums& sums) {
+void sum_all(Scratch& scratch, const Execution& execution, const Partition<Compute<S>>& partition,
+             size_t summed, const Sums& sums) {
   const size_t width = partition.width();
   const size_t channels = partition.shape().channels;
   const Plan plan = plan_of_whole<S>(execution, partition,
-                                  Crew(execution, summed * partition.shape().size() * sizeof(S)), kCached);
+                                     Crew(execution, summed * partition.shape().size() * sizeof(S)), kCached);
   const PresentPartials partials(scratch, partition.chunks(), round_up(width, kLanes<Compute<S>>));
   const size_t groups = divide_up(width, plan.group);
   work(plan.crew, partition.chunks() * groups, [&](size_t task, size_t) {
@@ -638,7 +638,8 @@ size_t find_missing(const Execution& execution, Shape shape, const S* x, const d
   const Access<S> access(execution);
   const size_t row = shape.channels * shape.inner;
   for (size_t at = 0; at < shape.size(); at++)
-    if (access.is_nan(x + at) && (!weights || weights[at / row * shape.inner + at % shape.inner] > 0)) return at;
+    if (access.is_nan(x + at) && (!weights || weights[at / row * shape.inner + at % shape.inner] > 0))
+      return at;
   return shape.size();
 }
 

@@ -223,7 +223,9 @@ class MomentSums {
     }
   }
 
-  void add(const MomentsWork<S>& work) const { access_.sum(kernels_.moments[partition_.layout()], partition_.layout(), work); }
+  void add(const MomentsWork<S>& work) const {
+    access_.sum(kernels_.moments[partition_.layout()], partition_.layout(), work);
+  }
 
   /// Mean and biased variance of channels [begin, end) of the tensor: the chunks in their order, all with
   /// reference to the shift of the first.

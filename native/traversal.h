@@ -100,7 +100,8 @@ void sweep(const Crew& crew, const Tiling<Compute<S>>& tiling, const Writer& wri
 /// it does not.
 template <typename S, typename Sums, typename Settle, typename Writer>
 void write_groups(Scratch& scratch, const Kernels<Compute<S>>& kernels, const Plan& plan,
-                  const Partition<Compute<S>>& partition, const Sums& sums, Settle settle, const Writer* writer) {
+                  const Partition<Compute<S>>& partition, const Sums& sums, Settle settle,
+                  const Writer* writer) {
   using T = Compute<S>;
   const Shape& shape = partition.shape();
   const size_t chunks = partition.chunks();
@@ -182,8 +183,8 @@ void write_groups(Scratch& scratch, const Kernels<Compute<S>>& kernels, const Pl
 /// sum_settle_write in three steps, each over the whole tensor.
 template <typename S, typename Sums, typename Settle, typename Writer>
 void write_after_all(Scratch& scratch, const Kernels<Compute<S>>& kernels, const Plan& plan,
-                     const Partition<Compute<S>>& partition, const Sums& sums, Settle settle, const Tiling<Compute<S>>& written,
-                     const Writer* writer) {
+                     const Partition<Compute<S>>& partition, const Sums& sums, Settle settle,
+                     const Tiling<Compute<S>>& written, const Writer* writer) {
   using T = Compute<S>;
   const size_t chunks = partition.chunks();
   const size_t width = partition.width_in_channels();

@@ -1,5 +1,4 @@
 #include "../simd/avx2.h"
-#include "../simd/words_avx2.h"
 
 #include "../kernels/passes.h"
 

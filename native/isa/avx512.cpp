@@ -1,5 +1,4 @@
 #include "../simd/avx512.h"
-#include "../simd/words_avx512.h"
 
 #include "../kernels/passes.h"
 

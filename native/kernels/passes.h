@@ -619,12 +619,13 @@ constexpr batchnorm::HalfKernels half_kernels() {
   using Relu = Fused<kRelu>;
   using Open = Gated<kOpen>;
   using Recomputed = Gated<kRecomputed>;
-  return {{sum_words<kChannelsFirst, Plain, S, MomentsWork>, sum_words<kChannelsLast, Plain, S, MomentsWork>},
-          {{sum_words<kChannelsFirst, Open, S, GradSumsWork>, sum_words<kChannelsLast, Open, S, GradSumsWork>},
-           {sum_words<kChannelsFirst, Recomputed, S, GradSumsWork>,
-            sum_words<kChannelsLast, Recomputed, S, GradSumsWork>}},
-          {written_words<Plain, S, NormalizeWork>(), written_words<Relu, S, NormalizeWork>()},
-          {written_words<Open, S, GradInputWork>(), written_words<Recomputed, S, GradInputWork>()}};
+  return {
+      {sum_words<kChannelsFirst, Plain, S, MomentsWork>, sum_words<kChannelsLast, Plain, S, MomentsWork>},
+      {{sum_words<kChannelsFirst, Open, S, GradSumsWork>, sum_words<kChannelsLast, Open, S, GradSumsWork>},
+       {sum_words<kChannelsFirst, Recomputed, S, GradSumsWork>,
+        sum_words<kChannelsLast, Recomputed, S, GradSumsWork>}},
+      {written_words<Plain, S, NormalizeWork>(), written_words<Relu, S, NormalizeWork>()},
+      {written_words<Open, S, GradInputWork>(), written_words<Recomputed, S, GradInputWork>()}};
 }
 #else
 template <batchnorm::Storage>

@@ -109,3 +109,6 @@ struct Register<double> {
 };
 
 }  // namespace
+
+// Behind the registers, of which it makes Vecs.
+#include "words_avx2.h"

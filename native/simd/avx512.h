@@ -100,3 +100,6 @@ struct Register<double> {
 };
 
 }  // namespace
+
+// Behind the registers, of which it makes Vecs.
+#include "words_avx512.h"

@@ -16,8 +16,7 @@ ALWAYS_INLINE Vec<float> widened_words(const uint16_t* from) {
     if constexpr (S == batchnorm::kFloat16)
       result.registers[i].value = _mm256_cvtph_ps(words);
     else
-      result.registers[i].value =
-          _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(words), 16));
+      result.registers[i].value = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(words), 16));
   }
   return result;
 }
@@ -38,8 +37,7 @@ ALWAYS_INLINE __m256i narrowed_words(__m256 a, __m256 b) {
     constexpr int nearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
     return _mm256_set_m128i(_mm256_cvtps_ph(b, nearest), _mm256_cvtps_ph(a, nearest));
   } else {
-    return _mm256_permute4x64_epi64(_mm256_packus_epi32(halves_of(a), halves_of(b)),
-                                    _MM_SHUFFLE(3, 1, 2, 0));
+    return _mm256_permute4x64_epi64(_mm256_packus_epi32(halves_of(a), halves_of(b)), _MM_SHUFFLE(3, 1, 2, 0));
   }
 }
 

@@ -28,7 +28,8 @@ ALWAYS_INLINE __m256i narrowed_words(__m512 values) {
     const __m512i bits = _mm512_castps_si512(values);
     // Half of a step, less the least bit, which a tie needs where what is kept is odd.
     const __mmask16 is_odd = _mm512_test_epi32_mask(bits, _mm512_set1_epi32(0x10000));
-    const __m512i half = _mm512_mask_blend_epi32(is_odd, _mm512_set1_epi32(0x7fff), _mm512_set1_epi32(0x8000));
+    const __m512i half =
+        _mm512_mask_blend_epi32(is_odd, _mm512_set1_epi32(0x7fff), _mm512_set1_epi32(0x8000));
     const __mmask16 is_number = _mm512_cmp_ps_mask(values, values, _CMP_ORD_Q);
     const __m512i rounded = _mm512_mask_add_epi32(bits, is_number, bits, half);
     return _mm512_maskz_cvtepi32_epi16(0xffff, _mm512_maskz_srli_epi32(0xffff, rounded, 16));

@@ -194,7 +194,8 @@ void test_plans() {
   for (const PlanRow& row : kPlans) {
     const batchnorm::Execution execution = {nullptr, row.threads, row.cache_bytes, size_t{20} << 20};
     const batchnorm::Partition<float> partition(row.shape);
-    const std::string plan = batchnorm::describe(batchnorm::plan_of<float>(execution, partition, row.traffic));
+    const std::string plan =
+        batchnorm::describe(batchnorm::plan_of<float>(execution, partition, row.traffic));
     if (plan != row.plan) std::printf("%s: must be \"%s\", got \"%s\"\n", row.why, row.plan, plan.c_str());
     check(plan == row.plan, row.why);
   }
@@ -454,6 +455,9 @@ int main(int count, char** arguments) {
     }
   }
   for (const auto* table : tables()) test_infinities(table);
+  for (const auto* table : tables())
+    check((std::strncmp(table->name, "avx", 3) == 0) == (table->half[0].moments[0] != nullptr),
+          "AVX2 and AVX-512 have kernels of Half");
   for (const auto* table : tables()) test_distance(table);
   test_plans();
   test_callers();

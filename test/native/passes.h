@@ -150,11 +150,7 @@ struct Inputs {
         bias(values<T>(c.shape.channels, c.filling, c.seed + 4, c.storage)) {}
   /// Tensors of Half, widened.
   Inputs(const Inputs<batchnorm::Half>& from, batchnorm::Storage storage)
-      : x(from.x.size()),
-        dy(from.x.size()),
-        residual(from.x.size()),
-        weight(from.weight),
-        bias(from.bias) {
+      : x(from.x.size()), dy(from.x.size()), residual(from.x.size()), weight(from.weight), bias(from.bias) {
     const auto widen = plainest_table().conversions[storage].widen;
     widen(from.x.data(), x.size(), x.data());
     widen(from.dy.data(), x.size(), dy.data());
@@ -267,12 +263,13 @@ struct Results {
                               size_t bytes_of_value) {
   std::printf(
       "failed: %s must be %s\n"
-      "float%zu, storage %d, shape {%zu, %zu, %zu}, filling %d, seed %u, eps %g, weight %d, bias %d, relu %d, residual "
+      "float%zu, storage %d, shape {%zu, %zu, %zu}, filling %d, seed %u, eps %g, weight %d, bias %d, relu "
+      "%d, residual "
       "%d, "
       "mask %d, input_gradient %d, parameter_gradients %d\n"
       "on %s, %zu threads, cache_bytes %zu, stream_bytes %zu, place %zu, in_place %d\n",
-      array, what, 8 * bytes_of_value, c.storage, c.shape.outer, c.shape.channels, c.shape.inner, c.filling, c.seed,
-      c.eps, c.weight, c.bias, c.relu, c.residual, c.mask, c.input_gradient, c.parameter_gradients,
+      array, what, 8 * bytes_of_value, c.storage, c.shape.outer, c.shape.channels, c.shape.inner, c.filling,
+      c.seed, c.eps, c.weight, c.bias, c.relu, c.residual, c.mask, c.input_gradient, c.parameter_gradients,
       m.execution.kernels->name, m.execution.threads, m.execution.cache_bytes, m.execution.stream_bytes,
       m.place, m.in_place);
   std::fflush(stdout);
