@@ -357,8 +357,8 @@ export class FrozenBatchNorm<D extends DType = DType> {
    * them.
    *
    * @param options one mean and one std per channel; scale 1, axis 1 and any dtype by default.
-   * @throws TypeError (`ERR_BATCHNORM_INVALID_TYPE`, `ERR_BATCHNORM_UNKNOWN_OPTION`), RangeError (`ERR_BATCHNORM_INVALID_VALUE`) naming
-   *   what does not fit.
+   * @throws TypeError (`ERR_BATCHNORM_INVALID_TYPE`, `ERR_BATCHNORM_UNKNOWN_OPTION`), RangeError (`ERR_BATCHNORM_INVALID_VALUE`,
+   *   `ERR_BATCHNORM_OUT_OF_MEMORY`) naming what does not fit.
    * @example
    * import { FrozenBatchNorm } from 'batchnorm';
    *
