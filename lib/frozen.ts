@@ -68,9 +68,9 @@ import {
   newMemory,
   perChannelError,
   type ReadTensor,
+  type ReadView,
   readOptions,
   readResidual,
-  type ReadView,
   readView,
   toDtype,
 } from './validate.js';
@@ -175,7 +175,10 @@ const jsonNames = ['type', 'version', 'channels', 'config', 'state'];
 const configNames = ['axis', 'eps', 'dtype', 'activation', 'missing'];
 const jsonStateNames = ['weight', 'bias', 'running_mean', 'running_var'];
 const runNames = namesOf(['out', 'residual', 'outAxis', 'dtype'], areCallsUntouched);
-const runAsyncNames = namesOf(['out', 'residual', 'outAxis', 'dtype', 'signal', 'transfer'], areCallsUntouched);
+const runAsyncNames = namesOf(
+  ['out', 'residual', 'outAxis', 'dtype', 'signal', 'transfer'],
+  areCallsUntouched,
+);
 
 /** What a run reads of x and its options. */
 interface ReadRun<T extends TensorArray> {
@@ -354,8 +357,8 @@ export class FrozenBatchNorm<D extends DType = DType> {
    * them.
    *
    * @param options one mean and one std per channel; scale 1, axis 1 and any dtype by default.
-   * @throws TypeError (`ERR_BATCHNORM_INVALID_TYPE`, `ERR_BATCHNORM_UNKNOWN_OPTION`), RangeError (`ERR_BATCHNORM_INVALID_VALUE`) naming
-   *   what does not fit.
+   * @throws TypeError (`ERR_BATCHNORM_INVALID_TYPE`, `ERR_BATCHNORM_UNKNOWN_OPTION`), RangeError (`ERR_BATCHNORM_INVALID_VALUE`,
+   *   `ERR_BATCHNORM_OUT_OF_MEMORY`) naming what does not fit.
    * @example
    * import { FrozenBatchNorm } from 'batchnorm';
    *
@@ -387,7 +390,11 @@ export class FrozenBatchNorm<D extends DType = DType> {
       weight[channel] = scale / deviations[channel];
       variance[channel] = 1;
       if (!Number.isFinite(means[channel]) || !Number.isFinite(weight[channel]))
-        throw rangeError('scale', 'leave mean / scale and scale / std finite', `${scale} in channel ${channel}`);
+        throw rangeError(
+          'scale',
+          'leave mean / scale and scale / std finite',
+          `${scale} in channel ${channel}`,
+        );
     }
     return new FrozenBatchNorm(constructorKey, {
       channels,
@@ -633,7 +640,12 @@ export class FrozenBatchNorm<D extends DType = DType> {
     names: Names,
   ): ReadRun<T> | ReadStoredRun {
     this.#checkAlive(call);
-    const { out: givenOut, residual: givenResidual, outAxis, dtype: givenDtype } = readOptions(options, names);
+    const {
+      out: givenOut,
+      residual: givenResidual,
+      outAxis,
+      dtype: givenDtype,
+    } = readOptions(options, names);
     const parts = this.#parts;
     const view = readView('x', x, parts.dtype);
     const given = { out: givenOut, residual: givenResidual, outAxis, dtype: givenDtype };
@@ -655,7 +667,15 @@ export class FrozenBatchNorm<D extends DType = DType> {
     // A getter may have disposed of it meanwhile.
     this.#checkAlive(call);
     if (parts.missing === 'throw') checkNoneMissing(passesFor<T>(dtype), geometry, data, undefined);
-    return { input, outer, inner, residual: residual?.data, out, givenOut: givenOut as T | undefined, stored: undefined };
+    return {
+      input,
+      outer,
+      inner,
+      residual: residual?.data,
+      out,
+      givenOut: givenOut as T | undefined,
+      stored: undefined,
+    };
   }
 
   /** undefined for the default, which is not told. */

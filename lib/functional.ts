@@ -327,7 +327,12 @@ export function forwardInference<T extends TensorArray>(
   checkObject('options', options);
   const read = readOptions(options, inferenceNames);
   const { mean, variance, missing } = read;
-  const view = readView('x', x, undefined, read.dtype === 'float16' || read.dtype === 'bfloat16' ? read.dtype : undefined);
+  const view = readView(
+    'x',
+    x,
+    undefined,
+    read.dtype === 'float16' || read.dtype === 'bfloat16' ? read.dtype : undefined,
+  );
   const ofResult = isInteger(view.dtype) || typedArrayType(read.out) === 'Uint16Array';
   if (!ofResult && read.dtype !== undefined && view.dtype !== read.dtype)
     throw viewDtypeError(view, checkDtype(read.dtype));

@@ -80,6 +80,7 @@ export { type Capabilities, capabilities, setThreads, threads } from './runtime.
 export type { AnyState, StateDict, StateOptions } from './state.js';
 export { tensor } from './tensor.js';
 export type {
+  AnyDType,
   ArrayOf,
   DType,
   DTypeOf,

@@ -5,7 +5,15 @@ import { backend } from './backend/index.js';
 import { dtypes, type HalfDType, integerNamed, isHalf, isInteger, storageOf, storedNames } from './dtype.js';
 import { describeShape, rangeError, typeError } from './errors.js';
 import { bitsOf, halvesOf, lengthOf, partOf, typedArrayType, valuesOf } from './typed-array.js';
-import type { AnyDType, DType, FloatArray, IntegerArray, ResultDType, TensorArray, ValueArray } from './types.js';
+import type {
+  AnyDType,
+  DType,
+  FloatArray,
+  IntegerArray,
+  ResultDType,
+  TensorArray,
+  ValueArray,
+} from './types.js';
 import {
   checkApart,
   checkAxis,
@@ -118,11 +126,13 @@ export function readStored(
   const shape = movedShape(input.shape, from, to);
   const wanted = given.dtype === undefined ? undefined : checkOneOf('dtype', given.dtype, storedNames);
   const outDtype = resultDtype(dtype, given.out, wanted, layerDtype);
-  const residual = given.residual === undefined ? undefined : readAdded(given.residual, shape, dtype, outDtype);
+  const residual =
+    given.residual === undefined ? undefined : readAdded(given.residual, shape, dtype, outDtype);
   checkInput(input);
   if (residual !== undefined) checkLength(residual);
   const out = given.out === undefined ? undefined : checkResult(given.out, outDtype, shape, input.size);
-  const liesAlike = from === to && input.strides === undefined && dtypes[dtype].bytes === dtypes[outDtype].bytes;
+  const liesAlike =
+    from === to && input.strides === undefined && dtypes[dtype].bytes === dtypes[outDtype].bytes;
   if (out !== undefined) {
     if (liesAlike) isInPlace(out, 'x.data', input.data);
     else checkApart('out', out, { 'x.data': input.data });
@@ -228,16 +238,34 @@ function outError(out: unknown, wanted: ResultDType | undefined): Error {
 }
 
 /** A residual of x's dtype, of the result's, or of float32, in the shape of the result. Bits are those of x, where that has some. */
-function readAdded(value: unknown, shape: readonly number[], dtype: ResultDType, outDtype: ResultDType): ReadView {
+function readAdded(
+  value: unknown,
+  shape: readonly number[],
+  dtype: ResultDType,
+  outDtype: ResultDType,
+): ReadView {
   const residual = readView('residual', value, undefined, halfOf(dtype, outDtype));
   return checkAdded(residual, shape, dtype, outDtype);
 }
 
-function checkAdded(residual: ReadView, shape: readonly number[], dtype: ResultDType, outDtype: ResultDType): ReadView {
+function checkAdded(
+  residual: ReadView,
+  shape: readonly number[],
+  dtype: ResultDType,
+  outDtype: ResultDType,
+): ReadView {
   if (residual.strides !== undefined)
-    throw rangeError('residual.strides', 'be those of rows one after the other', `[${residual.strides.join(', ')}]`);
+    throw rangeError(
+      'residual.strides',
+      'be those of rows one after the other',
+      `[${residual.strides.join(', ')}]`,
+    );
   if (residual.dtype !== dtype && residual.dtype !== outDtype && residual.dtype !== 'float32')
-    throw typeError('residual.data', `be of ${dtype}, as x is, of ${outDtype}, as the result is, or a Float32Array`, residual.data);
+    throw typeError(
+      'residual.data',
+      `be of ${dtype}, as x is, of ${outDtype}, as the result is, or a Float32Array`,
+      residual.data,
+    );
   checkSameShape(residual, 'the result', shape);
   return residual;
 }
@@ -293,7 +321,9 @@ export function storedPass(
 
 /** What missing values become, one value per channel. */
 export function imputedBias(bias: FloatArray | undefined, channels: number): Float32Array {
-  return bias === undefined ? newArray<Float32Array>('float32', channels) : toDtype<Float32Array>(bias, 'float32');
+  return bias === undefined
+    ? newArray<Float32Array>('float32', channels)
+    : toDtype<Float32Array>(bias, 'float32');
 }
 
 /** Memory in which x lies, and how it does. */

@@ -133,9 +133,7 @@ export function bitsOf(array: ValueArray): Uint16Array {
 /** Integers as the plain array of their type: the same memory. A Buffer, and a clamped array, are their bytes. */
 export function valuesOf(array: ValueArray, dtype: AnyDType): ValueArray {
   const length = lengthOf(array);
-  return length === 0
-    ? zeros(dtype, 0)
-    : viewOf(dtype, bufferOf(array), extentOf(array).begin, length);
+  return length === 0 ? zeros(dtype, 0) : viewOf(dtype, bufferOf(array), extentOf(array).begin, length);
 }
 
 /** Bits as a Float16Array, in a runtime that has it: the same memory. */

@@ -231,7 +231,12 @@ function readDimensions(name: string, shape: unknown, dims: unknown): { copy: nu
 }
 
 /** A copy of strides, whose values are not checked. */
-function readStrides(name: string, stridesName: string, strides: unknown, shape: readonly number[]): unknown[] {
+function readStrides(
+  name: string,
+  stridesName: string,
+  strides: unknown,
+  shape: readonly number[],
+): unknown[] {
   const rule = 'be an array, one for each dimension';
   if (!isArray(strides)) throw typeError(`${name}.${stridesName}`, rule, strides);
   if (strides.length !== shape.length)
@@ -348,8 +353,22 @@ export function readView(
     throw tensorError(name, value, data, dtype);
   const { copy, size } = readDimensions(name, shape, dims);
   const isHalves = type === 'Float16Array';
-  const values = integer !== undefined ? valuesOf(data as IntegerArray, integer) : isHalves ? bitsOf(data as TensorArray) : (data as TensorArray);
-  const view: ReadView = { name, data: values, dtype: found, isHalves, shape: copy, size, strides: undefined, offset: 0 };
+  const values =
+    integer !== undefined
+      ? valuesOf(data as IntegerArray, integer)
+      : isHalves
+        ? bitsOf(data as TensorArray)
+        : (data as TensorArray);
+  const view: ReadView = {
+    name,
+    data: values,
+    dtype: found,
+    isHalves,
+    shape: copy,
+    size,
+    strides: undefined,
+    offset: 0,
+  };
   if (strides === undefined) return view;
   const given = readStrides(name, strides === stride ? 'stride' : 'strides', strides, copy);
   return placed(view, given, offset);
@@ -372,7 +391,8 @@ function placed(view: ReadView, given: readonly unknown[], offset: unknown = 0):
   for (let i = shape.length - 1; i >= 0; i--) {
     const stride = given[i];
     if (typeof stride !== 'number') throw typeError(`${name}.strides[${i}]`, 'be an integer', stride);
-    if (!Number.isSafeInteger(stride)) throw rangeError(`${name}.strides[${i}]`, 'be an integer', String(stride));
+    if (!Number.isSafeInteger(stride))
+      throw rangeError(`${name}.strides[${i}]`, 'be an integer', String(stride));
     strides[i] = stride;
     if (shape[i] !== 1 && stride !== expected) isPlain = false;
     expected *= shape[i];
@@ -386,7 +406,8 @@ function placed(view: ReadView, given: readonly unknown[], offset: unknown = 0):
   const length = lengthOf(data);
   if (size > 0 && most >= length)
     throw rangeError(`${name}.data`, `have ${most + 1} values (${what})`, String(length));
-  if (size === 0 || isPlain) return { ...view, data: length === size ? data : partOf(data, dtype, size === 0 ? 0 : first, size) };
+  if (size === 0 || isPlain)
+    return { ...view, data: length === size ? data : partOf(data, dtype, size === 0 ? 0 : first, size) };
   return { ...view, strides, offset: first };
 }
 
@@ -428,7 +449,11 @@ function axisHint(shape: readonly number[], index: number, channels: number | un
   return index !== 1 && last >= 1 && shape[1] === channels ? `; axis: 1 has ${channels}` : '';
 }
 
-export function checkSameShape(tensor: Pick<ReadView, 'name' | 'shape'>, name: string, shape: readonly number[]): void {
+export function checkSameShape(
+  tensor: Pick<ReadView, 'name' | 'shape'>,
+  name: string,
+  shape: readonly number[],
+): void {
   const given = tensor.shape;
   let isSame = given.length === shape.length;
   for (let i = 0; isSame && i < shape.length; i++) isSame = given[i] === shape[i];

@@ -290,7 +290,8 @@ class Reader {
 /// How y is cut into pieces.
 class Cut {
  public:
-  Cut(const Tiling<float>& tiling, bool moves_channels) : shape_(tiling.shape()) {
+  /// `lead`: places of a plane before its first whole line, where pieces end with lines after those.
+  Cut(const Tiling<float>& tiling, bool moves_channels, size_t lead = 0) : shape_(tiling.shape()) {
     const size_t sample = shape_.channels * shape_.inner;
     channels_ = shape_.channels;
     places_ = shape_.inner;
@@ -310,7 +311,8 @@ class Cut {
       channels_ = std::min(shape_.channels, whole(kPiece / places_));
     }
     channel_parts_ = divide_up(shape_.channels, channels_);
-    place_parts_ = divide_up(shape_.inner, places_);
+    lead_ = places_ < shape_.inner ? lead : 0;
+    place_parts_ = divide_up(shape_.inner - lead_, places_) + (lead_ > 0 ? 1 : 0);
   }
 
   size_t size() const { return divide_up(shape_.outer, samples_) * channel_parts_ * place_parts_; }
@@ -318,17 +320,23 @@ class Cut {
     // Channels first: they lie near each other in x where they are cut apart.
     const Range channels = part(shape_.channels, channels_, index % channel_parts_);
     index /= channel_parts_;
-    const Range places = part(shape_.inner, places_, index % place_parts_);
+    const Range places = place_part(index % place_parts_);
     const Range samples = part(shape_.outer, samples_, index / place_parts_);
     return {samples.begin, samples.end - samples.begin, channels.begin, channels.end - channels.begin,
             places.begin,  places.end - places.begin};
   }
 
  private:
+  Range place_part(size_t index) const {
+    if (lead_ == 0) return part(shape_.inner, places_, index);
+    if (index == 0) return {0, lead_};
+    const Range range = part(shape_.inner - lead_, places_, index - 1);
+    return {lead_ + range.begin, lead_ + range.end};
+  }
   static size_t whole(size_t values) { return values > kWholeLines ? values - values % kWholeLines : values; }
 
   Shape shape_;
-  size_t samples_, channels_, places_;
+  size_t samples_, channels_, places_, lead_;
   size_t channel_parts_, place_parts_;
 };
 
@@ -486,8 +494,6 @@ void run_stored(const Execution& execution, const StoredPass& pass) {
   const auto put = streamed ? conversion.stream : conversion.narrow;
   const auto widen_residual = kernels.conversions[pass.residual_storage].widen;
 
-  const Cut cut(tiling, reader.moves_channels());
-  const size_t pieces = cut.size();
   const bool in_registers = !pass.residual && !pass.bias;
   const bool takes = in_registers && reader.taking() >= 0;
   const bool puts = in_registers && reader.putting() >= 0;
@@ -499,11 +505,13 @@ void run_stored(const Execution& execution, const StoredPass& pass) {
     std::copy_n(of.offset, shape.channels, pixels.offset);
     pixels.relu = frozen.activation == kRelu;
   }
-  // Rows that begin at lines need not be written twice.
+  // Rows that begin at lines, or all as far behind one, need not be written twice.
   const bool rows_at_lines = takes && streamed && pass.y_storage == kFloat32 &&
-                             reinterpret_cast<uintptr_t>(pass.y) % kAlignment == 0 &&
-                             shape.inner % kLanes<float> == 0 && pass.x.inner.run() % kLanes<float> == 0;
-  pixels.streams = rows_at_lines;
+                             shape.inner % kLanes<float> == 0 && pass.x.inner.is_one_run();
+  const size_t misaligned = reinterpret_cast<uintptr_t>(pass.y) % kAlignment / sizeof(float);
+  const size_t lead = rows_at_lines && misaligned > 0 ? kLanes<float> - misaligned : 0;
+  const Cut cut(tiling, reader.moves_channels(), lead);
+  const size_t pieces = cut.size();
   constexpr size_t block = kBlockBytes / (kPiece * sizeof(float));
   work(Crew(execution, shape.size() * (x_bytes + y_bytes)), divide_up(pieces, block),
        [&](size_t task, size_t) {
@@ -511,9 +519,12 @@ void run_stored(const Execution& execution, const StoredPass& pass) {
          const Range range = part(pieces, block, task);
          for (size_t index = range.begin; index < range.end; index++) {
            const Piece piece = cut.piece(index);
-           if (rows_at_lines) {
+           if (rows_at_lines && piece.places % kLanes<float> == 0 &&
+               (piece.place + misaligned) % kLanes<float> == 0) {
              float* const rows = static_cast<float*>(pass.y) + piece.sample * shape.channels * shape.inner;
-             reader.take(piece, pixels, rows + piece.place, shape.inner, room);
+             PixelsWork streamed_rows = pixels;
+             streamed_rows.streams = true;
+             reader.take(piece, streamed_rows, rows + piece.place, shape.inner, room);
              continue;
            }
            if (takes)

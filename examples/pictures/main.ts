@@ -59,7 +59,14 @@ function timesOf(calls: readonly (() => void)[], rounds: number): number[] {
 }
 
 function compareTimes(photographs: readonly Photograph[], rounds: number): Section {
-  const rows = ([['planes', 1], ['planes', 32], ['pixels', 1], ['pixels', 32]] as const).map(([order, count]) => {
+  const rows = (
+    [
+      ['planes', 1],
+      ['planes', 32],
+      ['pixels', 1],
+      ['pixels', 32],
+    ] as const
+  ).map(([order, count]) => {
     const pixels = batchOf(photographs, count);
     const ways = waysOf(IMAGENET, order);
     const outs = ways.map(() => new Float32Array(count * SIDE * SIDE * 3));
@@ -108,7 +115,10 @@ async function comparePredictions(photographs: readonly Photograph[]): Promise<S
       `${likeliest[0]} of ${predictions[0].length}`,
       ...predictions.map((each) => each[likeliest[0]].toFixed(8)),
       checked(
-        Math.max(largestDifference(predictions[0], predictions[1]), largestDifference(predictions[0], predictions[2])),
+        Math.max(
+          largestDifference(predictions[0], predictions[1]),
+          largestDifference(predictions[0], predictions[2]),
+        ),
       ),
     ];
   });

@@ -24,10 +24,8 @@ export function byLibrary({ mean, std }: Constants, order: Order): Normalize {
   const layer = FrozenBatchNorm.fromMeanStd({ mean, std, scale: 1 / 255, axis: -1 });
   const strides = [SIDE * SIDE * 4, SIDE * 4, 4, 1];
   return (data, count, out) =>
-    layer.run(
-      { data, shape: [count, SIDE, SIDE, 3], strides },
-      { out, outAxis: order === 'planes' ? 1 : -1 },
-    ).data;
+    layer.run({ data, shape: [count, SIDE, SIDE, 3], strides }, { out, outAxis: order === 'planes' ? 1 : -1 })
+      .data;
 }
 
 /** By the loop that everybody writes. */

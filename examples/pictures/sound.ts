@@ -40,7 +40,11 @@ export function normalizeSound(): Section {
   const data = samplesOf(makeWav());
   const shape = [data.length / 2, 2];
   const before = Moments.of({ data: Float32Array.from(data), shape }, { axis: 1 });
-  const layer = FrozenBatchNorm.fromMeanStd({ mean: before.mean, std: before.variance.map(Math.sqrt), axis: 1 });
+  const layer = FrozenBatchNorm.fromMeanStd({
+    mean: before.mean,
+    std: before.variance.map(Math.sqrt),
+    axis: 1,
+  });
   const y = layer.run({ data, shape }, { outAxis: 0 });
   const after = Moments.of(y, { axis: 0 });
   const row = (name: string, moments: Moments, channel: number) => [

@@ -136,7 +136,10 @@ export function storedPassesOf(
           const count = Math.min(step, extent - first);
           const some = count * perIndex;
           if (residual)
-            machine.copyIn(partAsBytes(residual, first * perIndex * residualBytes, some * residualBytes), pResidual);
+            machine.copyIn(
+              partAsBytes(residual, first * perIndex * residualBytes, some * residualBytes),
+              pResidual,
+            );
           withPart(view, x, xBytes, { along, first, count }, place, (source) => {
             machine.invoke('runStored', [
               place.view,
@@ -202,14 +205,7 @@ export function storedPassesOf(
       machine.within('float32', bytes, () => {
         const place = { view: machine.room(8 * 2 * rank), x: machine.room(length * storageBytes[xStorage]) };
         withPart(view, x, storageBytes[xStorage], all, place, (source) => {
-          found = machine.invoke('findMissingStored', [
-            place.view,
-            rank,
-            view[0],
-            view[1],
-            xStorage,
-            source,
-          ]);
+          found = machine.invoke('findMissingStored', [place.view, rank, view[0], view[1], xStorage, source]);
         });
       });
       return found;

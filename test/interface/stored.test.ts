@@ -53,7 +53,10 @@ const lyings: Record<string, (shape: number[]) => View> = {
   'without gaps': (shape) => viewOf(shape, shape),
   'as RGB of RGBA': (shape) => viewOf(shape, [...shape.slice(0, -1), (shape.at(-1) as number) + 1]),
   'as a window': (shape) => {
-    const view = viewOf(shape, shape.map((extent) => extent + 2));
+    const view = viewOf(
+      shape,
+      shape.map((extent) => extent + 2),
+    );
     view.offset += view.strides.reduce((sum, stride) => sum + stride, 0);
     view.length += view.offset;
     return view;
@@ -75,7 +78,12 @@ function viewOf(shape: number[], around: number[]): View {
 }
 
 /** The values of x in the order of the result. */
-function gathered(values: Float32Array, { shape, strides, offset }: View, from: number, to: number): Float32Array {
+function gathered(
+  values: Float32Array,
+  { shape, strides, offset }: View,
+  from: number,
+  to: number,
+): Float32Array {
   const order = shape.map((_, i) => i).filter((i) => i !== from);
   order.splice(to, 0, from);
   const size = shape.reduce((product, extent) => product * extent, 1);
@@ -110,73 +118,88 @@ function expectSame(name: Name, actual: ArrayLike<number>, expected: ArrayLike<n
   const value = (of: ArrayLike<number>, i: number) =>
     isHalf(name) ? decode(Uint16Array.of(of[i]), name as 'bfloat16')[0] : of[i];
   for (let i = 0; i < expected.length; i++)
-    if (!Object.is(actual[i], expected[i]) && !(Number.isNaN(value(actual, i)) && Number.isNaN(value(expected, i))))
+    if (
+      !Object.is(actual[i], expected[i]) &&
+      !(Number.isNaN(value(actual, i)) && Number.isNaN(value(expected, i)))
+    )
       expect(`${what}, value ${i}: ${actual[i]}`).toBe(`${what}, value ${i}: ${expected[i]}`);
 }
 
 const shapes = [[7], [4, 3], [2, 5, 6, 3], [2, 3, 40], [1, 70, 30, 4], [3, 66, 2, 70], [2, 33, 47, 3]];
 
 describe.each(names)('%s', (from) => {
-  test.each(Object.keys(lyings))(`%s becomes what float32 makes of it, rounded once (${seedNote})`, async (lying) => {
-    generator = new Random(names.indexOf(from) * 10 + Object.keys(lyings).indexOf(lying));
-    for (const shape of shapes) {
-      for (let axis = 0; axis < shape.length; axis++) {
-        const outAxis = Math.floor(shape.length * next());
-        const to = names[Math.floor(6 * next())];
-        const view = lyings[lying](shape);
-        const state = statistics(shape[axis]);
-        const options = { axis, activation: next() < 0.3 ? ('relu' as const) : undefined };
-        const data = anyValues(from, view.length);
-        const adds = next() < 0.4;
-        const size = shape.reduce((product, extent) => product * extent, 1);
-        const y = moved(shape, axis, outAxis);
-        // Bits are those of x, where that has some.
-        const same = isHalf(from) && isHalf(to) ? from : to;
-        const added = narrow(same, Float32Array.from({ length: size }, () => 9 * (next() - 0.5)));
-        const x = { ...view, data };
-        const given = {
-          outAxis,
-          ...(adds && { residual: { data: added, shape: y } }),
-          ...(to !== 'float32' || from !== 'float32' ? { dtype: to } : {}),
-        };
-        const plain = FrozenBatchNorm.from(state, { ...options, axis: outAxis, dtype: 'float32' });
-        const wide = { data: gathered(widen(from, data), view, axis, outAxis), shape: y };
-        const expected = narrow(
-          to,
-          plain.run(wide, adds ? { residual: { data: widen(same, added), shape: y } } : {}).data,
-        );
-        const what = `${shape} ${axis} to ${outAxis}, ${from} to ${to}, ${lying}`;
-        const dtype = isHalf(from) ? (from as 'bfloat16') : undefined;
-        const layer = FrozenBatchNorm.from(state, { ...options, ...(dtype && { dtype }) });
-        const result = layer.run(x as never, given as never) as { data: ValueArray; shape: number[] };
-        expect(result.shape).toEqual(y);
-        expect(Object.prototype.toString.call(result.data)).toBe(`[object ${classes[to].name}]`);
-        expectSame(to, result.data, expected, what);
-        const out = new classes[to](size);
-        expect((layer.run(x as never, { ...given, out } as never) as { data: unknown }).data).toBe(out);
-        expectSame(to, out, expected, `${what}, out`);
-        const later = (await layer.runAsync(x as never, given as never)) as { data: ValueArray; shape: number[] };
-        expect(later.shape).toEqual(y);
-        expectSame(to, later.data, expected, `${what}, async`);
-        if (from === to || (!isHalf(from) && (!isHalf(to) || from !== 'float32'))) {
-          const { running_mean: mean, running_var: variance, weight, bias } = state;
-          const { dtype: _, ...rest } = given;
-          const asked = isHalf(from) ? { dtype: from } : from === 'float32' ? {} : { dtype: to };
-          const inferred = forwardInference(x as never, {
-            ...rest,
-            ...asked,
-            ...options,
-            mean,
-            variance,
-            weight,
-            bias,
-            ...(from === 'float32' && { out: new classes[to](size) }),
-          } as never) as { data: ValueArray };
-          expectSame(to, inferred.data, expected, `${what}, function`);
+  test.each(Object.keys(lyings))(
+    `%s becomes what float32 makes of it, rounded once (${seedNote})`,
+    async (lying) => {
+      generator = new Random(names.indexOf(from) * 10 + Object.keys(lyings).indexOf(lying));
+      for (const shape of shapes) {
+        for (let axis = 0; axis < shape.length; axis++) {
+          const outAxis = Math.floor(shape.length * next());
+          const to = names[Math.floor(6 * next())];
+          const view = lyings[lying](shape);
+          const state = statistics(shape[axis]);
+          const options = { axis, activation: next() < 0.3 ? ('relu' as const) : undefined };
+          const data = anyValues(from, view.length);
+          const adds = next() < 0.4;
+          const size = shape.reduce((product, extent) => product * extent, 1);
+          const y = moved(shape, axis, outAxis);
+          // Bits are those of x, where that has some.
+          const same = isHalf(from) && isHalf(to) ? from : to;
+          const added = narrow(
+            same,
+            Float32Array.from({ length: size }, () => 9 * (next() - 0.5)),
+          );
+          const x = { ...view, data };
+          const given = {
+            outAxis,
+            ...(adds && { residual: { data: added, shape: y } }),
+            ...(to !== 'float32' || from !== 'float32' ? { dtype: to } : {}),
+          };
+          const plain = FrozenBatchNorm.from(state, { ...options, axis: outAxis, dtype: 'float32' });
+          const wide = { data: gathered(widen(from, data), view, axis, outAxis), shape: y };
+          const expected = narrow(
+            to,
+            plain.run(wide, adds ? { residual: { data: widen(same, added), shape: y } } : {}).data,
+          );
+          const what = `${shape} ${axis} to ${outAxis}, ${from} to ${to}, ${lying}`;
+          const dtype = isHalf(from) ? (from as 'bfloat16') : undefined;
+          const layer = FrozenBatchNorm.from(state, { ...options, ...(dtype && { dtype }) });
+          const result = layer.run(x as never, given as never) as { data: ValueArray; shape: number[] };
+          expect(result.shape).toEqual(y);
+          expect(Object.prototype.toString.call(result.data)).toBe(`[object ${classes[to].name}]`);
+          expectSame(to, result.data, expected, what);
+          const out = new classes[to](size);
+          expect((layer.run(x as never, { ...given, out } as never) as { data: unknown }).data).toBe(out);
+          expectSame(to, out, expected, `${what}, out`);
+          const later = (await layer.runAsync(x as never, given as never)) as {
+            data: ValueArray;
+            shape: number[];
+          };
+          expect(later.shape).toEqual(y);
+          expectSame(to, later.data, expected, `${what}, async`);
+          if (from === to || (!isHalf(from) && (!isHalf(to) || from !== 'float32'))) {
+            const { running_mean: mean, running_var: variance, weight, bias } = state;
+            const { dtype: _, ...rest } = given;
+            const asked = isHalf(from) ? { dtype: from } : from === 'float32' ? {} : { dtype: to };
+            const inferred = forwardInference(
+              x as never,
+              {
+                ...rest,
+                ...asked,
+                ...options,
+                mean,
+                variance,
+                weight,
+                bias,
+                ...(from === 'float32' && { out: new classes[to](size) }),
+              } as never,
+            ) as { data: ValueArray };
+            expectSame(to, inferred.data, expected, `${what}, function`);
+          }
         }
       }
-    }
-  });
+    },
+  );
 });
 
 const pixels = () => Uint8Array.from({ length: 2 * 6 * 7 * 3 }, (_, i) => (i * 89) % 256);
@@ -209,14 +232,21 @@ describe('pictures', () => {
   ])('fromMeanStd of %s is (x · scale − mean) / std', (_, mean, std) => {
     const channels = mean.length;
     const data = Uint8Array.from({ length: 256 * channels }, (_, i) => Math.floor(i / channels));
-    const layer = FrozenBatchNorm.fromMeanStd({ mean, std: Float32Array.from(std), scale: 1 / 255, axis: -1 });
+    const layer = FrozenBatchNorm.fromMeanStd({
+      mean,
+      std: Float32Array.from(std),
+      scale: 1 / 255,
+      axis: -1,
+    });
     const again = FrozenBatchNorm.fromJSON(JSON.parse(JSON.stringify(layer)));
     for (const each of [layer, again]) {
       const y = each.run({ data, shape: [256, channels] }).data;
       for (let i = 0; i < y.length; i++) {
         const deviation = Float32Array.from(std)[i % channels];
         const expected = (data[i] / 255 - mean[i % channels]) / deviation;
-        expect(Math.abs(y[i] - expected)).toBeLessThanOrEqual(2 ** -22 * Math.max(1 / deviation, Math.abs(expected)));
+        expect(Math.abs(y[i] - expected)).toBeLessThanOrEqual(
+          2 ** -22 * Math.max(1 / deviation, Math.abs(expected)),
+        );
       }
     }
     // Back again to the bytes.
@@ -266,11 +296,17 @@ describe('pictures', () => {
   });
 
   test('missing values of 16 bits are refused or as the mean, and integers have none', () => {
-    const state = { running_mean: Float32Array.of(1, 2), running_var: Float32Array.of(1, 1), bias: Float32Array.of(5, 6) };
+    const state = {
+      running_mean: Float32Array.of(1, 2),
+      running_var: Float32Array.of(1, 1),
+      bias: Float32Array.of(5, 6),
+    };
     const data = encode(Float32Array.of(1, NaN, 3, 4), 'bfloat16');
     const throws = FrozenBatchNorm.from(state, { axis: -1, dtype: 'bfloat16', missing: 'throw' });
     const out = new Float32Array(4);
-    expect(() => throws.run({ data, shape: [2, 2] }, { out: out as never })).toThrow("x must have no NaN with missing: 'throw'");
+    expect(() => throws.run({ data, shape: [2, 2] }, { out: out as never })).toThrow(
+      "x must have no NaN with missing: 'throw'",
+    );
     expect([...out]).toEqual([0, 0, 0, 0]);
     const imputes = FrozenBatchNorm.from(state, { axis: -1, eps: 0, dtype: 'bfloat16', missing: 'impute' });
     expect([...imputes.run({ data, shape: [2, 2] }, { dtype: 'float32' }).data]).toEqual([5, 6, 7, 8]);
@@ -291,7 +327,10 @@ describe('what does not fit', () => {
   const x = { data, shape };
   const size = data.length;
   test.each<[string, () => unknown]>([
-    ['outAxis must be an integer from -4 to 3 (x has 4 dimensions), got 4', () => normalize.run(x, { outAxis: 4 })],
+    [
+      'outAxis must be an integer from -4 to 3 (x has 4 dimensions), got 4',
+      () => normalize.run(x, { outAxis: 4 }),
+    ],
     ['outAxis must be an integer, got 0.5', () => normalize.run(x, { outAxis: 0.5 })],
     ['outAxis must be an integer, got "1"', () => normalize.run(x, { outAxis: '1' as never })],
     [
@@ -310,7 +349,10 @@ describe('what does not fit', () => {
       "dtype must be 'float32' or 'bfloat16' or 'float16' or 'uint8' or 'int8' or 'int16', got \"float64\"",
       () => normalize.run(x, { dtype: 'float64' as never }),
     ],
-    [`out must have ${size} values (2 x 3 x 6 x 7), got 3`, () => normalize.run(x, { out: new Float32Array(3), outAxis: 1 })],
+    [
+      `out must have ${size} values (2 x 3 x 6 x 7), got 3`,
+      () => normalize.run(x, { out: new Float32Array(3), outAxis: 1 }),
+    ],
     ['x.strides[3] must be an integer, got 0.5', () => normalize.run({ ...x, strides: [126, 21, 3, 0.5] })],
     [
       'x.offset must be at least 2 (2 x 6 x 7 x 3 with strides [126, 21, 3, -1] from offset 0 on), got 0',
@@ -328,16 +370,31 @@ describe('what does not fit', () => {
       'residual.data must be of uint8, as x is, of int8, as the result is, or a Float32Array, got Int16Array',
       () => normalize.run(x, { dtype: 'int8', residual: { data: new Int16Array(size) as never, shape } }),
     ],
-    ['out must be left out with transfer: true', () => normalize.runAsync(x, { out: new Float32Array(size), transfer: true })],
-    ['std must be positive, got 0 in channel 1', () => FrozenBatchNorm.fromMeanStd({ mean: [1, 2], std: [1, 0] })],
-    ['std must have 2 values (one per channel), got 1', () => FrozenBatchNorm.fromMeanStd({ mean: [1, 2], std: [1] })],
+    [
+      'out must be left out with transfer: true',
+      () => normalize.runAsync(x, { out: new Float32Array(size), transfer: true }),
+    ],
+    [
+      'std must be positive, got 0 in channel 1',
+      () => FrozenBatchNorm.fromMeanStd({ mean: [1, 2], std: [1, 0] }),
+    ],
+    [
+      'std must have 2 values (one per channel), got 1',
+      () => FrozenBatchNorm.fromMeanStd({ mean: [1, 2], std: [1] }),
+    ],
     ['std[0] must be a finite number, got NaN', () => FrozenBatchNorm.fromMeanStd({ mean: [1], std: [NaN] })],
-    ['scale must be a finite number other than 0, got 0', () => FrozenBatchNorm.fromMeanStd({ mean: [1], std: [1], scale: 0 })],
+    [
+      'scale must be a finite number other than 0, got 0',
+      () => FrozenBatchNorm.fromMeanStd({ mean: [1], std: [1], scale: 0 }),
+    ],
     [
       'scale must be a finite number other than 0, got Infinity',
       () => FrozenBatchNorm.fromMeanStd({ mean: [1], std: [1], scale: Infinity }),
     ],
-    ['mean must have at least one value (one per channel), got 0', () => FrozenBatchNorm.fromMeanStd({ mean: [], std: [] })],
+    [
+      'mean must have at least one value (one per channel), got 0',
+      () => FrozenBatchNorm.fromMeanStd({ mean: [], std: [] }),
+    ],
     [
       'x.data must be a Float32Array or Float64Array, got Uint16Array; ',
       () => normalize.run({ data: new Uint16Array(size) as never, shape }),

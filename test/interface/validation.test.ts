@@ -377,7 +377,7 @@ const cases: [title: string, call: () => unknown, expected: Failure][] = [
     'an unknown option of run',
     () => new BatchNorm(3).freeze().run(x(), { output: 1 } as Wrong),
     type(
-      'options must only have out, residual, got "output"; did you mean out?',
+      'options must only have out, residual, outAxis, dtype, got "output"; did you mean out?',
       'ERR_BATCHNORM_UNKNOWN_OPTION',
     ),
   ],

@@ -28,7 +28,11 @@ function nearest(dtype: Half, value: number): number {
   const below = Math.floor(steps);
   const up = steps - below > 0.5 || (steps - below === 0.5 && below % 2 !== 0);
   const rounded = (below + (up ? 1 : 0)) * step;
-  return Math.abs(rounded) >= 2 ** (bias + 1) ? Math.sign(value) * Infinity : rounded === 0 ? 0 * value : rounded;
+  return Math.abs(rounded) >= 2 ** (bias + 1)
+    ? Math.sign(value) * Infinity
+    : rounded === 0
+      ? 0 * value
+      : rounded;
 }
 
 const patterns = Uint16Array.from({ length: 65536 }, (_, bits) => bits);
@@ -73,7 +77,8 @@ describe.each(['bfloat16', 'float16'] as const)('%s', (dtype) => {
         continue;
       }
       const expected = nearest(dtype, values[i]);
-      if (!Object.is(decoded[i], expected)) expect(`${values[i]}: ${decoded[i]}`).toBe(`${values[i]}: ${expected}`);
+      if (!Object.is(decoded[i], expected))
+        expect(`${values[i]}: ${decoded[i]}`).toBe(`${values[i]}: ${expected}`);
     }
     const { f16round } = Math as { f16round?: (value: number) => number };
     if (dtype === 'float16' && f16round !== undefined)
@@ -98,8 +103,12 @@ describe.each(['bfloat16', 'float16'] as const)('%s', (dtype) => {
 
 test('what is no array of the right class, and what no type of 16 bits is called, is refused', () => {
   expect(() => encode([1] as never, 'bfloat16')).toThrow('values must be a Float32Array, got an array');
-  expect(() => encode(new Float64Array(1) as never, 'bfloat16')).toThrow('values must be a Float32Array, got Float64Array');
-  expect(() => decode(new Int16Array(1) as never, 'float16')).toThrow('values must be a Uint16Array, got Int16Array');
+  expect(() => encode(new Float64Array(1) as never, 'bfloat16')).toThrow(
+    'values must be a Float32Array, got Float64Array',
+  );
+  expect(() => decode(new Int16Array(1) as never, 'float16')).toThrow(
+    'values must be a Uint16Array, got Int16Array',
+  );
   expect(() => decode(new Uint16Array(1), 'float32' as never)).toThrow(
     `dtype must be 'bfloat16' or 'float16', got "float32"`,
   );

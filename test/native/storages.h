@@ -243,7 +243,9 @@ inline int test_all(bool once) {
                                         {0, 3, 2},
                                         {2, 4200, 3},
                                         {9, 13, 2},
-                                        {2, 1, 3, 2, 3}};
+                                        {2, 1, 3, 2, 3},
+                                        {2, 80, 80, 3},
+                                        {1, 60, 64, 4}};
   int passed = 0;
   uint32_t number = 0;
   for (const Storage x : kAll)
