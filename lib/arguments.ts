@@ -1,11 +1,20 @@
 // What forward and backward of a layer are called with: read, and checked as far as can be before they begin.
 import type { CoreConfig, ForwardOptions, LayerBackwardOptions } from './calls.js';
-import { isObject, oneValuePerChannelError, stateError, typeError } from './errors.js';
+import {
+  describeShape,
+  isObject,
+  oneValuePerChannelError,
+  rangeError,
+  stateError,
+  typeError,
+} from './errors.js';
+import { type Division, divisionOf } from './ghost.js';
 import { checkSums, type GradientSums } from './gradient-sums.js';
 import { checkWhole, type Moments, momentsOf } from './moments.js';
 import { type Pending, pendingOf, type Result, resultOf } from './pending.js';
 import { type ReadPresence, readPresence } from './presence.js';
 import { areCallsUntouched, type Names, namesOf } from './properties.js';
+import type { Renorm } from './renorm.js';
 import type { RunningStatistics } from './running.js';
 import type { Origin } from './statistics.js';
 import type { ArrayOf, DType, FloatArray, TensorLike } from './types.js';
@@ -55,8 +64,18 @@ export interface ForwardCall<T extends FloatArray> {
   readonly out: T | undefined;
   /** Which values count, where not all of them do alike. */
   readonly present: ReadPresence | undefined;
+  /** In training, where groups of samples have statistics of their own. */
+  readonly division: Division | undefined;
+  /** In training, where it follows the running statistics. */
+  readonly renorm: Renorm | undefined;
   /** Of an x that a layer with `reuse` has returned. */
   readonly source: Result | undefined;
+}
+
+/** What a layer is set to at the moment of a call. */
+export interface Setting {
+  readonly training: boolean;
+  readonly renorm: Renorm | undefined;
 }
 
 /** A backward whose arguments have been checked as far as they can be without the forward. */
@@ -99,12 +118,13 @@ export function checkRunning({ mean, variance }: RunningStatistics, channels: nu
 
 /** All of it is checked, last of all the lengths: no code of the caller's runs after them. */
 export function readForward<D extends DType>(
-  { channels, config: { axis, dtype, singleValue, eps, group, missing }, running, arrays }: LayerFacts<D>,
+  { channels, config, running, arrays }: LayerFacts<D>,
   x: TensorLike<ArrayOf<D>>,
   options: ForwardOptions<ArrayOf<D>> | undefined,
   names: Names,
-  training: boolean,
+  { training, renorm }: Setting,
 ): ForwardCall<ArrayOf<D>> {
+  const { axis, dtype, singleValue, eps, group, missing, virtualBatchSize } = config;
   const {
     out,
     updateStats = true,
@@ -118,6 +138,12 @@ export function readForward<D extends DType>(
     throw typeError('moments', 'be left out in a layer with a group', givenMoments);
   if (givenMoments !== undefined && !training)
     throw typeError('moments', 'be left out in evaluation', givenMoments);
+  if (virtualBatchSize !== undefined) {
+    if (givenMoments !== undefined)
+      throw typeError('moments', 'be left out in a layer with virtualBatchSize', givenMoments);
+    if (weights !== undefined)
+      throw typeError('weights', 'be left out in a layer with virtualBatchSize', weights);
+  }
   const input = readShape<ArrayOf<D>>('x', x, dtype);
   const geometry = geometryOf(input, axis, channels);
   const present = readPresence({ weights, outside, missing }, input, geometry, axis);
@@ -128,8 +154,14 @@ export function readForward<D extends DType>(
     !present?.presence?.missing &&
     givenMoments === undefined &&
     !(training && group !== undefined);
-  const isSingle = hasOne && singleValue === 'running';
+  const division =
+    training && virtualBatchSize !== undefined
+      ? divisionFor(input, geometry, axis, virtualBatchSize)
+      : undefined;
+  const isEachOne = division?.samples === 1 && division.perSample === 1;
+  const isSingle = (hasOne || isEachOne) && singleValue === 'running';
   const isOfBatch = (training && !isSingle) || running === undefined;
+  if (isOfBatch && isEachOne) throw oneValuePerChannelError(input.shape, training, 'virtualBatchSize');
   if (isOfBatch && hasOne) throw oneValuePerChannelError(input.shape, training);
   const origin: Origin = !isOfBatch
     ? 'running'
@@ -168,14 +200,32 @@ export function readForward<D extends DType>(
     residual: residual?.data,
     out,
     present,
+    division: isOfBatch ? division : undefined,
+    renorm: training && isOfBatch ? renorm : undefined,
     source: resultOf(x),
   };
+}
+
+/** Samples are what the first axis counts. */
+function divisionFor(
+  { shape }: Pick<ReadTensor, 'shape'>,
+  geometry: Geometry,
+  axis: number,
+  size: number,
+): Division | undefined {
+  if (axis + shape.length === 0)
+    throw rangeError(
+      'axis',
+      'be another than that of the samples with virtualBatchSize',
+      `${axis} (x has shape ${describeShape(shape)})`,
+    );
+  return divisionOf(shape, geometry, size);
 }
 
 /** All of it is checked but what hangs on the forward, and the length of dy. */
 export function readBackward<D extends DType>(
   owner: object,
-  { channels, config: { dtype, group } }: LayerFacts<D>,
+  { channels, config: { dtype, group, virtualBatchSize } }: LayerFacts<D>,
   dy: TensorLike<ArrayOf<D>>,
   options: LayerBackwardOptions<ArrayOf<D>> | undefined,
   names: Names,
@@ -208,6 +258,8 @@ export function readBackward<D extends DType>(
     );
   if (sums !== undefined && group !== undefined)
     throw typeError('sums', 'be left out in a layer with a group', sums);
+  if (sums !== undefined && virtualBatchSize !== undefined)
+    throw typeError('sums', 'be left out in a layer with virtualBatchSize', sums);
   if (sums !== undefined) checkSums('sums', sums, channels);
   const wantsInput = only !== 'parameters';
   const wantsParameters = only !== 'input';

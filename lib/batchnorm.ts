@@ -8,7 +8,7 @@ import type {
   Parameter,
   SingleValue,
 } from './calls.js';
-import { type BatchNormConfig, type BatchNormOptions, checkDecay, readConfig } from './config.js';
+import { type BatchNormConfig, type BatchNormOptions, checkDecay, readConfig, readRenorm } from './config.js';
 import { type Decay, decayOf, momentumOf } from './conventions.js';
 import { LayerCore } from './core.js';
 import { stateError, typeError } from './errors.js';
@@ -19,6 +19,7 @@ import type { BatchNormJSON } from './json.js';
 import { checkMoments, finiteMoments, type Moments } from './moments.js';
 import { platform } from './platform/node.js';
 import { namesOf } from './properties.js';
+import type { Renorm } from './renorm.js';
 import { RunningStatistics } from './running.js';
 import { jsonOf, loadState, type Parts, readJSON, stateOf } from './saved.js';
 import type { AnyState, StateDict, StateOptions } from './state.js';
@@ -168,6 +169,26 @@ export class BatchNorm<D extends DType = 'float32'> {
    */
   set momentum(value: number | null) {
     this.decay = decayOf(this.#config.convention, value);
+  }
+
+  /**
+   * The bounds of batch renormalization: may be written at any time, as schedules do, and {@link config} follows. undefined for none.
+   */
+  get renorm(): Renorm | undefined {
+    return this.#config.renorm;
+  }
+
+  /**
+   * From the next call of forward on.
+   *
+   * @param value `{ rMax, dMax }`, or undefined for none.
+   * @throws TypeError (`ERR_BATCHNORM_INVALID_TYPE`, `ERR_BATCHNORM_UNKNOWN_OPTION`), RangeError (`ERR_BATCHNORM_INVALID_VALUE`); the
+   *   bounds are then as before.
+   */
+  set renorm(value: Renorm | undefined) {
+    const renorm = readRenorm(value, this.#config);
+    this.#core.renorm = renorm;
+    this.#config = freeze({ ...this.#config, renorm });
   }
 
   /**
@@ -613,7 +634,7 @@ const cures = {
   rejectedUpdates: 'be set by resetRunningStats()',
   lastMoments: 'be set by forward()',
   channels: 'be given to the constructor',
-  config: 'be given to the constructor; decay can be set by itself',
+  config: 'be given to the constructor; decay and renorm can be set by themselves',
 } as const;
 for (const [name, cure] of Object.entries(cures)) {
   const accessor = Object.getOwnPropertyDescriptor(BatchNorm.prototype, name);

@@ -4,6 +4,7 @@ import type { GradientSums } from './gradient-sums.js';
 import type { ProcessGroup } from './group.js';
 import type { Moments } from './moments.js';
 import type { Missing, Outside, Weights } from './presence.js';
+import type { Renorm } from './renorm.js';
 import type { DType, FloatArray, Tensor, TensorLike } from './types.js';
 
 /** What {@link BatchNorm.forward} may be given besides x. */
@@ -100,6 +101,8 @@ export interface CoreConfig<D extends DType> {
   readonly singleValue: SingleValue;
   readonly group: ProcessGroup | undefined;
   readonly missing: Missing;
+  readonly virtualBatchSize: number | undefined;
+  readonly renorm: Renorm | undefined;
 }
 
 /** What a training batch with one value per channel is: an error, or normalized with the running statistics. */

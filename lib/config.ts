@@ -2,13 +2,22 @@
 import { type Activation, checkActivation } from './activation.js';
 import type { SingleValue } from './calls.js';
 import { type Convention, type Decay, defaultsOf } from './conventions.js';
-import { rangeError, typeError } from './errors.js';
+import { describe, rangeError, typeError } from './errors.js';
 import { checkGroup } from './exchange.js';
 import type { ProcessGroup } from './group.js';
 import { checkMissing, type Missing } from './presence.js';
 import { namesOf } from './properties.js';
+import { checkRenorm, type Renorm } from './renorm.js';
 import type { DType } from './types.js';
-import { checkAxis, checkBoolean, checkEps, checkFraction, checkOneOf, readOptions } from './validate.js';
+import {
+  checkAxis,
+  checkBoolean,
+  checkEps,
+  checkFraction,
+  checkInteger,
+  checkOneOf,
+  readOptions,
+} from './validate.js';
 
 /** The options in full, as {@link BatchNorm.config} returns them. */
 export interface BatchNormConfig<D extends DType = DType> {
@@ -52,6 +61,16 @@ export interface BatchNormConfig<D extends DType = DType> {
    * What a NaN in x means: 'propagate', 'throw', or a missing value: 'skip' and 'impute'; see {@link Missing}. Default 'propagate'.
    */
   missing: Missing;
+  /**
+   * Ghost batch norm: in training each group of so many samples (`shape[0]`, so that the channels are another axis) is normalized with
+   * statistics of its own; the running ones are those of the whole batch. Default: the batch is one group.
+   */
+  virtualBatchSize: number | undefined;
+  /**
+   * Batch renormalization: training follows the running statistics as far as these bounds let it; only with trackRunningStats.
+   * Default: none.
+   */
+  renorm: Renorm | undefined;
   /** Whose defaults were taken for eps, decay and unbiasedRunningVar, and whose names states may have too. Default: PyTorch's. */
   convention: Convention | undefined;
 }
@@ -78,6 +97,8 @@ const optionNames = namesOf([
   'reuse',
   'singleValue',
   'missing',
+  'virtualBatchSize',
+  'renorm',
   'convention',
   'momentum',
   'group',
@@ -88,6 +109,29 @@ export function checkDecay(decay: unknown): Decay {
   return decay === 'cumulative'
     ? decay
     : checkFraction('decay', decay, "be a number from 0 to 1 or 'cumulative'");
+}
+
+/** Bounds of a layer that can have some; undefined for none. */
+export function readRenorm(
+  value: unknown,
+  { virtualBatchSize, trackRunningStats }: Pick<BatchNormConfig, 'virtualBatchSize' | 'trackRunningStats'>,
+): Renorm | undefined {
+  const renorm = checkRenorm(value);
+  if (renorm !== undefined && virtualBatchSize !== undefined)
+    throw typeError('renorm', 'be left out beside virtualBatchSize', value);
+  if (renorm !== undefined && trackRunningStats === false)
+    throw typeError('renorm', 'be left out with trackRunningStats: false', value);
+  return renorm;
+}
+
+/** What stands beside a virtualBatchSize. */
+function checkVirtual(size: unknown, axis: unknown, missing: unknown, group: unknown): void {
+  checkInteger('virtualBatchSize', size, 1, Number.MAX_SAFE_INTEGER);
+  if (axis === 0)
+    throw rangeError('axis', 'be another than that of the samples with virtualBatchSize', describe(axis));
+  if (missing !== 'propagate' && missing !== 'throw')
+    throw rangeError('missing', "be 'propagate' or 'throw' with virtualBatchSize", describe(missing));
+  if (group !== undefined) throw typeError('virtualBatchSize', 'be left out in a layer with a group', size);
 }
 
 /** @throws TypeError for an unknown option or an option of the wrong type, RangeError for a wrong value. */
@@ -107,12 +151,15 @@ export function readConfig<D extends DType>(options: BatchNormOptions<D>): Batch
     reuse = false,
     singleValue = 'throw',
     missing = 'propagate',
+    virtualBatchSize,
+    renorm,
     group,
   } = read;
   if (givenDecay !== undefined && momentum !== undefined)
     throw typeError('decay', 'be left out beside momentum', givenDecay);
   if (singleValue === 'running' && trackRunningStats === false)
     throw rangeError('singleValue', "be 'throw' with trackRunningStats: false", "'running'");
+  if (virtualBatchSize !== undefined) checkVirtual(virtualBatchSize, axis, missing, group);
   const decay = givenDecay === undefined ? defaults.decay : givenDecay;
   return Object.freeze({
     axis: checkAxis(axis),
@@ -127,6 +174,8 @@ export function readConfig<D extends DType>(options: BatchNormOptions<D>): Batch
     reuse: checkBoolean('reuse', reuse),
     singleValue: checkOneOf('singleValue', singleValue, ['throw', 'running']),
     missing: checkMissing(missing),
+    virtualBatchSize,
+    renorm: readRenorm(renorm, { virtualBatchSize, trackRunningStats }),
     group: group === undefined ? undefined : checkGroup(group),
     convention,
   });

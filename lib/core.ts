@@ -10,6 +10,7 @@ import {
   type LayerFacts,
   readBackward,
   readForward,
+  type Setting,
 } from './arguments.js';
 import { type BackwardPass, type ForwardPass, maskBytes, type Passes } from './backend/backend.js';
 import { passesFor } from './backend/index.js';
@@ -22,6 +23,16 @@ import type {
 } from './calls.js';
 import { rangeError, typeError } from './errors.js';
 import { Forwards } from './forwards.js';
+import {
+  forwardGroups,
+  forwardGroupsLater,
+  groupMaskBytes,
+  groupsOf,
+  mayOverlap,
+  momentsOfGroups,
+  throughGroups,
+  throughGroupsLater,
+} from './ghost.js';
 import { GradientSums } from './gradient-sums.js';
 import { deliver, isShared, move } from './handover.js';
 import { evenCountOf, type Moments } from './moments.js';
@@ -37,6 +48,7 @@ import {
   type Pending,
 } from './pending.js';
 import { checkPresent, gradientOfWeights } from './presence.js';
+import { type Renorm, renormGradient } from './renorm.js';
 import { gradientsOf, newResult, ResultBuffer } from './result.js';
 import type { RunningStatistics } from './running.js';
 import { isStaged, stage, unstage } from './staging.js';
@@ -76,6 +88,12 @@ function copyThere(target: FloatArray | undefined, source: FloatArray | undefine
   if (target && source) copyInto(target, source);
 }
 
+/** A result may be its input, but nothing in between, and lies apart from the residual. */
+function checkPlace<T extends FloatArray>(out: T, x: T, residual: T | undefined): void {
+  isInPlace(out, 'x.data', x);
+  if (residual) checkApart('out', out, { 'residual.data': residual });
+}
+
 /** See the top of the file. Its methods are those of the layer, which documents them. */
 export class LayerCore<D extends DType> {
   readonly weight: ArrayOf<D> | undefined;
@@ -84,6 +102,8 @@ export class LayerCore<D extends DType> {
   readonly biasGrad: ArrayOf<D> | undefined;
   /** Whether forward uses the statistics of the batch, and updates the running ones. */
   training = true;
+  /** How far training follows the running statistics. */
+  renorm: Renorm | undefined;
   readonly #layer: LayerFacts<D>;
   readonly #passes: Passes<ArrayOf<D>>;
   readonly #y: ResultBuffer<ArrayOf<D>>;
@@ -101,6 +121,7 @@ export class LayerCore<D extends DType> {
   constructor(channels: number, config: CoreConfig<D>, running: RunningStatistics | undefined) {
     const { dtype, weight, bias, reuse } = config;
     this.#passes = passesFor(dtype);
+    this.renorm = config.renorm;
     this.#y = new ResultBuffer(reuse);
     if (reuse) noteReuse();
     this.#dx = new ResultBuffer(reuse);
@@ -126,10 +147,13 @@ export class LayerCore<D extends DType> {
   }
 
   forward(x: TensorLike<ArrayOf<D>>, options?: ForwardOptions<ArrayOf<D>>): Tensor<ArrayOf<D>> {
-    // Before any getter of the arguments: the mode of this moment.
-    const pending = this.#forwards.begin(this, this.training);
-    const call = readForward(this.#layer, x, options, forwardNames, pending.mode);
+    // Before any getter of the arguments: the mode and the bounds of this moment.
+    const { training, renorm } = this;
+    const pending = this.#forwards.begin(this, training);
+    const call = readForward(this.#layer, x, options, forwardNames, { training, renorm });
     const { input, residual, out, present } = call;
+    const { dtype } = this.#layer.config;
+    if (call.division && out !== undefined) checkPlace(out, input.data, residual);
     if (present) checkPresent(this.#passes, present, call.geometry, input.data);
     const held = this.#sets.take();
     try {
@@ -137,17 +161,23 @@ export class LayerCore<D extends DType> {
       const found = this.#statistics.find(call, held);
       // The code of a group is the caller's.
       if (call.origin === 'group') this.checkOwn();
-      const y = out ?? this.#y.take(this.#layer.config.dtype, input.size, input.data, residual);
+      const isApart = call.division !== undefined && mayOverlap(out, input.data, residual);
+      const y = isApart
+        ? newResult<ArrayOf<D>>(dtype, input.size)
+        : (out ?? this.#y.take(dtype, input.size, input.data, residual));
       const forward = this.#forwardOf(call, input.data, false, held, found);
       const pass = this.#forwardPass(forward, y, residual);
       const { forwardTraining, forwardInference, inferPresent } = this.#passes;
-      const inPlace = found.isFused
-        ? forwardTraining(pass)
-        : present?.presence
-          ? inferPresent({ ...pass, presence: present.presence })
-          : forwardInference(pass);
+      const inPlace = forward.groups
+        ? forwardGroups(this.#passes, pass, dtype, forward.groups)
+        : found.isFused
+          ? forwardTraining(pass)
+          : present?.presence
+            ? inferPresent({ ...pass, presence: present.presence })
+            : forwardInference(pass);
+      const data = out === undefined ? y : deliver(y, out);
       this.#complete(call, pending, forward, found, inPlace);
-      return marked({ data: y, shape: input.shape }, pending, out === undefined ? this.#y.next() : undefined);
+      return marked({ data, shape: input.shape }, pending, out === undefined ? this.#y.next() : undefined);
     } catch (error) {
       this.#sets.release(held);
       throw error;
@@ -158,10 +188,11 @@ export class LayerCore<D extends DType> {
     x: TensorLike<ArrayOf<D>>,
     options?: ForwardOptions<ArrayOf<D>> & AsyncOptions,
   ): Promise<Tensor<ArrayOf<D>>> {
-    const pending = this.#forwards.begin(this, this.training);
+    const { training, renorm } = this;
+    const pending = this.#forwards.begin(this, training);
     this.#forwards.called(pending);
     try {
-      return await this.#forwardLater(x, options, pending);
+      return await this.#forwardLater(x, options, pending, { training, renorm });
     } catch (error) {
       pending.state = 'failed';
       pending.cause = error;
@@ -173,15 +204,15 @@ export class LayerCore<D extends DType> {
     x: TensorLike<ArrayOf<D>>,
     options: (ForwardOptions<ArrayOf<D>> & AsyncOptions) | undefined,
     pending: Pending<ArrayOf<D>>,
+    setting: Setting,
   ): Promise<Tensor<ArrayOf<D>>> {
     const { signal, transfer } = readAsync(options);
-    const call = readForward(this.#layer, x, options, forwardAsyncNames, pending.mode);
+    const call = readForward(this.#layer, x, options, forwardAsyncNames, setting);
     const { input, out, present } = call;
     const { dtype } = this.#layer.config;
     if (present) checkPresent(this.#passes, present, call.geometry, input.data);
     if (out !== undefined) {
-      isInPlace(out, 'x.data', input.data);
-      if (call.residual) checkApart('out', out, { 'residual.data': call.residual });
+      checkPlace(out, input.data, call.residual);
       if (transfer && shareBuffer(out, input.data))
         throw rangeError(
           'out',
@@ -198,7 +229,9 @@ export class LayerCore<D extends DType> {
     this.#holdParameters(held);
     return this.#calls.inTurn(signal, async () => {
       checkKept('x.data', given, input.size);
-      const y = out !== undefined && isShared(out) ? out : newResult<ArrayOf<D>>(dtype, input.size);
+      const isApart = call.division !== undefined && mayOverlap(out, input.data, call.residual);
+      const y =
+        out !== undefined && isShared(out) && !isApart ? out : newResult<ArrayOf<D>>(dtype, input.size);
       let source = given;
       const take = () => {
         if (transfer && source === given) source = move('x.data', given, dtype);
@@ -209,12 +242,25 @@ export class LayerCore<D extends DType> {
         : this.#statistics.find(call, held);
       const forward = this.#forwardOf(call, source, true, held, found);
       const { forwardTrainingLater, forwardInferenceLater, inferPresentLater } = this.#passes;
+      const begin = () => {
+        forward.x = take();
+        return this.#forwardPass(forward, y, residual);
+      };
+      const finish = (inPlace: boolean) => {
+        this.checkOwn();
+        const data = out === undefined ? y : deliver(y, out);
+        unstage(residual);
+        this.#complete(call, pending, forward, found, inPlace);
+        return marked({ data, shape: input.shape }, pending, undefined);
+      };
+      const { eps } = this.#layer.config;
+      if (forward.groups)
+        return forwardGroupsLater(this.#passes, eps, dtype, forward.groups, signal, begin, finish);
       let inPlace = false;
       return operate(
         signal,
         (slot) => {
-          forward.x = take();
-          const pass = this.#forwardPass(forward, y, residual);
+          const pass = begin();
           inPlace = found.isFused
             ? forwardTrainingLater(pass, slot)
             : present?.presence
@@ -222,13 +268,7 @@ export class LayerCore<D extends DType> {
               : forwardInferenceLater(pass, slot);
           return [forward, y, residual];
         },
-        () => {
-          this.checkOwn();
-          const data = out === undefined ? y : deliver(y, out);
-          unstage(residual);
-          this.#complete(call, pending, forward, found, inPlace);
-          return marked({ data, shape: input.shape }, pending, undefined);
-        },
+        () => finish(inPlace),
       );
     });
   }
@@ -251,15 +291,27 @@ export class LayerCore<D extends DType> {
     checkApart('dy.data', data, this.#grads);
     checkApart('x.data', forward.x, this.#grads);
     if (accumulate) this.checkOwn();
-    const dx = wantsInput ? (out ?? this.#dx.take(dtype, size, data, forward.x)) : undefined;
+    if (forward.groups && out !== undefined) {
+      isInPlace(out, 'dy.data', data);
+      checkApart('out', out, { 'x.data': forward.x });
+    }
+    const isApart = forward.groups !== undefined && mayOverlap(out, data, forward.x);
+    const target = isApart
+      ? newResult<ArrayOf<D>>(dtype, size)
+      : wantsInput
+        ? (out ?? this.#dx.take(dtype, size, data, forward.x))
+        : undefined;
     const dWeight = wantsParameters ? this.#gradientFor(this.weightGrad, accumulate) : undefined;
     const dBias = wantsParameters ? this.#gradientFor(this.biasGrad, accumulate) : undefined;
     const dResidual =
       wantsInput && forward.residual ? this.#dResidual.take(dtype, size, data, forward.x, out) : undefined;
-    const pass = this.#backwardPass(forward, data, forward.x, dx, dWeight, dBias, dResidual);
+    const pass = this.#backwardPass(forward, data, forward.x, target, dWeight, dBias, dResidual);
     const present = this.#statistics.presentOf(forward, sums, call.weightsGrad);
     if (present) throughPresent(this.#passes, pass, present);
+    else if (forward.groups) throughGroups(this.#passes, pass, dtype, forward.groups);
     else throughForward(this.#passes, pass, this.#statistics.sumsOf(forward, sums));
+    if (forward.renormed) renormGradient(forward.renormed, dWeight, pass.dBias);
+    const dx = target && out !== undefined ? deliver(target, out) : target;
     const dWeights = gradientOfWeights(present?.dWeights, forward.present);
     if (accumulate) this.#accumulate(dWeight, dBias);
     this.#mark(pending, call);
@@ -297,12 +349,13 @@ export class LayerCore<D extends DType> {
       this.checkOwn();
       // x is copied, but the next backward needs it again.
       if (out !== undefined) checkApart('out', out, { 'x.data': forward.x });
+      const isApart = forward.groups !== undefined && mayOverlap(out, data, forward.x);
       const x = forward.isOwn ? forward.x : stage(forward.x, dtype);
       let gradient = kept;
       const inPlace = transfer || (kept !== data && !isStaged(dtype, size));
       let target = !wantsInput
         ? undefined
-        : out !== undefined && isShared(out)
+        : out !== undefined && isShared(out) && !isApart
           ? out
           : inPlace
             ? gradient
@@ -318,13 +371,17 @@ export class LayerCore<D extends DType> {
         // x may have lain in its buffer, until it was copied.
         if (transfer) gradient = move('dy.data', kept, dtype);
         if (transfer && wantsInput) target = gradient;
-        return this.#backwardPass(forward, gradient, x, target, dWeight, dBias, dResidual);
+        const pass = this.#backwardPass(forward, gradient, x, target, dWeight, dBias, dResidual);
+        sumDy = pass.dBias;
+        return pass;
       };
+      let sumDy: ArrayOf<D> | undefined;
       const sumsOrigin = this.#statistics.sumsOf(forward, sums);
       const present = this.#statistics.presentOf(forward, sums, call.weightsGrad);
       try {
         const finish = () => {
           this.checkOwn();
+          if (forward.renormed) renormGradient(forward.renormed, dWeight, sumDy);
           const dx = target && out !== undefined ? deliver(target, out) : target;
           if (gradient !== dx) unstage(gradient);
           if (!forward.isOwn) unstage(x);
@@ -338,7 +395,9 @@ export class LayerCore<D extends DType> {
         };
         return await (present
           ? throughPresentLater(this.#passes, present, call, signal, begin, finish)
-          : throughForwardLater(this.#passes, sumsOrigin, call, signal, begin, finish));
+          : forward.groups
+            ? throughGroupsLater(this.#passes, dtype, forward.groups, signal, begin, finish)
+            : throughForwardLater(this.#passes, sumsOrigin, call, signal, begin, finish));
       } catch (error) {
         // What another backward has gone through meanwhile stays gone.
         if (!call.retain && wantsInput) pending.leavesInput ||= leavesInput;
@@ -384,13 +443,14 @@ export class LayerCore<D extends DType> {
   }
 
   #forwardOf(
-    { input, geometry, residual, source, present }: ForwardCall<ArrayOf<D>>,
+    { input, geometry, residual, source, present, division }: ForwardCall<ArrayOf<D>>,
     x: ArrayOf<D>,
     isOwn: boolean,
     held: Held<ArrayOf<D>>,
-    { origin, whole }: Found,
+    { origin, whole, renormed }: Found<ArrayOf<D>>,
   ): Forward<ArrayOf<D>> {
-    const mask = residual && this.#layer.config.activation ? this.#maskFor(input.size, isOwn) : undefined;
+    const bytes = division ? groupMaskBytes(geometry, division) : maskBytes(input.size);
+    const mask = residual && this.#layer.config.activation ? this.#maskFor(bytes, isOwn) : undefined;
     return {
       x,
       isOwn,
@@ -405,12 +465,13 @@ export class LayerCore<D extends DType> {
       residual: residual !== undefined,
       mask,
       present,
+      groups: division && groupsOf(division, geometry, mask),
+      renormed,
     };
   }
 
   /** Of a residual alone everything passes, and without one backward sees x: only both together need it. */
-  #maskFor(size: number, isOwn: boolean): Uint8Array {
-    const bytes = maskBytes(size);
+  #maskFor(bytes: number, isOwn: boolean): Uint8Array {
     const mask = this.#mask;
     if (isOwn || mask === undefined || lengthOf(mask) !== bytes) return newBytes(bytes);
     this.#mask = undefined;
@@ -422,12 +483,13 @@ export class LayerCore<D extends DType> {
     call: ForwardCall<ArrayOf<D>>,
     pending: Pending<ArrayOf<D>>,
     forward: Forward<ArrayOf<D>>,
-    found: Found,
+    found: Found<ArrayOf<D>>,
     inPlace: boolean,
   ): void {
     if (inPlace) forward.x = undefined;
     this.#forwards.done(pending, forward);
-    this.#statistics.done(call, found, forward.held, pending);
+    const all = forward.groups ? { ...found, whole: momentsOfGroups(forward.groups) } : found;
+    this.#statistics.done(call, all, forward.held, pending);
   }
 
   /** What has been gone back through, unless it is to be gone through again. */
@@ -460,7 +522,7 @@ export class LayerCore<D extends DType> {
   }
 
   #forwardPass(
-    { x, geometry, held, mask }: Forward<ArrayOf<D>>,
+    { x, geometry, held, renormed, mask }: Forward<ArrayOf<D>>,
     y: ArrayOf<D>,
     residual: ArrayOf<D> | undefined,
   ): ForwardPass<ArrayOf<D>> {
@@ -469,8 +531,8 @@ export class LayerCore<D extends DType> {
       eps: this.#layer.config.eps,
       x: x as ArrayOf<D>,
       y,
-      weight: held.weight,
-      bias: held.bias,
+      weight: renormed ? renormed.weight : held.weight,
+      bias: renormed ? renormed.bias : held.bias,
       mean: held.mean,
       variance: held.variance,
       relu: this.#layer.config.activation !== undefined,
@@ -480,7 +542,7 @@ export class LayerCore<D extends DType> {
   }
 
   #backwardPass(
-    { geometry, origin, held, mask }: Forward<ArrayOf<D>>,
+    { geometry, origin, held, renormed, mask }: Forward<ArrayOf<D>>,
     dy: ArrayOf<D>,
     x: ArrayOf<D>,
     dx: ArrayOf<D> | undefined,
@@ -496,15 +558,16 @@ export class LayerCore<D extends DType> {
       x,
       mean: held.mean,
       variance: held.variance,
-      weight: held.weight,
-      bias: held.bias,
+      weight: renormed ? renormed.weight : held.weight,
+      bias: renormed ? renormed.bias : held.bias,
       relu: this.#layer.config.activation !== undefined,
       // A mask is kept where there is one.
       residual: undefined,
       mask,
       dx,
       dWeight,
-      dBias,
+      // The gradient of a renormalized weight follows from both.
+      dBias: renormed && dWeight && !dBias ? newArray(this.#layer.config.dtype, geometry.channels) : dBias,
       dResidual,
     };
   }

@@ -80,10 +80,18 @@ export function rangeError(
   return withCode(RangeError, reason, `${name} must ${rule}, got ${actual}`, cause);
 }
 
-/** Batch statistics that do not exist, in training or in evaluation without running statistics. */
-export function oneValuePerChannelError(shape: readonly number[], training: boolean): Error {
+/**
+ * Batch statistics that do not exist, in training or in evaluation without running statistics.
+ *
+ * @param larger what has to become larger.
+ */
+export function oneValuePerChannelError(
+  shape: readonly number[],
+  training: boolean,
+  larger = 'batch',
+): Error {
   const what = training ? 'training' : 'evaluation without running statistics';
-  const cure = training ? 'call eval() or use a larger batch' : 'use a larger batch';
+  const cure = training ? `call eval() or use a larger ${larger}` : `use a larger ${larger}`;
   return withCode(
     RangeError,
     'ONE_VALUE_PER_CHANNEL',

@@ -50,7 +50,14 @@ export {
   type GradientSumsParts,
 } from './gradient-sums.js';
 export type { ProcessGroup } from './group.js';
-export type { BatchNormJSON, FrozenBatchNormJSON, FrozenConfigJSON, NumberJSON, StateJSON } from './json.js';
+export type {
+  BatchNormJSON,
+  FrozenBatchNormJSON,
+  FrozenConfigJSON,
+  NumberJSON,
+  RenormJSON,
+  StateJSON,
+} from './json.js';
 export { Moments, type MomentsJSON, type MomentsOptions, type MomentsParts } from './moments.js';
 export type { PassOptions } from './pass.js';
 export {
@@ -60,6 +67,7 @@ export {
   type PresenceOptions,
   type Weights,
 } from './presence.js';
+export type { Renorm } from './renorm.js';
 export { type Capabilities, capabilities, setThreads, threads } from './runtime.js';
 export type { AnyState, StateDict, StateOptions } from './state.js';
 export { tensor } from './tensor.js';

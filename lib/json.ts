@@ -5,6 +5,7 @@ import type { BatchNormConfig } from './config.js';
 import { describe, isArray, nameOf, rangeError, typeError, wordedTypeError } from './errors.js';
 import type { Missing } from './presence.js';
 import { propertyOf } from './properties.js';
+import type { Renorm } from './renorm.js';
 import { filled, lengthOf, typedArrayType } from './typed-array.js';
 import type { DType, FloatArray } from './types.js';
 import {
@@ -50,6 +51,14 @@ export interface FrozenConfigJSON<D extends DType = DType> {
   missing?: Missing;
 }
 
+/** The bounds of batch renormalization. */
+export interface RenormJSON {
+  /** As of {@link Renorm}, like both of them. */
+  rMax: NumberJSON;
+  /** As of {@link Renorm}. */
+  dMax: NumberJSON;
+}
+
 /** What {@link BatchNorm.toJSON} gives, and {@link BatchNorm.fromJSON} takes. */
 export interface BatchNormJSON<D extends DType = DType> {
   /** The class. */
@@ -59,8 +68,11 @@ export interface BatchNormJSON<D extends DType = DType> {
   /** Values per channel array. */
   channels: number;
   /** The options in full, those that are undefined left out. */
-  config: Omit<BatchNormConfig<D>, 'activation' | 'convention' | 'group'> &
-    Partial<Pick<BatchNormConfig<D>, 'activation' | 'convention'>>;
+  config: Omit<BatchNormConfig<D>, 'activation' | 'convention' | 'group' | 'virtualBatchSize' | 'renorm'> &
+    Partial<Pick<BatchNormConfig<D>, 'activation' | 'convention' | 'virtualBatchSize'>> & {
+      /** As of the options. */
+      renorm?: RenormJSON;
+    };
   /** What {@link BatchNorm.stateDict} has. */
   state: StateJSON;
   /** The mode. */
@@ -112,6 +124,10 @@ export function toNumbers(values: FloatArray): NumberJSON[] {
   return numbers;
 }
 
+export function renormToJSON(renorm: Renorm | undefined): RenormJSON | undefined {
+  return renorm && { rMax: toNumber(renorm.rMax), dMax: toNumber(renorm.dMax) };
+}
+
 /** A copy without what is undefined, which JSON has not. */
 export function defined<T extends object>(object: T): T {
   const copy = { ...object };
@@ -152,7 +168,7 @@ export function checkGiven(config: object, fields: Record<string, unknown>): voi
 
 const numberRule = "be a number, 'NaN', 'Infinity', '-Infinity' or '-0'";
 
-function fromNumber(name: string, index: number, value: unknown): number {
+function fromNumber(name: string, value: unknown, index?: number): number {
   if (typeof value === 'number') return value;
   switch (value) {
     case 'NaN':
@@ -164,8 +180,17 @@ function fromNumber(name: string, index: number, value: unknown): number {
     case '-0':
       return -0;
     default:
-      throw typeError(`${name}[${index}]`, numberRule, value);
+      throw typeError(index === undefined ? name : `${name}[${index}]`, numberRule, value);
   }
+}
+
+const renormNames = ['rMax', 'dMax'];
+
+/** What {@link renormToJSON} gave. */
+export function renormFromJSON(name: string, value: unknown): Renorm | undefined {
+  if (value === undefined) return undefined;
+  const { rMax, dMax } = fieldsOf(name, value, renormNames);
+  return { rMax: fromNumber(`${name}.rMax`, rMax), dMax: fromNumber(`${name}.dMax`, dMax) };
 }
 
 export function checkAbsent(name: string, value: unknown): void {
@@ -192,7 +217,7 @@ function fromNumbers<T extends FloatArray>(name: string, value: unknown, channel
   if (length !== channels) throw perChannelError(name, channels, length);
   const values = newArray<T>(dtype, channels);
   for (let i = 0; i < channels; i++) {
-    const number = fromNumber(name, i, value[i]);
+    const number = fromNumber(name, value[i], i);
     values[i] = number;
     if (Number.isFinite(number) && !Number.isFinite(values[i]))
       throw rangeError(`${name}[${i}]`, 'be finite in float32', String(number));

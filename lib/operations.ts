@@ -197,6 +197,46 @@ export function operate<R>(
   });
 }
 
+/** So many of those that belong together wait at once: the next has begun when one is done, and the event loop turns in between. */
+const mostAtOnce = 32;
+
+/**
+ * Begins operations that belong together, one behind the other, and resolves when all have been computed. A signal has an effect as
+ * long as the first of them waits; where one fails, no more begin, and this rejects when none is on the way.
+ *
+ * @param begin as in {@link operate}, for each of them.
+ */
+export async function operateAll(
+  signal: AbortSignal | undefined,
+  count: number,
+  begin: (index: number, slot: Slot) => unknown,
+): Promise<void> {
+  await operate(signal, (slot) => begin(0, slot), nothing);
+  let next = 1;
+  let onTheirWay = 0;
+  let failure: { readonly cause: unknown } | undefined;
+  await new PromiseClass<void>((resolve, reject) => {
+    const one = async () => {
+      onTheirWay++;
+      while (next < count) {
+        const index = next++;
+        try {
+          await operate(undefined, (slot) => begin(index, slot), nothing);
+        } catch (cause) {
+          failure ??= { cause };
+          next = count;
+        }
+      }
+      if (--onTheirWay > 0) return;
+      if (failure) reject(failure.cause);
+      else resolve();
+    };
+    for (let i = 0; i < mostAtOnce; i++) one();
+  });
+}
+
+function nothing(): void {}
+
 /** Resolves when `before` is settled, and rejects with the signal's reason if that comes first. */
 function after(before: Promise<unknown>, signal: AbortSignal | undefined): Promise<void> {
   return new PromiseClass((resolve, reject) => {

@@ -1,8 +1,10 @@
 // What a forward leaves to the backward that goes back through it, and how the tensor that it returned leads there.
 import { dtypes } from './dtype.js';
 import { stateError, typeError } from './errors.js';
+import type { Groups } from './ghost.js';
 import { type GradientSums, sumsError } from './gradient-sums.js';
 import type { ReadPresence } from './presence.js';
+import type { Renormed } from './renorm.js';
 import type { Origin } from './statistics.js';
 import { viewOf } from './typed-array.js';
 import type { DType, FloatArray, Tensor } from './types.js';
@@ -75,6 +77,9 @@ export interface Forward<T extends FloatArray> {
   readonly mask: Uint8Array | undefined;
   /** Which values count, where not all of them do alike. */
   readonly present: ReadPresence | undefined;
+  /** Each with its statistics, in the place of those that are held. */
+  readonly groups: Groups | undefined;
+  readonly renormed: Renormed<T> | undefined;
 }
 
 /** A result in memory that is used again: the how-manieth. */

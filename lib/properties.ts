@@ -76,6 +76,10 @@ function areAllUntouched(): boolean {
       'reuse' in objectPrototype ||
       'singleValue' in objectPrototype ||
       'missing' in objectPrototype ||
+      'virtualBatchSize' in objectPrototype ||
+      'renorm' in objectPrototype ||
+      'rMax' in objectPrototype ||
+      'dMax' in objectPrototype ||
       'convention' in objectPrototype ||
       'momentum' in objectPrototype ||
       'group' in objectPrototype ||

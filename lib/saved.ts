@@ -13,6 +13,8 @@ import {
   jsonVersion,
   partFrom,
   readHead,
+  renormFromJSON,
+  renormToJSON,
   toNumbers,
 } from './json.js';
 import type { RunningStatistics } from './running.js';
@@ -99,7 +101,7 @@ export function jsonOf<D extends DType>({ channels, config, core, running }: Par
     type: 'BatchNorm',
     version: jsonVersion,
     channels,
-    config: defined({ ...config, group: undefined }),
+    config: defined({ ...config, group: undefined, renorm: renormToJSON(config.renorm) }),
     state: {
       ...(weight && { weight: toNumbers(weight) }),
       ...(bias && { bias: toNumbers(bias) }),
@@ -128,7 +130,8 @@ export function readJSON<D extends DType>(json: BatchNormJSON<D>, group: Process
   const fields = fieldsOf('json', json, jsonNames);
   const channels = readHead('BatchNorm', fields);
   const given = fieldsOf('json.config', fields.config, configNames);
-  const config = readConfig({ ...(given as BatchNormOptions<D>), group });
+  const renorm = renormFromJSON('json.config.renorm', given.renorm);
+  const config = readConfig({ ...(given as BatchNormOptions<D>), renorm, group });
   checkGiven({ ...config, group: undefined }, given);
   const training = checkBoolean('json.training', fields.training);
   const rejectedUpdates = checkInteger('json.rejectedUpdates', fields.rejectedUpdates, 0, most);

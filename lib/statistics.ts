@@ -19,6 +19,7 @@ import { evenCountOf, type Moments, momentsOf } from './moments.js';
 import { operate } from './operations.js';
 import type { Forward, Held, HeldSets } from './pending.js';
 import { presentPass } from './presence.js';
+import { type Renormed, renormed } from './renorm.js';
 import { copyInto, filled, lengthOf } from './typed-array.js';
 import type { ArrayOf, DType, FloatArray } from './types.js';
 import {
@@ -36,12 +37,13 @@ import {
 export type Origin = 'running' | 'x' | 'moments' | 'group';
 
 /** What a forward normalizes with. */
-export interface Found {
+export interface Found<T extends FloatArray> {
   readonly origin: Origin;
   /** Those of a batch that x is a part of. */
   readonly whole: Moments | undefined;
   /** Whether it is the pass that normalizes which finds them. */
   readonly isFused: boolean;
+  readonly renormed: Renormed<T> | undefined;
 }
 
 /** Where a backward takes the sums that dx follows from, if not from x and dy alone. */
@@ -54,23 +56,33 @@ export interface SumsOrigin {
 }
 
 const { apply } = Reflect;
-const WeakSetClass = WeakSet;
-const { has: hasSeen, add: addSeen } = WeakSet.prototype;
+const WeakMapClass = WeakMap;
+const { has: hasTaken, get: getTaken, set: setTaken } = WeakMap.prototype;
 const [fromRunning, fused, cut] = [
-  { origin: 'running', whole: undefined, isFused: false },
-  { origin: 'x', whole: undefined, isFused: true },
-  { origin: 'x', whole: undefined, isFused: false },
-] as const satisfies readonly Found[];
+  { origin: 'running', whole: undefined, isFused: false, renormed: undefined },
+  { origin: 'x', whole: undefined, isFused: true, renormed: undefined },
+  { origin: 'x', whole: undefined, isFused: false, renormed: undefined },
+] as const;
 
-/** What has been seen: by a set whose methods nobody can have replaced. */
-class Seen {
-  readonly #objects = new WeakSetClass<object>();
+type Before = Renormed<FloatArray>['before'];
 
-  /** Whether it is there for the first time. */
-  add(object: object): boolean {
-    if (apply(hasSeen, this.#objects, [object])) return false;
-    apply(addSeen, this.#objects, [object]);
+/** Moments that have gone into the running statistics: in a map whose methods nobody can have replaced. */
+class Taken {
+  readonly #before = new WeakMapClass<object, Before | undefined>();
+
+  /**
+   * Whether they are there for the first time.
+   *
+   * @param before the running statistics from before them, where a later part may need them.
+   */
+  add(moments: object, before: Before | undefined): boolean {
+    if (apply(hasTaken, this.#before, [moments])) return false;
+    apply(setTaken, this.#before, [moments, before]);
     return true;
+  }
+
+  before(moments: object): Before | undefined {
+    return apply(getTaken, this.#before, [moments]);
   }
 }
 
@@ -86,7 +98,7 @@ export class Statistics<D extends DType> {
   /** The order of its forward. */
   #order = 0;
   /** All moments that have gone into the running statistics. */
-  #taken: Seen | undefined;
+  #taken: Taken | undefined;
 
   constructor(layer: LayerFacts<D>, passes: Passes<ArrayOf<D>>, sets: HeldSets<ArrayOf<D>>) {
     const { group } = layer.config;
@@ -97,15 +109,21 @@ export class Statistics<D extends DType> {
   }
 
   /** Whether they take a pass of their own over x: where they decide whether anything may be written, and what. */
-  takePass({ origin, present }: ForwardCall<ArrayOf<D>>): boolean {
+  takePass({ origin, present, division, renorm }: ForwardCall<ArrayOf<D>>): boolean {
     return (
       origin === 'group' ||
-      (origin === 'x' && (this.#layer.config.eps === 0 || present?.presence !== undefined))
+      (origin === 'x' &&
+        division === undefined &&
+        (this.#layer.config.eps === 0 || present?.presence !== undefined || renorm !== undefined))
     );
   }
 
-  /** Puts them into `held`, but for those that the pass finds. */
-  find(call: ForwardCall<ArrayOf<D>>, held: Held<ArrayOf<D>>): Found {
+  /** Puts them into `held`, but for those that the pass, or the passes over groups of samples, find. */
+  find(call: ForwardCall<ArrayOf<D>>, held: Held<ArrayOf<D>>): Found<ArrayOf<D>> {
+    return this.#renormed(call, held, this.#find(call, held));
+  }
+
+  #find(call: ForwardCall<ArrayOf<D>>, held: Held<ArrayOf<D>>): Found<ArrayOf<D>> {
     if (call.origin === 'running') return this.#running(held);
     if (call.whole !== undefined) {
       if (!call.present?.presence) return this.#partOf(call.whole, 'moments', held);
@@ -134,7 +152,16 @@ export class Statistics<D extends DType> {
     held: Held<ArrayOf<D>>,
     signal: AbortSignal | undefined,
     take: () => ArrayOf<D>,
-  ): Promise<Found> {
+  ): Promise<Found<ArrayOf<D>>> {
+    return this.#renormed(call, held, await this.#findLater(call, held, signal, take));
+  }
+
+  async #findLater(
+    call: ForwardCall<ArrayOf<D>>,
+    held: Held<ArrayOf<D>>,
+    signal: AbortSignal | undefined,
+    take: () => ArrayOf<D>,
+  ): Promise<Found<ArrayOf<D>>> {
     const { present } = call;
     if (present?.presence) {
       let pass = presentPass(this.#pass(call, call.input.data, held), present.presence);
@@ -167,7 +194,7 @@ export class Statistics<D extends DType> {
   /** A forward is done: in training its statistics are the last ones, and go into the running ones. */
   done(
     { updates, geometry, moments }: ForwardCall<ArrayOf<D>>,
-    { origin, whole }: Found,
+    { origin, whole, renormed }: Found<ArrayOf<D>>,
     held: Held<ArrayOf<D>>,
     { mode, order }: { readonly mode: boolean; readonly order: number },
   ): void {
@@ -184,8 +211,8 @@ export class Statistics<D extends DType> {
     if (whole === undefined) running.update(count, held.mean, held.variance);
     else if (moments === undefined) running.updateFrom(whole);
     else {
-      this.#taken ??= new Seen();
-      if (this.#taken.add(moments)) running.updateFrom(whole);
+      this.#taken ??= new Taken();
+      if (this.#taken.add(moments, renormed?.before)) running.updateFrom(whole);
     }
   }
 
@@ -230,7 +257,7 @@ export class Statistics<D extends DType> {
     return { geometry, x, mean: held.mean, variance: held.variance };
   }
 
-  #running({ mean, variance }: Held<ArrayOf<D>>): Found {
+  #running({ mean, variance }: Held<ArrayOf<D>>): Found<ArrayOf<D>> {
     const { running, channels } = this.#layer;
     if (running === undefined) return cut;
     checkRunning(running, channels);
@@ -239,10 +266,10 @@ export class Statistics<D extends DType> {
     return fromRunning;
   }
 
-  #partOf(whole: Moments, origin: Origin, { mean, variance }: Held<ArrayOf<D>>): Found {
+  #partOf(whole: Moments, origin: Origin, { mean, variance }: Held<ArrayOf<D>>): Found<ArrayOf<D>> {
     copyInto(mean, whole.mean);
     copyInto(variance, whole.variance);
-    return { origin, whole, isFused: false };
+    return { ...cut, origin, whole };
   }
 
   /** What is to be done with the statistics of what counts. */
@@ -250,7 +277,7 @@ export class Statistics<D extends DType> {
     { input, geometry, origin, training, present }: ForwardCall<ArrayOf<D>>,
     whole: Moments,
     held: Held<ArrayOf<D>>,
-  ): Found {
+  ): Found<ArrayOf<D>> {
     const { running, channels, config } = this.#layer;
     const { count, squares } = whole;
     // Without missing values positions tell more exactly than sums of weights can.
@@ -268,7 +295,7 @@ export class Statistics<D extends DType> {
       return this.#running(held);
     }
     this.#fallBack(whole, held);
-    return { origin: hasMany ? origin : 'running', whole: hasMany ? whole : undefined, isFused: false };
+    return hasMany ? { ...cut, origin, whole } : fromRunning;
   }
 
   /** Statistics in which a channel may have no value: there y is as in evaluation, or the bias where there is none. */
@@ -290,16 +317,33 @@ export class Statistics<D extends DType> {
   /** Readers of arguments could not know that they would be needed. */
   #checkRunning(): void {
     const { running, channels, config } = this.#layer;
+    if (running !== undefined) checkRunning(running, channels);
     checkDivisors('runningVar', checkVariance('runningVar', running?.variance, channels), config.eps);
   }
 
-  #alone({ variance }: Held<ArrayOf<D>>): Found {
-    checkVaries(variance);
+  #alone({ variance }: Held<ArrayOf<D>>): Found<ArrayOf<D>> {
+    if (this.#layer.config.eps === 0) checkVaries(variance);
     return cut;
   }
 
+  /** The statistics are there: what they make of weight and bias, where training follows the running ones. */
+  #renormed(
+    { renorm, moments, geometry }: ForwardCall<ArrayOf<D>>,
+    held: Held<ArrayOf<D>>,
+    found: Found<ArrayOf<D>>,
+  ): Found<ArrayOf<D>> {
+    const { running, config } = this.#layer;
+    if (renorm === undefined || running === undefined || found.origin === 'running') return found;
+    if (geometry.outer * geometry.inner === 0 && found.whole === undefined) return found;
+    this.#checkRunning();
+    // All parts of a batch are normalized alike, though the first of them changes the running statistics.
+    const { mean, variance } = (moments && this.#taken?.before(moments)) ?? running;
+    const before = moments ? { mean: copyOf(mean), variance: copyOf(variance) } : { mean, variance };
+    return { ...found, renormed: renormed(config.dtype, config.eps, renorm, held, before) };
+  }
+
   /** What is to be done with what all members have. */
-  #together({ input }: ForwardCall<ArrayOf<D>>, whole: Moments, held: Held<ArrayOf<D>>): Found {
+  #together({ input }: ForwardCall<ArrayOf<D>>, whole: Moments, held: Held<ArrayOf<D>>): Found<ArrayOf<D>> {
     const { eps, singleValue } = this.#layer.config;
     const count = evenCountOf(whole);
     if (count === 0) return cut;

@@ -22,6 +22,7 @@ const terms: readonly (readonly [term: string, known: string, suggestion?: strin
   ['dim', 'axis'],
   ['unbiased', 'unbiasedRunningVar'],
   ['momentum', 'decay', 'decay, the weight of the old running value'],
+  ['renormclipping', 'renorm', 'renorm: { rMax, dMax }'],
   ['training', 'updateStats', 'train() or eval()'],
   ['relu', 'activation', "activation: 'relu'"],
   ['output', 'out'],

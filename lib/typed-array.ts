@@ -138,7 +138,7 @@ export interface Extent {
   end: number;
 }
 
-export function extentOf(array: FloatArray): Extent {
+export function extentOf(array: AnyArray): Extent {
   const begin: number = apply(byteOffset, array, []);
   return { begin, end: begin + byteLengthOf(array) };
 }

@@ -91,23 +91,23 @@ export function checkObject(name: string, value: unknown): asserts value is obje
 }
 
 /** An options object with no property but those known: what of it counts, or no property at all for undefined. */
-export function readOptions<T extends object>(value: T | undefined, names: Names): T {
+export function readOptions<T extends object>(value: T | undefined, names: Names, name = 'options'): T {
   if (value === undefined) return noOptions;
-  checkObject('options', value);
-  if (isArray(value)) throw typeError('options', 'be an object', value);
+  checkObject(name, value);
+  if (isArray(value)) throw typeError(name, 'be an object', value);
   for (const key in value as object)
     if (
       names.known[key] === undefined &&
       hasOwn(value, key) &&
       (value as Record<string, unknown>)[key] !== undefined
     )
-      throw unknownOption(key, names.list);
+      throw unknownOption(name, key, names.list);
   return propertiesOf(value, names);
 }
 
-function unknownOption(key: string, known: readonly string[]): Error {
+function unknownOption(name: string, key: string, known: readonly string[]): Error {
   const rule = known.length === 0 ? 'have no properties' : `only have ${known.join(', ')}`;
-  return typeError('options', rule, key, 'UNKNOWN_OPTION', suggestionFor(key, known));
+  return typeError(name, rule, key, 'UNKNOWN_OPTION', suggestionFor(key, known));
 }
 
 /** The dtype of an array; `wanted`, if given, is the only one allowed. */
@@ -322,6 +322,14 @@ export function checkEps(eps: unknown, name = 'eps'): number {
 export function checkFraction(name: string, value: unknown, rule = 'be a number from 0 to 1'): number {
   if (typeof value !== 'number') throw typeError(name, rule, value);
   if (!(value >= 0 && value <= 1)) throw rangeError(name, rule, String(value));
+  return value;
+}
+
+/** A number from `least` on, Infinity too. */
+export function checkAtLeast(name: string, value: unknown, least: number): number {
+  const rule = `be a number from ${least} on`;
+  if (typeof value !== 'number') throw typeError(name, rule, value);
+  if (!(value >= least)) throw rangeError(name, rule, String(value));
   return value;
 }
 

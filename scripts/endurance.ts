@@ -1,7 +1,7 @@
 // A million calls, a hundred thousand that fail, a hundred thousand layers, fifty thousand steps of a group: prints the memory over each run and fails where
 // it grows. Then, for information, what denormal numbers cost. npm run test:endurance -- --share 0.1 for a short form.
-import { execFileSync } from 'node:child_process';
-import { parseArgs } from 'node:util';
+import { execFile } from 'node:child_process';
+import { parseArgs, promisify } from 'node:util';
 import Table from 'cli-table3';
 
 const { values } = parseArgs({ options: { share: { type: 'string', default: '1' } } });
@@ -23,13 +23,12 @@ const compact = {
 const mebibyte = 2 ** 20;
 const mebibytes = (bytes: number) => (bytes / mebibyte).toFixed(1);
 
-function run<Line>(backend: string, file: string, ...args: string[]): Line[] {
-  const output = execFileSync(process.execPath, ['--expose-gc', `test/endurance/${file}.mjs`, ...args], {
-    env: { ...process.env, BATCHNORM_BACKEND: backend, BATCHNORM_ISA: '' },
-    encoding: 'utf8',
-    stdio: ['ignore', 'pipe', 'inherit'],
-  });
-  return output
+async function run<Line>(backend: string, file: string, ...args: string[]): Promise<Line[]> {
+  const program = ['--expose-gc', `test/endurance/${file}.mjs`, ...args];
+  const env = { ...process.env, BATCHNORM_BACKEND: backend, BATCHNORM_ISA: '' };
+  const { stdout, stderr } = await promisify(execFile)(process.execPath, program, { env });
+  process.stderr.write(stderr);
+  return stdout
     .trim()
     .split('\n')
     .map((line) => JSON.parse(line) as Line);
@@ -41,28 +40,31 @@ function growth(samples: readonly Memory[], key: keyof typeof bounds): number {
 }
 
 const failures: string[] = [];
-for (const backend of ['native', 'wasm']) {
-  for (const [kind, repetitions] of Object.entries(runs)) {
-    const begin = performance.now();
-    const samples = run<Memory>(backend, 'program', kind, String(Math.round(repetitions * share)));
-    const seconds = ((performance.now() - begin) / 1000).toFixed(0);
-    console.log(`\n${kind} on the ${backend} backend (MiB), ${seconds} s`);
-    const table = new Table({ head: ['done', ...Object.keys(bounds)], ...compact });
-    for (const { done, heap, arrayBuffers, external, rss } of samples)
-      table.push([done, ...[heap, arrayBuffers, external, rss].map(mebibytes)]);
-    console.log(table.toString());
-    for (const [key, bound] of Object.entries(bounds)) {
-      const grown = growth(samples, key as keyof typeof bounds);
-      if (!(grown <= bound))
-        failures.push(
-          `${key} of ${kind} on ${backend} must grow by at most ${bound} MiB, got ${grown.toFixed(1)}`,
-        );
-    }
+
+/** The memory over one run. */
+async function endure(backend: string, kind: string, repetitions: number): Promise<void> {
+  const begin = performance.now();
+  const samples = await run<Memory>(backend, 'program', kind, String(Math.round(repetitions * share)));
+  const seconds = ((performance.now() - begin) / 1000).toFixed(0);
+  const table = new Table({ head: ['done', ...Object.keys(bounds)], ...compact });
+  for (const { done, heap, arrayBuffers, external, rss } of samples)
+    table.push([done, ...[heap, arrayBuffers, external, rss].map(mebibytes)]);
+  console.log(`\n${kind} on the ${backend} backend (MiB), ${seconds} s\n${table.toString()}`);
+  for (const [key, bound] of Object.entries(bounds)) {
+    const grown = growth(samples, key as keyof typeof bounds);
+    if (!(grown <= bound))
+      failures.push(
+        `${key} of ${kind} on ${backend} must grow by at most ${bound} MiB, got ${grown.toFixed(1)}`,
+      );
   }
 }
 
+// Beside each other: the memory of a process is its own.
+for (const [kind, repetitions] of Object.entries(runs))
+  await Promise.all(['native', 'wasm'].map((backend) => endure(backend, kind, repetitions)));
+
 const table = new Table({ head: ['dtype', 'pass', 'denormal', 'tiny'], ...compact });
-for (const { dtype, pass, denormal, tiny } of run<Cost>('native', 'denormals'))
+for (const { dtype, pass, denormal, tiny } of await run<Cost>('native', 'denormals'))
   table.push([dtype, pass, denormal.toFixed(2), tiny.toFixed(2)]);
 console.log(
   `\nTime with values whose squares are 0, beside others, 1 thread (for information)\n${table.toString()}`,

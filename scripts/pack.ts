@@ -21,10 +21,8 @@ function pack(folder: string, destination: string): string {
   return join(destination, filename);
 }
 
-/** Packs them into a folder; `dist/` is built anew. */
+/** Packs them into a folder, with `dist/` as it is. */
 export function packAll(destination: string): { tarball: string; dependencies: string[] } {
-  rmSync('dist', { recursive: true, force: true });
-  run('npm', ['run', '--silent', 'build:lib']);
   mkdirSync(destination, { recursive: true });
   return {
     tarball: pack('.', destination),

@@ -1,7 +1,7 @@
 // Builds with AddressSanitizer and UndefinedBehaviorSanitizer: the addon, test/native and its fuzzer from the same objects.
 import { execFileSync } from 'node:child_process';
 import { resolve } from 'node:path';
-import { run } from './run.js';
+import { buildTargets } from './run.js';
 
 /** What node-gyp-build finds the addon under, as BATCHNORM_PREBUILD. */
 export const sanitizedRoot = resolve('build/sanitized');
@@ -35,17 +35,6 @@ export function sanitizerLibrary(): string {
 /** Builds CMake targets; returns their folder. */
 export function buildSanitized(...targets: readonly string[]): string {
   sanitizerLibrary();
-  const folder = `${sanitizedRoot}/build`;
-  run('npx', [
-    'cmake-js',
-    'configure',
-    '--log-level',
-    'warn',
-    '--out',
-    folder,
-    `--CDCMAKE_CXX_COMPILER=${clang}`,
-    `--CDBATCHNORM_CXX_FLAGS=${flags}`,
-  ]);
-  run('cmake', ['--build', folder, '--config', 'Release', '--parallel', '2', '--target', ...targets]);
-  return folder;
+  const settings = { CMAKE_CXX_COMPILER: clang, BATCHNORM_CXX_FLAGS: flags };
+  return buildTargets(`${sanitizedRoot}/build`, targets, settings);
 }

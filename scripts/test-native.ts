@@ -1,38 +1,32 @@
-// Builds and runs test/native plain and under the sanitizers. The plain one needs CMake and a compiler, no Node headers.
+// Builds and runs test/native plain and under the sanitizers.
 import { parseArgs } from 'node:util';
-import { run } from './run.js';
+import { buildTargets, run } from './run.js';
 import { buildSanitized, clang, sanitizerOptions } from './sanitized.js';
 
 parseArgs({ options: {} });
 
 const nativePrograms = ['native_test', 'environment_test'];
 
-/** Builds test/native in a folder of its own. */
-function build(name: string, ...options: readonly string[]): string {
-  const folder = `build/native-${name}`;
-  run('cmake', ['-S', '.', '-B', folder, '-DCMAKE_BUILD_TYPE=Release', ...options]);
+/** In a folder of its own, with no headers of Node: that these programs need none is seen here. */
+function buildForThreads(): string {
+  const folder = 'build/native-thread';
+  run('cmake', [
+    ...['-S', '.', '-B', folder, '-DCMAKE_BUILD_TYPE=Release', `-DCMAKE_CXX_COMPILER=${clang}`],
+    '-DBATCHNORM_CXX_FLAGS=-fsanitize=thread -gline-tables-only -O1',
+  ]);
   run('cmake', ['--build', folder, '--parallel', '2', '--target', ...nativePrograms]);
   return folder;
 }
 
 /** With the arguments of native_test. Sanitizers take minutes over all: they look at memory and threads, not at each value. */
 const builds = [
-  { name: 'plain', folder: () => build('plain'), shortened: [] },
+  { name: 'plain', folder: () => buildTargets('build', nativePrograms), shortened: [] },
   {
     name: 'AddressSanitizer, LeakSanitizer, UndefinedBehaviorSanitizer',
     folder: () => buildSanitized(...nativePrograms),
     shortened: ['once'],
   },
-  {
-    name: 'ThreadSanitizer',
-    folder: () =>
-      build(
-        'thread',
-        `-DCMAKE_CXX_COMPILER=${clang}`,
-        '-DBATCHNORM_CXX_FLAGS=-fsanitize=thread -gline-tables-only -O1',
-      ),
-    shortened: ['once', 'threads'],
-  },
+  { name: 'ThreadSanitizer', folder: buildForThreads, shortened: ['once', 'threads'] },
 ];
 
 for (const { name, folder, shortened } of builds) {

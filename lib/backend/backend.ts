@@ -283,6 +283,8 @@ export interface Backend {
   readonly l2Bytes: number;
   /** Results from this size on are written past the caches. */
   streamBytes(): number;
+  /** Makes calls of passes whose results are parts of one of `bytes`, which are written as that one would be. No bit changes. */
+  inParts<R>(bytes: number, call: () => R): R;
   /** Frees what freeze has filled before it is collected, where that is possible. No operation may be using it. */
   release(memory: ArrayBuffer): void;
   /** Whether an array begins where a pass can take values of so many bytes; only another addon's memory does not. */

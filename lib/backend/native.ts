@@ -327,13 +327,27 @@ export function createNativeBackend({ isa, streamBytes }: NativeSettings = {}): 
   const { most, perThread } =
     streamBytes === undefined ? usualStreamBytes : { most: streamBytes, perThread: streamBytes };
   // The other half is for what is written, and for the next group, which is being fetched.
-  binding.setMachine(cpus(), l2 / 2, most, perThread);
+  const available = cpus();
+  const writeFrom = (mostBytes: number, bytesPerThread: number) =>
+    binding.setMachine(available, l2 / 2, mostBytes, bytesPerThread);
+  writeFrom(most, perThread);
+  const streamedFrom = () => Math.min(most, perThread * binding.threads());
   return {
     name: 'native',
     isa: isa ?? isas[0],
     isas,
     l2Bytes: l2,
-    streamBytes: () => Math.min(most, perThread * binding.threads()),
+    streamBytes: streamedFrom,
+    inParts(bytes, call) {
+      if (bytes < streamedFrom()) return call();
+      // What a call needs of the settings it takes before it returns, one that computes later too.
+      writeFrom(0, 0);
+      try {
+        return call();
+      } finally {
+        writeFrom(most, perThread);
+      }
+    },
     float32: passesOf(binding.float32),
     float64: passesOf(binding.float64),
     updateRunningStats: binding.updateRunningStats,

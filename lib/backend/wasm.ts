@@ -439,6 +439,7 @@ export function createWasmBackend(): Backend {
     isas: ['wasm'],
     l2Bytes: 0,
     streamBytes: () => 0,
+    inParts: (_bytes, call) => call(),
     // The language has no way to do that.
     release: () => {},
     isAligned: () => true,

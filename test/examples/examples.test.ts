@@ -65,6 +65,7 @@ describe('the examples of the pages', () => {
       'docs/api/',
       'docs/coming-from.md',
       'docs/statistics.md',
+      'docs/batches.md',
       'docs/weights.md',
     ])
       expect(all.filter(({ name }) => name.startsWith(page)).length, page).toBeGreaterThanOrEqual(2);

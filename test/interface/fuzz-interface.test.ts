@@ -75,6 +75,24 @@ const calls: Record<string, Call> = {
     [3, { convention: 'keras', momentum: 0.9 }],
     (...a) => new (BatchNorm as Any)(...a),
   ],
+  'new BatchNorm with renorm': () => [
+    [3, { renorm: { rMax: 2, dMax: Infinity } }],
+    (...a) => new (BatchNorm as Any)(...a),
+  ],
+  'new BatchNorm with virtualBatchSize': () => [
+    [3, { virtualBatchSize: 4, missing: 'throw' }],
+    (...a) => new (BatchNorm as Any)(...a),
+  ],
+  'the bounds of renorm': ({ layer }) => [
+    [{ rMax: 2, dMax: 1 }],
+    (value) => {
+      layer.renorm = value;
+    },
+  ],
+  'forward of groups of samples': () => [
+    [tensorOf(1), { out: out(), updateStats: true, residual: tensorOf(2) }],
+    (...a) => (new BatchNorm(3, { virtualBatchSize: 1 }) as Any).forward(...a),
+  ],
   forward: ({ layer }) => [
     [tensorOf(1), { out: out(), updateStats: true, residual: tensorOf(2) }],
     (...a) => (layer as Any).forward(...a),

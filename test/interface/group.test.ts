@@ -529,11 +529,12 @@ describe(`weights and missing values in a group (${seedNote})`, () => {
         const weights = Float64Array.from({ length: 12 * 4 }, () => Math.max(0, random.uniform(-1, 2)));
         const outside = random.pick(['normalize', 'zero'] as const);
         const bounds = boundsOf(random, 12, size);
-        const one = new BatchNorm<DType>(channels, { dtype, missing });
+        const renorm = random.pick([undefined, { rMax: 1.2, dMax: 0.3 }]);
+        const one = new BatchNorm<DType>(channels, { dtype, missing, renorm });
         const y = one.forward(x, { weights, outside });
         const expected = one.backward(dy, { weightsGrad: true });
         const members = groupOf(size).map(
-          (group) => new BatchNorm<DType>(channels, { dtype, missing, group }),
+          (group) => new BatchNorm<DType>(channels, { dtype, missing, renorm, group }),
         );
         const ys = await Promise.all(
           members.map((bn, i) => {

@@ -301,7 +301,7 @@ describe('JSON that is no layer', () => {
       0.9,
       'TypeError',
       'UNKNOWN_OPTION',
-      'json.config must only have axis, eps, dtype, decay, unbiasedRunningVar, weight, bias, trackRunningStats, activation, reuse, singleValue, missing, convention, got "momentum"',
+      'json.config must only have axis, eps, dtype, decay, unbiasedRunningVar, weight, bias, trackRunningStats, activation, reuse, singleValue, missing, virtualBatchSize, renorm, convention, got "momentum"',
     ],
     ['config.eps', -1, 'RangeError', 'INVALID_VALUE', 'eps must be a finite number from 0 on, got -1'],
     [

@@ -106,7 +106,7 @@ describe('what cannot be replaced', () => {
     ['rejectedUpdates', 'be set by resetRunningStats()'],
     ['lastMoments', 'be set by forward()'],
     ['channels', 'be given to the constructor'],
-    ['config', 'be given to the constructor; decay can be set by itself'],
+    ['config', 'be given to the constructor; decay and renorm can be set by themselves'],
   ])('%s says what to do', (name, cure) => {
     const bn = new BatchNorm(1) as unknown as Record<string, unknown>;
     const before = bn[name];

@@ -297,6 +297,8 @@ const cases: [title: string, call: () => unknown, expected: Failure][] = [
       ['activaton', 'activation'],
       ['unbiased', 'unbiasedRunningVar'],
       ['relu', "activation: 'relu'"],
+      ['renorm_clipping', 'renorm: { rMax, dMax }'],
+      ['virtual_batch_size', 'virtualBatchSize'],
       ['device', undefined],
       ['', undefined],
       ['name', undefined],
@@ -305,7 +307,7 @@ const cases: [title: string, call: () => unknown, expected: Failure][] = [
     `an option of the layer called ${JSON.stringify(name)}`,
     () => new BatchNorm(3, { [name]: 1 } as Wrong),
     type(
-      `options must only have axis, eps, dtype, decay, unbiasedRunningVar, weight, bias, trackRunningStats, activation, reuse, singleValue, missing, convention, momentum, group, got ${JSON.stringify(name)}${meant === undefined ? '' : `; did you mean ${meant}?`}`,
+      `options must only have axis, eps, dtype, decay, unbiasedRunningVar, weight, bias, trackRunningStats, activation, reuse, singleValue, missing, virtualBatchSize, renorm, convention, momentum, group, got ${JSON.stringify(name)}${meant === undefined ? '' : `; did you mean ${meant}?`}`,
       'ERR_BATCHNORM_UNKNOWN_OPTION',
     ),
   ]),
@@ -354,7 +356,7 @@ const cases: [title: string, call: () => unknown, expected: Failure][] = [
     'an unknown option of the layer',
     () => new BatchNorm(3, { epsilon: 1e-3 } as Wrong),
     type(
-      'options must only have axis, eps, dtype, decay, unbiasedRunningVar, weight, bias, trackRunningStats, activation, reuse, singleValue, missing, convention, momentum, group, got "epsilon"; did you mean eps?',
+      'options must only have axis, eps, dtype, decay, unbiasedRunningVar, weight, bias, trackRunningStats, activation, reuse, singleValue, missing, virtualBatchSize, renorm, convention, momentum, group, got "epsilon"; did you mean eps?',
       'ERR_BATCHNORM_UNKNOWN_OPTION',
     ),
   ],

@@ -1,7 +1,8 @@
 // What needs no Node and is best seen by sanitizers: every kernel table against generic to the bit, between
 // pages without access, with many threads, from many threads; and the queue. Ends with a signal at the first
 // difference. `once` tries each variation of a shape with one case instead of two, for sanitizers and
-// emulators; `threads` only those with several threads, for ThreadSanitizer.
+// emulators; `threads` only those with several threads, for ThreadSanitizer; `best` only the best table of
+// this CPU beside generic at its plainest, where another run has tried the others.
 
 #include <atomic>
 #include <cmath>
@@ -20,6 +21,7 @@ using batchnorm::Shape;
 
 bool once = false;
 bool threads_only = false;
+bool best_only = false;
 int passed = 0;
 
 void check(bool condition, const char* what) {
@@ -31,6 +33,12 @@ void check(bool condition, const char* what) {
 }
 
 // ---- The passes. ----
+
+/// Those that are tried.
+std::vector<const batchnorm::KernelTable*> tables() {
+  if (best_only) return {batchnorm::kernel_tables().front()};
+  return batchnorm::kernel_tables();
+}
 
 const Shape kShapes[] = {
     {1, 1, 1},      {1, 1, 2},    {2, 3, 1},    {5, 16, 1},    {33, 17, 1},  {700, 3, 1},   {600, 100, 1},
@@ -83,7 +91,7 @@ void test_shape(Shape shape, size_t number) {
         expected[index] = passes::run<T>(c, *inputs[index], passes::plainest());
       }
       const auto [threads, place, cache_bytes, stream_bytes] = kVariations[variation];
-      for (const auto* table : batchnorm::kernel_tables()) {
+      for (const auto* table : tables()) {
         const Manner m = {{table, threads, cache_bytes, stream_bytes}, place, turn == 1};
         passes::compare<T>(c, m, *passes::run<T>(c, *inputs[index], m), *expected[index]);
         passed++;
@@ -415,8 +423,10 @@ int main(int count, char** arguments) {
       once = true;
     } else if (std::strcmp(arguments[i], "threads") == 0) {
       threads_only = true;
+    } else if (std::strcmp(arguments[i], "best") == 0) {
+      best_only = true;
     } else {
-      std::fprintf(stderr, "an argument must be once or threads, got %s\n", arguments[i]);
+      std::fprintf(stderr, "an argument must be once, threads or best, got %s\n", arguments[i]);
       return 2;
     }
   }
@@ -430,14 +440,14 @@ int main(int count, char** arguments) {
     c.shape = kLargeChannel;
     const passes::Inputs<float> inputs(c);
     const auto expected = passes::run<float>(c, inputs, passes::plainest());
-    for (const auto* table : batchnorm::kernel_tables()) {
+    for (const auto* table : tables()) {
       const Manner m = {{table, 1 + i, 1 << 18, i == 0 ? kNever : 0}, 3, false};
       passes::compare<float>(c, m, *passes::run<float>(c, inputs, m), *expected);
       passed++;
     }
   }
-  for (const auto* table : batchnorm::kernel_tables()) test_infinities(table);
-  for (const auto* table : batchnorm::kernel_tables()) test_distance(table);
+  for (const auto* table : tables()) test_infinities(table);
+  for (const auto* table : tables()) test_distance(table);
   test_plans();
   test_callers();
   test_queue();
