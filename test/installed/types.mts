@@ -7,6 +7,7 @@ import {
   type ProcessGroup,
   type Tensor,
 } from 'batchnorm';
+import { loadBatchNorms, type StoredBatchNorm } from 'batchnorm/files';
 import { WorkerGroup } from 'batchnorm/workers';
 
 const bn = new BatchNorm(2, { dtype: 'float64', convention: 'keras', momentum: 0.99 });
@@ -18,5 +19,6 @@ const isa: string = capabilities().isa;
 // @ts-expect-error a dtype is a string of two
 new BatchNorm(2, { dtype: 'float16' });
 const group: ProcessGroup = WorkerGroup.join(new WorkerGroup(1, { timeout: 1000 }).handle, 0);
+const stored: Promise<Map<string, StoredBatchNorm>> = loadBatchNorms('model.onnx', { timeout: 1000 });
 const member = new BatchNorm(2, { group });
-void [later, folded, isa, member];
+void [later, folded, isa, member, stored];
