@@ -36,7 +36,7 @@ export function pageOf(report: Report, norms: Norms, other?: Norms): string {
 body { margin: 0 auto; max-width: 70rem; padding: 1rem; background: var(--ground); color: var(--text); font: 16px/1.5 system-ui, sans-serif; overflow-wrap: anywhere; }
 h1 { font-size: 1.4rem; } h2 { font-size: 1rem; margin: 0; }
 section { background: var(--card); border-radius: .5rem; padding: .75rem 1rem; margin: 1rem 0; }
-.plots { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(min(15rem, 100%), 1fr)); margin-top: .5rem; }
+.plots { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(min(15rem, 100%), 1fr)); margin-top: .5rem; }
 figure { margin: 0; } figcaption { color: var(--dim); font-size: .875rem; }
 svg { width: 100%; height: auto; display: block; border-bottom: 1px solid var(--dim); }
 .bar { fill: var(--bar); } .after { fill: var(--after); background: var(--after); fill-opacity: .6; } .before { background: var(--bar); }

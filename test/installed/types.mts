@@ -7,6 +7,7 @@ import {
   type ProcessGroup,
   type Tensor,
 } from 'batchnorm';
+import { loadBatchNorms, type StoredBatchNorm } from 'batchnorm/files';
 import { mpi } from 'batchnorm/mpi';
 import { WorkerGroup } from 'batchnorm/workers';
 
@@ -25,6 +26,7 @@ const bits: Tensor<Uint16Array> = new BatchNorm(2, { dtype: 'bfloat16' }).forwar
 // @ts-expect-error bits are no floats
 bn.forward(bits);
 const group: ProcessGroup = WorkerGroup.join(new WorkerGroup(1, { timeout: 1000 }).handle, 0);
+const stored: Promise<Map<string, StoredBatchNorm>> = loadBatchNorms('model.onnx', { timeout: 1000 });
 const member = new BatchNorm(2, { group });
 const processes: Required<ProcessGroup> = mpi({ library: 'libmpi.so.40', timeout: 1000 });
-void [later, folded, isa, member, bits, processes];
+void [later, folded, isa, member, bits, processes, stored];

@@ -3,6 +3,7 @@ import assert from 'node:assert/strict';
 import { createRequire } from 'node:module';
 import * as workerThreads from 'node:worker_threads';
 import * as library from 'batchnorm';
+import { loadBatchNorms } from 'batchnorm/files';
 import { mpi } from 'batchnorm/mpi';
 import { WorkerGroup } from 'batchnorm/workers';
 import { describeGolden } from './golden-difference.js';
@@ -37,6 +38,15 @@ assert.deepEqual((await frozen.runAsync(x)).data, expected);
 assert.deepEqual((await frozen.runAsync(x, { transfer: true })).data, expected);
 await assert.rejects(frozen.runAsync(tensor(), { signal: AbortSignal.abort() }), { name: 'AbortError' });
 assert.equal(await describeGolden(), undefined);
+
+// A file of a batch norm.
+const entry = (begin) => ({ dtype: 'F32', shape: [1], data_offsets: [begin, begin + 4] });
+const header = JSON.stringify({ 'bn.running_mean': entry(0), 'bn.running_var': entry(4) });
+const file = Buffer.alloc(8 + header.length + 8);
+file.writeBigUInt64LE(BigInt(header.length));
+file.write(header, 8);
+file.writeFloatLE(3, 8 + header.length);
+assert.equal((await loadBatchNorms(file)).get('bn').state.running_mean[0], 3);
 
 // One batch over two workers.
 const { handle } = new WorkerGroup(2);

@@ -1,5 +1,6 @@
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { expectListed } from './messages.js';
 
 /** Where the model files lie that test/fixtures/make.py and make.ts have made. */
 export const files = fileURLToPath(new URL('../fixtures/files/', import.meta.url));
@@ -13,6 +14,7 @@ export async function failureOf(
     return undefined;
   } catch (error) {
     const { code, message } = error as Error & { code?: unknown };
+    if (`${code}`.startsWith('ERR_BATCHNORM_')) expectListed(message);
     return { code, message };
   }
 }

@@ -15,8 +15,8 @@ export interface FoldedModel<M> {
 }
 
 /**
- * Folds the batch norms of a TensorFlow.js model into the layers beside them: a new model that predicts the same, sooner, on every
- * backend. A batch norm goes into the convolution or dense layer that it stands behind, or into those that follow it, or two in
+ * Folds the batch norms of a TensorFlow.js model into the layers beside them: a new model that predicts the same on every backend,
+ * sooner where convolutions add their bias themselves (wasm, webgl, webgpu; not cpu). A batch norm goes into the convolution or dense layer that it stands behind, or into those that follow it, or two in
  * a row become one; `left` says of each that stays why.
  *
  * Layers models: sequential and functional ones, models in models, layers that are used more than once. Graph models: fused batch norms, and
