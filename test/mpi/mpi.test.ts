@@ -349,7 +349,7 @@ describe.skipIf(process.platform === 'win32')('what is wrong with mpi()', () => 
       const environment = { BROKEN_MPI: where };
       const { end, told } = run([], 'twice', { ...nothing, options: { library }, environment });
       // Others would wait for it for ever.
-    expect(end).toEqual({ status: 1, stdout: '', stderr: '' });
+      expect(end).toEqual({ status: 1, stdout: '', stderr: '' });
       const message =
         'MPI must make the exchange, got "the cable is cut"; the group is broken; start the job again';
       expectListed(message);
