@@ -262,8 +262,9 @@ void begin(Exchange exchange, const double* values, size_t count) {
   const size_t sent = exchange == kAllGather ? count : all;
   library.sent.assign(values, values + sent);
   library.received.resize(all);
-  library.begin(exchange, static_cast<int>(count));
+  // Also where it does not get far: the others wait for it.
   library.on_its_way = true;
+  library.begin(exchange, static_cast<int>(count));
 }
 
 bool wait(double milliseconds) {

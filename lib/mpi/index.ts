@@ -110,7 +110,7 @@ function nativeMpi(): Mpi {
     throw unavailable(
       'mpi() must be called on the main thread, got a worker; batchnorm/workers has groups of workers',
     );
-  if (native.isStarted()) throw unavailable('mpi() must be called once in a process, got a process with MPI');
+  checkNotStarted(native);
   return native;
 }
 
@@ -179,7 +179,13 @@ function loadGiven(native: Mpi, library: string): string {
   }
 }
 
+function checkNotStarted(native: Mpi): void {
+  if (native.isStarted()) throw unavailable('mpi() must be called once in a process, got a process with MPI');
+}
+
 function started(native: Mpi, version: string): number {
+  // Somebody else may have started this library.
+  checkNotStarted(native);
   try {
     return native.start();
   } catch (error) {

@@ -120,6 +120,23 @@ const jobs = {
     group.allReduce(new Float64Array(1));
   },
   second: () => thrown(() => mpi()),
+  /** Of memory that nobody touches. */
+  long() {
+    let values;
+    try {
+      values = new Float64Array(2 ** 31);
+    } catch {
+      return null;
+    }
+    return [thrown(() => group.allReduce(values)), thrown(() => group.allGather(values, values))];
+  },
+  async twice() {
+    const values = Float64Array.of(1, 2);
+    const told = [thrown(() => group.allReduce(values)), thrown(() => group.allReduce(values))];
+    told.push(await group.allReduceAsync(values).catch(({ code, message }) => ({ code, message })));
+    if (values.join() !== '1,2') throw new Error(`an exchange that fails must write nothing, got ${values}`);
+    return told;
+  },
   /** Heard of in a listener that comes behind the one that ends MPI. */
   end() {
     process.once('exit', () => {

@@ -1,5 +1,6 @@
 // Groups over MPI, with every implementation that is installed: what each member gets, and what it is told where something is
 // wrong. Started as users start them, by the launcher that comes with the library.
+import { execFileSync } from 'node:child_process';
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -86,6 +87,21 @@ for (const { name } of missing)
       it.skip('is not installed');
     }
   });
+
+/** A library that fails, and one of no known kind; undefined where there is no compiler for them. */
+function compileBroken(): { library: string; ofNoKind: string } | undefined {
+  const [library, ofNoKind] = ['broken', 'of-no-kind'].map((name) => join(scratch, `${name}.so`));
+  const source = fileURLToPath(new URL('broken.c', import.meta.url));
+  const flags = ['-shared', '-fPIC', '-o'];
+  for (const compiler of ['gcc', 'clang', 'cc'])
+    try {
+      for (const args of [[library], [ofNoKind, '-DOF_NO_KIND']])
+        execFileSync(compiler, [...flags, ...args, source], { stdio: 'pipe' });
+      return { library, ofNoKind };
+    } catch {}
+  console.log('not run: an MPI that fails (no gcc, clang or cc makes it)');
+  return undefined;
+}
 
 describe.each(installed)('$name', (implementation) => {
   const { library } = implementation;
@@ -190,9 +206,14 @@ describe.each(installed)('$name', (implementation) => {
   });
 
   it('is a group of one without a launcher, and by the path of the library', () => {
-    const job = run([], 'exchanges', { ...nothing, options: { library } });
+    const job = run([], 'exchanges,long', { ...nothing, options: { library } });
     expect(job.end).toEqual({ status: 0, stdout: '', stderr: '' });
     expect(job.told<{ size: number }>('exchanges', 0)?.size).toBe(1);
+    const long = job.told<Told[]>('long', 0);
+    // As far as the machine gives so long an array.
+    const rule = 'must have at most 2147483647 values, got 2147483648';
+    if (long !== null)
+      expect(long?.map(({ message }) => message)).toEqual([`values ${rule}`, `mine ${rule}`]);
   });
 
   it('tells the others of a member in evaluation, and ends them', () => {
@@ -297,6 +318,45 @@ describe.skipIf(process.platform === 'win32')('what is wrong with mpi()', () => 
     expect(end.stderr).toMatch(/mpi\(\) must have the native backend, got WebAssembly|WASM_UNAVAILABLE/);
     if (!end.stderr.includes('WASM_UNAVAILABLE')) messageIn(end);
   });
+
+  const broken = compileBroken();
+  it.runIf(broken !== undefined).each([
+    ['init', 'MPI must start, got "the cable is cut" of "Broken MPI 1.0"'],
+    [
+      'threads',
+      'MPI must start, got "it allows no process with threads (MPI_THREAD_FUNNELED)" of "Broken MPI 1.0"',
+    ],
+    ['started', 'mpi() must be called once in a process, got a process with MPI'],
+  ])('is said where MPI fails at its start: %s', (where, message) => {
+    const { library } = broken as { library: string };
+    // Whoever has started it before has loaded it.
+    const environment: Record<string, string> = { BROKEN_MPI: where };
+    if (where === 'started') environment.LD_PRELOAD = library;
+    expect(toldIn(environment, { library })).toBe(message);
+  });
+
+  it.runIf(broken !== undefined)('is said of libraries of no known kind', () => {
+    const { ofNoKind: library } = broken as { ofNoKind: string };
+    expect(toldIn({}, { library })).toBe(
+      `library must be that of an MPI, got "${library}": it is neither Open MPI nor of the ABI of MPICH or MPI-5`,
+    );
+  });
+
+  it.runIf(broken !== undefined).each(['begin', 'test'])(
+    'is said where MPI fails in an exchange: %s',
+    (where) => {
+      const { library } = broken as { library: string };
+      const environment = { BROKEN_MPI: where };
+      const { end, told } = run([], 'twice', { ...nothing, options: { library }, environment });
+      // Others would wait for it for ever.
+      expect(end).toEqual({ status: 1, stdout: '', stderr: '' });
+      const message =
+        'MPI must make the exchange, got "the cable is cut"; the group is broken; start the job again';
+      expectListed(message);
+      const error = { code: 'ERR_BATCHNORM_GROUP_BROKEN', message };
+      expect(told('twice', 0)).toEqual([error, error, error]);
+    },
+  );
 
   it.runIf(installed.length > 1)('is said of two kinds at once', () => {
     const [one, other] = installed;
