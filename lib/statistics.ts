@@ -122,7 +122,10 @@ export class Statistics<D extends DType> {
     return this.#renormed(call, held, this.#find(call, held));
   }
 
-  #find(call: ForwardCall<ArrayOf<D>>, held: Held<ParametersOf<ArrayOf<D>>>): Found<ParametersOf<ArrayOf<D>>> {
+  #find(
+    call: ForwardCall<ArrayOf<D>>,
+    held: Held<ParametersOf<ArrayOf<D>>>,
+  ): Found<ParametersOf<ArrayOf<D>>> {
     if (call.origin === 'running') return this.#running(held);
     if (call.whole !== undefined) {
       if (!call.present?.presence) return this.#partOf(call.whole, 'moments', held);
@@ -281,7 +284,11 @@ export class Statistics<D extends DType> {
     return fromRunning;
   }
 
-  #partOf(whole: Moments, origin: Origin, { mean, variance }: Held<ParametersOf<ArrayOf<D>>>): Found<ParametersOf<ArrayOf<D>>> {
+  #partOf(
+    whole: Moments,
+    origin: Origin,
+    { mean, variance }: Held<ParametersOf<ArrayOf<D>>>,
+  ): Found<ParametersOf<ArrayOf<D>>> {
     copyInto(mean, whole.mean);
     copyInto(variance, whole.variance);
     return { ...cut, origin, whole };
@@ -400,7 +407,11 @@ export class Statistics<D extends DType> {
   }
 
   /** What is to be done with what all members have. */
-  #together({ input }: ForwardCall<ArrayOf<D>>, whole: Moments, held: Held<ParametersOf<ArrayOf<D>>>): Found<ParametersOf<ArrayOf<D>>> {
+  #together(
+    { input }: ForwardCall<ArrayOf<D>>,
+    whole: Moments,
+    held: Held<ParametersOf<ArrayOf<D>>>,
+  ): Found<ParametersOf<ArrayOf<D>>> {
     const { eps, singleValue } = this.#layer.config;
     const count = evenCountOf(whole);
     if (count === 0) return cut;

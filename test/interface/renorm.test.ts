@@ -74,7 +74,11 @@ function draw(random: Random, dtype: FloatDType, layout: Layout, samples = 24, p
   };
 }
 
-function layerFor(drawn: Case, dtype: FloatDType, options: BatchNormOptions<FloatDType> = {}): BatchNorm<FloatDType> {
+function layerFor(
+  drawn: Case,
+  dtype: FloatDType,
+  options: BatchNormOptions<FloatDType> = {},
+): BatchNorm<FloatDType> {
   const { axis, relu, renorm, parameters, running } = drawn;
   const activation = relu ? ('relu' as const) : undefined;
   const bn = new BatchNorm<FloatDType>(channels, { dtype, axis, eps, renorm, activation, ...options });

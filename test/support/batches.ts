@@ -2,7 +2,14 @@
 import { expect } from 'vitest';
 import { BatchNorm, type FloatArray } from '../../lib/index.js';
 import type { Random } from './random.js';
-import { expectClose, type FloatDType, largest, randomActivations, randomNormals, rounding } from './tensors.js';
+import {
+  expectClose,
+  type FloatDType,
+  largest,
+  randomActivations,
+  randomNormals,
+  rounding,
+} from './tensors.js';
 
 const inner = 3;
 
