@@ -663,11 +663,11 @@ napi_value convert(napi_env env, napi_callback_info info) {
   if constexpr (Widens) {
     const auto from = stored_at(arguments, 1, storage, "values", length);
     const auto to = arguments.array<float>(2, length, "the result");
-    batchnorm::widen(execution_of(env), storage, from.at, length, to.at);
+    batchnorm::widen(execution_of(env, storage), storage, from.at, length, to.at);
   } else {
     const auto from = arguments.array<const float>(1, length, "values");
     const auto to = stored_at(arguments, 2, storage, "the result", length);
-    batchnorm::narrow(execution_of(env), from.at, storage, length, to.at);
+    batchnorm::narrow(execution_of(env, storage), from.at, storage, length, to.at);
   }
   return nullptr;
 }
@@ -754,7 +754,8 @@ napi_value run_stored(napi_env env, napi_callback_info info) {
   check_apart(y, residual, kOffResidual);
   const batchnorm::StoredPass pass = {x.shape,     memory.at, x.source,  residual_storage,
                                       residual.at, bias.at,   y_storage, y.at};
-  When::run(arguments, [pass, execution = When::execution(env)] { batchnorm::run_stored(execution, pass); });
+  When::run(arguments,
+            [pass, execution = When::execution(arguments)] { batchnorm::run_stored(execution, pass); });
   return nullptr;
 }
 
@@ -762,7 +763,7 @@ napi_value run_stored(napi_env env, napi_callback_info info) {
 napi_value find_missing_stored(napi_env env, napi_callback_info info) {
   const Arguments<3> arguments(env, info);
   const StoredTensor x(arguments, 0, 1, 2, 0);
-  const size_t place = batchnorm::find_missing_stored(execution_of(env), x.shape, x.source);
+  const size_t place = batchnorm::find_missing_stored(execution_of(env, x.source.storage), x.shape, x.source);
   return Napi::Number::New(env, static_cast<double>(place));
 }
 
