@@ -343,7 +343,7 @@ const cases: [title: string, call: () => unknown, expected: Failure][] = [
     'running statistics for the function',
     () => forwardInference(x(), { running_mean: stats().mean, running_var: stats().variance } as Wrong),
     type(
-      'options must only have axis, eps, weight, bias, activation, residual, out, dtype, mean, variance, missing, got "running_mean"; did you mean mean?',
+      'options must only have axis, eps, weight, bias, activation, residual, out, dtype, mean, variance, missing, outAxis, got "running_mean"; did you mean mean?',
       'ERR_BATCHNORM_UNKNOWN_OPTION',
     ),
   ],
