@@ -89,6 +89,7 @@ export type {
   IntegerArray,
   IntegerDType,
   ParametersOf,
+  Place,
   ResultArrayOf,
   ResultDType,
   ResultOf,

@@ -74,21 +74,32 @@ export interface Tensor<T extends ValueArray = FloatArray> {
   readonly shape: readonly number[];
 }
 
+/** How the values of a tensor lie in `data`, where not one after the other from the first on. */
+export interface Place {
+  /** Elements of `data` between neighbours along each dimension, any integers. Default: those of rows one after the other. */
+  readonly strides?: readonly number[];
+  /** The place of the first value in `data`; counts beside `strides`. Default 0. */
+  readonly offset?: number;
+}
+
 /**
  * A {@link Tensor}, an object that calls its shape `dims`, like a tensor of ONNX Runtime, or an ndarray of `ndarray` or stdlib,
- * with `strides` (or `stride`) and `offset`: its values are used where they are if they lie in rows one after the other, and
- * refused otherwise. Views at any offset, views of a SharedArrayBuffer and arrays of another realm are fine.
+ * with `strides` (or `stride`) and `offset`. Inference in 32 bits or less reads values wherever they lie; elsewhere they are used
+ * where they are if they lie in rows one after the other, and refused otherwise. Views at any offset, views of a SharedArrayBuffer
+ * and arrays of another realm are fine.
  */
-export type TensorLike<T extends ValueArray = FloatArray> =
-  | {
-      /** As of a {@link Tensor}. */
-      readonly data: T;
-      /** As of a {@link Tensor}. */
-      readonly shape: readonly number[];
-    }
-  | {
-      /** As of a {@link Tensor}. */
-      readonly data: T;
-      /** The shape, under ONNX Runtime's name. Ignored where there is a `shape`. */
-      readonly dims: readonly number[];
-    };
+export type TensorLike<T extends ValueArray = FloatArray> = Place &
+  (
+    | {
+        /** As of a {@link Tensor}. */
+        readonly data: T;
+        /** As of a {@link Tensor}. */
+        readonly shape: readonly number[];
+      }
+    | {
+        /** As of a {@link Tensor}. */
+        readonly data: T;
+        /** The shape, under ONNX Runtime's name. Ignored where there is a `shape`. */
+        readonly dims: readonly number[];
+      }
+  );

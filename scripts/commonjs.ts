@@ -34,6 +34,8 @@ const { metafile } = await build({
   entryPoints,
   bundle: true,
   outdir: folder,
+  // What is a peer stays one.
+  packages: 'external',
   metafile: true,
   logLevel: 'error',
 });

@@ -127,7 +127,7 @@ it.each([[[12, 4]], [[12, 4, 1, 1]]])('takes one stride for each dimension, not 
 });
 
 it('takes nothing but an array for strides', () => {
-  const x = { data: values(), shape, strides: '12,4,1' };
+  const x = { data: values(), shape, strides: '12,4,1' as unknown as number[] };
   expect(() => forwardTraining(x)).toThrow(
     'x.strides must be an array, one for each dimension, got "12,4,1"',
   );
