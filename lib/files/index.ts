@@ -110,8 +110,10 @@ const byExtension = new Map<string, Format>([
  * import { FrozenBatchNorm } from 'batchnorm';
  * import { loadBatchNorms } from 'batchnorm/files';
  *
- * for (const [name, { state, eps }] of await loadBatchNorms('model.safetensors'))
- *   console.log(name, FrozenBatchNorm.from(state, { eps }).channels);
+ * const layers = await loadBatchNorms('model.safetensors');
+ * console.log([...layers.keys()]); // [ '0.1', '0.2', '2' ]
+ * const frozen = [...layers.values()].map(({ state, eps }) => FrozenBatchNorm.from(state, { eps }));
+ * console.log(frozen[0].channels); // 3
  */
 export async function loadBatchNorms(
   file: FileOrBytes | Model,
@@ -211,8 +213,8 @@ const readNames = namesOf(['names', 'mostBytes']);
  * @example
  * import { readSafetensors } from 'batchnorm/files';
  *
- * const { tensors } = readSafetensors('model.safetensors', { names: ['conv1.weight'] });
- * console.log(tensors.get('conv1.weight')?.shape);
+ * const { tensors } = readSafetensors('model.safetensors', { names: ['0.0.weight'] });
+ * console.log(tensors.get('0.0.weight')?.shape); // [ 3, 2, 3, 3 ]
  */
 export function readSafetensors(file: FileOrBytes, options?: ReadOptions): Checkpoint {
   const { names, mostBytes } = readOptions(options, readNames);
@@ -248,7 +250,7 @@ export function readSafetensors(file: FileOrBytes, options?: ReadOptions): Check
  * import { writeSafetensors } from 'batchnorm/files';
  *
  * const tensors = new Map([['bn.weight', { data: Float32Array.of(1, 2), shape: [2] }]]);
- * writeSafetensors('model.safetensors', { tensors, metadata: new Map([['format', 'pt']]) });
+ * writeSafetensors('bn.safetensors', { tensors, metadata: new Map([['format', 'pt']]) });
  */
 export function writeSafetensors(file: string | URL, checkpoint: Checkpoint): void {
   if (!isPath(file)) throw typeError('file', 'be a path or a file: URL', file);

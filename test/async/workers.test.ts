@@ -98,36 +98,36 @@ describe('a WorkerGroup', () => {
   });
 
   it.each(['ends', 'throws', 'waits'])('tells the others of a member that %s', async (job) => {
-    const told = await run(3, job, undefined, 400);
+    const told = await run(3, job, undefined, 1500);
     for (const rank of [0, 2]) {
       expect(told[rank]?.error?.code).toBe('ERR_BATCHNORM_GROUP_BROKEN');
       const message = told[rank]?.error?.message ?? '';
       expect(message).toBe(
-        'rank 1 must come to the exchange within 400 ms, got nothing of it; the group is broken; make a new WorkerGroup',
+        'rank 1 must come to the exchange within 1500 ms, got nothing of it; the group is broken; make a new WorkerGroup',
       );
       expectListed(message);
     }
   });
 
   it.each([false, true])('tells the others of a member that is killed, later: %s', async (later) => {
-    const told = await run(3, 'killed', () => ({ options: { later } }), 500);
+    const told = await run(3, 'killed', () => ({ options: { later } }), 1500);
     expect(told[1]).toBeUndefined();
     for (const rank of [0, 2])
       expect(told[rank]?.result).toEqual({
         step: 5,
         code: 'ERR_BATCHNORM_GROUP_BROKEN',
         message:
-          'rank 1 must come to the exchange within 500 ms, got nothing of it; the group is broken; make a new WorkerGroup',
+          'rank 1 must come to the exchange within 1500 ms, got nothing of it; the group is broken; make a new WorkerGroup',
         isUnchanged: true,
       });
   });
 
   it('tells of a member in evaluation, which exchanges nothing', async () => {
-    const told = await run(3, 'evaluates', undefined, 300);
+    const told = await run(3, 'evaluates', undefined, 1500);
     expect(told[1]?.result).toEqual([1, 3]);
     for (const rank of [0, 2])
       expect(told[rank]?.error?.message).toBe(
-        'rank 1 must come to the exchange within 300 ms, got nothing of it; the group is broken; make a new WorkerGroup',
+        'rank 1 must come to the exchange within 1500 ms, got nothing of it; the group is broken; make a new WorkerGroup',
       );
   });
 
@@ -157,11 +157,11 @@ describe('a WorkerGroup', () => {
   });
 
   it('says that it is broken from then on', async () => {
-    const [messages] = await run(2, 'again', undefined, 300);
+    const [messages] = await run(2, 'again', undefined, 1500);
     expect(messages?.result).toHaveLength(2);
     expect(new Set(messages?.result as unknown as string[])).toEqual(
       new Set([
-        'rank 1 must come to the exchange within 300 ms, got nothing of it; the group is broken; make a new WorkerGroup',
+        'rank 1 must come to the exchange within 1500 ms, got nothing of it; the group is broken; make a new WorkerGroup',
       ]),
     );
   });

@@ -1,6 +1,6 @@
 // The examples of all pages, among them those of the doc comments, as a reader would put them into files.
 import { spawnSync } from 'node:child_process';
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { copyFileSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import ts from 'typescript';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
@@ -46,6 +46,7 @@ describe('the examples of the pages', () => {
 
   beforeAll(() => {
     writeFileSync(join(folder, 'runner.mjs'), runner);
+    copyFileSync('test/fixtures/files/torch-float32.safetensors', join(folder, 'model.safetensors'));
     const files = all.map(({ code }, i) => {
       writeFileSync(join(folder, `${i}.mjs`), ts.transpileModule(code, { compilerOptions }).outputText);
       return `./${i}.mjs`;
@@ -53,7 +54,7 @@ describe('the examples of the pages', () => {
     const { stdout, stderr } = spawnSync(
       process.execPath,
       [join(folder, 'runner.mjs'), JSON.stringify(files)],
-      { encoding: 'utf8' },
+      { cwd: folder, encoding: 'utf8' },
     );
     expect(stderr).toBe('');
     outcomes = JSON.parse(stdout) as Outcome[];
