@@ -162,10 +162,11 @@ export function readForward<D extends DType>(
       ? divisionFor(input, geometry, axis, virtualBatchSize)
       : undefined;
   // Of weights and missing values the statistics tell.
-  const isEachOne = division?.samples === 1 && division.perSample === 1 && !present?.presence;
+  const isEachOne = division?.samples === 1 && division.perSample === 1;
   const isSingle = (hasOne || isEachOne) && singleValue === 'running';
   const isOfBatch = (training && !isSingle) || running === undefined;
-  if (isOfBatch && isEachOne) throw oneValuePerChannelError(input.shape, training, 'virtualBatchSize');
+  if (isOfBatch && isEachOne && !present?.presence)
+    throw oneValuePerChannelError(input.shape, training, 'virtualBatchSize');
   if (isOfBatch && hasOne) throw oneValuePerChannelError(input.shape, training);
   const origin: Origin = !isOfBatch
     ? 'running'
@@ -182,7 +183,8 @@ export function readForward<D extends DType>(
       : checkWhole(givenMoments, channels, eps, present?.presence !== undefined);
   if (running !== undefined) {
     checkRunning(running, channels);
-    if (!isOfBatch) {
+    // With renorm before x is taken, and before a group exchanges anything.
+    if (!isOfBatch || (training && renorm !== undefined && (count > 0 || origin !== 'x'))) {
       checkVariance('runningVar', running.variance, channels);
       checkDivisors('runningVar', running.variance, eps);
     }

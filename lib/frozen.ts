@@ -55,6 +55,7 @@ import {
   checkDivisors,
   checkDtype,
   checkEps,
+  checkKept,
   checkLength,
   checkObject,
   checkOut,
@@ -118,7 +119,11 @@ export interface RunOptions<
    * new array, which costs more than the batch norm itself where x is large.
    */
   out?: O;
-  /** Added before the activation: in the shape of the result, in the dtype of x or of the result. It may not overlap `out`. Default: nothing. */
+  /**
+   * Added before the activation: in the shape of the result and the dtype of x; where the result is of another dtype or in another order,
+   * also in the dtype of the result, or float32, but not in 16 bits where x and the result are of different ones. It may not overlap `out`.
+   * Default: nothing.
+   */
   residual?: TensorLike<T | O | Float32Array>;
   /** Where the channel axis goes; −1 is the last. Default: where it is. */
   outAxis?: number;
@@ -375,6 +380,7 @@ export class FrozenBatchNorm<D extends DType = DType> {
   static fromMeanStd<D extends DType = DType>(options: MeanStdOptions<D>): FrozenBatchNorm<D> {
     checkObject('options', options);
     const { mean, std, scale = 1, axis = 1, dtype } = readOptions(options, meanStdNames);
+    const checkedDtype = checkDtype(dtype) as D | undefined;
     const means = readConstants('mean', mean, undefined);
     const channels = lengthOf(means);
     const deviations = readConstants('std', std, channels);
@@ -389,7 +395,9 @@ export class FrozenBatchNorm<D extends DType = DType> {
       means[channel] /= scale;
       weight[channel] = scale / deviations[channel];
       variance[channel] = 1;
-      if (!Number.isFinite(means[channel]) || !Number.isFinite(weight[channel]))
+      // In what is computed in.
+      const inArithmetic = (value: number) => (checkedDtype === 'float64' ? value : Math.fround(value));
+      if (!Number.isFinite(inArithmetic(means[channel])) || !Number.isFinite(inArithmetic(weight[channel])))
         throw rangeError(
           'scale',
           'leave mean / scale and scale / std finite',
@@ -401,7 +409,7 @@ export class FrozenBatchNorm<D extends DType = DType> {
       axis: checkAxis(axis),
       // The variance is 1: what is divided by stands in the weight, which no root has rounded.
       eps: 0,
-      dtype: checkDtype(dtype) as D | undefined,
+      dtype: checkedDtype,
       weight,
       bias: undefined,
       mean: means,
@@ -490,15 +498,18 @@ export class FrozenBatchNorm<D extends DType = DType> {
   }
 
   /**
-   * y = activation((x − mean) / √(variance + eps) · weight + bias + residual), of the dtype and shape of x, which may be
-   * of any rank that has the axis. An empty x gives an empty y.
+   * y = activation((x − mean) / √(variance + eps) · weight + bias + residual), of the shape of x, which may be of any rank that has
+   * the axis. An empty x gives an empty y.
    *
-   * @param x of the dtype of the layer, with `channels` at the channel axis.
-   * @param options `out` to write to memory that is there already, `residual` to add a tensor on the way.
-   * @returns y, in `out` or new.
+   * @param x of the dtype of the layer, or integers of 8 or 16 bits, with `channels` at the channel axis; in 32 bits or less its values may
+   *   lie anywhere, as `strides` and `offset` say.
+   * @param options `out` to write to memory that is there already, in the type that its class says; `dtype` of the result; `outAxis` to
+   *   move the channel axis on the way; `residual` to add a tensor.
+   * @returns y, in `out` or new: of the dtype of x, or float32 of integers, unless `out` or `dtype` says otherwise.
    * @throws TypeError (`ERR_BATCHNORM_INVALID_TYPE`, `ERR_BATCHNORM_UNKNOWN_OPTION`), RangeError
    *   (`ERR_BATCHNORM_INVALID_VALUE`, `ERR_BATCHNORM_MISSING_VALUE`, `ERR_BATCHNORM_OVERLAP`, `ERR_BATCHNORM_OUT_OF_MEMORY`) for what does not fit, Error
-   *   (`ERR_BATCHNORM_DISPOSED`) after disposal; then nothing is written.
+   *   (`ERR_BATCHNORM_DISPOSED`) after disposal, (`ERR_BATCHNORM_BUFFER_CHANGED`) where a getter of the arguments takes the memory of an array
+   *   away; then nothing is written.
    * @example
    * import { BatchNorm } from 'batchnorm';
    *
@@ -540,7 +551,7 @@ export class FrozenBatchNorm<D extends DType = DType> {
    *
    * On the WebAssembly backend it computes in a turn of the event loop of its own.
    *
-   * @param x of the dtype of the layer, with `channels` at the channel axis.
+   * @param x as {@link run} takes it.
    * @param options those of {@link run}, `signal` to cancel what has not begun, `transfer` to give the memory of x away.
    * @returns a promise of the result, in `out`, in the memory that was moved in, or new. Nothing is thrown: it rejects.
    * @throws what {@link run} throws; RangeError (`ERR_BATCHNORM_NOT_TRANSFERABLE`) for memory that cannot be moved in; Error
@@ -606,6 +617,7 @@ export class FrozenBatchNorm<D extends DType = DType> {
       () => {
         frozen.readers--;
         if (this.#disposed) letGo(frozen);
+        if (givenOut !== undefined) checkKept('out', givenOut, size);
         const result = out === undefined ? target : deliver(target, out);
         unstage(added);
         if (source !== result) unstage(source);
@@ -730,6 +742,7 @@ export class FrozenBatchNorm<D extends DType = DType> {
       () => {
         frozen.readers--;
         if (this.#disposed) letGo(frozen);
+        if (call.givenOut !== undefined) checkKept('out', call.givenOut, size);
         const result = out === undefined ? target : deliver(target, out);
         unstage(added);
         if (!transfer) unstage(source);

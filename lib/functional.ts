@@ -2,7 +2,7 @@
 
 import { checkActivation } from './activation.js';
 import { backend, passesFor } from './backend/index.js';
-import { arithmeticOf, isInteger } from './dtype.js';
+import { arithmeticOf, integerNamed, isInteger } from './dtype.js';
 import { typeError } from './errors.js';
 import { checkSums, type GradientSums, sumsError } from './gradient-sums.js';
 import { checkMoments, checkWhole, evenCountOf, Moments, momentsOf } from './moments.js';
@@ -89,8 +89,8 @@ export interface ForwardInferenceOptions<
   O extends ValueArray = ResultOf<T>,
 > extends Omit<PassOptions<TensorArray>, 'dtype' | 'out' | 'residual'> {
   /**
-   * Of x: to be said of a Uint16Array, whose bits may be bfloat16 or float16. Of the result where x is of integers, or where `out` is
-   * a Uint16Array and x is none. Default: what the data are, and of integers float32.
+   * Of x: to be said of a Uint16Array, whose bits may be bfloat16 or float16. Of the result where x or `out` is of integers, or where
+   * `out` is a Uint16Array and x is none. Default: what the data are, and of integers float32.
    */
   dtype?: N;
   /**
@@ -98,7 +98,7 @@ export interface ForwardInferenceOptions<
    * memory, where a result lies as x does, or overlap nothing. Default: a new array.
    */
   out?: O;
-  /** Added before the activation: in the shape of the result, in the dtype of x or of the result. Default: nothing. */
+  /** Added before the activation: as {@link RunOptions.residual}. Default: nothing. */
   residual?: TensorLike<T | O | Float32Array>;
   /** Where the channel axis goes; −1 is the last. Default: where it is. */
   outAxis?: number;
@@ -333,7 +333,8 @@ export function forwardInference<T extends TensorArray>(
     undefined,
     read.dtype === 'float16' || read.dtype === 'bfloat16' ? read.dtype : undefined,
   );
-  const ofResult = isInteger(view.dtype) || typedArrayType(read.out) === 'Uint16Array';
+  const outType = typedArrayType(read.out);
+  const ofResult = isInteger(view.dtype) || outType === 'Uint16Array' || integerNamed(outType) !== undefined;
   if (!ofResult && read.dtype !== undefined && view.dtype !== read.dtype)
     throw viewDtypeError(view, checkDtype(read.dtype));
   const choice = {

@@ -4,6 +4,7 @@ import type { StoredPass } from './backend/backend.js';
 import { backend } from './backend/index.js';
 import { dtypes, type HalfDType, integerNamed, isHalf, isInteger, storageOf, storedNames } from './dtype.js';
 import { describeShape, rangeError, typeError } from './errors.js';
+import { newResult } from './result.js';
 import { bitsOf, halvesOf, lengthOf, partOf, typedArrayType, valuesOf } from './typed-array.js';
 import type {
   AnyDType,
@@ -17,6 +18,7 @@ import type {
 import {
   checkApart,
   checkAxis,
+  checkKept,
   checkLength,
   checkOneOf,
   checkSameShape,
@@ -52,6 +54,8 @@ export interface StoredCall {
   readonly outDtype: ResultDType;
   /** Where it is to be written. */
   readonly out: ValueArray | undefined;
+  /** As the caller has it. */
+  readonly givenOut: ValueArray | undefined;
   readonly residual: ValueArray | undefined;
   readonly residualDtype: ResultDType;
   /** Whether x lies as the result does, so that one can take the place of the other. */
@@ -151,6 +155,7 @@ export function readStored(
     inner,
     outDtype,
     out,
+    givenOut,
     residual: residual?.data,
     residualDtype: residual === undefined ? 'float32' : (residual.dtype as ResultDType),
     liesAlike,
@@ -237,7 +242,9 @@ function outError(out: unknown, wanted: ResultDType | undefined): Error {
   return typeError('out', rule, out);
 }
 
-/** A residual of x's dtype, of the result's, or of float32, in the shape of the result. Bits are those of x, where that has some. */
+/**
+ * A residual of x's dtype, of the result's, or of float32, in the shape of the result. Bits do not say which of two they would be.
+ */
 function readAdded(
   value: unknown,
   shape: readonly number[],
@@ -245,6 +252,12 @@ function readAdded(
   outDtype: ResultDType,
 ): ReadView {
   const residual = readView('residual', value, undefined, halfOf(dtype, outDtype));
+  if (isHalf(residual.dtype) && !residual.isHalves && isHalf(dtype) && isHalf(outDtype) && dtype !== outDtype)
+    throw typeError(
+      'residual.data',
+      `be a Float32Array, as decode() makes one, where x is of ${dtype} and the result of ${outDtype}`,
+      residual.data,
+    );
   return checkAdded(residual, shape, dtype, outDtype);
 }
 
@@ -284,8 +297,11 @@ function checkResult(out: unknown, dtype: ResultDType, shape: readonly number[],
 }
 
 /** @throws RangeError where a NaN is in x. */
-export function checkNoneMissingStored({ input, view, dtype, inner, channels }: StoredCall): void {
+export function checkNoneMissingStored(call: StoredCall): void {
+  const { input, view, dtype, inner, channels } = call;
   if (isInteger(dtype)) return;
+  // Of few values that are repeated a result can be larger than any memory, which is found out before all are looked at.
+  if (call.out === undefined && input.size > lengthOf(input.data)) newResult(call.outDtype, input.size);
   const place = backend.findMissingStored(view, storageOf(dtype), input.data);
   if (place === input.size) return;
   const channel = ((place - (place % inner)) / inner) % channels;
@@ -341,6 +357,7 @@ export function wholeOf({ input: { data }, view }: StoredCall): Span {
 export function spanOf(call: StoredCall): Span {
   const { input, view } = call;
   if (input.strides === undefined) return { data: input.data, view };
+  checkKept(`${input.name}.data`, input.data, input.length);
   const rank = input.shape.length;
   let least = input.offset;
   let most = input.offset;

@@ -78,11 +78,15 @@ function needsOwn(
   );
 }
 
-function writeParameters<T extends TensorArray>(passes: Passes<T>, own: ReturnType<typeof ownSums<T>>): void {
-  const { geometry, dWeight, dBias, sums, sumBias } = own;
-  // The code of a group is the caller's.
+/** The code of a group is the caller's. */
+function checkParameters<T extends TensorArray>({ geometry, dWeight, dBias }: BackwardPass<T>): void {
   if (dWeight) checkKept('the gradient of weight', dWeight, geometry.channels);
   if (dBias) checkKept('the gradient of bias', dBias, geometry.channels);
+}
+
+function writeParameters<T extends TensorArray>(passes: Passes<T>, own: ReturnType<typeof ownSums<T>>): void {
+  const { dBias, sums, sumBias } = own;
+  checkParameters(own);
   gradParameters(passes, own, sums);
   if (dBias && sumBias) copyInto(dBias, sumBias);
 }
@@ -101,10 +105,11 @@ export function throughPresent<T extends TensorArray>(
   if (needsOwn(beside, { wantsInput, wantsParameters })) passes.gradSumsOfPresent(own);
   const exchanged = wantsInput ? gather?.(own.sums) : undefined;
   const { weights, input } = presentSteps(pass, beside, exchanged ?? given ?? own.sums);
+  checkParameters(own);
   if (weights) passes.gradWeights(weights);
-  // Before dx may take the place of dy.
-  writeParameters(passes, own);
   if (input) passes.gradInputOfPresent(input);
+  // Last, for that pass sees overlaps that nobody else can.
+  writeParameters(passes, own);
 }
 
 /** {@link throughPresent} off the event loop; `take` gives the pass, when its turn has come. */
@@ -162,12 +167,11 @@ export function throughForward<T extends TensorArray>(
   let all = given;
   if (exchange !== undefined && own !== undefined) {
     all = exchange.sums(own);
-    // The code of a group is the caller's.
-    if (dWeight) checkKept('the gradient of weight', dWeight, pass.geometry.channels);
-    if (dBias) checkKept('the gradient of bias', dBias, pass.geometry.channels);
+    checkParameters(pass);
   }
-  if (own !== undefined) gradParameters(passes, pass, own);
   passes.gradInput(gradInputOf(pass, dx, all as Sums, count));
+  // Last, for that pass sees overlaps that nobody else can.
+  if (own !== undefined) gradParameters(passes, pass, own);
 }
 
 /**

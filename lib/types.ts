@@ -44,7 +44,9 @@ export type ResultOf<T extends ValueArray> = T extends TensorArray ? T : Float32
 export type ResultArrayOf<D extends ResultDType> = D extends DType
   ? D extends 'float32'
     ? Float32Array
-    : Uint16Array
+    : D extends 'float16'
+      ? Uint16Array | HalfArray
+      : Uint16Array
   : D extends 'uint8'
     ? Uint8Array
     : D extends 'int8'

@@ -321,6 +321,10 @@ export interface ReadView {
   name: string;
   /** Of a Float16Array its bits, of a Uint8ClampedArray or Buffer its bytes. */
   data: ValueArray;
+  /** As the caller has it. */
+  given: unknown;
+  /** How many values there are, those that are stepped over too. */
+  length: number;
   dtype: AnyDType;
   isHalves: boolean;
   shape: readonly number[];
@@ -362,6 +366,8 @@ export function readView(
   const view: ReadView = {
     name,
     data: values,
+    given: data,
+    length: lengthOf(values),
     dtype: found,
     isHalves,
     shape: copy,
@@ -375,8 +381,8 @@ export function readView(
 }
 
 /** For data that are not of the dtype that was said. */
-export function viewDtypeError({ name, data }: ReadView, wanted: DType | undefined): Error {
-  return dataError(`${name}.data`, data, wanted, dataCure(data, wanted));
+export function viewDtypeError({ name, given }: ReadView, wanted: DType | undefined): Error {
+  return dataError(`${name}.data`, given, wanted, dataCure(given, wanted));
 }
 
 /** The same with strides, where it does not lie one value after the other. */

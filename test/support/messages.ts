@@ -11,6 +11,10 @@ const listed = readFileSync(new URL('../../docs/errors.md', import.meta.url), 'u
     return new RegExp(`^${parts.join('.*')}$`);
   });
 
+// A line that any message fits would list all of them.
+const nonsense = listed.filter((pattern) => pattern.test('bananas must be yellow, got blue'));
+if (nonsense.length > 0) throw new Error(`docs/errors.md must say more than ${nonsense}`);
+
 /** That a message stands in docs/errors.md. */
 export function expectListed(message: string): void {
   expect(
