@@ -536,6 +536,8 @@ describe('what is no renorm', () => {
     await expect(bn.forwardAsync(x, { out })).rejects.toThrow(message);
     bn.runningVar?.set([1, -1]);
     expect(() => bn.forward(x, { out })).toThrow('runningVar must not be negative, got -1 in channel 1');
+    await expect(bn.forwardAsync(x, { transfer: true })).rejects.toThrow('runningVar must not be negative');
+    expect(x.data.length).toBe(4);
     expect([...out]).toEqual([9, 9, 9, 9]);
     expect([bn.batchesTracked, bn.lastMoments]).toEqual([0, undefined]);
     bn.runningVar?.set([1, 1]);

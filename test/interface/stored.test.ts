@@ -323,6 +323,50 @@ describe('pictures', () => {
   });
 });
 
+describe('memory that changes meanwhile', () => {
+  const plain = FrozenBatchNorm.fromMeanStd({ mean: [0, 0], std: [1, 1] });
+  const changed = expect.objectContaining({ code: 'ERR_BATCHNORM_BUFFER_CHANGED' });
+
+  test('x with strides, which a getter takes away', async () => {
+    for (const call of ['run', 'runAsync'] as const) {
+      const data = new Uint8Array(64);
+      const residual = {
+        shape: [2, 2, 2, 2],
+        get data() {
+          if (data.length > 0) structuredClone(data.buffer, { transfer: [data.buffer] });
+          return new Float32Array(16);
+        },
+      };
+      const x = { data, shape: [2, 2, 2, 2], strides: [16, 8, 4, 1] };
+      await expect(async () => await plain[call](x, { residual })).rejects.toEqual(changed);
+    }
+  });
+
+  test('out that grows', async () => {
+    const buffer: ArrayBuffer = Reflect.construct(ArrayBuffer, [4, { maxByteLength: 16 }]);
+    const out = new Uint8Array(buffer);
+    const later = plain.runAsync({ data: Uint8Array.of(1, 2, 3, 4), shape: [2, 2] }, { out });
+    (buffer as ArrayBuffer & { resize(bytes: number): void }).resize(8);
+    await expect(later).rejects.toEqual(changed);
+    expect([...out]).toEqual([0, 0, 0, 0, 0, 0, 0, 0]);
+  });
+
+  test('values that are repeated beyond any memory are refused before they are looked at', () => {
+    const layer = FrozenBatchNorm.from(
+      { running_mean: [0, 0, 0], running_var: [1, 1, 1] },
+      { axis: -1, missing: 'throw' },
+    );
+    const x = { data: new Float32Array(3), shape: [2 ** 15, 2 ** 12, 2 ** 6, 3], strides: [0, 0, 0, 1] };
+    expect(() => layer.run(x, { outAxis: 0 })).toThrow('a result must fit into memory');
+  });
+});
+
+test('forwardInference takes the dtype of integers that it writes', () => {
+  const x = { data: Float32Array.of(1.5, -300), shape: [2, 1] };
+  const given = { mean: Float32Array.of(0), variance: Float32Array.of(1), eps: 0, out: new Int8Array(2) };
+  expect([...forwardInference(x, { ...given, dtype: 'int8' }).data]).toEqual([2, -128]);
+});
+
 describe('what does not fit', () => {
   const data = pixels();
   const x = { data, shape };
