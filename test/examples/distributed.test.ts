@@ -49,6 +49,7 @@ describe('npm run distributed', () => {
           mine.length,
         );
       },
+      allReduce: () => expect.fail('nothing is to be added up'),
     };
     const trained = (share: number) => ({
       losses: Float64Array.of(3 + share, 2 + share),

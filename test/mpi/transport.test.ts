@@ -69,7 +69,11 @@ describe('an array that has lost its memory', () => {
     return array;
   };
   const outOfBounds = () => {
-    const buffer = new ArrayBuffer(32, { maxByteLength: 32 });
+    const Resizable = ArrayBuffer as unknown as new (
+      bytes: number,
+      options: { maxByteLength: number },
+    ) => ArrayBuffer & { resize(bytes: number): void };
+    const buffer = new Resizable(32, { maxByteLength: 32 });
     const array = new Float64Array(buffer, 8);
     buffer.resize(0);
     return array;
