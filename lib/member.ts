@@ -2,8 +2,8 @@
 // and that one that fails leaves the caller's arrays as they were.
 import { isArray, rangeError, stateError, typeError } from './errors.js';
 import type { ProcessGroup } from './group.js';
-import { copyInto, lengthOf, partOf, typedArrayType, zeros } from './typed-array.js';
-import { checkKept } from './validate.js';
+import { copyInto, lengthOf, partOf, typedArrayType } from './typed-array.js';
+import { checkAttached, checkKept, newArray } from './validate.js';
 
 /** What an exchange does with the values of all. */
 export type Kind = 'allGather' | 'allReduce';
@@ -82,7 +82,7 @@ export class Member implements Required<ProcessGroup> {
     to: Float64Array,
     length: number,
   ): Promise<void> {
-    const own = zeros<Float64Array>('float64', length);
+    const own = newArray<Float64Array>('float64', length);
     copyInto(own, mine);
     const exchange = this.#exchangeAfter(this.#last, kind, own, length);
     this.#last = exchange;
@@ -157,6 +157,8 @@ export function checkTimeout(timeout: unknown = 30_000): number {
 function lengthOfValues(name: string, values: unknown): number {
   if (isArray(values) || typedArrayType(values) !== 'Float64Array')
     throw typeError(name, 'be a Float64Array', values);
+  // The others would hear of an exchange of no values.
+  checkAttached(name, values as Float64Array);
   return lengthOf(values as Float64Array);
 }
 

@@ -15,7 +15,7 @@ const Words = Uint32Array;
 /** Not every runtime has it. */
 const Halves = (globalThis as { Float16Array?: unknown }).Float16Array as Uint16ArrayConstructor | undefined;
 const prototype = Object.getPrototypeOf(Uint8Array.prototype);
-const { fill, set } = prototype as Float32Array;
+const { at, fill, set } = prototype as Float32Array;
 
 function getterOf<T>(holder: object, name: string | symbol): Getter<T> {
   return Object.getOwnPropertyDescriptor(holder, name)?.get as Getter<T>;
@@ -42,6 +42,16 @@ export function typedArrayType(value: unknown): string | undefined {
 /** 0 for a detached array. */
 export function lengthOf(array: AnyArray): number {
   return apply(length, array, []);
+}
+
+/** Whether an array has its memory: its buffer is not detached, and not too short by now. An empty one has it as well. */
+export function isAttached(array: AnyArray): boolean {
+  try {
+    apply(at, array, [0]);
+    return true;
+  } catch {
+    return false;
+  }
 }
 
 /** 0 for a detached array. */

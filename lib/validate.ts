@@ -30,6 +30,7 @@ import {
   extentOf,
   halvesOf,
   hasHalves,
+  isAttached,
   lengthOf,
   memoryOf,
   partOf,
@@ -697,9 +698,17 @@ function overlapError(name: string, rule: string, bytes: number): Error {
 
 /** The caller may have detached or shrunk its memory since it was checked. */
 export function checkKept(name: string, array: ValueArray, length: number): void {
-  if (lengthOf(array) !== length)
-    throw stateError(
-      'BUFFER_CHANGED',
-      `${name} must keep its length, got a buffer that was detached or resized`,
-    );
+  if (lengthOf(array) !== length) throw bufferError(name);
+}
+
+/** For arrays of any length: one that has lost its memory is no empty one. */
+export function checkAttached(name: string, array: ValueArray): void {
+  if (!isAttached(array)) throw bufferError(name);
+}
+
+function bufferError(name: string): Error {
+  return stateError(
+    'BUFFER_CHANGED',
+    `${name} must keep its length, got a buffer that was detached or resized`,
+  );
 }

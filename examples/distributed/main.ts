@@ -1,7 +1,7 @@
 /**
  * Trains the digit network by one process, by workers over shared memory, and by processes over each MPI that is installed, all
  * on the same batches in parts of different sizes; the losses must be the same. Then what exchanges cost, measured here, and on paper
- * with more members. `mpirun -n 4 npx tsx examples/distributed/main.ts` is a job of its own: the same, over that MPI alone.
+ * with more members. `mpirun -n 4 node --import tsx examples/distributed/main.ts` is a job of its own: the same, over that MPI alone.
  */
 
 import { spawnSync } from 'node:child_process';
@@ -22,14 +22,17 @@ import { summary } from '../times.js';
 import {
   type Cost,
   crossover,
+  type Engine,
   fitted,
   gathered,
   measure,
   mergeCost,
+  overMemory,
+  overMpi,
   type Sample,
   twoPhase,
 } from './model.js';
-import { cutsOf, type Task, type Trained, train } from './train.js';
+import { cutsOf, gatherTrained, type Task, type Trained, train } from './train.js';
 
 const USAGE = `Usage: npm run distributed -- [options]
 
@@ -48,6 +51,7 @@ interface Outcome extends Trained {
 
 interface Run {
   readonly name: string;
+  readonly engine: Engine;
   readonly size: number;
   readonly members: readonly Outcome[];
 }
@@ -93,7 +97,7 @@ async function byWorkers(size: number, task: Task): Promise<Run> {
       worker.once('error', reject);
     });
   });
-  return { name: 'workers, shared memory', size, members: await Promise.all(members) };
+  return { name: 'workers, shared memory', engine: overMemory, size, members: await Promise.all(members) };
 }
 
 /** The launchers that Debian has beside each other, or the one that there is. */
@@ -120,7 +124,7 @@ function byMpi({ name, command, args }: (typeof LAUNCHERS)[number], { members, i
     (_, rank) => deserialize(readFileSync(join(folder, String(rank)))) as Outcome,
   );
   rmSync(folder, { recursive: true });
-  return { name, size: members, members: told };
+  return { name, engine: overMpi, size: members, members: told };
 }
 
 /** Open MPI asks twice before it runs anything for root. */
@@ -202,9 +206,9 @@ function reportTraining(one: Trained, runs: readonly Run[]): boolean {
 function reportCosts(runs: readonly Run[]): void {
   const lengths = runs[0].members[0].samples.map(({ values }) => `${values} doubles`);
   const table = newTable('allGather, µs: median (best)', ...lengths, 'latency', 'GB/s');
-  const costs = runs.map(({ name, size, members }) => {
+  const costs = runs.map(({ name, engine, size, members }) => {
     const { samples } = members[0];
-    const cost = fitted(samples, size);
+    const cost = fitted(engine, samples, size);
     const times = samples.map(({ min, median }) => `${three(median)} (${three(min)})`);
     table.push([
       `${name}, ${size} members`,
@@ -218,8 +222,8 @@ function reportCosts(runs: readonly Run[]): void {
   const merge = mergeCost();
   console.log(`Merging takes ${(1000 * merge).toFixed(2)} ns for each channel of each member.`);
   // What such networks are said to have, not measured.
-  const network: Cost = { latency: 20, perByte: 1 / 3000 };
-  for (const { name, cost } of [...costs, { name: 'a network of 20 µs and 3 GB/s', cost: network }])
+  const network: Cost = { engine: overMpi, latency: 20, perByte: 1 / 3000 };
+  for (const { name, cost } of [...costs, { name: 'MPI over a network of 20 µs and 3 GB/s', cost: network }])
     reportModel(name, cost, merge);
 }
 
@@ -246,9 +250,14 @@ function joinJob({ out, images, seed }: Options): void {
   const group = mpi();
   const task = { images, seed };
   const outcome = takePart(group, task);
-  if (out !== undefined) writeFileSync(join(out, String(group.rank)), serialize(outcome));
-  else if (group.rank === 0) {
-    const run = { name: 'MPI', size: group.size, members: Array<Outcome>(group.size).fill(outcome) };
+  if (out !== undefined) {
+    writeFileSync(join(out, String(group.rank)), serialize(outcome));
+    return;
+  }
+  const { samples } = outcome;
+  const members = gatherTrained(group, outcome).map((trained) => ({ ...trained, samples }));
+  if (group.rank === 0) {
+    const run = { name: 'MPI', engine: overMpi, size: group.size, members };
     if (!reportTraining(train(task), [run])) process.exitCode = 1;
     if (group.size > 1) reportCosts([run]);
   }

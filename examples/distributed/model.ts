@@ -8,8 +8,29 @@ export interface Sample {
   readonly median: number;
 }
 
-/** What an engine takes: microseconds before the first value comes, and microseconds for each byte of another member. */
+/** What an exchange is made of: the rounds in which all wait for all, and the values that each member brings in them together. */
+export interface Sent {
+  readonly rounds: number;
+  readonly values: number;
+}
+
+/** What an engine sends for an allGather of so many values of each member. */
+export type Engine = (values: number, size: number) => Sent;
+
+/** Through the memory of a WorkerGroup, in parts. */
+export const overMemory: Engine = (values) => ({ rounds: Math.ceil(values / 4096), values });
+
+/** A frame with a header of two values, however few there are; then what did not fit into it, in parts. */
+export const overMpi: Engine = (values, size) => {
+  const inFrame = 512;
+  const rest = Math.max(0, values - inFrame);
+  const part = Math.max(inFrame, Math.floor(2 ** 22 / size));
+  return { rounds: 1 + Math.ceil(rest / part), values: 2 + inFrame + rest };
+};
+
+/** What an engine takes: microseconds before the first value of a round comes, and microseconds for each byte of another member. */
 export interface Cost {
+  readonly engine: Engine;
   readonly latency: number;
   readonly perByte: number;
 }
@@ -32,17 +53,19 @@ export function measure(group: ProcessGroup): Sample[] {
   });
 }
 
-/** Rounds in which all can have heard of all. */
-const rounds = (size: number) => Math.ceil(Math.log2(size));
+/** How often members pass something on until all can have heard of all. */
+const hops = (size: number) => Math.ceil(Math.log2(size));
 
 /**
- * Fits latency · log₂ size + perByte · (size − 1) · bytes to medians. Each error counts as a share of what was measured: microseconds at
- * the short end are as good as milliseconds at the long one.
+ * Fits latency · log₂ size · rounds + perByte · (size − 1) · bytes to medians. Each error counts as a share of what was measured:
+ * microseconds at the short end are as good as milliseconds at the long one. Where the bytes of a frame explain the short end alone,
+ * there is no latency left.
  */
-export function fitted(samples: readonly Sample[], size: number): Cost {
+export function fitted(engine: Engine, samples: readonly Sample[], size: number): Cost {
   let [aa, ab, bb, at, bt] = [0, 0, 0, 0, 0];
   for (const { values, median } of samples) {
-    const [a, b] = [rounds(size) / median, (8 * values * (size - 1)) / median];
+    const sent = engine(values, size);
+    const [a, b] = [(hops(size) * sent.rounds) / median, (8 * sent.values * (size - 1)) / median];
     aa += a * a;
     ab += a * b;
     bb += b * b;
@@ -50,7 +73,10 @@ export function fitted(samples: readonly Sample[], size: number): Cost {
     bt += b;
   }
   const determinant = aa * bb - ab * ab;
-  return { latency: (at * bb - bt * ab) / determinant, perByte: (bt * aa - at * ab) / determinant };
+  const latency = (at * bb - bt * ab) / determinant;
+  return latency > 0
+    ? { engine, latency, perByte: (bt * aa - at * ab) / determinant }
+    : { engine, latency: 0, perByte: bt / bb };
 }
 
 /** Microseconds that it takes to merge a channel of the statistics of a part. */
@@ -71,24 +97,31 @@ export function mergeCost(): number {
   return summary(times).median / (channels * parts.length);
 }
 
-/** On the way forward: a count, means and variances, of which 504 values go in the first exchange. */
+/** On the way forward: a count, means and variances. */
 const valuesOf = (channels: number) => 1 + 2 * channels;
 
+/** The first exchange of a layer: a header, and the first of the values. */
+const FRAME = 512;
+const IN_FRAME = FRAME - 8;
+
+/** Microseconds of an allGather. */
+function timeOf({ engine, latency, perByte }: Cost, values: number, size: number): number {
+  const sent = engine(values, size);
+  return latency * hops(size) * sent.rounds + perByte * 8 * sent.values * (size - 1);
+}
+
 /** All get the statistics of all, and merge them. What the library does. */
-export function gathered({ latency, perByte }: Cost, merge: number, channels: number, size: number): number {
-  const exchanges = valuesOf(channels) > 504 ? 2 : 1;
-  return (
-    exchanges * latency * rounds(size) +
-    perByte * 8 * valuesOf(channels) * (size - 1) +
-    merge * channels * size
-  );
+export function gathered(cost: Cost, merge: number, channels: number, size: number): number {
+  const rest = valuesOf(channels) - IN_FRAME;
+  return timeOf(cost, FRAME, size) + (rest > 0 ? timeOf(cost, rest, size) : 0) + merge * channels * size;
 }
 
 /** Each merges its share of the channels, and all get what was merged. */
-export function twoPhase({ latency, perByte }: Cost, merge: number, channels: number, size: number): number {
-  const volume = (2 * 8 * valuesOf(channels) * (size - 1)) / size;
+export function twoPhase(cost: Cost, merge: number, channels: number, size: number): number {
+  const { latency, perByte } = cost;
+  const share = (8 * valuesOf(channels) * (size - 1)) / size;
   // A frame first, as ever: members that are not at the same place must find it out.
-  return 3 * latency * rounds(size) + perByte * volume + merge * channels;
+  return timeOf(cost, FRAME, size) + 2 * (latency * hops(size) + perByte * share) + merge * channels;
 }
 
 /** From how many members on two phases are quicker; undefined up to a million. */

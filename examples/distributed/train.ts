@@ -108,3 +108,18 @@ export function train({ images, seed }: Task, whole?: ProcessGroup): Trained {
   }
   return { losses, steps, exchanges };
 }
+
+/** What all members have seen, in the order of ranks. */
+export function gatherTrained(group: ProcessGroup, { losses, steps, exchanges }: Trained): Trained[] {
+  const gather = (mine: Float64Array) => {
+    const all = new Float64Array(group.size * mine.length);
+    group.allGather(mine, all);
+    return (rank: number) => all.subarray(rank * mine.length, (rank + 1) * mine.length);
+  };
+  const [lossesOf, stepsOf, exchangesOf] = [losses, steps, exchanges].map(gather);
+  return Array.from({ length: group.size }, (_, rank) => ({
+    losses: lossesOf(rank),
+    steps: stepsOf(rank),
+    exchanges: exchangesOf(rank),
+  }));
+}

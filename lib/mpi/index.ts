@@ -77,7 +77,8 @@ interface Launcher {
 export function mpi(options?: MpiOptions): Required<ProcessGroup> {
   const { library, timeout } = readOptions(options, optionNames);
   const milliseconds = checkTimeout(timeout);
-  if (library !== undefined && (typeof library !== 'string' || library === ''))
+  // For the loader a name ends at a NUL.
+  if (library !== undefined && (typeof library !== 'string' || library === '' || library.includes('\0')))
     throw typeError('library', 'be the name or path of an MPI library', library);
   const native = nativeMpi();
   leaveMemoryAlone();

@@ -6,6 +6,7 @@ import { stateError } from '../errors.js';
 import { codes, type Kind, mismatch, resultLength, type Transport, takeBrought } from '../member.js';
 import { platform } from '../platform/node.js';
 import { copyInto, filled, partOf, zeros } from '../typed-array.js';
+import { newArray } from '../validate.js';
 
 const headerLength = 2;
 /** Values in a frame: as many as the layers of a group exchange at a time. */
@@ -66,90 +67,83 @@ export class MpiTransport implements Transport {
   }
 
   exchange(kind: Kind, mine: Float64Array, length: number): Float64Array {
-    const result = this.#begin(kind, mine, length);
-    this.#wait();
-    this.#takeFrames(kind, result, length);
-    for (let first = inFrame; first < length; first += this.#capacity) {
-      const count = this.#partOfLength(length, first);
-      if (kind === 'allReduce' && isShared(count, this.#size)) {
-        this.#start(true, this.#shares(mine, first, count), this.#shareOf(count));
-        this.#wait();
-        this.#start(false, this.#sumOfShares(count), this.#shareOf(count));
-        this.#wait();
-        this.#takeShares(result, first, count);
-      } else {
-        this.#start(false, partOf(mine, 'float64', first, count), count);
-        this.#wait();
-        this.#takeParts(kind, result, length, first, count);
+    const result = this.#prepare(kind, mine, length);
+    try {
+      this.#mpi.begin(false, this.#frame, frameLength);
+      this.#wait();
+      this.#takeFrames(kind, result, length);
+      for (let first = inFrame; first < length; first += this.#capacity) {
+        const count = this.#partOfLength(length, first);
+        if (kind === 'allReduce' && isShared(count, this.#size)) {
+          this.#mpi.begin(true, this.#shares(mine, first, count), this.#shareOf(count));
+          this.#wait();
+          this.#mpi.begin(false, this.#sumOfShares(count), this.#shareOf(count));
+          this.#wait();
+          this.#takeShares(result, first, count);
+        } else {
+          this.#mpi.begin(false, partOf(mine, 'float64', first, count), count);
+          this.#wait();
+          this.#takeParts(kind, result, length, first, count);
+        }
       }
+      return result;
+    } catch (error) {
+      throw this.#failed(error);
     }
-    return result;
   }
 
   async exchangeLater(kind: Kind, mine: Float64Array, length: number): Promise<Float64Array> {
-    const result = this.#begin(kind, mine, length);
-    await this.#waitLater();
-    this.#takeFrames(kind, result, length);
-    for (let first = inFrame; first < length; first += this.#capacity) {
-      const count = this.#partOfLength(length, first);
-      if (kind === 'allReduce' && isShared(count, this.#size)) {
-        this.#start(true, this.#shares(mine, first, count), this.#shareOf(count));
-        await this.#waitLater();
-        this.#start(false, this.#sumOfShares(count), this.#shareOf(count));
-        await this.#waitLater();
-        this.#takeShares(result, first, count);
-      } else {
-        this.#start(false, partOf(mine, 'float64', first, count), count);
-        await this.#waitLater();
-        this.#takeParts(kind, result, length, first, count);
+    const result = this.#prepare(kind, mine, length);
+    try {
+      this.#mpi.begin(false, this.#frame, frameLength);
+      await this.#waitLater();
+      this.#takeFrames(kind, result, length);
+      for (let first = inFrame; first < length; first += this.#capacity) {
+        const count = this.#partOfLength(length, first);
+        if (kind === 'allReduce' && isShared(count, this.#size)) {
+          this.#mpi.begin(true, this.#shares(mine, first, count), this.#shareOf(count));
+          await this.#waitLater();
+          this.#mpi.begin(false, this.#sumOfShares(count), this.#shareOf(count));
+          await this.#waitLater();
+          this.#takeShares(result, first, count);
+        } else {
+          this.#mpi.begin(false, partOf(mine, 'float64', first, count), count);
+          await this.#waitLater();
+          this.#takeParts(kind, result, length, first, count);
+        }
       }
+      return result;
+    } catch (error) {
+      throw this.#failed(error);
     }
-    return result;
   }
 
-  /** Begins with the frames; returns room for the result. */
-  #begin(kind: Kind, mine: Float64Array, length: number): Float64Array {
+  /** Fills the frame; returns room for the result. What this throws breaks nothing: the others have heard of nothing. */
+  #prepare(kind: Kind, mine: Float64Array, length: number): Float64Array {
     if (this.#broken !== undefined) throw stateError('GROUP_BROKEN', this.#broken);
-    const result = zeros<Float64Array>('float64', resultLength(kind, length, this.#size));
+    const result = newArray<Float64Array>('float64', resultLength(kind, length, this.#size));
     const frame = this.#frame;
     frame[0] = codes[kind];
     frame[1] = length;
     const count = inFrameOf(length);
     copyInto(partOf(frame, 'float64', headerLength, count), partOf(mine, 'float64', 0, count));
     filled(partOf(frame, 'float64', headerLength + count, inFrame - count), 0);
-    this.#start(false, frame, frameLength);
     return result;
   }
 
-  #start(toEach: boolean, values: Float64Array, count: number): void {
-    try {
-      this.#mpi.begin(toEach, values, count);
-    } catch (error) {
-      throw this.#failed(error);
-    }
-  }
-
   #wait(): void {
-    if (!this.#hasEnded(this.#timeout)) throw this.#late();
+    if (!this.#mpi.wait(this.#timeout)) throw this.#late();
   }
 
   /** {@link MpiTransport.#wait} in turns of the event loop, which it keeps alive. */
   async #waitLater(): Promise<void> {
     const end = now() + this.#timeout;
-    for (let turn = 0; !this.#hasEnded(turn < turns ? millisecondsOfTurn : 0); turn++) {
+    for (let turn = 0; !this.#mpi.wait(turn < turns ? millisecondsOfTurn : 0); turn++) {
       if (now() >= end) throw this.#late();
       await new PromiseClass<void>((resolve) => {
         if (turn < turns) later(resolve);
         else startTimer(resolve, millisecondsBetweenLooks);
       });
-    }
-  }
-
-  #hasEnded(milliseconds: number): boolean {
-    try {
-      return this.#mpi.wait(milliseconds);
-    } catch (error) {
-      throw this.#failed(error);
     }
   }
 
@@ -231,7 +225,9 @@ export class MpiTransport implements Transport {
     );
   }
 
+  /** For whatever is thrown once an exchange has begun, memory that runs out too: the others wait for the rest of it. */
   #failed(error: unknown): Error {
+    if (this.#broken !== undefined) return error as Error;
     return this.#break(`MPI must make the exchange, got ${JSON.stringify((error as Error).message)}`);
   }
 

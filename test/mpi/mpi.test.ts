@@ -266,7 +266,7 @@ describe.skipIf(process.platform === 'win32')('what is wrong with mpi()', () => 
     );
     expect(call({ timeout: '1' })).toThrow('timeout must be a number of milliseconds, got "1"');
     expect(call({ time: 1 })).toThrow('options must only have library, timeout, got "time"');
-    for (const library of [3, null, '']) {
+    for (const library of [3, null, '', 'libmpi.so.40\0.5']) {
       const message = `library must be the name or path of an MPI library, got ${JSON.stringify(library)}`;
       expect(call({ library })).toThrow(message);
       expectListed(message);
