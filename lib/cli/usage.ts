@@ -39,7 +39,7 @@ Writes a model that predicts the same without the batch norms that can be folded
 @tensorflow/tfjs, and for times on wasm @tensorflow/tfjs-backend-wasm.
 
   --out <dir>           a folder, which is made
-  --force               replace the folder
+  --force               replace a folder that is empty or holds a model.json, but not the model's own
   --time                how long a prediction takes before and after, on each backend
   --shape <n,n,...>     the shape of an input, where the model leaves it open; again for each input
   --json                JSON in place of text

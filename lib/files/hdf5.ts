@@ -1,4 +1,6 @@
 // HDF5 files as trees of groups and datasets, by way of h5wasm. Runs in hdf5-worker.ts alone.
+import fs from 'node:fs';
+import { basename, resolve } from 'node:path';
 import { abridged, abridgedName } from './abridged.js';
 import type { Parameter } from './entries.js';
 import { mostChannels } from './entries.js';
@@ -21,6 +23,8 @@ export class Hdf5 {
   readonly #library: Hdf5Library;
   readonly #module: Module;
   readonly #file: File;
+  /** Paths that lead through no link. */
+  readonly #own = new Set<string>();
   #objects = 0;
   #bytes = 0;
 
@@ -40,6 +44,7 @@ export class Hdf5 {
     const module = await library.ready;
     // Otherwise what is wrong with a file is printed.
     module.activate_throwing_error_handler();
+    confineTo(path);
     return use(
       new Hdf5(
         library,
@@ -121,11 +126,18 @@ export class Hdf5 {
 
   /** An object of this very file: links could lead to others. */
   #get(path: string) {
-    const whole = `/${path}`;
-    if (path !== '' && this.#isLink(whole)) return null;
-    return this.#file.get(whole);
+    const parts = path === '' ? [] : path.split('/');
+    let whole = '';
+    for (const part of parts) {
+      whole += `/${part}`;
+      if (this.#own.has(whole)) continue;
+      if (this.#isLink(whole)) return null;
+      this.#own.add(whole);
+    }
+    return this.#file.get(`/${path}`);
   }
 
+  /** Whether the last part of a path is one. */
   #isLink(path: string): boolean {
     try {
       // Of hard links there is neither to be had.
@@ -137,11 +149,33 @@ export class Hdf5 {
   }
 }
 
+let isConfined = true;
+
+/**
+ * From now on h5wasm opens nothing but this file, and what it makes itself: a file can name others in more ways than h5wasm tells of, as
+ * external storage and external links. It looks up `fs.openSync` at each opening; that of other threads stays as it is.
+ */
+function confineTo(path: string): void {
+  const { openSync } = fs;
+  const own = resolve(path);
+  fs.openSync = (other, flags, mode) => {
+    const isMade =
+      typeof flags === 'number' &&
+      (flags & fs.constants.O_EXCL) !== 0 &&
+      basename(`${other}`).startsWith('tmpfile_');
+    if (isMade || resolve(`${other}`) === own) return openSync(other, flags, mode);
+    isConfined = false;
+    throw Object.assign(new Error('no such file'), { code: 'ENOENT' });
+  };
+}
+
 function guarded<T>(path: string, run: () => T): T {
   try {
     return run();
   } catch (error) {
     if (error instanceof Error && 'code' in error) throw error;
+    if (!isConfined)
+      throw unsupportedFile(abridgedName(path), 'have its values in the file', 'those of other files');
     throw invalidFile(abridgedName(path), 'be HDF5 that h5wasm reads', reasonOf(error), error);
   }
 }

@@ -1,7 +1,7 @@
 // ONNX models (https://github.com/onnx/onnx/blob/main/onnx/onnx.proto), of which only graphs, the nodes that matter and their
 // parameters are read. A BatchNormalization node has had the same inputs and epsilon in every opset.
 import { realpathSync } from 'node:fs';
-import { dirname, isAbsolute, join, relative, sep } from 'node:path';
+import { dirname, isAbsolute, join } from 'node:path';
 import type { StateDict } from '../state.js';
 import { abridged, abridgedName } from './abridged.js';
 import { mostChannels, type Parameter, type Parameters, readState, type StoredBatchNorm } from './entries.js';
@@ -9,7 +9,7 @@ import { invalidFile, tooLarge, unsupportedFile } from './failures.js';
 import { mostDepth } from './json.js';
 import { loadProtobuf } from './peers.js';
 import { type Field, Messages, type Range, wires } from './protobuf.js';
-import { openSource, type Source } from './source.js';
+import { isOutside, openSource, type Source } from './source.js';
 import { type StoredValues, valuesIn } from './tensors.js';
 import { readValues } from './values.js';
 
@@ -318,13 +318,12 @@ export function openBeside(source: Source, what: string, location: string): Sour
       'lie in the file itself where bytes are given; give the path instead',
       abridged(location),
     );
-  const isOutside = (path: string) => path === '..' || path.startsWith(`..${sep}`) || isAbsolute(path);
   const folder = dirname(source.path);
   if (
     location === '' ||
     location.includes('\0') ||
     isAbsolute(location) ||
-    isOutside(relative(folder, join(folder, location)))
+    isOutside(folder, join(folder, location))
   )
     throw invalidFile(what, 'name a file in the folder of the model', abridged(location));
   let path: string;
@@ -333,7 +332,7 @@ export function openBeside(source: Source, what: string, location: string): Sour
   } catch (error) {
     throw invalidFile(what, 'be beside the model', `no ${abridged(location)}`, error);
   }
-  if (isOutside(relative(realpathSync(folder), path)))
+  if (isOutside(realpathSync(folder), path))
     throw invalidFile(what, 'name a file in the folder of the model', abridged(location));
   return openSource(path);
 }

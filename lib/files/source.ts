@@ -1,5 +1,6 @@
 // Bytes that are read piece by piece, from a file or from memory, so that a model of many gigabytes costs what is needed of it.
 import { closeSync, constants, fstatSync, openSync, readSync, type Stats, statSync } from 'node:fs';
+import { isAbsolute, relative, sep } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { typeError } from '../errors.js';
 import { invalidFile } from './failures.js';
@@ -56,6 +57,12 @@ function openFile(path: string): Source {
     closeSync(file);
     throw error;
   }
+}
+
+/** Whether a path is neither that of a folder nor below it. */
+export function isOutside(folder: string, path: string): boolean {
+  const way = relative(folder, path);
+  return way === '..' || way.startsWith(`..${sep}`) || isAbsolute(way);
 }
 
 export function isBytes(value: unknown): value is ArrayBuffer | Uint8Array {

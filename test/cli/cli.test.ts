@@ -7,6 +7,7 @@ import {
   readdirSync,
   readFileSync,
   rmSync,
+  symlinkSync,
   writeFileSync,
 } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -23,8 +24,11 @@ afterAll(() => rmSync(folder, { recursive: true }));
 
 const { bin } = JSON.parse(readFileSync('package.json', 'utf8')) as { bin: { batchnorm: string } };
 
-function run(...args: string[]) {
+const run = (...args: string[]) => runIn('.', ...args);
+
+function runIn(cwd: string, ...args: string[]) {
   const { status, stdout, stderr } = spawnSync(process.execPath, [resolve(bin.batchnorm), ...args], {
+    cwd,
     encoding: 'utf8',
     timeout: patience,
   });
@@ -225,7 +229,10 @@ describe('models of TensorFlow.js', () => {
     mkdirSync(out);
     writeFileSync(join(out, 'mine'), '');
     expect(run('fold', path, '--out', out).stderr).toContain('--force replaces it');
+    // What it could not have written is not to be replaced.
+    expect(run('fold', path, '--out', out, '--force').stderr).toContain('be empty or hold a model.json');
     expect(readdirSync(out)).toEqual(['mine']);
+    writeFileSync(join(out, 'model.json'), '');
     expect(run('fold', path, '--out', out, '--force').status).toBe(0);
     expect(readdirSync(out)).not.toContain('mine');
     writeFileSync(
@@ -238,8 +245,44 @@ describe('models of TensorFlow.js', () => {
     expect(stderr).toBe('batchnorm: a shard must be beside the model, got no "missing.bin"\n');
     expect(existsSync(none)).toBe(false);
     expect(readdirSync(folder).filter((name) => /\.(?:tmp|old)$/.test(name))).toEqual([]);
-    // The model itself is not to be replaced.
-    expect(run('fold', path, '--out', join(folder, 'model'), '--force').status).toBe(2);
+  });
+
+  it('fold --force never replaces the model, where it runs, or what is no folder', {
+    timeout: patience,
+  }, () => {
+    const work = join(folder, 'model/work/here');
+    mkdirSync(work, { recursive: true });
+    writeFileSync(join(folder, 'model/work/model.json'), '');
+    writeFileSync(join(folder, 'model.json'), '');
+    writeFileSync(join(folder, 'regular'), 'mine');
+    const refused: [out: string, rule: string][] = [
+      [join(folder, 'model'), 'hold neither'],
+      [folder, 'hold neither'],
+      ['..', 'hold neither'],
+      ['.', 'hold neither'],
+      [join(folder, 'regular'), 'be a folder'],
+    ];
+    if (process.platform !== 'win32') {
+      symlinkSync(join(folder, 'model'), join(folder, 'link'));
+      symlinkSync(join(folder, 'nowhere'), join(folder, 'dangling'));
+      refused.push([join(folder, 'link'), 'hold neither'], [join(folder, 'dangling'), 'be a folder']);
+    }
+    for (const [out, rule] of refused) {
+      const { status, stderr } = runIn(work, 'fold', path, '--out', out, '--force');
+      expect({ status, stderr }, out).toEqual({
+        status: 2,
+        stderr: expect.stringContaining(`batchnorm: --out must ${rule}`),
+      });
+    }
+    expect(readFileSync(join(folder, 'regular'), 'utf8')).toBe('mine');
+    expect(existsSync(path)).toBe(true);
+    rmSync(join(folder, 'model.json'));
+  });
+
+  it('fold writes nothing where the times cannot be had', { timeout: patience }, () => {
+    const out = join(folder, 'untimed');
+    expect(run('fold', path, '--out', out, '--time', '--shape', '1,9,9,5').status).toBe(2);
+    expect(existsSync(out)).toBe(false);
   });
 
   it('gain says the share of batch norms, and what install and folding bring', { timeout: patience }, () => {

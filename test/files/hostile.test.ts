@@ -348,6 +348,17 @@ describe('a .keras', () => {
       'must be HDF5 that h5wasm reads',
     ],
     [
+      'whose layers are in another file',
+      {
+        'config.json': JSON.stringify({
+          class_name: 'Sequential',
+          config: { name: 'model', layers: [{ class_name: 'BatchNormalization', config: { name: 'bn' } }] },
+        }),
+        'model.weights.h5': bytesOf('outside-layers.weights.h5'),
+      },
+      'must have 4 variables, got 0',
+    ],
+    [
       'that becomes large when it is unpacked',
       {
         'config.json': '{"class_name":"Sequential","config":{}}',
@@ -379,6 +390,12 @@ describe('an .h5', () => {
     }
   });
 
+  it('whose values are in another file is refused', { timeout: patience }, async () => {
+    const failure = await failureOf(() => loadBatchNorms(inFiles('outside-values.h5')));
+    expect(failure?.code).toBe('ERR_BATCHNORM_UNSUPPORTED_FILE');
+    expect(failure?.message).toContain('must have its values in the file, got those of other files');
+  });
+
   it('that would take for ever is given up in time, and nothing waits for it', {
     timeout: patience,
   }, async () => {
@@ -392,6 +409,17 @@ describe('an .h5', () => {
     expect(turns).toBeGreaterThan(5);
     expect((await loadBatchNorms(inFiles('keras2.h5'))).size).toBe(3);
   });
+});
+
+it.each([
+  [['--max-old-space-size=300', '--expose-gc']],
+  [['--import', 'data:text/javascript,', '--stack-size=900']],
+])('HDF5 is read in a process with the flags %j', { timeout: patience }, (flags) => {
+  const program = `import { loadBatchNorms } from 'batchnorm/files';
+    console.log((await loadBatchNorms(${JSON.stringify(inFiles('keras2.h5'))})).size);`;
+  const args = [...flags, '--input-type=module', '--eval', program];
+  const { stdout, stderr } = spawnSync(process.execPath, args, { encoding: 'utf8', timeout: patience });
+  expect({ stdout, stderr }).toEqual({ stdout: '3\n', stderr: '' });
 });
 
 describe('a package that is not installed', () => {
