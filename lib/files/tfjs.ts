@@ -237,6 +237,9 @@ function layersOf(topology: Json, weights: ReadonlyMap<string, Parameter>): Laye
 const fusedNorm = /^_?FusedBatchNorm(?:V[23]|Ex)?$/;
 const parts: readonly (keyof StateDict)[] = ['weight', 'bias', 'running_mean', 'running_var'];
 
+/** What TensorFlow.js computes with where a node says nothing, though the default of TensorFlow's operation is 1e-4. */
+const graphEps = 1e-3;
+
 /** Graph models have fused batch norms where the converter has not folded them. */
 function layersOfGraph(nodes: readonly unknown[], weights: ReadonlyMap<string, Parameter>): Layers {
   const layers: Layers = new Map();
@@ -258,7 +261,7 @@ function layersOfGraph(nodes: readonly unknown[], weights: ReadonlyMap<string, P
         );
       parameters.set(part, weight);
     }
-    const eps = epsOf(`${name}.epsilon`, along(node, 'attr', 'epsilon', 'f') ?? 1e-4);
+    const eps = epsOf(`${name}.epsilon`, along(node, 'attr', 'epsilon', 'f') ?? graphEps);
     const format = along(node, 'attr', 'data_format', 's');
     const isFirst =
       typeof format === 'string' && /^NC/.test(Buffer.from(format, 'base64').toString('latin1'));
@@ -279,7 +282,8 @@ export interface LoadedLayer {
   getClassName?(): string;
   readonly layers?: readonly LoadedLayer[];
   readonly layer?: LoadedLayer;
-  readonly axis?: number;
+  /** A list where the model was loaded: Keras writes one. */
+  readonly axis?: number | readonly number[];
   readonly epsilon?: number;
   readonly gamma?: Variable | null;
   readonly beta?: Variable | null;
@@ -310,7 +314,12 @@ export function readLoaded(model: LoadedLayer, layers: Layers = new Map(), prefi
     add('running_mean', layer.movingMean);
     add('running_var', layer.movingVariance);
     const { axis = -1, epsilon = 1e-3 } = layer;
-    layers.set(name, { state: readState(name, parameters), eps: epsilon, convention: 'keras', axis });
+    layers.set(name, {
+      state: readState(name, parameters),
+      eps: epsilon,
+      convention: 'keras',
+      axis: typeof axis === 'number' ? axis : axis[0],
+    });
   }
   return layers;
 }
