@@ -19,9 +19,9 @@ Exit code: 0; 1 with --strict, where something is wrong; 2 for what cannot be do
 export const usages = {
   inspect: `Usage: batchnorm inspect <file> [<other>] [options]
 
-A row for each batch norm: channels, eps, ranges of mean, variance and weight. Warnings: values that are not finite, dead channels
-(|weight| < 1e-5, or a variance below eps / 1000), variances below eps. With another file of the same model, how far means (in
-standard deviations) and variances (as a ratio) have drifted: more than 1, or than 2, is a warning.
+A row for each batch norm: channels, eps, ranges of mean, variance and weight. Warnings: values that are not finite, negative variances, dead
+channels (|weight| < 1e-5, or a variance below eps / 1000), variances below eps. With another file of the same model, the same of that
+one, and how far means (in standard deviations) and variances (as a ratio) have drifted: more than 1, or than 2, is a warning.
 
   --strict        exit with 1 where there is a warning
   --json          JSON in place of the table

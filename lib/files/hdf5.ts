@@ -3,7 +3,7 @@ import fs from 'node:fs';
 import { basename, resolve } from 'node:path';
 import { abridged, abridgedName } from './abridged.js';
 import type { Parameter } from './entries.js';
-import { mostChannels } from './entries.js';
+import { mostChannels, ValueBudget } from './entries.js';
 import { invalidFile, tooLarge, unsupportedFile } from './failures.js';
 import { mostDepth } from './json.js';
 import { type Hdf5Library, loadHdf5 } from './peers.js';
@@ -11,9 +11,6 @@ import type { StoredValues } from './tensors.js';
 
 /** More groups and datasets than a model has; groups that contain themselves have more. */
 const mostObjects = 100_000;
-
-/** Zeros compress so well that a small file may have any number of them. */
-const mostValueBytes = 1 << 28;
 
 type Module = Awaited<Hdf5Library['ready']>;
 type File = InstanceType<Hdf5Library['File']>;
@@ -26,7 +23,7 @@ export class Hdf5 {
   /** Paths that lead through no link. */
   readonly #own = new Set<string>();
   #objects = 0;
-  #bytes = 0;
+  readonly #budget = new ValueBudget();
 
   private constructor(library: Hdf5Library, module: Module, file: File) {
     this.#library = library;
@@ -97,13 +94,9 @@ export class Hdf5 {
         if (virtual_sources !== undefined && virtual_sources.length > 0)
           throw unsupportedFile(name, 'have its values in the file', 'those of other files');
         const count = shape.reduce((product, dimension) => product * dimension, 1);
-        this.#bytes += count * size;
-        if (count > mostChannels || this.#bytes > mostValueBytes)
-          throw tooLarge(
-            name,
-            `stay below ${mostValueBytes} bytes with all others`,
-            `shape ${abridged(shape)}`,
-          );
+        if (count > mostChannels)
+          throw tooLarge(name, `have at most ${mostChannels} values`, `shape ${abridged(shape)}`);
+        this.#budget.take(name, shape, size);
         const values = guarded(path, () => dataset.value);
         if (values instanceof Float32Array || values instanceof Float64Array) return values as StoredValues;
         throw invalidFile(name, 'have values', 'none');

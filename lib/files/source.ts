@@ -2,7 +2,8 @@
 import { closeSync, constants, fstatSync, openSync, readSync, type Stats, statSync } from 'node:fs';
 import { isAbsolute, relative, sep } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { typeError } from '../errors.js';
+import { typeError, wordedTypeError } from '../errors.js';
+import { abridged } from './abridged.js';
 import { invalidFile } from './failures.js';
 
 /** A file, or its bytes. */
@@ -73,8 +74,18 @@ export function isPath(value: unknown): value is string | URL {
   return typeof value === 'string' || value instanceof URL;
 }
 
+/** @param rule what the file must be. */
+export function pathOf(file: string | URL, rule: string): string {
+  if (typeof file === 'string') return file;
+  try {
+    return fileURLToPath(file);
+  } catch {
+    throw wordedTypeError('file', rule, abridged(file.href));
+  }
+}
+
 export function openSource(file: FileOrBytes): Source {
-  if (isPath(file)) return openFile(typeof file === 'string' ? file : fileURLToPath(file));
+  if (isPath(file)) return openFile(pathOf(file, 'be a path, a file: URL, a Uint8Array or an ArrayBuffer'));
   if (!isBytes(file)) throw typeError('file', 'be a path, a file: URL, a Uint8Array or an ArrayBuffer', file);
   const bytes = file instanceof Uint8Array ? file : new Uint8Array(file);
   return { size: bytes.length, read: (begin, end) => bytes.subarray(begin, end), close() {} };

@@ -1,9 +1,11 @@
 // The program as a terminal has it: what it prints, with what it ends, and what it leaves on the disk.
 import { spawnSync } from 'node:child_process';
 import {
+  closeSync,
   existsSync,
   mkdirSync,
   mkdtempSync,
+  openSync,
   readdirSync,
   readFileSync,
   rmSync,
@@ -114,6 +116,48 @@ describe('inspect', () => {
     expect(status).toBe(1);
     expect(stdout).toContain('warning: bn: means moved by up to 2.00 deviations, variances by 3.00 times\n');
     expect(run('inspect', sound, sound, '--strict').status).toBe(0);
+  });
+
+  it('warns of what is wrong with the other file, of either sign of a variance', () => {
+    const negative = layerOf('negative.safetensors', [0, 1, 2, 3], [1, 1, -1, 1], [1, 1, 1, 1]);
+    const own = run('inspect', negative);
+    expect(own.stdout).toContain('warning: bn: 1 of 4 channels have a negative variance\n');
+    expect(own.stdout).not.toMatch(/dead:|below eps/);
+    const { status, stdout } = run('inspect', sound, broken, '--strict');
+    expect(status).toBe(1);
+    expect(stdout).toContain(
+      `warning: bn: 1 of 4 channels are dead: weight or variance near 0, in ${broken}\n`,
+    );
+  });
+
+  it('measures drift with the eps of the convention', () => {
+    const kerasFile = (name: string, mean: number) => {
+      const path = join(folder, name);
+      const entries = { moving_mean: mean, moving_variance: 0.008, gamma: 1 };
+      const tensors = new Map(
+        Object.entries(entries).map(([part, value]) => [
+          `bn/${part}`,
+          { data: Float32Array.of(value), shape: [1] },
+        ]),
+      );
+      writeSafetensors(path, { tensors, metadata: new Map() });
+      return path;
+    };
+    const files = [kerasFile('keras-before.safetensors', 0), kerasFile('keras-after.safetensors', 0.3)];
+    const [{ drift }] = JSON.parse(run('inspect', ...files, '--json').stdout).layers;
+    expect(drift.mean).toBeCloseTo(0.3 / Math.sqrt(0.008 + 1e-3), 5);
+  });
+
+  it.runIf(existsSync('/dev/full'))('ends with 2 where its result cannot be written', () => {
+    const stdout = openSync('/dev/full', 'w');
+    const { status, stderr } = spawnSync(process.execPath, [resolve(bin.batchnorm), 'inspect', sound], {
+      encoding: 'utf8',
+      stdio: ['ignore', stdout, 'pipe'],
+      timeout: patience,
+    });
+    closeSync(stdout);
+    expect(status).toBe(2);
+    expect(stderr).toMatch(/^batchnorm: ENOSPC[^\n]+\n$/);
   });
 
   it('gives JSON', () => {
