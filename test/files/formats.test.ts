@@ -141,6 +141,7 @@ describe('bytes and models', () => {
           ...names.map((name) => ({ name, op: 'Const', attr: { dtype: float } })),
           { name: 'bn', op: 'FusedBatchNormV3', input: ['x', ...names], attr: { T: float } },
         ],
+        versions: { producer: 1, minConsumer: 1 },
       },
       weightSpecs: names.map((name) => ({ name, shape: [1], dtype: 'float32' as const })),
       weightData: Float32Array.of(1, 0, 0, 0).buffer,
