@@ -209,7 +209,7 @@ function configOf({ isSequential, config, entries }: Scope): Config {
 
 /** Gives the layers of a model that was made the parameters of those that it was made of, frozen where they are. */
 function fill(made: Layer, { isSequential, trainable, entries }: Scope): void {
-  made.trainable = trainable;
+  freezeAs(made, trainable);
   const layers = made.layers as readonly Layer[];
   const byName = new Map(layers.map((layer) => [layer.name, layer]));
   for (const [i, entry] of entries.entries()) {
@@ -217,11 +217,16 @@ function fill(made: Layer, { isSequential, trainable, entries }: Scope): void {
     const copy = (isSequential ? layers[i] : byName.get(name)) as Layer;
     if (inner !== undefined) fill(copy.layers === undefined ? (copy.layer as Layer) : copy, inner);
     else if (layer !== undefined) {
-      copy.trainable = layer.trainable;
+      freezeAs(copy, layer.trainable);
       if (values === undefined) copyVariables(copy, layer);
       else setVariables(copy, layer, values);
     }
   }
+}
+
+/** With `install`, setting it on a layer overrules the models around it. */
+function freezeAs(layer: Layer, trainable: boolean): void {
+  if (layer.trainable !== trainable) layer.trainable = trainable;
 }
 
 /** Whether a variable is trained, in which layers within the layer have a say, too. */
