@@ -75,6 +75,10 @@ describe('help and mistakes', () => {
     [['frobnicate'], 'a command must be inspect, fold or gain, got "frobnicate" (batchnorm --help)'],
     [['inspect'], 'a command must have one or two files, got 0 (batchnorm --help)'],
     [['inspect', 'none.onnx'], "ENOENT: no such file or directory, stat 'none.onnx'"],
+    [
+      ['inspect', inFiles('opset15.onnx'), inFiles('external.bin')],
+      `batchnorm: ${inFiles('external.bin')}: file must be .safetensors`,
+    ],
     [['fold', 'model.json'], '--out must be a folder, got nothing (batchnorm --help)'],
     [
       ['inspect', inFiles('external.bin')],
