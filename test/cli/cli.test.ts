@@ -79,6 +79,10 @@ describe('help and mistakes', () => {
       ['inspect', inFiles('opset15.onnx'), inFiles('external.bin')],
       `batchnorm: ${inFiles('external.bin')}: file must be .safetensors`,
     ],
+    [
+      ['fold', inFiles('keras2.h5'), '--out', join(folder, 'h5')],
+      'file must be a model.json of TensorFlow.js (with a modelTopology), got another format',
+    ],
     [['fold', 'model.json'], '--out must be a folder, got nothing (batchnorm --help)'],
     [
       ['inspect', inFiles('external.bin')],
