@@ -1,6 +1,18 @@
 // batchnorm fold: a model of TensorFlow.js, written without its batch norms.
-import { existsSync, mkdirSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { randomUUID } from 'node:crypto';
+import {
+  existsSync,
+  lstatSync,
+  mkdirSync,
+  readdirSync,
+  realpathSync,
+  renameSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs';
 import { dirname, join, resolve } from 'node:path';
+import { isOutside } from '../files/source.js';
 import { fold as foldModel } from '../tfjs/index.js';
 import { shown, table } from './table.js';
 import {
@@ -26,18 +38,12 @@ export interface FoldOptions {
 /** @returns the exit code. */
 export async function fold(file: string, options: FoldOptions): Promise<number> {
   const { force = false, time = false, shape, json = false } = options;
-  const out = resolve(options.out);
-  if (existsSync(out) && !force)
-    throw new UsageError(
-      `--out must be a folder that is not there, got ${JSON.stringify(options.out)}; --force replaces it`,
-    );
-  if (resolve(dirname(file)) === out)
-    throw new UsageError('--out must be another folder than that of the model, got the same');
+  const out = placeOf(options.out, file, force);
   const { tf, backends } = await loadTensorFlow();
   const model = await loadModel(tf, file);
   const { model: folded, folded: count, left } = foldModel(model);
   const inputs = time ? inputsFor(tf, model, shape) : [];
-  replaceFolder(out, await filesOf(tf, folded));
+  const files = await filesOf(tf, folded);
   const times: Record<string, Record<'before' | 'after', Times>> = {};
   for (const backend of time ? backends : []) {
     await tf.setBackend(backend);
@@ -48,6 +54,7 @@ export async function fold(file: string, options: FoldOptions): Promise<number> 
     );
   }
   const difference = time ? largestDifference(predict(model, inputs), predict(folded, inputs)) : undefined;
+  replaceFolder(out, files);
   if (json) {
     process.stdout.write(
       `${JSON.stringify({ file, out: options.out, folded: count, left, ...(time && { times, difference }) }, null, 2)}\n`,
@@ -78,13 +85,33 @@ function largestDifference(a: readonly ArrayLike<number>[], b: readonly ArrayLik
   return largest;
 }
 
+/** Where the folder is to be: what is there must be something that this program could have written, or nothing. */
+function placeOf(out: string, file: string, force: boolean): string {
+  const refuse = (rule: string, actual: string) => new UsageError(`--out must ${rule}, got ${actual}`);
+  const named = JSON.stringify(out);
+  if (lstatSync(out, { throwIfNoEntry: false }) === undefined) return resolve(out);
+  if (!force) throw refuse('be a folder that is not there', `${named}; --force replaces it`);
+  if (!statSync(out, { throwIfNoEntry: false })?.isDirectory()) throw refuse('be a folder', named);
+  // Of a link it is the folder that is replaced.
+  const place = realpathSync(out);
+  const kept = [realpathSync(dirname(file)), dirname(realpathSync(file)), realpathSync('.')];
+  if (kept.some((folder) => !isOutside(place, folder)))
+    throw refuse('hold neither the model nor the working directory', named);
+  const names = readdirSync(place);
+  if (names.length > 0 && !names.includes('model.json'))
+    throw refuse('be empty or hold a model.json to be replaced', named);
+  return place;
+}
+
 /** Writes beside the folder and renames, so that there is the old one or the whole of the new one. */
 function replaceFolder(out: string, files: ReadonlyMap<string, Uint8Array>): void {
-  const temporary = `${out}.${process.pid}.tmp`;
-  const old = `${out}.${process.pid}.old`;
+  // Another process may write the same folder now.
+  const id = randomUUID();
+  const temporary = `${out}.${id}.tmp`;
+  const old = `${out}.${id}.old`;
   try {
     mkdirSync(temporary, { recursive: true });
-    for (const [name, bytes] of files) writeFileSync(join(temporary, name), bytes);
+    for (const [name, bytes] of files) writeFileSync(join(temporary, name), bytes, { flag: 'wx' });
     if (existsSync(out)) renameSync(out, old);
     try {
       renameSync(temporary, out);

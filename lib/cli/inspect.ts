@@ -29,7 +29,7 @@ export async function inspect(
   const found: ReadonlyMap<string, StoredBatchNorm>[] = [];
   for (const [i, path] of files.entries()) {
     progress('reading', i, files.length);
-    found.push(await loadBatchNorms(path));
+    found.push(await loadBatchNorms(path).catch((error) => failed(error, path, files)));
   }
   progress('reading', files.length, files.length);
   const [norms, otherNorms] = found;
@@ -37,6 +37,13 @@ export async function inspect(
   if (html !== undefined) replaceFile(html, new TextEncoder().encode(pageOf(report, norms, otherNorms)));
   process.stdout.write(json ? `${JSON.stringify(report, numbers, 2)}\n` : textOf(report));
   return strict && report.warnings.length > 0 ? 1 : 0;
+}
+
+/** Says in which of two files something is wrong. */
+function failed(error: Error & { code?: unknown }, path: string, files: readonly string[]): never {
+  // Errors of the file system name it themselves.
+  if (files.length === 1 || !`${error.code}`.startsWith('ERR_BATCHNORM_')) throw error;
+  throw new Error(`${path}: ${error.message}`, { cause: error });
 }
 
 /** JSON has no other numbers than finite ones. */

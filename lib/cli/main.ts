@@ -68,9 +68,11 @@ function lineOf(error: unknown): string {
   return `batchnorm: ${line.replace(/[\u0000-\u001f\u007f-\u009f]/g, '?')}${isUsage ? ' (batchnorm --help)' : ''}`;
 }
 
-// Who reads only the beginning, as head does, has what it wants.
-process.stdout.on('error', ({ code }: NodeJS.ErrnoException) => {
-  if (code === 'EPIPE') process.exit(0);
+process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+  // Who reads only the beginning, as head does, has what it wants.
+  if (error.code === 'EPIPE') process.exit(0);
+  console.error(lineOf(error));
+  process.exit(2);
 });
 
 try {

@@ -9,7 +9,7 @@ export interface Range {
 
 export interface Warning {
   readonly layer: string;
-  readonly kind: 'not finite' | 'dead' | 'below eps' | 'drift' | 'other shape' | 'missing';
+  readonly kind: 'not finite' | 'negative' | 'dead' | 'below eps' | 'drift' | 'other shape' | 'missing';
   readonly message: string;
 }
 
@@ -33,6 +33,7 @@ export interface LayerReport {
   readonly bias?: Range;
   /** Channels. */
   readonly notFinite: readonly number[];
+  readonly negative: readonly number[];
   readonly dead: readonly number[];
   readonly belowEps: readonly number[];
   readonly drift?: Drift;
@@ -70,21 +71,33 @@ export function reportOf(
       warn('other shape', 'has another number of channels there');
     const report = layerOf(name, norm, drift);
     layers.push(report);
-    const { notFinite, dead, belowEps, channels, eps } = report;
-    if (notFinite.length > 0)
-      warn('not finite', `${count(notFinite, channels)} have values that are not finite`);
-    if (dead.length > 0) warn('dead', `${count(dead, channels)} are dead: weight or variance near 0`);
-    if (belowEps.length > 0)
-      warn('below eps', `${count(belowEps, channels)} have a variance below eps (${eps})`);
+    warnings.push(...faultsOf(report));
     if (drift && !(drift.mean <= mostMean && drift.variance <= mostRatio))
       warn(
         'drift',
         `means moved by up to ${drift.mean.toPrecision(3)} deviations, variances by ${drift.variance.toPrecision(3)} times`,
       );
   }
-  for (const name of other?.norms.keys() ?? [])
+  for (const [name, norm] of other?.norms ?? []) {
     if (!norms.has(name)) warnings.push({ layer: name, kind: 'missing', message: `is not in ${file}` });
+    for (const { kind, message } of faultsOf(layerOf(name, norm, undefined)))
+      warnings.push({ layer: name, kind, message: `${message}, in ${other?.file}` });
+  }
   return { file, ...(other !== undefined && { other: other.file }), layers, warnings };
+}
+
+/** What is wrong with a layer by itself. */
+function faultsOf(report: LayerReport): Warning[] {
+  const { name, notFinite, negative, dead, belowEps, channels, eps } = report;
+  const faults: [channels: readonly number[], kind: Warning['kind'], what: string][] = [
+    [notFinite, 'not finite', 'have values that are not finite'],
+    [negative, 'negative', 'have a negative variance'],
+    [dead, 'dead', 'are dead: weight or variance near 0'],
+    [belowEps, 'below eps', `have a variance below eps (${eps})`],
+  ];
+  return faults
+    .filter(([those]) => those.length > 0)
+    .map(([those, kind, what]) => ({ layer: name, kind, message: `${count(those, channels)} ${what}` }));
 }
 
 function count({ length }: readonly number[], channels: number): string {
@@ -93,21 +106,22 @@ function count({ length }: readonly number[], channels: number): string {
 
 const defaultEps = { keras: 1e-3, onnx: 1e-5 } as const;
 
-function layerOf(
-  name: string,
-  { state, eps, convention, axis }: StoredBatchNorm,
-  drift: Drift | undefined,
-): LayerReport {
+function epsOf({ eps, convention }: StoredBatchNorm): number {
+  return eps ?? (convention === undefined ? 1e-5 : defaultEps[convention]);
+}
+
+function layerOf(name: string, norm: StoredBatchNorm, drift: Drift | undefined): LayerReport {
+  const { state, convention, axis } = norm;
   const mean = state.running_mean as FloatArray;
   const variance = state.running_var as FloatArray;
   const { weight, bias } = state as { weight?: FloatArray; bias?: FloatArray };
   const channels = [...mean.keys()];
-  const used = eps ?? (convention === undefined ? 1e-5 : defaultEps[convention]);
+  const used = epsOf(norm);
   const notFinite = channels.filter(
     (i) => ![mean, variance, weight, bias].every((values) => !values || Number.isFinite(values[i])),
   );
   const isDead = (i: number) =>
-    (weight && Math.abs(weight[i]) < deadWeight) || variance[i] <= deadShare * used;
+    (weight && Math.abs(weight[i]) < deadWeight) || (variance[i] >= 0 && variance[i] <= deadShare * used);
   return {
     name,
     channels: mean.length,
@@ -119,8 +133,9 @@ function layerOf(
     ...(weight && { weight: rangeOf(weight) }),
     ...(bias && { bias: rangeOf(bias) }),
     notFinite,
+    negative: channels.filter((i) => variance[i] < 0),
     dead: channels.filter(isDead),
-    belowEps: channels.filter((i) => variance[i] < used && !isDead(i)),
+    belowEps: channels.filter((i) => variance[i] >= 0 && variance[i] < used && !isDead(i)),
     ...(drift && { drift }),
   };
 }
@@ -138,10 +153,9 @@ function rangeOf(values: FloatArray): Range {
 }
 
 /** Undefined where the two cannot be compared. */
-function driftOf(
-  { state: before, eps = 1e-5 }: StoredBatchNorm,
-  { state: after }: StoredBatchNorm,
-): Drift | undefined {
+function driftOf(norm: StoredBatchNorm, { state: after }: StoredBatchNorm): Drift | undefined {
+  const { state: before } = norm;
+  const eps = epsOf(norm);
   const [meanBefore, meanAfter] = [before, after].map((state) => state.running_mean as FloatArray);
   const [varBefore, varAfter] = [before, after].map((state) => state.running_var as FloatArray);
   if (meanBefore.length !== meanAfter.length) return undefined;

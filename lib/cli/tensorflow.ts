@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import type * as tfjs from '@tensorflow/tfjs';
 import { stateError } from '../errors.js';
+import { unsupportedFile } from '../files/failures.js';
 import { openSource } from '../files/source.js';
 import { readWholeModel } from '../files/tfjs.js';
 import { progress } from './table.js';
@@ -44,6 +45,14 @@ export async function loadTensorFlow(): Promise<{ tf: TensorFlow; backends: stri
 export async function loadModel(tf: TensorFlow, path: string): Promise<Model> {
   const source = openSource(path);
   try {
+    const beginning = source.read(0, Math.min(source.size, 16));
+    // Else it would be said of other formats that they are no UTF-8.
+    if (!/^\s*\{/.test(String.fromCharCode(...beginning)))
+      throw unsupportedFile(
+        'file',
+        'be a model.json of TensorFlow.js (with a modelTopology)',
+        'another format',
+      );
     const artifacts = readWholeModel(source) as unknown as tfjs.io.ModelArtifacts;
     const handler = tf.io.fromMemory(artifacts);
     const { node } = artifacts.modelTopology as { node?: unknown };

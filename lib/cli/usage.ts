@@ -19,9 +19,9 @@ Exit code: 0; 1 with --strict, where something is wrong; 2 for what cannot be do
 export const usages = {
   inspect: `Usage: batchnorm inspect <file> [<other>] [options]
 
-A row for each batch norm: channels, eps, ranges of mean, variance and weight. Warnings: values that are not finite, dead channels
-(|weight| < 1e-5, or a variance below eps / 1000), variances below eps. With another file of the same model, how far means (in
-standard deviations) and variances (as a ratio) have drifted: more than 1, or than 2, is a warning.
+A row for each batch norm: channels, eps, ranges of mean, variance and weight. Warnings: values that are not finite, negative variances, dead
+channels (|weight| < 1e-5, or a variance below eps / 1000), variances below eps. With another file of the same model, the same of that
+one, and how far means (in standard deviations) and variances (as a ratio) have drifted: more than 1, or than 2, is a warning.
 
   --strict        exit with 1 where there is a warning
   --json          JSON in place of the table
@@ -39,7 +39,7 @@ Writes a model that predicts the same without the batch norms that can be folded
 @tensorflow/tfjs, and for times on wasm @tensorflow/tfjs-backend-wasm.
 
   --out <dir>           a folder, which is made
-  --force               replace the folder
+  --force               replace a folder that is empty or holds a model.json, but not the model's own
   --time                how long a prediction takes before and after, on each backend
   --shape <n,n,...>     the shape of an input, where the model leaves it open; again for each input
   --json                JSON in place of text

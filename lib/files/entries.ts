@@ -5,7 +5,7 @@ import { abridged, abridgedName } from './abridged.js';
 import { invalidFile, tooLarge, unsupportedFile } from './failures.js';
 import type { StoredValues } from './tensors.js';
 
-/** A batch norm as a file has it. `FrozenBatchNorm.from(state, { eps, convention })` and `loadStateDict(state)` take it. */
+/** A batch norm as a file has it. `FrozenBatchNorm.from(state, { eps, convention, axis })` and `loadStateDict(state)` take it. */
 export interface StoredBatchNorm {
   /** Parameters and statistics under PyTorch's names, decoded; what the layer does not have is absent. */
   readonly state: StateDict;
@@ -40,6 +40,21 @@ export const kerasNames = new Map<string, keyof StateDict>([
 
 /** More channels than any layer has. */
 export const mostChannels = 1 << 24;
+
+/** Zeros compress so well, and bytes may be named so often, that a small file may have any number of values. */
+const mostValueBytes = 1 << 28;
+
+/** Counts the values that are read of a file. */
+export class ValueBudget {
+  #bytes = 0;
+
+  /** @throws where they have become too many. */
+  take(name: string, shape: readonly number[], bytesPerValue: number): void {
+    this.#bytes += shape.reduce((product, dimension) => product * dimension, bytesPerValue);
+    if (this.#bytes > mostValueBytes)
+      throw tooLarge(name, `stay below ${mostValueBytes} bytes with all others`, `shape ${abridged(shape)}`);
+  }
+}
 
 /** Something in a file that can be read when it is needed. */
 export interface Parameter {

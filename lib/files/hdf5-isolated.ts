@@ -27,8 +27,14 @@ function workerPath(): string {
   }
 }
 
-/** Flags of the program that a worker would refuse: they are about its own text. */
-const ofPrograms = /^(?:--input-type\b|--eval\b|-e$|--print\b|-p$|--check\b|-c$)/;
+/** Flags of the program by which packages are found. A worker refuses those of V8, and those about the program's own text. */
+const ofLoading = /^(?:--(?:import|require|loader|experimental-loader|conditions)|-r|-C)(?:=|$)/;
+
+/** Those flags, and their values where these stand behind them. */
+function flagsOfLoading(flags: readonly string[]): string[] {
+  const isBare = (flag = '=') => ofLoading.test(flag) && !flag.includes('=');
+  return flags.filter((flag, i) => ofLoading.test(flag) || isBare(flags[i - 1]));
+}
 
 /**
  * The batch norms of an HDF5 file.
@@ -39,7 +45,7 @@ export async function readHdf5(job: Job, timeout: number): Promise<Map<string, S
   const worker = new Worker(workerPath(), {
     workerData: job,
     resourceLimits,
-    execArgv: process.execArgv.filter((flag) => !ofPrograms.test(flag)),
+    execArgv: flagsOfLoading(process.execArgv),
     // What h5wasm has to say of a damaged file is in the error.
     stdout: true,
     stderr: true,

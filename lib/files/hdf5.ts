@@ -1,7 +1,9 @@
 // HDF5 files as trees of groups and datasets, by way of h5wasm. Runs in hdf5-worker.ts alone.
+import fs from 'node:fs';
+import { basename, resolve } from 'node:path';
 import { abridged, abridgedName } from './abridged.js';
 import type { Parameter } from './entries.js';
-import { mostChannels } from './entries.js';
+import { mostChannels, ValueBudget } from './entries.js';
 import { invalidFile, tooLarge, unsupportedFile } from './failures.js';
 import { mostDepth } from './json.js';
 import { type Hdf5Library, loadHdf5 } from './peers.js';
@@ -9,9 +11,6 @@ import type { StoredValues } from './tensors.js';
 
 /** More groups and datasets than a model has; groups that contain themselves have more. */
 const mostObjects = 100_000;
-
-/** Zeros compress so well that a small file may have any number of them. */
-const mostValueBytes = 1 << 28;
 
 type Module = Awaited<Hdf5Library['ready']>;
 type File = InstanceType<Hdf5Library['File']>;
@@ -21,8 +20,10 @@ export class Hdf5 {
   readonly #library: Hdf5Library;
   readonly #module: Module;
   readonly #file: File;
+  /** Paths that lead through no link. */
+  readonly #own = new Set<string>();
   #objects = 0;
-  #bytes = 0;
+  readonly #budget = new ValueBudget();
 
   private constructor(library: Hdf5Library, module: Module, file: File) {
     this.#library = library;
@@ -40,6 +41,7 @@ export class Hdf5 {
     const module = await library.ready;
     // Otherwise what is wrong with a file is printed.
     module.activate_throwing_error_handler();
+    confineTo(path);
     return use(
       new Hdf5(
         library,
@@ -92,13 +94,9 @@ export class Hdf5 {
         if (virtual_sources !== undefined && virtual_sources.length > 0)
           throw unsupportedFile(name, 'have its values in the file', 'those of other files');
         const count = shape.reduce((product, dimension) => product * dimension, 1);
-        this.#bytes += count * size;
-        if (count > mostChannels || this.#bytes > mostValueBytes)
-          throw tooLarge(
-            name,
-            `stay below ${mostValueBytes} bytes with all others`,
-            `shape ${abridged(shape)}`,
-          );
+        if (count > mostChannels)
+          throw tooLarge(name, `have at most ${mostChannels} values`, `shape ${abridged(shape)}`);
+        this.#budget.take(name, shape, size);
         const values = guarded(path, () => dataset.value);
         if (values instanceof Float32Array || values instanceof Float64Array) return values as StoredValues;
         throw invalidFile(name, 'have values', 'none');
@@ -121,11 +119,18 @@ export class Hdf5 {
 
   /** An object of this very file: links could lead to others. */
   #get(path: string) {
-    const whole = `/${path}`;
-    if (path !== '' && this.#isLink(whole)) return null;
-    return this.#file.get(whole);
+    const parts = path === '' ? [] : path.split('/');
+    let whole = '';
+    for (const part of parts) {
+      whole += `/${part}`;
+      if (this.#own.has(whole)) continue;
+      if (this.#isLink(whole)) return null;
+      this.#own.add(whole);
+    }
+    return this.#file.get(`/${path}`);
   }
 
+  /** Whether the last part of a path is one. */
   #isLink(path: string): boolean {
     try {
       // Of hard links there is neither to be had.
@@ -137,11 +142,34 @@ export class Hdf5 {
   }
 }
 
+let isConfined = true;
+
+/**
+ * From now on h5wasm opens nothing but this file, and what it makes itself: a file can name others in more ways than h5wasm tells of, as
+ * external storage and external links. It looks up `fs.openSync` at each opening; that of other threads stays as it is.
+ */
+function confineTo(path: string): void {
+  const { openSync } = fs;
+  const own = resolve(path);
+  fs.openSync = (other, flags, mode) => {
+    const isMade =
+      typeof flags === 'number' &&
+      (flags & fs.constants.O_EXCL) !== 0 &&
+      basename(`${other}`).startsWith('tmpfile_');
+    if (isMade || resolve(`${other}`) === own) return openSync(other, flags, mode);
+    // HDF5 looks for its plugins, too, whatever the file says.
+    isConfined &&= basename(`${other}`) === 'plugin';
+    throw Object.assign(new Error('no such file'), { code: 'ENOENT' });
+  };
+}
+
 function guarded<T>(path: string, run: () => T): T {
   try {
     return run();
   } catch (error) {
     if (error instanceof Error && 'code' in error) throw error;
+    if (!isConfined)
+      throw unsupportedFile(abridgedName(path), 'have its values in the file', 'those of other files');
     throw invalidFile(abridgedName(path), 'be HDF5 that h5wasm reads', reasonOf(error), error);
   }
 }

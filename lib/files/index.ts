@@ -3,7 +3,6 @@
  *
  * @module batchnorm/files
  */
-import { fileURLToPath } from 'node:url';
 import { typeError } from '../errors.js';
 import { namesOf } from '../properties.js';
 import type { StateDict } from '../state.js';
@@ -22,7 +21,7 @@ import { invalidFile, invalidTensor, tooLarge, unsupportedFile } from './failure
 import { readH5, readKeras } from './keras-files.js';
 import { readOnnx } from './onnx.js';
 import { readHeader, readTensor } from './safetensors.js';
-import { type FileOrBytes, isBytes, isPath, openSource, type Source } from './source.js';
+import { type FileOrBytes, isBytes, isPath, openSource, pathOf, type Source } from './source.js';
 import { type Checkpoint, lengthBytes, type StoredTensor } from './tensors.js';
 import { isArtifacts, isLoaded, type LoadedLayer, readArtifacts, readLoaded, readModelJson } from './tfjs.js';
 import { replaceFile } from './write.js';
@@ -112,7 +111,9 @@ const byExtension = new Map<string, Format>([
  *
  * const layers = await loadBatchNorms('model.safetensors');
  * console.log([...layers.keys()]); // [ '0.1', '0.2', '2' ]
- * const frozen = [...layers.values()].map(({ state, eps }) => FrozenBatchNorm.from(state, { eps }));
+ * const frozen = [...layers.values()].map(({ state, eps, convention, axis }) =>
+ *   FrozenBatchNorm.from(state, { eps, convention, axis }),
+ * );
  * console.log(frozen[0].channels); // 3
  */
 export async function loadBatchNorms(
@@ -254,7 +255,7 @@ export function readSafetensors(file: FileOrBytes, options?: ReadOptions): Check
  */
 export function writeSafetensors(file: string | URL, checkpoint: Checkpoint): void {
   if (!isPath(file)) throw typeError('file', 'be a path or a file: URL', file);
-  const path = typeof file === 'string' ? file : fileURLToPath(file);
+  const path = pathOf(file, 'be a path or a file: URL');
   if (typeof checkpoint !== 'object' || checkpoint === null)
     throw typeError('checkpoint', 'be { tensors, metadata }', checkpoint);
   replaceFile(path, encode(checkpoint));

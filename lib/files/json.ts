@@ -66,7 +66,12 @@ export function epsOf(name: string, value: unknown): number {
 }
 
 export function isSizes(value: unknown): value is number[] {
-  return Array.isArray(value) && value.every((item) => Number.isSafeInteger(item) && item >= 0);
+  // every() passes over holes.
+  return (
+    Array.isArray(value) &&
+    !value.includes(undefined) &&
+    value.every((item) => Number.isSafeInteger(item) && item >= 0)
+  );
 }
 
 export function sizesOf(name: string, value: unknown): readonly number[] {

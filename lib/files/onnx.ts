@@ -1,15 +1,22 @@
 // ONNX models (https://github.com/onnx/onnx/blob/main/onnx/onnx.proto), of which only graphs, the nodes that matter and their
 // parameters are read. A BatchNormalization node has had the same inputs and epsilon in every opset.
 import { realpathSync } from 'node:fs';
-import { dirname, isAbsolute, join, relative, sep } from 'node:path';
+import { dirname, isAbsolute, join } from 'node:path';
 import type { StateDict } from '../state.js';
 import { abridged, abridgedName } from './abridged.js';
-import { mostChannels, type Parameter, type Parameters, readState, type StoredBatchNorm } from './entries.js';
+import {
+  mostChannels,
+  type Parameter,
+  type Parameters,
+  readState,
+  type StoredBatchNorm,
+  ValueBudget,
+} from './entries.js';
 import { invalidFile, tooLarge, unsupportedFile } from './failures.js';
 import { mostDepth } from './json.js';
 import { loadProtobuf } from './peers.js';
 import { type Field, Messages, type Range, wires } from './protobuf.js';
-import { openSource, type Source } from './source.js';
+import { isOutside, openSource, type Source } from './source.js';
 import { type StoredValues, valuesIn } from './tensors.js';
 import { readValues } from './values.js';
 
@@ -48,7 +55,10 @@ interface Scope {
   /** Nodes whose result may be a parameter, by its name. */
   readonly makers: Map<string, Node>;
   readonly norms: Node[];
-  readonly graphs: Range[];
+  /** With the names of the node and the attribute that they are in. */
+  readonly graphs: { readonly range: Range; readonly owner: Node; readonly attribute: string }[];
+  /** The names of the nodes and attributes around, each with a / behind it. */
+  readonly path: string;
 }
 
 const wantedAttributes = new Set(['epsilon', 'spatial', 'value', 'value_float', 'value_floats']);
@@ -64,8 +74,9 @@ class OnnxModel {
   readonly #source: Source;
   readonly #messages: Messages;
   readonly #layers = new Map<string, StoredBatchNorm>();
-  /** So that nodes that share a parameter share its values. */
-  readonly #values = new Map<string, StoredValues>();
+  /** By where they begin, so that nodes that share a parameter share its values, and it is gone through once. */
+  readonly #parameters = new Map<number, Parameter>();
+  readonly #budget = new ValueBudget();
 
   constructor(source: Source, messages: Messages) {
     this.#source = source;
@@ -78,14 +89,14 @@ class OnnxModel {
       if (field.number === 7) graph = this.#messages.message(field);
     });
     if (graph === undefined) throw invalidFile('file', 'have a graph', 'none');
-    this.#readGraph(graph, undefined, 0);
+    this.#readGraph(graph, undefined, 0, '');
     return this.#layers;
   }
 
-  #readGraph(range: Range, outer: Scope | undefined, depth: number): void {
+  #readGraph(range: Range, outer: Scope | undefined, depth: number, path: string): void {
     if (depth > mostDepth)
       throw tooLarge('graphs', `lie at most ${mostDepth} deep in each other`, 'deeper ones');
-    const scope: Scope = { outer, initializers: new Map(), makers: new Map(), norms: [], graphs: [] };
+    const scope: Scope = { outer, initializers: new Map(), makers: new Map(), norms: [], graphs: [], path };
     this.#messages.fields(range, (field) => {
       if (field.number === 1) this.#readNode(this.#messages.message(field), scope);
       else if (field.number === 5) {
@@ -94,7 +105,8 @@ class OnnxModel {
       }
     });
     for (const node of scope.norms) this.#readNorm(node, scope);
-    for (const graph of scope.graphs) this.#readGraph(graph, scope, depth + 1);
+    for (const { range, owner, attribute } of scope.graphs)
+      this.#readGraph(range, scope, depth + 1, `${path}${owner.name || owner.output}/${attribute}/`);
   }
 
   #nameOf(tensor: Range): string {
@@ -129,21 +141,27 @@ class OnnxModel {
 
   #readAttribute(range: Range, node: Node, scope: Scope): void {
     const attribute: Attribute = { whole: range };
+    const graphs: Range[] = [];
     let name = '';
     this.#messages.fields(range, (field) => {
       if (field.number === 1) name = this.#messages.text(field);
       else if (field.number === 2) attribute.single = this.#messages.single(field);
       else if (field.number === 3) attribute.integer = this.#messages.integer(field);
       else if (field.number === 5) attribute.tensor = this.#messages.message(field);
-      else if (field.number === 6 || field.number === 11) scope.graphs.push(this.#messages.message(field));
+      else if (field.number === 6 || field.number === 11) graphs.push(this.#messages.message(field));
     });
+    for (const graph of graphs) scope.graphs.push({ range: graph, owner: node, attribute: name });
     if (wantedAttributes.has(name)) node.attributes.set(name, attribute);
   }
 
   #readNorm(node: Node, scope: Scope): void {
-    const key = node.name === '' || this.#layers.has(node.name) ? node.output : node.name;
+    // Names of nodes and results are those of a graph: in another there may be the same.
+    const { path } = scope;
+    const keys = [node.name, node.output, `${path}${node.name}`, `${path}${node.output}`];
+    const key = keys.find((one) => one !== '' && one !== path && !this.#layers.has(one));
+    if (key === undefined)
+      throw invalidFile('a BatchNormalization', 'have a name of its own', abridgedName(node.output));
     const name = abridgedName(key);
-    if (this.#layers.has(key)) throw invalidFile('a BatchNormalization', 'have a name of its own', name);
     if (node.inputs.length !== 5)
       throw invalidFile(`${name}.input`, 'be X, scale, B, mean and var', `${node.inputs.length} names`);
     if (node.attributes.get('spatial')?.integer === 0)
@@ -186,14 +204,29 @@ class OnnxModel {
     const floats = attributes.get('value_floats');
     if (floats === undefined)
       throw unsupportedFile(what, 'be a Constant with value or value_floats', 'another attribute');
-    let count = 0;
-    this.#messages.fields(floats.whole, (field) => {
-      if (field.number === 7) count += (field.end - field.begin) / bytesOf.F32;
+    const { whole } = floats;
+    return this.#once(whole, () => {
+      let bytes = 0;
+      this.#messages.fields(whole, (field) => {
+        if (field.number === 7) bytes += field.end - field.begin;
+      });
+      const count = bytes / bytesOf.F32;
+      if (!Number.isInteger(count)) throw invalidFile(what, 'have whole float32 values', `${bytes} bytes`);
+      return this.#kept(what, [count], 'F32', () => this.#listed(what, whole, 7, 'F32', count));
     });
-    return this.#kept(floats.whole, [count], () => this.#listed(what, floats.whole, 7, 'F32', count));
   }
 
   #tensor(what: string, range: Range): Parameter {
+    return this.#once(range, () => this.#parsed(what, range));
+  }
+
+  #once({ begin }: Range, parse: () => Parameter): Parameter {
+    const parameter = this.#parameters.get(begin) ?? parse();
+    this.#parameters.set(begin, parameter);
+    return parameter;
+  }
+
+  #parsed(what: string, range: Range): Parameter {
     const messages = this.#messages;
     const shape: number[] = [];
     const stored = new Map<string, string>();
@@ -220,7 +253,7 @@ class OnnxModel {
     if (count === undefined || count > mostChannels)
       throw tooLarge(what, `have at most ${mostChannels} values`, `shape ${abridged(shape)}`);
     const bytes = count * bytesOf[dtype];
-    return this.#kept(range, shape, () => {
+    return this.#kept(what, shape, dtype, () => {
       if (isExternal) return readValues(dtype, this.#readExternal(what, stored, bytes));
       if (raw === undefined) {
         const number = dtype === 'F32' ? 4 : dtype === 'F64' ? 10 : 5;
@@ -236,12 +269,20 @@ class OnnxModel {
     });
   }
 
-  #kept({ begin }: Range, shape: readonly number[], read: () => StoredValues): Parameter {
+  #kept(
+    what: string,
+    shape: readonly number[],
+    dtype: keyof typeof bytesOf,
+    read: () => StoredValues,
+  ): Parameter {
+    let values: StoredValues | undefined;
     return {
       shape,
       read: () => {
-        const values = this.#values.get(`${begin}`) ?? read();
-        this.#values.set(`${begin}`, values);
+        if (values === undefined) {
+          this.#budget.take(what, shape, dtype === 'F64' ? bytesOf.F64 : bytesOf.F32);
+          values = read();
+        }
         return values;
       },
     };
@@ -318,13 +359,12 @@ export function openBeside(source: Source, what: string, location: string): Sour
       'lie in the file itself where bytes are given; give the path instead',
       abridged(location),
     );
-  const isOutside = (path: string) => path === '..' || path.startsWith(`..${sep}`) || isAbsolute(path);
   const folder = dirname(source.path);
   if (
     location === '' ||
     location.includes('\0') ||
     isAbsolute(location) ||
-    isOutside(relative(folder, join(folder, location)))
+    isOutside(folder, join(folder, location))
   )
     throw invalidFile(what, 'name a file in the folder of the model', abridged(location));
   let path: string;
@@ -333,7 +373,7 @@ export function openBeside(source: Source, what: string, location: string): Sour
   } catch (error) {
     throw invalidFile(what, 'be beside the model', `no ${abridged(location)}`, error);
   }
-  if (isOutside(relative(realpathSync(folder), path)))
+  if (isOutside(realpathSync(folder), path))
     throw invalidFile(what, 'name a file in the folder of the model', abridged(location));
   return openSource(path);
 }

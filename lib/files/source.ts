@@ -1,7 +1,9 @@
 // Bytes that are read piece by piece, from a file or from memory, so that a model of many gigabytes costs what is needed of it.
 import { closeSync, constants, fstatSync, openSync, readSync, type Stats, statSync } from 'node:fs';
+import { isAbsolute, relative, sep } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { typeError } from '../errors.js';
+import { typeError, wordedTypeError } from '../errors.js';
+import { abridged } from './abridged.js';
 import { invalidFile } from './failures.js';
 
 /** A file, or its bytes. */
@@ -58,6 +60,12 @@ function openFile(path: string): Source {
   }
 }
 
+/** Whether a path is neither that of a folder nor below it. */
+export function isOutside(folder: string, path: string): boolean {
+  const way = relative(folder, path);
+  return way === '..' || way.startsWith(`..${sep}`) || isAbsolute(way);
+}
+
 export function isBytes(value: unknown): value is ArrayBuffer | Uint8Array {
   return value instanceof ArrayBuffer || value instanceof Uint8Array;
 }
@@ -66,8 +74,18 @@ export function isPath(value: unknown): value is string | URL {
   return typeof value === 'string' || value instanceof URL;
 }
 
+/** @param rule what the file must be. */
+export function pathOf(file: string | URL, rule: string): string {
+  if (typeof file === 'string') return file;
+  try {
+    return fileURLToPath(file);
+  } catch {
+    throw wordedTypeError('file', rule, abridged(file.href));
+  }
+}
+
 export function openSource(file: FileOrBytes): Source {
-  if (isPath(file)) return openFile(typeof file === 'string' ? file : fileURLToPath(file));
+  if (isPath(file)) return openFile(pathOf(file, 'be a path, a file: URL, a Uint8Array or an ArrayBuffer'));
   if (!isBytes(file)) throw typeError('file', 'be a path, a file: URL, a Uint8Array or an ArrayBuffer', file);
   const bytes = file instanceof Uint8Array ? file : new Uint8Array(file);
   return { size: bytes.length, read: (begin, end) => bytes.subarray(begin, end), close() {} };

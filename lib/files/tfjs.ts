@@ -1,4 +1,6 @@
 // Models of TensorFlow.js: model.json with its shards, the same as artifacts in memory, and models that are loaded.
+import { normalize } from 'node:path';
+import { typeError } from '../errors.js';
 import type { StateDict } from '../state.js';
 import { abridged, abridgedName } from './abridged.js';
 import {
@@ -8,8 +10,9 @@ import {
   type Parameters,
   readState,
   type StoredBatchNorm,
+  ValueBudget,
 } from './entries.js';
-import { invalidFile, unsupportedFile } from './failures.js';
+import { invalidFile, tooLarge, unsupportedFile } from './failures.js';
 import {
   along,
   epsOf,
@@ -17,6 +20,7 @@ import {
   isJson,
   type Json,
   listOf,
+  mostDepth,
   own,
   parseJson,
   sizesOf,
@@ -96,7 +100,12 @@ function valuesOf({ name, begin, end, stored, quantization }: Weight, bytes: Byt
 }
 
 /** The weights of a group; each is read once, when it is asked for. */
-function readGroup(specs: unknown, bytes: Bytes, weights: Map<string, Parameter>): void {
+function readGroup(
+  specs: unknown,
+  bytes: Bytes,
+  weights: Map<string, Parameter>,
+  budget = new ValueBudget(),
+): void {
   let at = 0;
   for (const spec of listOf('weights', specs)) {
     const weight = readSpec(spec, at);
@@ -111,7 +120,10 @@ function readGroup(specs: unknown, bytes: Bytes, weights: Map<string, Parameter>
       throw invalidFile('weights', 'have each name once', `${abridged(weight.name)} twice`);
     let values: StoredValues | undefined;
     const read = () => {
-      values ??= valuesOf(weight, bytes);
+      if (values === undefined) {
+        budget.take(abridgedName(weight.name), weight.shape, Float32Array.BYTES_PER_ELEMENT);
+        values = valuesOf(weight, bytes);
+      }
       return values;
     };
     weights.set(weight.name, { shape: weight.shape, read });
@@ -162,8 +174,15 @@ function parseModel(source: Source): {
   const topology = own(model, 'modelTopology');
   if (!isJson(model) || !isJson(topology))
     throw unsupportedFile('file', 'be a model.json of TensorFlow.js (with a modelTopology)', 'another JSON');
+  // One that stood there again and again would make a model of any size.
+  const known = new Set<string>();
   const groups = listOf('weightsManifest', own(model, 'weightsManifest') ?? []).map((group) => {
     const paths = listOf('paths', own(group, 'paths')).map((path) => textOf('a path', path));
+    for (const path of paths) {
+      if (known.has(normalize(path)))
+        throw invalidFile('paths', 'have each shard once', `${abridged(path)} twice`);
+      known.add(normalize(path));
+    }
     return { specs: own(group, 'weights'), bytes: shardsOf(source, paths) };
   });
   return { model, topology, groups };
@@ -173,7 +192,8 @@ function parseModel(source: Source): {
 export function readModelJson(source: Source): Layers {
   const { topology, groups } = parseModel(source);
   const weights = new Map<string, Parameter>();
-  for (const { specs, bytes } of groups) readGroup(specs, bytes, weights);
+  const budget = new ValueBudget();
+  for (const { specs, bytes } of groups) readGroup(specs, bytes, weights, budget);
   return layersOf(topology, weights);
 }
 
@@ -237,6 +257,9 @@ function layersOf(topology: Json, weights: ReadonlyMap<string, Parameter>): Laye
 const fusedNorm = /^_?FusedBatchNorm(?:V[23]|Ex)?$/;
 const parts: readonly (keyof StateDict)[] = ['weight', 'bias', 'running_mean', 'running_var'];
 
+/** What TensorFlow.js computes with where a node says nothing, though the default of TensorFlow's operation is 1e-4. */
+const graphEps = 1e-3;
+
 /** Graph models have fused batch norms where the converter has not folded them. */
 function layersOfGraph(nodes: readonly unknown[], weights: ReadonlyMap<string, Parameter>): Layers {
   const layers: Layers = new Map();
@@ -258,7 +281,7 @@ function layersOfGraph(nodes: readonly unknown[], weights: ReadonlyMap<string, P
         );
       parameters.set(part, weight);
     }
-    const eps = epsOf(`${name}.epsilon`, along(node, 'attr', 'epsilon', 'f') ?? 1e-4);
+    const eps = epsOf(`${name}.epsilon`, along(node, 'attr', 'epsilon', 'f') ?? graphEps);
     const format = along(node, 'attr', 'data_format', 's');
     const isFirst =
       typeof format === 'string' && /^NC/.test(Buffer.from(format, 'base64').toString('latin1'));
@@ -279,7 +302,8 @@ export interface LoadedLayer {
   getClassName?(): string;
   readonly layers?: readonly LoadedLayer[];
   readonly layer?: LoadedLayer;
-  readonly axis?: number;
+  /** A list where the model was loaded: Keras writes one. */
+  readonly axis?: number | readonly number[];
   readonly epsilon?: number;
   readonly gamma?: Variable | null;
   readonly beta?: Variable | null;
@@ -292,12 +316,16 @@ export function isLoaded(value: unknown): value is LoadedLayer {
 }
 
 /** The batch norms of a layers model in memory. */
-export function readLoaded(model: LoadedLayer, layers: Layers = new Map(), prefix = ''): Layers {
+export function readLoaded(model: LoadedLayer, layers: Layers = new Map(), prefix = '', depth = 0): Layers {
+  if (depth > mostDepth)
+    throw tooLarge('model', `have layers at most ${mostDepth} deep in each other`, 'deeper ones');
   const inner = [...(model.layers ?? []), ...(model.layer === undefined ? [] : [model.layer])];
   for (const layer of inner) {
+    if (typeof layer !== 'object' || layer === null || typeof layer.name !== 'string')
+      throw typeError('layers', 'be layers of TensorFlow.js', layer);
     const name = prefix === '' ? layer.name : `${prefix}/${layer.name}`;
     if (layer.getClassName?.() !== 'BatchNormalization') {
-      readLoaded(layer, layers, name);
+      readLoaded(layer, layers, name, depth + 1);
       continue;
     }
     const parameters: Parameters = new Map();
@@ -310,7 +338,12 @@ export function readLoaded(model: LoadedLayer, layers: Layers = new Map(), prefi
     add('running_mean', layer.movingMean);
     add('running_var', layer.movingVariance);
     const { axis = -1, epsilon = 1e-3 } = layer;
-    layers.set(name, { state: readState(name, parameters), eps: epsilon, convention: 'keras', axis });
+    layers.set(name, {
+      state: readState(name, parameters),
+      eps: epsilon,
+      convention: 'keras',
+      axis: typeof axis === 'number' ? axis : axis[0],
+    });
   }
   return layers;
 }

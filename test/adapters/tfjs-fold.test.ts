@@ -404,6 +404,99 @@ describe.each(['cpu', 'wasm'])(`fold on %s, ${seedNote}`, (backend) => {
   });
 });
 
+describe('what is frozen', () => {
+  beforeAll(() => tf.setBackend('cpu'));
+
+  interface Frozen {
+    readonly forwardLayer: tf.layers.Layer;
+    readonly gamma: { trainable: boolean };
+    readonly kernel: { trainable: boolean };
+  }
+  const parts = (model: tf.LayersModel, name: string) => model.getLayer(name) as tf.layers.Layer & Frozen;
+
+  /** Batch norms that stay and one that goes, around layers of all kinds. */
+  const make = () =>
+    trained(
+      tf.sequential({
+        layers: [
+          layers.conv1d({ filters: 4, kernelSize: 1, inputShape: [6, 4], useBias: false, name: 'conv' }),
+          layers.batchNormalization({ name: 'gone' }),
+          layers.reLU(),
+          layers.batchNormalization({ name: 'bn' }),
+          layers.reLU(),
+          layers.bidirectional({
+            layer: layers.gru({ units: 4, returnSequences: true }) as never,
+            mergeMode: 'sum',
+            name: 'both',
+          }),
+          tf.sequential({
+            name: 'inner',
+            layers: [layers.dense({ units: 4, inputShape: [6, 4] }), layers.dense({ units: 4 })],
+          }) as never,
+        ],
+      }),
+    );
+
+  it.each<[what: string, freeze: (model: tf.LayersModel) => void]>([
+    [
+      'a variable',
+      (model) => {
+        parts(model, 'bn').gamma.trainable = false;
+      },
+    ],
+    [
+      'one direction of two',
+      (model) => {
+        parts(model, 'both').forwardLayer.trainable = false;
+      },
+    ],
+    [
+      'both directions',
+      (model) => {
+        parts(model, 'both').trainable = false;
+      },
+    ],
+    [
+      'a layer into which one is folded',
+      (model) => {
+        parts(model, 'conv').trainable = false;
+      },
+    ],
+    [
+      'its kernel alone',
+      (model) => {
+        parts(model, 'conv').kernel.trainable = false;
+      },
+    ],
+    [
+      'a model within the model',
+      (model) => {
+        parts(model, 'inner').trainable = false;
+      },
+    ],
+  ])('stays frozen, with its values: %s', (_what, freeze) => {
+    const model = make();
+    freeze(model);
+    const inputs = inputsOf(model);
+    const { model: folded, folded: count } = fold(model);
+    expect(count).toBe(1);
+    for (const name of ['conv', 'bn', 'both', 'inner']) {
+      const trainedOf = (of: tf.LayersModel) =>
+        parts(of, name)
+          .trainableWeights.map(({ shape }) => shape)
+          // The bias that comes in place of the batch norm.
+          .filter((shape) => name !== 'conv' || shape.length > 1);
+      expect(trainedOf(folded), name).toEqual(trainedOf(model));
+      expect(parts(folded, name).trainable, name).toBe(parts(model, name).trainable);
+    }
+    expect(parts(folded, 'conv').trainableWeights).toHaveLength(
+      2 * parts(model, 'conv').trainableWeights.length,
+    );
+    // At its first prediction a sequential model thaws what is frozen by itself.
+    expectAlike(predictionsOf(folded, inputs), predictionsOf(model, inputs));
+  });
+});
+
 type Attributes = Record<string, object>;
 interface GraphNode {
   name: string;
@@ -523,6 +616,69 @@ const graphs: GraphCase[] = [
       ),
     folded: 2,
     ops: ['Placeholder', 'Relu', '_FusedMatMul', '_FusedMatMul'],
+  },
+  {
+    what: 'one that can be folded beside one behind a bias of one value',
+    shape: [2, 4],
+    artifacts: () =>
+      graphOf(
+        [-1, 4],
+        [
+          { name: 'dense', op: 'MatMul', input: ['x', 'kernel'] },
+          { name: 'mul', op: 'Mul', input: ['dense', 'scale'] },
+          { name: 'relu', op: 'Relu', input: ['mul'] },
+          { name: 'dense2', op: 'MatMul', input: ['relu', 'kernel2'] },
+          { name: 'bias', op: 'AddV2', input: ['dense2', 'one'] },
+          { name: 'mul2', op: 'Mul', input: ['bias', 'scale'] },
+        ],
+        { kernel: [4, 4], scale: [4], kernel2: [4, 4], one: [1] },
+      ),
+    folded: 1,
+    ops: ['AddV2', 'MatMul', 'Mul', 'Placeholder', 'Relu', '_FusedMatMul'],
+  },
+  {
+    what: 'a sum that adds a dimension',
+    shape: [2, 4],
+    artifacts: () =>
+      graphOf(
+        [-1, 4],
+        [
+          { name: 'dense', op: 'MatMul', input: ['x', 'kernel'] },
+          { name: 'sum', op: 'AddV2', input: ['dense', 'shift'] },
+          { name: 'mul', op: 'Mul', input: ['sum', 'scale'] },
+        ],
+        { kernel: [4, 3], shift: [1, 1, 3], scale: [3] },
+      ),
+    folded: 0,
+    ops: ['AddV2', 'MatMul', 'Mul', 'Placeholder'],
+  },
+  {
+    what: 'a negative variance, beside one that can be folded',
+    shape: [2, 5, 5, 3],
+    artifacts: () => {
+      const graph = graphOf(
+        [-1, 5, 5, 3],
+        [
+          { name: 'conv', op: 'Conv2D', input: ['x', 'kernel'], attr: strided },
+          norm('sound', 'conv'),
+          { name: 'relu', op: 'Relu', input: ['sound'] },
+          { name: 'conv2', op: 'Conv2D', input: ['relu', 'kernel2'], attr: strided },
+          norm('negative', 'conv2', 10),
+        ],
+        {
+          ...normShapes('negative', 4),
+          kernel: [3, 3, 3, 4],
+          kernel2: [1, 1, 4, 4],
+          ...normShapes('sound', 4),
+        },
+      );
+      // gamma, beta and mean have 12 values before it.
+      new Float32Array(graph.weightData as ArrayBuffer)[12] = -1;
+      return graph;
+    },
+    folded: 1,
+    left: ['negative: bn.variance must not be negative, got -1 in channel 0'],
+    ops: ['Conv2D', 'FusedBatchNormV3', 'Placeholder', 'Relu', '_FusedConv2D'],
   },
   {
     what: 'what cannot be folded',

@@ -1,12 +1,15 @@
 // The program as a terminal has it: what it prints, with what it ends, and what it leaves on the disk.
 import { spawnSync } from 'node:child_process';
 import {
+  closeSync,
   existsSync,
   mkdirSync,
   mkdtempSync,
+  openSync,
   readdirSync,
   readFileSync,
   rmSync,
+  symlinkSync,
   writeFileSync,
 } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -23,8 +26,11 @@ afterAll(() => rmSync(folder, { recursive: true }));
 
 const { bin } = JSON.parse(readFileSync('package.json', 'utf8')) as { bin: { batchnorm: string } };
 
-function run(...args: string[]) {
+const run = (...args: string[]) => runIn('.', ...args);
+
+function runIn(cwd: string, ...args: string[]) {
   const { status, stdout, stderr } = spawnSync(process.execPath, [resolve(bin.batchnorm), ...args], {
+    cwd,
     encoding: 'utf8',
     timeout: patience,
   });
@@ -69,6 +75,14 @@ describe('help and mistakes', () => {
     [['frobnicate'], 'a command must be inspect, fold or gain, got "frobnicate" (batchnorm --help)'],
     [['inspect'], 'a command must have one or two files, got 0 (batchnorm --help)'],
     [['inspect', 'none.onnx'], "ENOENT: no such file or directory, stat 'none.onnx'"],
+    [
+      ['inspect', inFiles('opset15.onnx'), inFiles('external.bin')],
+      `batchnorm: ${inFiles('external.bin')}: file must be .safetensors`,
+    ],
+    [
+      ['fold', inFiles('keras2.h5'), '--out', join(folder, 'h5')],
+      'file must be a model.json of TensorFlow.js (with a modelTopology), got another format',
+    ],
     [['fold', 'model.json'], '--out must be a folder, got nothing (batchnorm --help)'],
     [
       ['inspect', inFiles('external.bin')],
@@ -110,6 +124,48 @@ describe('inspect', () => {
     expect(status).toBe(1);
     expect(stdout).toContain('warning: bn: means moved by up to 2.00 deviations, variances by 3.00 times\n');
     expect(run('inspect', sound, sound, '--strict').status).toBe(0);
+  });
+
+  it('warns of what is wrong with the other file, of either sign of a variance', () => {
+    const negative = layerOf('negative.safetensors', [0, 1, 2, 3], [1, 1, -1, 1], [1, 1, 1, 1]);
+    const own = run('inspect', negative);
+    expect(own.stdout).toContain('warning: bn: 1 of 4 channels have a negative variance\n');
+    expect(own.stdout).not.toMatch(/dead:|below eps/);
+    const { status, stdout } = run('inspect', sound, broken, '--strict');
+    expect(status).toBe(1);
+    expect(stdout).toContain(
+      `warning: bn: 1 of 4 channels are dead: weight or variance near 0, in ${broken}\n`,
+    );
+  });
+
+  it('measures drift with the eps of the convention', () => {
+    const kerasFile = (name: string, mean: number) => {
+      const path = join(folder, name);
+      const entries = { moving_mean: mean, moving_variance: 0.008, gamma: 1 };
+      const tensors = new Map(
+        Object.entries(entries).map(([part, value]) => [
+          `bn/${part}`,
+          { data: Float32Array.of(value), shape: [1] },
+        ]),
+      );
+      writeSafetensors(path, { tensors, metadata: new Map() });
+      return path;
+    };
+    const files = [kerasFile('keras-before.safetensors', 0), kerasFile('keras-after.safetensors', 0.3)];
+    const [{ drift }] = JSON.parse(run('inspect', ...files, '--json').stdout).layers;
+    expect(drift.mean).toBeCloseTo(0.3 / Math.sqrt(0.008 + 1e-3), 5);
+  });
+
+  it.runIf(existsSync('/dev/full'))('ends with 2 where its result cannot be written', () => {
+    const stdout = openSync('/dev/full', 'w');
+    const { status, stderr } = spawnSync(process.execPath, [resolve(bin.batchnorm), 'inspect', sound], {
+      encoding: 'utf8',
+      stdio: ['ignore', stdout, 'pipe'],
+      timeout: patience,
+    });
+    closeSync(stdout);
+    expect(status).toBe(2);
+    expect(stderr).toMatch(/^batchnorm: ENOSPC[^\n]+\n$/);
   });
 
   it('gives JSON', () => {
@@ -225,7 +281,10 @@ describe('models of TensorFlow.js', () => {
     mkdirSync(out);
     writeFileSync(join(out, 'mine'), '');
     expect(run('fold', path, '--out', out).stderr).toContain('--force replaces it');
+    // What it could not have written is not to be replaced.
+    expect(run('fold', path, '--out', out, '--force').stderr).toContain('be empty or hold a model.json');
     expect(readdirSync(out)).toEqual(['mine']);
+    writeFileSync(join(out, 'model.json'), '');
     expect(run('fold', path, '--out', out, '--force').status).toBe(0);
     expect(readdirSync(out)).not.toContain('mine');
     writeFileSync(
@@ -238,8 +297,44 @@ describe('models of TensorFlow.js', () => {
     expect(stderr).toBe('batchnorm: a shard must be beside the model, got no "missing.bin"\n');
     expect(existsSync(none)).toBe(false);
     expect(readdirSync(folder).filter((name) => /\.(?:tmp|old)$/.test(name))).toEqual([]);
-    // The model itself is not to be replaced.
-    expect(run('fold', path, '--out', join(folder, 'model'), '--force').status).toBe(2);
+  });
+
+  it('fold --force never replaces the model, where it runs, or what is no folder', {
+    timeout: patience,
+  }, () => {
+    const work = join(folder, 'model/work/here');
+    mkdirSync(work, { recursive: true });
+    writeFileSync(join(folder, 'model/work/model.json'), '');
+    writeFileSync(join(folder, 'model.json'), '');
+    writeFileSync(join(folder, 'regular'), 'mine');
+    const refused: [out: string, rule: string][] = [
+      [join(folder, 'model'), 'hold neither'],
+      [folder, 'hold neither'],
+      ['..', 'hold neither'],
+      ['.', 'hold neither'],
+      [join(folder, 'regular'), 'be a folder'],
+    ];
+    if (process.platform !== 'win32') {
+      symlinkSync(join(folder, 'model'), join(folder, 'link'));
+      symlinkSync(join(folder, 'nowhere'), join(folder, 'dangling'));
+      refused.push([join(folder, 'link'), 'hold neither'], [join(folder, 'dangling'), 'be a folder']);
+    }
+    for (const [out, rule] of refused) {
+      const { status, stderr } = runIn(work, 'fold', path, '--out', out, '--force');
+      expect({ status, stderr }, out).toEqual({
+        status: 2,
+        stderr: expect.stringContaining(`batchnorm: --out must ${rule}`),
+      });
+    }
+    expect(readFileSync(join(folder, 'regular'), 'utf8')).toBe('mine');
+    expect(existsSync(path)).toBe(true);
+    rmSync(join(folder, 'model.json'));
+  });
+
+  it('fold writes nothing where the times cannot be had', { timeout: patience }, () => {
+    const out = join(folder, 'untimed');
+    expect(run('fold', path, '--out', out, '--time', '--shape', '1,9,9,5').status).toBe(2);
+    expect(existsSync(out)).toBe(false);
   });
 
   it('gain says the share of batch norms, and what install and folding bring', { timeout: patience }, () => {

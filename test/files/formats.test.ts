@@ -88,6 +88,13 @@ describe('bytes and models', () => {
     expect(await loadBatchNorms(artifacts)).toEqual(found);
     const model = await tf.loadLayersModel(tf.io.fromMemory(artifacts));
     expect(await loadBatchNorms(model as unknown as Model)).toEqual(found);
+    // As Keras writes it.
+    (model.layers as { axis?: number | number[] }[])
+      .filter(({ axis }) => axis !== undefined)
+      .forEach((layer) => {
+        layer.axis = [layer.axis as number];
+      });
+    expect(await loadBatchNorms(model as unknown as Model)).toEqual(found);
     model.dispose();
   });
 
@@ -120,6 +127,30 @@ describe('bytes and models', () => {
         ],
       ]),
     );
+  });
+
+  it('a fused batch norm that says no epsilon has the one that TensorFlow.js computes with', async () => {
+    await tf.setBackend('cpu');
+    const float = { type: 'DT_FLOAT' };
+    const names = ['scale', 'offset', 'mean', 'variance'];
+    const shape = { shape: { dim: [1, 1, 1, 1].map((size) => ({ size: `${size}` })) } };
+    const artifacts = {
+      modelTopology: {
+        node: [
+          { name: 'x', op: 'Placeholder', attr: { dtype: float, shape } },
+          ...names.map((name) => ({ name, op: 'Const', attr: { dtype: float } })),
+          { name: 'bn', op: 'FusedBatchNormV3', input: ['x', ...names], attr: { T: float } },
+        ],
+        versions: { producer: 1, minConsumer: 1 },
+      },
+      weightSpecs: names.map((name) => ({ name, shape: [1], dtype: 'float32' as const })),
+      weightData: Float32Array.of(1, 0, 0, 0).buffer,
+    };
+    const model = await tf.loadGraphModel(tf.io.fromMemory(artifacts as tf.io.ModelArtifacts));
+    const [y] = (model.predict(tf.ones([1, 1, 1, 1])) as tf.Tensor).dataSync();
+    const { eps = 0 } = (await loadBatchNorms(artifacts)).get('bn') as StoredBatchNorm;
+    expect(y).toBeCloseTo(1 / Math.sqrt(eps), 4);
+    model.dispose();
   });
 
   it('what is read can be trained on', async () => {

@@ -122,8 +122,13 @@ describe('a model.json', () => {
     ['one shard too few', ({ weightsManifest: [group] }) => group.paths.pop(), 'bytes of its shards'],
     [
       'one shard too many',
-      ({ weightsManifest: [group] }) => group.paths.push(group.paths[0]),
+      ({ weightsManifest: [group] }) => group.paths.push('model.json'),
       'shards must have',
+    ],
+    [
+      'a shard twice',
+      ({ weightsManifest: [group] }) => group.paths.push(`./${group.paths[0]}`),
+      'paths must have each shard once, got "./group1-shard1of2.bin" twice',
     ],
     [
       'a negative size',
@@ -296,12 +301,42 @@ describe('an .onnx', () => {
       'external_data must lie in the',
     ],
     [
+      'with half a value in a list',
+      model(
+        [1, node('Constant', [], 's', [5, message([1, 'value_floats'], [7, new Uint8Array(6)])])],
+        [1, norm],
+      ),
+      'must have whole float32 values, got 6 bytes',
+    ],
+    [
+      'whose values lie again and again in the same place',
+      model(
+        ...Array.from({ length: 17 }, (_, i): [number, Uint8Array] => [
+          1,
+          node('BatchNormalization', ['x', ...['s', 's', 's', 's'].map((name) => `${name}${i}`)], `y${i}`),
+        ]),
+        ...Array.from({ length: 17 }, (_, i): [number, Uint8Array] => [
+          5,
+          message(
+            [1, 1 << 22],
+            [2, 1],
+            [8, `s${i}`],
+            [13, message([1, 'location'], [2, 'zeros.bin'])],
+            [14, 1],
+          ),
+        ]),
+      ),
+      'must stay below 268435456 bytes with all others, got shape [4194304]',
+      'FILE_TOO_LARGE',
+    ],
+    [
       'with groups in each other',
       new Uint8Array(10_000).fill(0x0b),
       'must begin a field of protobuf, got another tag',
     ],
     ['with a length beyond its end', Uint8Array.of(0x3a, 0xff, 0xff, 0xff, 0xff, 0x7f), 'must end at byte 6'],
   ])('%s is refused', async (_what, bytes, text, code = 'INVALID_FILE') => {
+    fileOf('zeros.bin', new Uint8Array(1 << 24));
     const failure = await failureOf(() => loadBatchNorms(fileOf('refused.onnx', bytes)));
     expect(failure?.message).toContain(text);
     expect(failure?.code).toBe(`ERR_BATCHNORM_${code}`);
@@ -313,6 +348,24 @@ describe('an .onnx', () => {
       graph = message([1, message([4, 'If'], [5, message([1, 'then_branch'], [6, graph])])]);
     const failure = await failureOf(() => loadBatchNorms(fileOf('deep.onnx', message([7, graph]))));
     expect(failure?.code).toBe('ERR_BATCHNORM_FILE_TOO_LARGE');
+  });
+
+  it('may use a name again in another graph', async () => {
+    const values = tensor([1, 1], [2, 1], [9, new Uint8Array(4)]);
+    const named = message(
+      ...['x', 's', 's', 's', 's'].map((name): [number, string] => [1, name]),
+      [2, 'y'],
+      [3, 'bn'],
+      [4, 'BatchNormalization'],
+    );
+    const inner = message([1, named], [5, values]);
+    const branches = ['then_branch', 'else_branch'].map((name): [number, Uint8Array] => [
+      5,
+      message([1, name], [6, inner]),
+    ]);
+    const choice = message([3, 'if'], [4, 'If'], ...branches);
+    const found = await loadBatchNorms(fileOf('names.onnx', model([1, named], [1, choice], [5, values])));
+    expect([...found.keys()]).toEqual(['bn', 'y', 'if/else_branch/bn']);
   });
 
   it('of many nodes that share one parameter has it once', async () => {
@@ -348,6 +401,17 @@ describe('a .keras', () => {
       'must be HDF5 that h5wasm reads',
     ],
     [
+      'whose layers are in another file',
+      {
+        'config.json': JSON.stringify({
+          class_name: 'Sequential',
+          config: { name: 'model', layers: [{ class_name: 'BatchNormalization', config: { name: 'bn' } }] },
+        }),
+        'model.weights.h5': bytesOf('outside-layers.weights.h5'),
+      },
+      'must have 4 variables, got 0',
+    ],
+    [
       'that becomes large when it is unpacked',
       {
         'config.json': '{"class_name":"Sequential","config":{}}',
@@ -379,6 +443,12 @@ describe('an .h5', () => {
     }
   });
 
+  it('whose values are in another file is refused', { timeout: patience }, async () => {
+    const failure = await failureOf(() => loadBatchNorms(inFiles('outside-values.h5')));
+    expect(failure?.code).toBe('ERR_BATCHNORM_UNSUPPORTED_FILE');
+    expect(failure?.message).toContain('must have its values in the file, got those of other files');
+  });
+
   it('that would take for ever is given up in time, and nothing waits for it', {
     timeout: patience,
   }, async () => {
@@ -392,6 +462,17 @@ describe('an .h5', () => {
     expect(turns).toBeGreaterThan(5);
     expect((await loadBatchNorms(inFiles('keras2.h5'))).size).toBe(3);
   });
+});
+
+it.each([
+  [['--max-old-space-size=300', '--expose-gc']],
+  [['--import', 'data:text/javascript,', '--stack-size=900']],
+])('HDF5 is read in a process with the flags %j', { timeout: patience }, (flags) => {
+  const program = `import { loadBatchNorms } from 'batchnorm/files';
+    console.log((await loadBatchNorms(${JSON.stringify(inFiles('keras2.h5'))})).size);`;
+  const args = [...flags, '--input-type=module', '--eval', program];
+  const { stdout, stderr } = spawnSync(process.execPath, args, { encoding: 'utf8', timeout: patience });
+  expect({ stdout, stderr }).toEqual({ stdout: '3\n', stderr: '' });
 });
 
 describe('a package that is not installed', () => {
@@ -413,12 +494,28 @@ describe('a package that is not installed', () => {
 });
 
 describe('what is no model', () => {
+  const circle: { name: string; layers: unknown[] } = { name: 'circle', layers: [] };
+  circle.layers.push(circle);
+
   it.each<[what: string, value: unknown, code: string]>([
     ['no bytes', new Uint8Array(0), 'UNSUPPORTED_FILE'],
     ['a picture', Uint8Array.of(0xff, 0xd8, 0xff, 0xe0), 'UNSUPPORTED_FILE'],
     ['a number', 3, 'INVALID_TYPE'],
     ['nothing', undefined, 'INVALID_TYPE'],
     ['an array', [1], 'INVALID_TYPE'],
+    ['a URL of the web', new URL('http://example.org/model.onnx'), 'INVALID_TYPE'],
+    ['a model of no layers', { layers: [null] }, 'INVALID_TYPE'],
+    ['a model within itself', circle, 'FILE_TOO_LARGE'],
+    [
+      'artifacts with a hole in a shape',
+      {
+        modelTopology: { node: [] },
+        // biome-ignore lint/suspicious/noSparseArray: it is what is refused
+        weightSpecs: [{ name: 'a', shape: [, 2], dtype: 'float32' }],
+        weightData: new ArrayBuffer(8),
+      },
+      'INVALID_FILE',
+    ],
     ['a folder', folder, 'INVALID_FILE'],
   ])('%s is refused', async (_what, value, code) => {
     const failure = await failureOf(() => loadBatchNorms(value as never));

@@ -306,6 +306,14 @@ describe('on the disk', () => {
     ]);
   });
 
+  it('another writer of the same process is not in the way', () => {
+    const path = join(folder, 'shared.safetensors');
+    mkdirSync(`${path}.${process.pid}.tmp`);
+    writeSafetensors(path, checkpoint);
+    expect(readSafetensors(path).tensors.size).toBe(checkpoint.tensors.size);
+    rmSync(`${path}.${process.pid}.tmp`, { recursive: true });
+  });
+
   it('a failure leaves what was there', () => {
     const path = join(folder, 'taken.safetensors');
     mkdirSync(path);

@@ -6,7 +6,7 @@ import type { FixedBatchNorm } from '../../folding.js';
 import { lengthOf } from '../../typed-array.js';
 import type { FloatArray } from '../../types.js';
 import { newArray } from '../../validate.js';
-import { foldedBehind, type Layout, onesOf, outputsOf } from './arithmetic.js';
+import { type FoldedValues, foldedBehind, type Layout, onesOf, outputsOf } from './arithmetic.js';
 import type { Left } from './layers.js';
 import { attempt, Obstacle } from './obstacle.js';
 import { joined, type WeightSpec } from './weight-data.js';
@@ -65,7 +65,7 @@ const isSum = ({ op }: Node) => op === 'AddV2' || op === 'Add' || op === 'BiasAd
 const biasAdd = 'Qmlhc0FkZA==';
 const channelsLast = 'TkhXQw==';
 
-/** What TensorFlow.js takes where a node says nothing. */
+/** What TensorFlow.js computes with where a node says nothing, though the default of TensorFlow's operation is 1e-4. */
 const defaultEps = 1e-3;
 
 /** The nodes that become one, and what that one computes. */
@@ -74,9 +74,8 @@ interface Match {
   readonly linear: Node;
   /** Between the two, or part of the batch norm. */
   readonly gone: readonly Node[];
-  readonly kernel: string;
-  readonly bias: string | undefined;
-  readonly bn: FixedBatchNorm;
+  readonly shape: readonly number[];
+  readonly folded: FoldedValues;
 }
 
 /** A graph model without the batch norms that can be folded. */
@@ -170,6 +169,7 @@ function linearBefore(
   bn: FixedBatchNorm,
   rank = 1,
 ): Match {
+  let most = rank;
   const gone = [...between];
   let linear = graph.only(x);
   if (linear === undefined) throw new Obstacle(`what stands before it (${x}) is read elsewhere too`);
@@ -178,6 +178,7 @@ function linearBefore(
   if (added !== undefined) {
     gone.push(linear);
     bias = added.name;
+    most = Math.max(most, added.rank);
     linear = graph.only(added.x);
     if (linear === undefined) throw new Obstacle(`what stands before it (${added.x}) is read elsewhere too`);
   }
@@ -192,17 +193,19 @@ function linearBefore(
   if (fusedOps.length > 1 || (fusedOps.length === 1 && (fusedOps[0] !== biasAdd || bias !== undefined)))
     throw new Obstacle(`${linear.name} before it has an activation`);
   if (fusedOps.length === 1) bias = input[2];
-  const kernel = input[1];
+  const [, kernel] = input;
   const shape = graph.shape(kernel);
-  if (
-    graph.values(kernel) === undefined ||
-    shape === undefined ||
-    (bias !== undefined && graph.values(bias) === undefined)
-  )
+  const values = graph.values(kernel);
+  const biasValues = bias === undefined ? undefined : graph.values(bias);
+  if (values === undefined || shape === undefined || (bias !== undefined && biasValues === undefined))
     throw new Obstacle(`the kernel of ${linear.name} before it is no constant`);
-  if (lengthOf(bn.mean) !== outputsOf(known.layout, [shape]) || rank > shape.length)
+  const outputs = outputsOf(known.layout, [shape]);
+  if (lengthOf(bn.mean) !== outputs || most > shape.length)
     throw new Obstacle(`its values are not one for each channel of ${linear.name} before it`);
-  return { name: node.name, linear, gone, kernel, bias, bn };
+  if (biasValues !== undefined && lengthOf(biasValues) !== outputs)
+    throw new Obstacle(`the bias before it is not one for each channel of ${linear.name}`);
+  const layer = { kernels: [values], shapes: [shape], bias: biasValues };
+  return { name: node.name, linear, gone, shape, folded: foldedBehind(known.layout, layer, bn) };
 }
 
 /** The nodes and constants of a model, which are changed. */
@@ -277,15 +280,8 @@ class Graph {
     return undefined;
   }
 
-  replace({ name, linear, gone, kernel, bias, bn }: Match): void {
-    const { layout, fused } = linears.get(linear.op) as { layout: Layout; fused: string };
-    const shape = this.shape(kernel) as readonly number[];
-    const layer = {
-      kernels: [this.values(kernel) as FloatArray],
-      shapes: [shape],
-      bias: bias === undefined ? undefined : this.values(bias),
-    };
-    const folded = foldedBehind(layout, layer, bn);
+  replace({ name, linear, gone, shape, folded }: Match): void {
+    const { fused } = linears.get(linear.op) as { fused: string };
     const names = [
       this.#add(`${name}/kernel`, folded.kernels[0], shape),
       this.#add(`${name}/bias`, folded.bias, [lengthOf(folded.bias)]),

@@ -17,6 +17,9 @@ import { attempt, Obstacle } from './obstacle.js';
 
 /** What is used of `LayerVariable`. */
 interface Variable {
+  /** In the order in which variables are made. */
+  readonly id: number;
+  trainable: boolean;
   readonly shape: readonly number[];
   readonly val: tfc.Variable;
   read(): tfc.Tensor;
@@ -27,7 +30,9 @@ export interface Layer {
   readonly name: string;
   getClassName(): string;
   getConfig(): Config;
+  trainable: boolean;
   readonly weights: readonly Variable[];
+  readonly trainableWeights: readonly Variable[];
   /** Of a container. */
   readonly layers?: readonly Layer[];
   /** Of a wrapper. */
@@ -84,6 +89,7 @@ interface Entry {
 /** A container. */
 interface Scope {
   readonly isSequential: boolean;
+  readonly trainable: boolean;
   readonly config: Config;
   entries: Entry[];
   readonly outputs: readonly Ref[];
@@ -144,13 +150,14 @@ export function foldLayers(model: Model): FoldedLayers {
 
 function readScope(container: Layer, config: Config, className: string): Scope {
   const isSequential = className === 'Sequential';
+  const { trainable } = container;
   const layerConfigs = config.layers as LayerConfig[];
   const layers = container.layers as readonly Layer[];
   const entries = layerConfigs.map((layerConfig, i) => readEntry(layerConfig, layers[i]));
   if (isSequential) {
     const all = entries.map((entry): Ref => ({ entry, node: entry.firstNode, tensor: 0, kwargs: undefined }));
     for (const [i, entry] of entries.entries()) entry.nodes = [i === 0 ? [] : [all[i - 1]]];
-    return { isSequential, config, entries, outputs: all.slice(-1) };
+    return { isSequential, trainable, config, entries, outputs: all.slice(-1) };
   }
   const byName = new Map(entries.map((entry) => [entry.name, entry]));
   const refOf = ([name, node, tensor, kwargs]: NodeConfig[number]): Ref => ({
@@ -161,7 +168,13 @@ function readScope(container: Layer, config: Config, className: string): Scope {
   });
   for (const [i, entry] of entries.entries())
     entry.nodes = (layerConfigs[i].inboundNodes as NodeConfig[]).map((node) => node.map(refOf));
-  return { isSequential, config, entries, outputs: (config.outputLayers as NodeConfig).map(refOf) };
+  return {
+    isSequential,
+    trainable,
+    config,
+    entries,
+    outputs: (config.outputLayers as NodeConfig).map(refOf),
+  };
 }
 
 function readEntry({ className, config }: LayerConfig, layer: Layer): Entry {
@@ -194,24 +207,56 @@ function configOf({ isSequential, config, entries }: Scope): Config {
   return config;
 }
 
-/** Gives the layers of a model that was made the parameters of those that it was made of. */
-function fill(made: Layer, { isSequential, entries }: Scope): void {
+/** Gives the layers of a model that was made the parameters of those that it was made of, frozen where they are. */
+function fill(made: Layer, { isSequential, trainable, entries }: Scope): void {
+  freezeAs(made, trainable);
   const layers = made.layers as readonly Layer[];
   const byName = new Map(layers.map((layer) => [layer.name, layer]));
-  for (const [i, { name, layer, values, inner }] of entries.entries()) {
+  for (const [i, entry] of entries.entries()) {
+    const { name, layer, values, inner } = entry;
     const copy = (isSequential ? layers[i] : byName.get(name)) as Layer;
     if (inner !== undefined) fill(copy.layers === undefined ? (copy.layer as Layer) : copy, inner);
-    else if (values === undefined)
-      // As they are: write() would apply constraints to them once more.
-      for (const [j, variable] of (layer?.weights ?? []).entries())
-        copy.weights[j].val.assign(variable.read());
-    else
-      for (const [variable, data] of values) {
-        const { val } = copy[variable] as Variable;
-        const tensor = tensorLike(val, data);
-        val.assign(tensor);
-        tensor.dispose();
-      }
+    else if (layer !== undefined) {
+      freezeAs(copy, layer.trainable);
+      if (values === undefined) copyVariables(copy, layer);
+      else setVariables(copy, layer, values);
+    }
+  }
+}
+
+/** With `install`, setting it on a layer overrules the models around it. */
+function freezeAs(layer: Layer, trainable: boolean): void {
+  if (layer.trainable !== trainable) layer.trainable = trainable;
+}
+
+/** Whether a variable is trained, in which layers within the layer have a say, too. */
+function isTrained(layer: Layer, variable: Variable): boolean {
+  // What the layer itself forbids is allowed again with it.
+  return layer.trainable ? layer.trainableWeights.includes(variable) : variable.trainable;
+}
+
+function copyVariables(copy: Layer, layer: Layer): void {
+  // Where one is among the weights depends on what is frozen.
+  const [from, to] = [layer, copy].map(({ weights }) => [...weights].sort((a, b) => a.id - b.id));
+  for (const [i, variable] of from.entries()) {
+    // As they are: write() would apply constraints to them once more.
+    to[i].val.assign(variable.read());
+    to[i].trainable = isTrained(layer, variable);
+  }
+}
+
+function setVariables(copy: Layer, layer: Layer, values: ReadonlyMap<string, FloatArray>): void {
+  // What the layer did not have is frozen where its first is: that of linear layers is the kernel.
+  const [first] = [...values.keys()]
+    .map((name) => layer[name] as Variable | null | undefined)
+    .filter(Boolean);
+  for (const [name, data] of values) {
+    const variable = copy[name] as Variable;
+    const tensor = tensorLike(variable.val, data);
+    variable.val.assign(tensor);
+    tensor.dispose();
+    const like = (layer[name] as Variable | null | undefined) ?? first;
+    if (variable.trainable && like) variable.trainable = isTrained(layer, like);
   }
 }
 
