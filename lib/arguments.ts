@@ -162,11 +162,10 @@ export function readForward<D extends DType>(
       ? divisionFor(input, geometry, axis, virtualBatchSize)
       : undefined;
   // Of weights and missing values the statistics tell.
-  const isEachOne = division?.samples === 1 && division.perSample === 1;
+  const isEachOne = division?.samples === 1 && division.perSample === 1 && !present?.presence;
   const isSingle = (hasOne || isEachOne) && singleValue === 'running';
   const isOfBatch = (training && !isSingle) || running === undefined;
-  if (isOfBatch && isEachOne && !present?.presence)
-    throw oneValuePerChannelError(input.shape, training, 'virtualBatchSize');
+  if (isOfBatch && isEachOne) throw oneValuePerChannelError(input.shape, training, 'virtualBatchSize');
   if (isOfBatch && hasOne) throw oneValuePerChannelError(input.shape, training);
   const origin: Origin = !isOfBatch
     ? 'running'

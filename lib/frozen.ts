@@ -508,8 +508,7 @@ export class FrozenBatchNorm<D extends DType = DType> {
    * @returns y, in `out` or new: of the dtype of x, or float32 of integers, unless `out` or `dtype` says otherwise.
    * @throws TypeError (`ERR_BATCHNORM_INVALID_TYPE`, `ERR_BATCHNORM_UNKNOWN_OPTION`), RangeError
    *   (`ERR_BATCHNORM_INVALID_VALUE`, `ERR_BATCHNORM_MISSING_VALUE`, `ERR_BATCHNORM_OVERLAP`, `ERR_BATCHNORM_OUT_OF_MEMORY`) for what does not fit, Error
-   *   (`ERR_BATCHNORM_DISPOSED`) after disposal, (`ERR_BATCHNORM_BUFFER_CHANGED`) where a getter of the arguments takes the memory of an array
-   *   away; then nothing is written.
+   *   (`ERR_BATCHNORM_DISPOSED`) after disposal; then nothing is written.
    * @example
    * import { BatchNorm } from 'batchnorm';
    *

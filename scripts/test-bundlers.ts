@@ -312,7 +312,10 @@ async function tryNext(name: string, backend: Backend, settings: object): Promis
 async function tryJest(name: string, ...conditions: string[]): Promise<void> {
   const options = JSON.stringify({ customExportConditions: conditions });
   const flags = conditions.length > 0 ? [`--testEnvironmentOptions=${options}`] : [];
-  const end = await execute([node, tool('jest/bin/jest.js'), '--testTimeout=60000', ...flags], join(app, 'jest'));
+  const end = await execute(
+    [node, tool('jest/bin/jest.js'), '--testTimeout=60000', ...flags],
+    join(app, 'jest'),
+  );
   check(`${name}: a test with require() passes`, end.status === 0, end);
   console.log(`${name}: ${/^Tests: .*$/m.exec(end.stderr)?.[0]}`);
 }
