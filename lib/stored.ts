@@ -132,7 +132,8 @@ export function readStored(
   const outDtype = resultDtype(dtype, given.out, wanted, layerDtype);
   const residual =
     given.residual === undefined ? undefined : readAdded(given.residual, shape, dtype, outDtype);
-  checkInput(input);
+  // A view of strides has been checked where they were read.
+  if (input.strides === undefined) checkLength(input);
   if (residual !== undefined) checkLength(residual);
   const out = given.out === undefined ? undefined : checkResult(given.out, outDtype, shape, input.size);
   const liesAlike =
@@ -258,15 +259,6 @@ function readAdded(
       `be a Float32Array, as decode() makes one, where x is of ${dtype} and the result of ${outDtype}`,
       residual.data,
     );
-  return checkAdded(residual, shape, dtype, outDtype);
-}
-
-function checkAdded(
-  residual: ReadView,
-  shape: readonly number[],
-  dtype: ResultDType,
-  outDtype: ResultDType,
-): ReadView {
   if (residual.strides !== undefined)
     throw rangeError(
       'residual.strides',
@@ -281,11 +273,6 @@ function checkAdded(
     );
   checkSameShape(residual, 'the result', shape);
   return residual;
-}
-
-/** A view of strides has been checked where they were read. */
-function checkInput(input: ReadView): void {
-  if (input.strides === undefined) checkLength(input);
 }
 
 function checkResult(out: unknown, dtype: ResultDType, shape: readonly number[], size: number): ValueArray {

@@ -19,6 +19,7 @@ import * as reference from '../support/reference.js';
 import { groups } from '../support/renorm.js';
 import {
   beyondCaches,
+  differenceOf,
   eachKind,
   eachSummedKind,
   expectClose,
@@ -220,15 +221,7 @@ describe(`ghost batch norm (${seedNote})`, () => {
       const loss = () => dot(bn.forward(x, { residual }).data, dy.data);
       loss();
       const { dx, dWeight, dBias } = bn.backward(dy);
-      const difference = (array: FloatArray, i: number) => {
-        const [value, step] = [array[i], 1e-5];
-        array[i] = value + step;
-        const more = loss();
-        array[i] = value - step;
-        const less = loss();
-        array[i] = value;
-        return (more - less) / (2 * step);
-      };
+      const difference = differenceOf(loss);
       for (let i = 0; i < x.data.length; i++)
         expect(dx?.data[i], `dx[${i}]`).toBeCloseTo(difference(x.data, i), 5);
       for (let c = 0; c < channels; c++) {
@@ -547,15 +540,7 @@ describe(`weights and missing values in groups (${seedNote})`, () => {
               forward().map((value) => (Number.isNaN(value) ? 0 : value)),
               dy.data,
             );
-          const difference = (array: FloatArray, i: number) => {
-            const [value, step] = [array[i], 1e-5];
-            array[i] = value + step;
-            const more = loss();
-            array[i] = value - step;
-            const less = loss();
-            array[i] = value;
-            return (more - less) / (2 * step);
-          };
+          const difference = differenceOf(loss);
           for (let i = 0; i < x.data.length; i++)
             if (!Number.isNaN(x.data[i]))
               expect(gradients.dx?.data[i], `dx[${i}]`).toBeCloseTo(difference(x.data, i), 5);

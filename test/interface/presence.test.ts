@@ -20,6 +20,7 @@ import { expectListed } from '../support/messages.js';
 import * as textbook from '../support/presence.js';
 import { Random, seedNote } from '../support/random.js';
 import {
+  differenceOf,
   eachSummedKind,
   expectClose,
   expectSame,
@@ -274,15 +275,7 @@ describe(`values of which not all count alike (${seedNote})`, () => {
         moments,
         weightsGrad: weights !== undefined,
       });
-      const difference = (array: FloatArray, i: number) => {
-        const [value, step] = [array[i], 1e-5];
-        array[i] = value + step;
-        const more = loss();
-        array[i] = value - step;
-        const less = loss();
-        array[i] = value;
-        return (more - less) / (2 * step);
-      };
+      const difference = differenceOf(loss);
       const all = allWeights(drawn);
       forEachPlace(drawn, (at, position) => {
         if (Number.isNaN(drawn.x.data[at]) || (all[position] === 0 && drawn.outside === 'zero')) return;

@@ -18,6 +18,7 @@ import { Random, seedNote } from '../support/random.js';
 import * as reference from '../support/reference.js';
 import * as textbook from '../support/renorm.js';
 import {
+  differenceOf,
   eachSummedKind,
   expectClose,
   expectSame,
@@ -177,15 +178,7 @@ describe(`batch renormalization (${seedNote})`, () => {
       };
       bn.forward(x, { updateStats: false });
       const { dx, dWeight, dBias } = bn.backward(dy);
-      const difference = (array: FloatArray, i: number) => {
-        const [value, step] = [array[i], 1e-5];
-        array[i] = value + step;
-        const more = loss();
-        array[i] = value - step;
-        const less = loss();
-        array[i] = value;
-        return (more - less) / (2 * step);
-      };
+      const difference = differenceOf(loss);
       for (let i = 0; i < x.data.length; i++)
         expect(dx?.data[i], `run ${run} dx[${i}]`).toBeCloseTo(difference(x.data, i), 5);
       for (let c = 0; c < channels; c++) {

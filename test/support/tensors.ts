@@ -307,3 +307,16 @@ export function expectError(
   }
   expect((thrown as { code?: unknown }).code).toMatch(/^ERR_BATCHNORM_[A-Z0-9_]+$/);
 }
+
+/** The derivative of a loss by one value, from both sides. */
+export function differenceOf(loss: () => number) {
+  return (array: FloatArray, i: number): number => {
+    const [value, step] = [array[i], 1e-5];
+    array[i] = value + step;
+    const more = loss();
+    array[i] = value - step;
+    const less = loss();
+    array[i] = value;
+    return (more - less) / (2 * step);
+  };
+}
