@@ -3,7 +3,7 @@
 import { existsSync, readFileSync } from 'node:fs';
 import { basename, dirname, join, relative, resolve } from 'node:path';
 import ts from 'typescript';
-import { examples, pagePaths } from './pages.js';
+import { examples, pagePaths, slugOf } from './pages.js';
 import { reasons } from './thrown.js';
 
 const manifest = JSON.parse(readFileSync('package.json', 'utf8')) as { scripts: Record<string, string> };
@@ -25,11 +25,7 @@ function anchorsOf(path: string): Set<string> {
   const prose = proseOf(path);
   const anchors = new Set([...prose.matchAll(/<a id="([^"]+)">/g)].map(([, id]) => id));
   for (const [, heading] of prose.matchAll(/^#+ (.*)$/gm)) {
-    const slug = heading
-      .replace(/\[([^\]]*)\]\([^)]*\)/g, '$1')
-      .toLowerCase()
-      .replace(/[^\p{L}\p{N}\s_-]/gu, '')
-      .replace(/\s/g, '-');
+    const slug = slugOf(heading.replace(/\[([^\]]*)\]\([^)]*\)/g, '$1'));
     let anchor = slug;
     for (let i = 1; anchors.has(anchor); i++) anchor = `${slug}-${i}`;
     anchors.add(anchor);
