@@ -13,6 +13,7 @@ interface Section {
 export interface Plots {
   readonly picture: string;
   readonly machine: string;
+  readonly command: string;
   readonly legend: string;
   readonly sections: readonly Section[];
 }
@@ -48,7 +49,8 @@ export default {
       throw new Error(`bench/RESULTS.md must have what "${missing.title}" shows, got nothing of it`);
     return {
       picture: speedPicture(lookup, false),
-      machine: `${machine}, ${date}: ${command}`,
+      machine: `${machine}, ${date}`,
+      command,
       legend: legend(lookup),
       sections,
     };
