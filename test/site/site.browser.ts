@@ -4,7 +4,7 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, statSync } from 'node
 import { createServer, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { extname, join, posix, sep } from 'node:path';
-import type { Browser, Page } from 'puppeteer-core';
+import type { Browser, BrowserContext, Page } from 'puppeteer-core';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it, vi } from 'vitest';
 import { wasmBytes } from '../../lib/backend/wasm-bytes.js';
 import { BatchNorm } from '../../lib/index.js';
@@ -43,6 +43,7 @@ const paths = pagePaths()
 let server: Server;
 let address: string;
 let browser: Browser;
+let context: BrowserContext;
 let page: Page;
 const problems: string[] = [];
 const hosts = new Set<string>();
@@ -67,7 +68,9 @@ afterAll(async () => {
 
 beforeEach(async () => {
   problems.length = 0;
-  page = await browser.newPage();
+  // Of its own, for the switch of light and dark is remembered.
+  context = await browser.createBrowserContext();
+  page = await context.newPage();
   page.setDefaultTimeout(patience);
   page.on('pageerror', (error) => problems.push(String(error)));
   page.on('console', (message) => {
@@ -80,7 +83,7 @@ beforeEach(async () => {
 });
 
 afterEach(async () => {
-  await page.close();
+  await context.close();
   expect(problems).toEqual([]);
 });
 

@@ -28,6 +28,8 @@ export interface Outcome {
   readonly channels: readonly Channel[];
   /** y, along the last dimension. */
   readonly rows: readonly (readonly Value[])[];
+  /** As many rows are one matrix. */
+  readonly height: number;
   /** Values of y that are not among the rows. */
   readonly left: number;
   /** The same as a program. */
@@ -130,6 +132,7 @@ export function normalize({ BatchNorm }: typeof Library, typed: Typed): Outcome 
   return {
     channels: Array.from(mean, (value, i) => ({ mean: value, variance: variance[i] })),
     rows,
+    height: shape.length > 2 ? shape[shape.length - 2] : rows.length,
     left: y.data.length - shown.length,
     code: codeFor(channels, options, x, shape),
   };
