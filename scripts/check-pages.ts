@@ -78,6 +78,9 @@ for (const page of pagePaths()) {
     const text = linked.replace(/^`(.*)`$/, '$1').replace(/\\(.)/g, '$1');
     if (/^test\/.*\.(ts|cpp)$/.test(path)) expectReference(hasTest(path, text), page, `"${text}" in ${path}`);
   }
+  // Pictures may lie beside the page: npm finds them by the repository.
+  for (const [, picture] of prose.matchAll(/<img src="([^"]+)"/g))
+    expectReference(existsSync(join(dirname(page), picture)), page, picture);
   for (const [code] of prose.matchAll(/ERR_BATCHNORM_\w+/g)) expectReference(codes.has(code), page, code);
 }
 
