@@ -1,4 +1,5 @@
-// The site: the pages of docs/ as they are, with search, the reference in its sidebar, and a page that computes.
+// The site: the pages of docs/ as they are, with search, the reference in its sidebar, and a page that computes. Version 2 of
+// VitePress, though not out yet, for version 1 brings a vite of its own that is not maintained any more.
 import { readFileSync } from 'node:fs';
 import { defineConfig } from 'vitepress';
 import { pictureColors } from '../../bench/picture.js';
