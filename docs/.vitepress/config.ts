@@ -8,6 +8,7 @@ import { contenderColors } from '../../bench/report/plots.js';
 import { slugOf } from '../../scripts/pages.js';
 import { repositoryUrl } from '../../scripts/repository.js';
 import { asSite, rewritten } from './markdown.js';
+import { searchable } from './search.js';
 import { apiSidebar, guideSidebar } from './sidebar.js';
 
 const { description } = JSON.parse(readFileSync('package.json', 'utf8')) as { description: string };
@@ -54,6 +55,7 @@ export default defineConfig({
       provider: 'local',
       options: {
         detailedView: false,
+        _render: searchable,
         // A name is looked for as it is written: "eps" is not "steps".
         miniSearch: { searchOptions: { fuzzy: 0.1, prefix: true, boost: { title: 4, titles: 2, text: 1 } } },
       },

@@ -187,6 +187,15 @@ describe('the site', () => {
     await page.waitForFunction('document.querySelector("h1").innerText.includes("foldIntoConv()")');
   });
 
+  it('finds an option by its name', async () => {
+    await open('/');
+    await page.click('.VPNavBarSearch button');
+    const input = await page.waitForSelector('.VPLocalSearchBox input');
+    await input?.type('virtualBatchSize');
+    const option = '/api/batchnorm/interfaces/BatchNormOptions.html#property-virtualbatchsize';
+    await page.waitForSelector(`.VPLocalSearchBox .result[href="${option}"]`);
+  });
+
   it('finds what is no symbol', async () => {
     await open('/errors.html');
     await (await page.waitForSelector('.VPNavBarSearch button'))?.click();
