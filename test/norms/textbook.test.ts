@@ -90,7 +90,7 @@ function expectTextbook(norm: Norm, dtype: FloatDType, fusion: Fusion, drawn: Dr
 it('there are norms of each kind, both layouts among them', () => {
   for (const kind of normKinds)
     expect(smallNorms.filter((norm) => norm.kind === kind).length).toBeGreaterThan(2);
-  for (const axis of [1, -1, 2])
+  for (const axis of [0, 1, -1, 2])
     for (const kind of ['group', 'instance'])
       expect(allNorms.some((norm) => norm.kind === kind && norm.axis === axis)).toBe(true);
 });

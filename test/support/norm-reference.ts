@@ -12,7 +12,7 @@ export type NormKind = 'group' | 'instance' | 'layer' | 'rms';
 export interface Norm {
   readonly kind: NormKind;
   readonly shape: readonly number[];
-  /** Of the channels, of group and instance norm. The samples are the first dimension. */
+  /** Of the channels, of group and instance norm. The samples are the first dimension; where that is the channels, there is one. */
   readonly axis?: number;
   /** Of group norm. */
   readonly groups?: number;
@@ -85,7 +85,7 @@ export function placesOf({ kind, shape, axis = 1, groups, dimensions = 1 }: Norm
   const at = axis < 0 ? axis + shape.length : axis;
   const channels = shape[at];
   const inner = productOf(shape.slice(at + 1));
-  const perSample = productOf(shape.slice(1));
+  const perSample = productOf(shape.slice(at === 0 ? 0 : 1));
   const rowsPerSample = kind === 'instance' ? channels : (groups as number);
   const channelsPerRow = channels / rowsPerSample;
   const channelOf = (i: number) => Math.floor(i / inner) % channels;
@@ -95,7 +95,7 @@ export function placesOf({ kind, shape, axis = 1, groups, dimensions = 1 }: Norm
       (_, i) => Math.floor(i / perSample) * rowsPerSample + Math.floor(channelOf(i) / channelsPerRow),
     ),
     parameter: Uint32Array.from({ length: size }, (_, i) => channelOf(i)),
-    rows: shape[0] * rowsPerSample,
+    rows: (at === 0 ? 1 : shape[0]) * rowsPerSample,
     parameters: channels,
   };
 }
