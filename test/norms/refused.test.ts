@@ -683,8 +683,8 @@ describe('a constructor refuses', () => {
   it.each(constructors)('%s', (_, call, code, ...parts) => expectRefused(call, code, parts));
 
   it.each(normKinds)('a call without new: %s', (kind) => {
-    const { constructor } = norms[kind].layer();
-    expect(() => constructor(2, 4)).toThrow(TypeError);
+    const { constructor: Class } = norms[kind].layer();
+    expect(() => Class(2, 4)).toThrow(TypeError);
   });
 });
 
@@ -773,15 +773,8 @@ describe.each(normKinds)('getters of the arguments of %s norm', (kind) => {
     const made = layer();
     const options = taking(made.weight, 'out', new Float32Array(size));
     expect(errorOf(() => made.forward(x(), options))).toMatchObject({ code: 'ERR_BATCHNORM_BUFFER_CHANGED' });
-    for (const call of [
-      () => made.forward(x()),
-      () => made.stateDict(),
-      () => made.freeze(),
-      () => made.zeroGrad(),
-    ]) {
-      if (call.toString().includes('zeroGrad')) continue;
+    for (const call of [() => made.forward(x()), () => made.stateDict(), () => made.freeze()])
       expect(errorOf(call)).toMatchObject({ code: 'ERR_BATCHNORM_BUFFER_CHANGED' });
-    }
   });
 
   it('are asked once each', () => {
@@ -821,35 +814,20 @@ describe.each(normKinds)('getters of the arguments of %s norm', (kind) => {
 
   it('may change the shape after it has been read', () => {
     const given = x();
-    const changing = Object.assign(
-      {},
-      {
-        get out() {
-          given.shape[0] = 100;
-          return new Float32Array(size);
-        },
+    const changing = Object.defineProperty({ ...over }, 'out', {
+      enumerable: true,
+      get() {
+        given.shape[0] = 100;
+        return undefined;
       },
-    );
-    const expected = forward(x(), over);
-    const tensor = (result: Any) => result.y ?? result;
-    const options = Object.defineProperties(
-      Object.assign({}, over),
-      Object.getOwnPropertyDescriptors(changing),
-    );
-    given.shape[0] = 2;
-    const y = tensor(forward(given, options));
-    expect(y.data).toEqual(tensor(expected).data);
-    expect(y.shape).not.toBe(given.shape);
+    });
+    expect(forward(given, changing)).toEqual(forward(x(), over));
+    expect(given.shape[0]).toBe(100);
   });
 
   it('may throw, which comes out as it is', () => {
     class Own extends Error {}
-    const options = Object.assign(Object.create(null), over, {
-      get eps() {
-        return 1;
-      },
-    });
-    Object.defineProperty(options, 'eps', {
+    const options = Object.defineProperty({ ...over }, 'eps', {
       enumerable: true,
       get() {
         throw new Own('on purpose');
