@@ -1,7 +1,7 @@
 // What PyTorch 2.15, Keras 3 and ONNX make of their own samples, and what PyTorch refuses: scripts/norms.py.
 import { describe, expect, it } from 'vitest';
 import { GroupNorm, InstanceNorm, LayerNorm, RMSNorm } from '../../lib/index.js';
-import { goBack, layerOf, normalize, type Values } from '../support/norm-cases.js';
+import { arrayOf, goBack, layerOf, normalize, type Values } from '../support/norm-cases.js';
 import { type Norm, normBackward, productOf } from '../support/norm-reference.js';
 import {
   defaultEps,
@@ -133,11 +133,16 @@ describe('what PyTorch refuses is refused:', () => {
   const allowed = ['group_norm, refused 3'];
 
   it.each(refusedSamples.filter(({ name }) => !allowed.includes(name)))('$name: $refusal', (sample) => {
-    const { shape, weight, bias, eps } = sample;
+    const { shape, over, weight, bias, eps } = sample;
     const x = { data: new Float32Array(productOf(shape)), shape };
     const parameter = (of: number[] | undefined) => of && new Float32Array(productOf(of));
     expect(() =>
-      normalize(normOf(sample), x, { eps, weight: parameter(weight), bias: parameter(bias) }),
+      normalize(normOf(sample), x, {
+        eps,
+        weight: parameter(weight),
+        bias: parameter(bias),
+        ...(over && { shape: over }),
+      }),
     ).toThrow(
       expect.objectContaining({ code: expect.stringMatching(/^ERR_BATCHNORM_INVALID_(VALUE|TYPE)$/) }),
     );
@@ -183,15 +188,12 @@ describe('defaults are those of', () => {
     ['bfloat16', 2 ** -7],
     ['float16', 2 ** -10],
   ] as const)('torch.finfo for the eps of RMS norm: %s', (dtype, eps) => {
-    const ArrayType = {
-      float32: Float32Array,
-      float64: Float64Array,
-      bfloat16: Uint16Array,
-      float16: Uint16Array,
-    }[dtype];
     const norm: Norm = { kind: 'rms', shape: [1, 3], dimensions: 1 };
     // Values near the root of eps, so that it shows.
-    const data = ArrayType.from([3, 5, 7]);
+    const data = arrayOf(
+      dtype,
+      [3, 5, 7].map((value) => value * Math.sqrt(eps)),
+    );
     const x = { data, shape: [1, 3] };
     const said = normalize(norm, x, { dtype, eps }).y.data;
     expect(normalize(norm, x, { dtype }).y.data).toEqual(said);

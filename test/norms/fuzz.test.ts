@@ -50,8 +50,12 @@ const norm: fc.Arbitrary<Norm> = shape.chain((sizes): fc.Arbitrary<Norm> => {
   );
   const over = (kind: 'layer' | 'rms') =>
     dimensions.map((count): Norm => ({ kind, shape: sizes, dimensions: count }));
-  const instance = axis.map((at): Norm => ({ kind: 'instance', shape: sizes, axis: at }));
-  return fc.oneof(group, instance.filter(hasManyValues), over('layer'), over('rms'));
+  const instances = Array.from(
+    { length: 2 * rank },
+    (_, i): Norm => ({ kind: 'instance', shape: sizes, axis: i - rank }),
+  ).filter(hasManyValues);
+  const choices = [group, over('layer'), over('rms')];
+  return fc.oneof(...choices, ...(instances.length > 0 ? [fc.constantFrom(...instances)] : []));
 });
 
 /** Which instance norm wants. */

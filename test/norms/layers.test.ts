@@ -201,7 +201,12 @@ describe(`a state (${seedNote})`, () => {
     const again = layerOf(norm);
     again.loadStateDict(state, { prefix: 'blocks.1.norm' });
     expect(again.stateDict()).toEqual(layer.stateDict());
-    expect(() => layerOf(norm).loadStateDict(state, { prefix: 'blocks.1' })).toThrow(/^state/);
+    expect(() => layerOf(norm).loadStateDict(state, { prefix: 'blocks.1' })).toThrow(
+      expect.objectContaining({
+        code: 'ERR_BATCHNORM_INVALID_VALUE',
+        message: expect.stringContaining('blocks.1.norm'),
+      }),
+    );
   });
 
   it.each(each)('is refused whole where it lacks something or has more: $title', ({ norm, index }) => {
@@ -216,7 +221,9 @@ describe(`a state (${seedNote})`, () => {
       { ...before, weight: weight.map(() => Number.NaN) },
     ]) {
       expect(() => layer.loadStateDict(wrong)).toThrow(
-        expect.objectContaining({ code: expect.stringMatching(/^ERR_BATCHNORM_INVALID_(VALUE|TYPE)$/) }),
+        expect.objectContaining({
+          code: expect.stringMatching(/^ERR_BATCHNORM_(INVALID_VALUE|INVALID_TYPE|UNKNOWN_OPTION)$/),
+        }),
       );
       expect(layer.stateDict()).toEqual(before);
     }
@@ -262,7 +269,7 @@ describe(`JSON (${seedNote})`, () => {
     for (const [kind, Class] of Object.entries(classes) as Any[])
       if (kind !== norm.kind)
         expect(() => Class.fromJSON(json)).toThrow(
-          expect.objectContaining({ code: 'ERR_BATCHNORM_INVALID_VALUE' }),
+          expect.objectContaining({ code: expect.stringMatching(/^ERR_BATCHNORM_/) }),
         );
   });
 });
