@@ -14,9 +14,11 @@ import {
 } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
+import { pathToFileURL } from 'node:url';
 import * as tf from '@tensorflow/tfjs';
 import { loadBatchNorms, writeSafetensors } from 'batchnorm/files';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { table } from '../../lib/cli/table.js';
 import { version } from '../../lib/version.js';
 import { inFiles } from '../support/files.js';
 import { patience } from '../support/patience.js';
@@ -97,6 +99,24 @@ describe('help and mistakes', () => {
 });
 
 describe('inspect', () => {
+  it('says what is wrong in a line of its own on a terminal, where a bar stood', () => {
+    const program = `${process.execPath} ${resolve(bin.batchnorm)} inspect ${join(folder, 'none.onnx')}`;
+    // util-linux has it, and Debian's bsdutils.
+    const { error, stdout } = spawnSync('script', ['-qec', program, '/dev/null'], { encoding: 'utf8' });
+    if (error) return;
+    const [bar, line, rest] = stdout.split('\r\u001b[K');
+    expect([bar, line, rest]).toEqual([
+      expect.stringMatching(/^\rreading .* 0\/1/),
+      expect.stringMatching(/^batchnorm: ENOENT.*\r\n$/),
+      undefined,
+    ]);
+  });
+
+  it('lists any number of layers', () => {
+    const rows = Array.from({ length: 200_000 }, (_, i) => [`${i}`]);
+    expect(table(['name'], rows).split('\n')).toHaveLength(rows.length + 2);
+  });
+
   it('prints a row for each batch norm, and nothing is wrong', () => {
     const { status, stdout, stderr } = run('inspect', sound, '--strict');
     expect({ status, stderr }).toEqual({ status: 0, stderr: '' });
@@ -329,6 +349,45 @@ describe('models of TensorFlow.js', () => {
     expect(readFileSync(join(folder, 'regular'), 'utf8')).toBe('mine');
     expect(existsSync(path)).toBe(true);
     rmSync(join(folder, 'model.json'));
+  });
+
+  it('fold takes no name for the working directory', { timeout: patience }, () => {
+    const work = join(folder, 'unnamed');
+    mkdirSync(work);
+    writeFileSync(join(work, 'mine'), '');
+    expect(runIn(work, 'fold', path, '--out', '')).toEqual({
+      status: 2,
+      stdout: '',
+      stderr: 'batchnorm: --out must be a folder, got "" (batchnorm --help)\n',
+    });
+    expect(readdirSync(work)).toEqual(['mine']);
+  });
+
+  it('fold leaves a folder alone that somebody made while it worked', { timeout: patience }, () => {
+    const out = join(folder, 'meanwhile');
+    // Made when the first of the files is to be written.
+    const preload = join(folder, 'meanwhile.mjs');
+    writeFileSync(
+      preload,
+      `import fs from 'node:fs';
+      import { syncBuiltinESMExports } from 'node:module';
+      const { writeFileSync, mkdirSync } = fs;
+      fs.writeFileSync = (...args) => {
+        mkdirSync(${JSON.stringify(out)}, { recursive: true });
+        writeFileSync(${JSON.stringify(join(out, 'mine'))}, '');
+        return writeFileSync(...args);
+      };
+      syncBuiltinESMExports();`,
+    );
+    const { status, stderr } = spawnSync(
+      process.execPath,
+      ['--import', pathToFileURL(preload).href, resolve(bin.batchnorm), 'fold', path, '--out', out],
+      { encoding: 'utf8', timeout: patience },
+    );
+    expect(stderr).toMatch(/^batchnorm: .*not empty.*\n$/);
+    expect(status).toBe(2);
+    expect(readdirSync(out)).toEqual(['mine']);
+    expect(readdirSync(folder).filter((name) => /\.(?:tmp|old)$/.test(name))).toEqual([]);
   });
 
   it('fold writes nothing where the times cannot be had', { timeout: patience }, () => {
