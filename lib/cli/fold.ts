@@ -26,6 +26,7 @@ import {
   type Times,
 } from './tensorflow.js';
 import { UsageError } from './usage.js';
+import { whole } from './whole.js';
 
 export interface FoldOptions {
   readonly out: string;
@@ -54,7 +55,7 @@ export async function fold(file: string, options: FoldOptions): Promise<number> 
     );
   }
   const difference = time ? largestDifference(predict(model, inputs), predict(folded, inputs)) : undefined;
-  writeFolder(place, files, isThere);
+  whole(() => writeFolder(place, files, isThere));
   if (json) {
     process.stdout.write(
       `${JSON.stringify({ file, out: options.out, folded: count, left, ...(time && { times, difference }) }, null, 2)}\n`,

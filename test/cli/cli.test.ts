@@ -363,32 +363,55 @@ describe('models of TensorFlow.js', () => {
     expect(readdirSync(work)).toEqual(['mine']);
   });
 
-  it('fold leaves a folder alone that somebody made while it worked', { timeout: patience }, () => {
-    const out = join(folder, 'meanwhile');
-    // Made when the first of the files is to be written.
-    const preload = join(folder, 'meanwhile.mjs');
+  /** `batchnorm fold` with code that runs before its first file is written. */
+  function foldAfter(code: string, out: string) {
+    const preload = join(folder, 'preload.mjs');
     writeFileSync(
       preload,
       `import fs from 'node:fs';
       import { syncBuiltinESMExports } from 'node:module';
       const { writeFileSync, mkdirSync } = fs;
       fs.writeFileSync = (...args) => {
-        mkdirSync(${JSON.stringify(out)}, { recursive: true });
-        writeFileSync(${JSON.stringify(join(out, 'mine'))}, '');
+        ${code};
         return writeFileSync(...args);
       };
       syncBuiltinESMExports();`,
     );
-    const { status, stderr } = spawnSync(
-      process.execPath,
-      ['--import', pathToFileURL(preload).href, resolve(bin.batchnorm), 'fold', path, '--out', out],
-      { encoding: 'utf8', timeout: patience },
+    const args = [
+      '--import',
+      pathToFileURL(preload).href,
+      resolve(bin.batchnorm),
+      'fold',
+      path,
+      '--out',
+      out,
+    ];
+    return spawnSync(process.execPath, args, { encoding: 'utf8', timeout: patience });
+  }
+
+  it('fold leaves a folder alone that somebody made while it worked', { timeout: patience }, () => {
+    const out = join(folder, 'meanwhile');
+    const [folderName, fileName] = [out, join(out, 'mine')].map((name) => JSON.stringify(name));
+    const { status, stderr } = foldAfter(
+      `mkdirSync(${folderName}, { recursive: true }); writeFileSync(${fileName}, '')`,
+      out,
     );
     expect(stderr).toMatch(/^batchnorm: .*not empty.*\n$/);
     expect(status).toBe(2);
     expect(readdirSync(out)).toEqual(['mine']);
     expect(readdirSync(folder).filter((name) => /\.(?:tmp|old)$/.test(name))).toEqual([]);
   });
+
+  it.runIf(process.platform !== 'win32')(
+    'fold writes the whole model though a signal is to end it',
+    { timeout: patience },
+    () => {
+      const out = join(folder, 'interrupted');
+      foldAfter("process.kill(process.pid, 'SIGTERM')", out);
+      expect(readdirSync(out).sort()).toEqual(['group1-shard1of1.bin', 'model.json']);
+      expect(readdirSync(folder).filter((name) => /\.(?:tmp|old)$/.test(name))).toEqual([]);
+    },
+  );
 
   it('fold writes nothing where the times cannot be had', { timeout: patience }, () => {
     const out = join(folder, 'untimed');
