@@ -16,7 +16,7 @@ import {
   takeBrought,
 } from '../member.js';
 import { namesOf, propertyOf } from '../properties.js';
-import { lengthOf } from '../typed-array.js';
+import { lengthOf, zeros } from '../typed-array.js';
 import { checkInteger, newArray, readOptions } from '../validate.js';
 import {
   type Broken,
@@ -120,7 +120,7 @@ class SharedMemory implements Transport {
   readonly #memory: GroupMemory;
   readonly #mayWait: boolean;
   /** What an exchange gives, until it has all of it. */
-  #result = newArray<Float64Array>('float64', 0);
+  #result = zeros<Float64Array>('float64', 0);
 
   constructor(memory: GroupMemory, mayWait: boolean) {
     this.#memory = memory;
