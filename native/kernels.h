@@ -324,7 +324,7 @@ struct ScaleRowsWork {
 };
 
 /// Of rows normalized like that before they are scaled, n = (x - mean) * scale + offset: column sums += dy,
-/// dy * n, of at most kStretch * 8 rows; row totals += dy * weight, dy * weight * n, in kLanes<T> parts each.
+/// dy * n, of at most kStretch * 8 rows; row sums = dy * weight, dy * weight * n.
 template <typename T>
 struct RowSumsWork {
   size_t rows;
@@ -338,8 +338,8 @@ struct RowSumsWork {
   const T* weight;
   T* column_dy;
   T* column_product;
-  double* dy_total;
-  double* product_total;
+  double* dy_sum;
+  double* product_sum;
 };
 
 /// dx = (dy * weight - (x - mean) * slope - constant) * scale, likewise.

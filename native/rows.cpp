@@ -597,6 +597,11 @@ class ParameterSums {
     weight_[parameter] += weight;
     bias_[parameter] += bias;
   }
+  /// Sums of columns, of which each parameter has `columns`.
+  void add(const double* dy, const double* product, size_t columns) {
+    for (size_t parameter = 0; parameter < weight_.size(); parameter++)
+      for (size_t i = 0; i < columns; i++) add(parameter, *product++, *dy++);
+  }
   template <typename T>
   void write(T* dweight, T* dbias) const {
     for (size_t i = 0; i < weight_.size(); i++) {
@@ -794,8 +799,8 @@ class ColumnGradients {
     if (!gradients_.weight && !gradients_.bias) return;
     for (size_t task = 0; task < tasks_; task++) {
       const double* const dy = partials_ + task * 2 * padded;
-      for (size_t column = 0; column < columns_.width(); column++)
-        parameters.add(column % columns_.values() / shape_.inner, dy[padded + column], dy[column]);
+      for (size_t begin = 0; begin < columns_.width(); begin += columns_.values())
+        parameters.add(dy + begin, dy + padded + begin, shape_.inner);
     }
     parameters.write(gradients_.weight, gradients_.bias);
   }
@@ -833,7 +838,6 @@ class ColumnGradients {
     const T* const dy = values_.read(pass_.dy + at, count, worker.wide);
     const Normalization<T> r = rows_.from(row);
     for (T* array : {worker.column_first, worker.column_second}) std::fill_n(array, values, T{0});
-    for (double* array : {worker.first_total, worker.second_total}) std::fill_n(array, rows * kLanes<T>, 0.0);
     // Rows of a group share their columns: with one group all do.
     const size_t together = shape_.groups == 1 ? rows : 1;
     const size_t distance = std::min(kAheadBytes / sizeof(S), count);
@@ -841,16 +845,13 @@ class ColumnGradients {
       const size_t column = i % shape_.groups * length;
       kernels_.sum_rows({together, length, distance, dy + i * length, x + i * length, r.mean + i, r.scale + i,
                          r.offset + i, columns_.from(column).scale, worker.column_first + column,
-                         worker.column_second + column, worker.first_total + i * kLanes<T>,
-                         worker.second_total + i * kLanes<T>});
+                         worker.column_second + column, worker.dy + i, worker.dy_normalized + i});
     }
     for (size_t column = 0; column < values; column++) {
       dy_total[column] += static_cast<double>(worker.column_first[column]);
       product_total[column] += static_cast<double>(worker.column_second[column]);
     }
     if (!gradients_.input) return;
-    kernels_.collect_totals[kChannelsFirst](worker.first_total, rows, 1, worker.dy);
-    kernels_.collect_totals[kChannelsFirst](worker.second_total, rows, 1, worker.dy_normalized);
     const double each = static_cast<double>(length);
     for (size_t i = 0; i < rows; i++) {
       const double mean = pass_.centred ? worker.dy[i] / each : 0;

@@ -1,6 +1,7 @@
 // Rows that have coefficients of their own, and columns that have weights: layer norm. Rows have no gaps.
 #pragma once
 
+#include "channels.h"
 #include "loops.h"
 #include "terms.h"
 
@@ -59,12 +60,17 @@ struct RowGradient {
   ALWAYS_INLINE void prefetch(size_t, size_t) const {}
 };
 
-/// Writes rows, line by line.
+/// Lines from which on a row is written line by line.
+constexpr size_t kLongRow = 16;
+
+/// Writes rows.
 template <bool Stream, typename Row, typename Work, typename T>
 ALWAYS_INLINE void write_rows(const Work& work, T* to) {
   for (size_t row = 0; row < work.rows; row++, to += work.columns) {
     const Row map(work, row);
-    size_t column = before_first_line(to, work.columns);
+    // In a short row the parts at both ends cost more than lines that straddle.
+    const bool lines = Stream || work.columns >= kLongRow * kLanes<T>;
+    size_t column = lines ? before_first_line(to, work.columns) : 0;
     if (column > 0) map.apply(0, column).store(to, column);
     for (; column + kLanes<T> <= work.columns; column += kLanes<T>) {
       const Vec<T> values = map.apply(column, AllLanes{});
@@ -93,6 +99,7 @@ void grad_rows(const GradRowsWork<T>& work) {
 template <size_t Rows, typename T>
 ALWAYS_INLINE void sum_some_rows(const RowSumsWork<T>& work, size_t row) {
   constexpr size_t stretch = batchnorm::kStretch * 8 * kLanes<T>;
+  double totals[Rows][2][kLanes<T>] = {};
   const Vec<T> zero = Vec<T>::broadcast(0);
   const T* const dy = work.dy + row * work.columns;
   const T* const x = work.x + row * work.columns;
@@ -126,9 +133,13 @@ ALWAYS_INLINE void sum_some_rows(const RowSumsWork<T>& work, size_t row) {
     }
     if (column < end) visit(column, end - column);
     for (size_t i = 0; i < Rows; i++) {
-      add_lanes(sums[i].first, work.dy_total + (row + i) * kLanes<T>);
-      add_lanes(sums[i].second, work.product_total + (row + i) * kLanes<T>);
+      add_lanes(sums[i].first, totals[i][0]);
+      add_lanes(sums[i].second, totals[i][1]);
     }
+  }
+  for (size_t i = 0; i < Rows; i++) {
+    work.dy_sum[row + i] = sum_of_halves<kLanes<T> / 2>(totals[i][0]);
+    work.product_sum[row + i] = sum_of_halves<kLanes<T> / 2>(totals[i][1]);
   }
 }
 
