@@ -5,7 +5,8 @@ import { abridged } from '../files/abridged.js';
 /** Rows under a head; the first column to the left, the others to the right. */
 export function table(head: readonly string[], rows: readonly (readonly string[])[]): string {
   const all = [head, ...rows];
-  const widths = head.map((_, i) => Math.max(...all.map((row) => row[i].length)));
+  // No Math.max of all of them: a call does not take hundreds of thousands of arguments.
+  const widths = head.map((_, i) => all.reduce((most, row) => Math.max(most, row[i].length), 0));
   return all
     .map((row) =>
       row
@@ -32,14 +33,21 @@ export function short(value: number): string {
 }
 
 const barWidth = 24;
+let isBarShown = false;
 
 /** A bar on a terminal; where stderr is none, nothing. */
 export function progress(what: string, done: number, all: number): void {
-  const { stderr } = process;
-  if (!stderr.isTTY) return;
-  if (done >= all) stderr.write('\r\u001b[K');
-  else {
+  if (done >= all) clearProgress();
+  else if (process.stderr.isTTY) {
     const filled = Math.round((done / all) * barWidth);
-    stderr.write(`\r${what} ${'█'.repeat(filled)}${'░'.repeat(barWidth - filled)} ${done}/${all}\u001b[K`);
+    const bar = `${'█'.repeat(filled)}${'░'.repeat(barWidth - filled)}`;
+    process.stderr.write(`\r${what} ${bar} ${done}/${all}\u001b[K`);
+    isBarShown = true;
   }
+}
+
+/** Gives the line back, for what is said of work that did not come to its end. */
+export function clearProgress(): void {
+  if (isBarShown) process.stderr.write('\r\u001b[K');
+  isBarShown = false;
 }
