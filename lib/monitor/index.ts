@@ -297,7 +297,7 @@ export class Monitor {
  * @param options `every`, `folder`, `title`.
  * @returns the monitor, whose {@link Monitor.step} is to be called once behind every step.
  * @throws TypeError (`ERR_BATCHNORM_INVALID_TYPE`, `ERR_BATCHNORM_UNKNOWN_OPTION`), RangeError (`ERR_BATCHNORM_INVALID_VALUE`) for what
- *   is no layer, no layers, or a name that two have.
+ *   is no layer, no layers, or a name that two have; RangeError (`ERR_BATCHNORM_OUT_OF_MEMORY`).
  * @example
  * import { BatchNorm, monitor } from 'batchnorm';
  *

@@ -27,18 +27,18 @@ const share = (count: number | null, channels: number) => (count === null ? null
 const measures: readonly Measure[] = [
   {
     title: 'Drift of means',
-    text: 'How far the mean of the batch lies from the running mean, in running standard deviations. Evaluation would shift a batch by that.',
+    text: 'How far the mean of the batch lies from the running mean, in running standard deviations: by so much evaluation would shift the batch. The largest and the mean of the channels.',
     lines: [
-      { name: 'largest of the channels', color: 'second', of: (record) => record.maxMeanDrift },
-      { name: 'mean of the channels', color: 'first', of: (record) => record.meanDrift },
+      { name: 'largest', color: 'second', of: (record) => record.maxMeanDrift },
+      { name: 'mean', color: 'first', of: (record) => record.meanDrift },
     ],
   },
   {
     title: 'Drift of variances',
-    text: 'How far the variance of the batch lies from the running variance, in doublings: 1 is twice, or half.',
+    text: 'How far the variance of the batch lies from the running variance, in doublings: 1 is twice, or half. The largest and the mean of the channels.',
     lines: [
-      { name: 'largest of the channels', color: 'second', of: (record) => record.maxVarDrift },
-      { name: 'mean of the channels', color: 'first', of: (record) => record.varDrift },
+      { name: 'largest', color: 'second', of: (record) => record.maxVarDrift },
+      { name: 'mean', color: 'first', of: (record) => record.varDrift },
     ],
   },
   {
@@ -91,9 +91,9 @@ const shownShare = 0.98;
 const style = `h2 { font-size: 1.05rem; margin: 1.5rem 0 0; }
 p { margin: .25rem 0; color: var(--dim); }
 .multiples { display: grid; gap: .75rem; grid-template-columns: repeat(auto-fill, minmax(min(17rem, 100%), 1fr)); margin-top: .5rem; }
-figure { background: var(--card); border-radius: .5rem; padding: .6rem .6rem .4rem; }
+figure { display: flex; flex-direction: column; background: var(--card); border-radius: .5rem; padding: .6rem .6rem .4rem; }
 figcaption b { color: var(--text); }
-svg text { fill: var(--dim); font-size: 11px; }
+svg { margin-top: auto; } svg text { fill: var(--text); font-size: 11px; }
 .grid { stroke: var(--grid); } .line { fill: none; stroke-width: 1.5; stroke-linejoin: round; }
 .first { --color: var(--first); } .second { --color: var(--second); } .third { --color: var(--third); }
 .line.first, .line.second, .line.third { stroke: var(--color); } .dot, .beyond { fill: var(--color); }
