@@ -10,7 +10,7 @@ import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { capabilities } from 'batchnorm';
 import { integer, optionsOrExit } from '../options.js';
-import { saveNetwork } from './checkpoint.js';
+import { pathWithout, saveNetwork } from './checkpoint.js';
 import { head, readMnist } from './data.js';
 import { measureMonitor, monitorSection, type Watch, watchNetwork } from './monitoring.js';
 import type { Network } from './network.js';
@@ -43,7 +43,7 @@ const USAGE = `Usage: npm start -- [options]
   --seed <n>    seed of the weights and of the order of the images (default 1)
   --dtype <d>   how the activations of batch norms are stored: float32 (default) or bfloat16, in half the bytes
   --monitor     watch the batch norms while they learn: a table, monitor.html and monitor.jsonl in <dir>, and what it costs
-  --out <dir>   where mnist.svg, mnist.html and mnist.safetensors are written (default out/)
+  --out <dir>   where mnist.svg, mnist.html and the networks are written (default out/)
   --help        this text`;
 
 interface Options {
@@ -165,15 +165,15 @@ function main({ quick, epochs, seed, out, dtype, monitor }: Options): void {
   };
   writeFileSync(files.svg, svgDocument(title, plots));
   writeFileSync(files.html, renderPage(title, lead, plots, sections, [...facts, ...origin]));
-  saveNetwork(
-    files.model,
-    normalized.network,
-    new Map([
+  // The server shows the two beside each other: from the same weights, at the same rate.
+  for (const [i, path] of [files.model, pathWithout(files.model)].entries()) {
+    const metadata = new Map([
       ['format', 'pt'],
       ['command', command],
-      ['test_accuracy', String(outcomes[0].accuracy)],
-    ]),
-  );
+      ['test_accuracy', String(outcomes[i].accuracy)],
+    ]);
+    saveNetwork(path, runs[i].network, metadata);
+  }
   const seconds = (performance.now() - started) / 1000;
   if (monitor) console.log(`\nThe batch norms, step by step: ${join(out, 'monitor.html')}`);
   console.log(`\nWrote ${files.svg}, ${files.html} and ${files.model}; ${seconds.toFixed(1)} s in all.`);

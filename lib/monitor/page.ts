@@ -99,7 +99,7 @@ svg { margin-top: auto; } svg text { fill: var(--text); font-size: 11px; }
 .line.first, .line.second, .line.third { stroke: var(--color); } .dot, .beyond { fill: var(--color); }
 i { background: var(--color); margin-right: .35rem; } .legend span { margin-right: 1rem; white-space: nowrap; }
 table { border-collapse: collapse; width: 100%; margin-top: .5rem; font-size: .9rem; font-variant-numeric: tabular-nums; }
-th, td { text-align: right; padding: .3rem .5rem; border-bottom: 1px solid var(--grid); } th:first-child, td:first-child { text-align: left; }
+th, td { text-align: right; padding: .3rem .5rem; border-bottom: 1px solid var(--grid); } th:first-child, td:first-child { text-align: left; } th, td:not(:first-child) { overflow-wrap: normal; }
 th { color: var(--dim); font-weight: 600; }
 @media (max-width: 40rem) {
   thead { display: none; }
@@ -231,8 +231,8 @@ const columns = [
 function lastSeen(layers: readonly Watched[]): string {
   const rows = layers.map(({ name, latest, measured, layer }) => {
     const record = measured ?? latest;
-    const pair = (a: number | null | undefined, b: number | null | undefined) =>
-      `${number(a ?? null)}, ${number(b ?? null)}`;
+    const pair = (a: number | null = null, b: number | null = null) =>
+      a === null ? '–' : `${number(a)}, ${number(b)}`;
     const cells = [
       shown(name),
       `${layer.channels}`,
