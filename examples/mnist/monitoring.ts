@@ -1,4 +1,7 @@
 // The batch norms of the digit network under watch, and what that costs.
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { type Monitor, type MonitorOptions, monitor } from 'batchnorm';
 import { summary, type Times } from '../times.js';
 import type { Digits } from './data.js';
@@ -37,7 +40,11 @@ export interface MonitorCost {
   readonly monitor: Times;
 }
 
-/** Trains a network for an epoch of `digits`, with the monitor behind each second step. */
+/** Steps to measure, and before them those in which the code is compiled. */
+const STEPS = 600;
+const WARM_UP = 200;
+
+/** Trains a network, with the monitor behind each second step. */
 export function measureMonitor(
   digits: Digits,
   learningRate: number,
@@ -46,19 +53,20 @@ export function measureMonitor(
 ): MonitorCost {
   const random = uniform(seed);
   const network = new Network(BATCH, SIZES, true, random, dtype);
-  const watch = watchNetwork(network);
+  // It writes what it sees, as the one whose files are kept.
+  const folder = mkdtempSync(join(tmpdir(), 'batchnorm-'));
+  const watch = watchNetwork(network, { folder });
   const samples = { without: [] as number[], with: [] as number[], monitor: [] as number[] };
   let begun = process.hrtime.bigint();
   let isWatched = false;
   train(network, digits, {
-    epochs: 1,
+    epochs: Math.ceil((WARM_UP + STEPS) / Math.floor(digits.count / BATCH)),
     learningRate,
     momentum: MOMENTUM,
     random,
     onStep(step) {
       const ended = process.hrtime.bigint();
-      // Until then the code is compiled.
-      const counts = step > 50;
+      const counts = step > WARM_UP;
       if (counts) samples[isWatched ? 'with' : 'without'].push(Number(ended - begun));
       isWatched = step % 2 === 0;
       begun = process.hrtime.bigint();
@@ -67,6 +75,8 @@ export function measureMonitor(
       if (counts) samples.monitor.push(Number(process.hrtime.bigint() - begun));
     },
   });
+  watch.monitor.close();
+  rmSync(folder, { recursive: true });
   return {
     without: summary(samples.without),
     with: summary(samples.with),

@@ -199,6 +199,9 @@ describe('a monitor', () => {
     });
     // The same batch again: what counts tells, and nothing else can.
     layers.training.forward(x);
+    layers.untracked.forward(x);
+    expect(states()).toMatchObject({ training: 'training', untracked: 'training', cleared: 'idle' });
+    layers.training.forward(x);
     // A batch that no statistics take in is a batch.
     layers.cleared.forward(batch(4, 2), { updateStats: false });
     layers.untracked.eval();
@@ -265,6 +268,9 @@ describe('a monitor', () => {
     expect(records).toContain(furthest);
     const steps = records.map(({ step }) => step);
     expect(steps).toEqual([...steps].sort((a, b) => a - b));
+    // From the whole of training, and not from its end alone.
+    const gaps = steps.slice(1).map((step, j) => step - steps[j]);
+    expect(Math.max(...gaps)).toBeLessThan(64);
     expect(new Set(steps).size).toBe(steps.length);
   });
 
