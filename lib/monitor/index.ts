@@ -89,7 +89,8 @@ export class Monitor {
   #folder: string | undefined;
   #steps = 0;
   #isClosed = false;
-  #lines = '';
+  /** As text they cost most, and least all at once. */
+  #unwritten: LayerRecord[] = [];
   #linesAt: number;
   #pageAt: number;
 
@@ -137,7 +138,7 @@ export class Monitor {
     for (let i = 0; i < this.#layers.length; i++) {
       const record = freeze(this.#layers[i].look(this.#steps, tensors?.[i]));
       records[i] = record;
-      if (this.#folder !== undefined) this.#lines += `${JSON.stringify(record)}\n`;
+      if (this.#folder !== undefined) this.#unwritten[this.#unwritten.length] = record;
     }
     if (this.#folder !== undefined) this.#writeInTime();
     return records;
@@ -260,8 +261,8 @@ export class Monitor {
   }
 
   #writeLines(): void {
-    const text = this.#lines;
-    this.#lines = '';
+    const text = this.#unwritten.map((record) => `${JSON.stringify(record)}\n`).join('');
+    this.#unwritten = [];
     this.#linesAt = platform.now();
     if (text !== '') this.#write(lines, text, true);
   }
@@ -279,7 +280,7 @@ export class Monitor {
       platform.writeText(folder, name, text, isMore);
     } catch (error) {
       this.#folder = undefined;
-      this.#lines = '';
+      this.#unwritten = [];
       const reason = isObject(error) ? (error as Error).message : String(error);
       platform.warn(
         'BATCHNORM_MONITOR',

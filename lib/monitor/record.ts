@@ -40,7 +40,7 @@ export interface LayerRecord {
    */
   readonly withoutGradient: number | null;
   /**
-   * The share of values of y that are not positive, which a ReLU makes 0, or has made 0: of 4,096 of them, spread evenly, or of all where
+   * The share of values of y that are not positive, which a ReLU makes 0, or has made 0: of 2,048 of them, spread evenly, or of all where
    * there are fewer, and of one per channel at least. null unless step() was given y.
    */
   readonly notPositive: number | null;

@@ -7,7 +7,7 @@ import { type Geometry, geometryOf, type ReadTensor } from '../validate.js';
 import { emptyRecord, type LayerRecord } from './record.js';
 
 /** The values of y that are looked at, where there are more. */
-const mostSampled = 4096;
+const mostSampled = 2048;
 
 /** The records of a layer that are kept: as many as a plot has room for. */
 const mostRecords = 400;
