@@ -24,6 +24,7 @@
 #include "plan.h"
 #include "platform.h"
 #include "presence.h"
+#include "rows.h"
 #include "stored.h"
 
 namespace {
@@ -350,6 +351,111 @@ napi_value moments(napi_env env, napi_callback_info info) {
   const auto variance = arguments.template array<double>(5, shape.channels, "variance");
   When::run(arguments, [=, execution = When::execution(arguments)] {
     batchnorm::moments<S>(execution, shape, x.at, mean.at, variance.at);
+  });
+  return nullptr;
+}
+
+/// (samples, outer, groups, channels, inner, eps, centred), of passes over rows.
+constexpr size_t kRowArguments = 7;
+template <typename Arguments>
+batchnorm::RowShape row_shape(const Arguments& arguments) {
+  const batchnorm::RowShape shape = {arguments.size(0), arguments.size(1), arguments.channels(2),
+                                     arguments.channels(3), arguments.size(4)};
+  double size = 1;
+  for (const size_t dimension : {shape.samples, shape.outer, shape.groups, shape.channels, shape.inner}) {
+    size *= static_cast<double>(dimension);
+    // An empty x may have as many groups and channels as another.
+    if (size > Arguments::kLargest) throw InvalidCall{"be given a shape that memory can hold"};
+  }
+  return shape;
+}
+
+/// forwardRows(..., x, y?, weight?, bias?, mean, variance, relu, residual?, mask?): whether y is x
+template <typename S, typename When>
+napi_value forward_rows(napi_env env, napi_callback_info info) {
+  constexpr size_t kBegin = kRowArguments;
+  const Arguments<kBegin + 9 + When::kArguments> arguments(env, info);
+  const batchnorm::RowShape shape = row_shape(arguments);
+  const double eps = arguments.number(5);
+  const bool centred = arguments.boolean(6);
+  const size_t size = shape.size(), parameters = shape.parameters();
+  const auto x = arguments.template array<const S>(kBegin, size, "x.data");
+  const auto y = arguments.template optional_array<S>(kBegin + 1, size, kOut);
+  const auto weight = arguments.template optional_array<const Compute<S>>(kBegin + 2, parameters, "weight");
+  const auto bias = arguments.template optional_array<const Compute<S>>(kBegin + 3, parameters, "bias");
+  const auto mean = arguments.template array<double>(kBegin + 4, shape.rows(), "mean");
+  const auto variance = arguments.template array<double>(kBegin + 5, shape.rows(), "variance");
+  const Activation activation = arguments.activation(kBegin + 6);
+  const auto residual = arguments.template optional_array<const S>(kBegin + 7, size, "residual.data");
+  const auto mask = arguments.template optional_array<unsigned char>(
+      kBegin + 8, batchnorm::row_mask_bytes(shape), "the mask of the activation");
+  bool in_place = false;
+  if (y.at) {
+    in_place = is_in_place<S>(y, x, kOverX);
+    check_apart(y, residual, kOffResidual);
+    check_apart(y, weight, kOffWeight);
+    check_apart(y, bias, kOffBias);
+    check_apart(y, mean, kOffMean);
+    check_apart(y, variance, kOffVariance);
+  }
+  const batchnorm::RowForward<S> pass = {
+      shape, eps, centred, x.at, y.at, weight.at, bias.at, {activation, residual.at}, mask.at};
+  When::run(arguments, [=, execution = When::execution(arguments)] {
+    batchnorm::forward_rows<S>(execution, pass, mean.at, variance.at);
+  });
+  return Napi::Boolean::New(env, in_place);
+}
+
+/// backwardRows(..., dy, x, mean, variance, weight?, bias?, relu, residual?, mask?, dResidual?, dx?,
+/// dWeight?, dBias?)
+template <typename S, typename When>
+napi_value backward_rows(napi_env env, napi_callback_info info) {
+  constexpr size_t kBegin = kRowArguments;
+  const Arguments<kBegin + 13 + When::kArguments> arguments(env, info);
+  const batchnorm::RowShape shape = row_shape(arguments);
+  const size_t size = shape.size(), parameters = shape.parameters();
+  const auto dy = arguments.template array<const S>(kBegin, size, "dy.data");
+  const auto x = arguments.template array<const S>(kBegin + 1, size, "x.data");
+  const auto mean = arguments.template array<const double>(kBegin + 2, shape.rows(), "mean");
+  const auto variance = arguments.template array<const double>(kBegin + 3, shape.rows(), "variance");
+  const auto weight = arguments.template optional_array<const Compute<S>>(kBegin + 4, parameters, "weight");
+  const auto bias = arguments.template optional_array<const Compute<S>>(kBegin + 5, parameters, "bias");
+  const Activation activation = arguments.activation(kBegin + 6);
+  const auto residual = arguments.template optional_array<const S>(kBegin + 7, size, "residual.data");
+  const auto mask = arguments.template optional_array<const unsigned char>(
+      kBegin + 8, batchnorm::row_mask_bytes(shape), "the mask of the activation");
+  const auto dresidual = arguments.template optional_array<S>(kBegin + 9, size, "the gradient of residual");
+  const auto dx = arguments.template optional_array<S>(kBegin + 10, size, kOut);
+  const auto dweight =
+      arguments.template optional_array<Compute<S>>(kBegin + 11, parameters, "the gradient of weight");
+  const auto dbias =
+      arguments.template optional_array<Compute<S>>(kBegin + 12, parameters, "the gradient of bias");
+  // What is let through is kept there: sums and dx come of it.
+  const bool gated = activation != batchnorm::kIdentity && (residual.at || mask.at) && size > 0;
+  if (gated && !dresidual.at) throw InvalidCall{"be given room for the gradient of a residual"};
+  if (dx.at) {
+    is_in_place<S>(dx, dy, "be dy.data itself or not overlap it");
+    check_apart(dx, x, kOffX);
+    check_apart(dx, residual, kOffResidual);
+    check_apart(dx, weight, kOffWeight);
+    check_apart(dx, bias, kOffBias);
+    check_apart(dx, mean, kOffMean);
+    check_apart(dx, variance, kOffVariance);
+  }
+  const batchnorm::RowBackward<S> pass = {shape,
+                                          arguments.number(5),
+                                          arguments.boolean(6),
+                                          dy.at,
+                                          x.at,
+                                          mean.at,
+                                          variance.at,
+                                          weight.at,
+                                          bias.at,
+                                          {activation, residual.at},
+                                          mask.at};
+  const batchnorm::Gradients<S> gradients = {dx.at, dweight.at, dbias.at, dresidual.at};
+  When::run(arguments, [=, execution = When::execution(arguments)] {
+    batchnorm::backward_rows<S>(execution, pass, gradients);
   });
   return nullptr;
 }
@@ -985,6 +1091,10 @@ Napi::Object passes_of(Napi::Env env, Storage storage = batchnorm::kFloat32) {
   export_function<grad_sums_of_present<S, Later>>(passes, "gradSumsOfPresentLater", storage);
   export_function<grad_input_of_present<S, Later>>(passes, "gradInputOfPresentLater", storage);
   export_function<grad_weights<S, Later>>(passes, "gradWeightsLater", storage);
+  export_function<forward_rows<S, Now>>(passes, "forwardRows", storage);
+  export_function<backward_rows<S, Now>>(passes, "backwardRows", storage);
+  export_function<forward_rows<S, Later>>(passes, "forwardRowsLater", storage);
+  export_function<backward_rows<S, Later>>(passes, "backwardRowsLater", storage);
   export_function<frozen_bytes<Compute<S>>>(passes, "frozenBytes", storage);
   export_function<freeze<Compute<S>>>(passes, "freeze", storage);
   export_function<run_frozen<S, Now>>(passes, "runFrozen", storage);

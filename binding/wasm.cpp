@@ -6,6 +6,7 @@
 
 #include "batchnorm.h"
 #include "presence.h"
+#include "rows.h"
 #include "stored.h"
 
 #define EXPORT(name) extern "C" __attribute__((export_name(name)))
@@ -75,6 +76,11 @@ double batchnorm_update_running_stats(size_t channels, const double* mean, const
 #define PRESENCE const double *weights, uint32_t missing, uint32_t impute, uint32_t zero
 #define PRESENT \
   { weights, missing != 0, impute != 0, zero != 0 }
+
+#define ROWS \
+  size_t samples, size_t outer, size_t groups, size_t channels, size_t inner, double eps, uint32_t centred
+#define ROW_SHAPE \
+  { samples, outer, groups, channels, inner }
 
 #define EXPORT_PASSES(T, suffix)                                                                             \
   EXPORT("forwardTraining" suffix)                                                                           \
@@ -161,6 +167,33 @@ double batchnorm_update_running_stats(size_t channels, const double* mean, const
                                     const double* weights) {                                                 \
     return static_cast<double>(                                                                              \
         batchnorm::find_missing<T>(kExecution, {outer, channels, inner}, x, weights));                       \
+  }                                                                                                          \
+  EXPORT("forwardRows" suffix)                                                                               \
+  void batchnorm_forward_rows_##T(ROWS, const T* x, T* y, const T* weight, const T* bias, double* mean,      \
+                                  double* variance, uint32_t relu, const T* residual, unsigned char* mask) { \
+    batchnorm::forward_rows<T>(                                                                              \
+        kExecution,                                                                                          \
+        {ROW_SHAPE, eps, centred != 0, x, y, weight, bias, {activation_of(relu), residual}, mask}, mean,     \
+        variance);                                                                                           \
+  }                                                                                                          \
+  EXPORT("backwardRows" suffix)                                                                              \
+  void batchnorm_backward_rows_##T(ROWS, const T* dy, const T* x, const double* mean,                        \
+                                   const double* variance, const T* weight, const T* bias, uint32_t relu,    \
+                                   const T* residual, const unsigned char* mask, T* dresidual, T* dx,        \
+                                   T* dweight, T* dbias) {                                                   \
+    batchnorm::backward_rows<T>(kExecution,                                                                  \
+                                {ROW_SHAPE,                                                                  \
+                                 eps,                                                                        \
+                                 centred != 0,                                                               \
+                                 dy,                                                                         \
+                                 x,                                                                          \
+                                 mean,                                                                       \
+                                 variance,                                                                   \
+                                 weight,                                                                     \
+                                 bias,                                                                       \
+                                 {activation_of(relu), residual},                                            \
+                                 mask},                                                                      \
+                                {dx, dweight, dbias, dresidual});                                            \
   }                                                                                                          \
   EXPORT("frozenBytes" suffix) size_t batchnorm_frozen_bytes_##T(size_t channels) {                          \
     return batchnorm::frozen_bytes<T>(channels);                                                             \

@@ -11,9 +11,10 @@ import {
 import { type Division, divisionOf } from './ghost.js';
 import { checkSums, type GradientSums } from './gradient-sums.js';
 import { checkWhole, type Moments, momentsOf } from './moments.js';
+import { type RowView, valuesOfRow } from './norms/rows.js';
 import { type Pending, pendingOf, type Result, resultOf } from './pending.js';
 import { type ReadPresence, readPresence } from './presence.js';
-import { areCallsUntouched, type Names, namesOf } from './properties.js';
+import type { Names } from './properties.js';
 import type { Renorm } from './renorm.js';
 import type { RunningStatistics } from './running.js';
 import type { Origin } from './statistics.js';
@@ -45,6 +46,8 @@ export interface LayerFacts<D extends DType> {
   readonly running: RunningStatistics | undefined;
   /** All its arrays, which a result must not overlap. */
   readonly arrays: NamedArrays;
+  /** Of a layer that normalizes rows: what they are. Batch norm has none. */
+  readonly rows: RowView | undefined;
 }
 
 /** A forward whose arguments have been checked. */
@@ -100,23 +103,6 @@ export interface BackwardCall<T extends TensorArray> {
   readonly sums: GradientSums | undefined;
 }
 
-export const forwardNames = namesOf(
-  ['out', 'updateStats', 'residual', 'moments', 'weights', 'outside'],
-  areCallsUntouched,
-);
-export const forwardAsyncNames = namesOf(
-  ['out', 'updateStats', 'residual', 'moments', 'weights', 'outside', 'signal', 'transfer'],
-  areCallsUntouched,
-);
-export const backwardNames = namesOf(
-  ['out', 'only', 'of', 'accumulate', 'retain', 'sums', 'weightsGrad'],
-  areCallsUntouched,
-);
-export const backwardAsyncNames = namesOf(
-  ['out', 'only', 'of', 'accumulate', 'retain', 'sums', 'weightsGrad', 'signal', 'transfer'],
-  areCallsUntouched,
-);
-
 /** The caller may have taken their memory away. */
 export function checkRunning({ mean, variance }: RunningStatistics, channels: number): void {
   checkKept('runningMean', mean, channels);
@@ -125,7 +111,7 @@ export function checkRunning({ mean, variance }: RunningStatistics, channels: nu
 
 /** All of it is checked, last of all the lengths: no code of the caller's runs after them. */
 export function readForward<D extends DType>(
-  { channels, config, running, arrays }: LayerFacts<D>,
+  { channels, config, running, arrays, rows }: LayerFacts<D>,
   x: TensorLike<ArrayOf<D>>,
   options: ForwardOptions<ArrayOf<D>> | undefined,
   names: Names,
@@ -148,12 +134,12 @@ export function readForward<D extends DType>(
   if (givenMoments !== undefined && virtualBatchSize !== undefined)
     throw typeError('moments', 'be left out in a layer with virtualBatchSize', givenMoments);
   const input = readShape<ArrayOf<D>>('x', x, dtype);
-  const geometry = geometryOf(input, axis, channels);
+  const geometry = rows ? rows.geometryOf(input) : geometryOf(input, axis, channels);
   const present = readPresence({ weights, outside, missing }, input, geometry, axis);
   const count = present?.positions ?? geometry.outer * geometry.inner;
   // In a group all members together tell.
   const hasOne =
-    count === 1 &&
+    (rows ? rows.needsMany && valuesOfRow(geometry) === 1 : count === 1) &&
     !present?.presence?.missing &&
     givenMoments === undefined &&
     !(training && group !== undefined);

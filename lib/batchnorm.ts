@@ -11,7 +11,7 @@ import type {
 import { type BatchNormConfig, type BatchNormOptions, checkDecay, readConfig, readRenorm } from './config.js';
 import { type Decay, decayOf, momentumOf } from './conventions.js';
 import { LayerCore } from './core.js';
-import { stateError, typeError } from './errors.js';
+import { stateError } from './errors.js';
 import { constructorKey, FrozenBatchNorm } from './frozen.js';
 import type { ProcessGroup } from './group.js';
 import { inspect, inspected } from './inspect.js';
@@ -19,11 +19,12 @@ import type { BatchNormJSON } from './json.js';
 import { checkMoments, finiteMoments, type Moments } from './moments.js';
 import { platform } from './platform/node.js';
 import { namesOf } from './properties.js';
+import { refuseWrites } from './read-only.js';
 import type { Renorm } from './renorm.js';
 import { RunningStatistics } from './running.js';
 import { jsonOf, loadState, type Parts, readJSON, stateOf } from './saved.js';
 import type { AnyState, StateDict, StateOptions } from './state.js';
-import type { ArrayOf, DType, FloatArray, ParametersOf, Tensor, TensorLike } from './types.js';
+import type { ArrayOf, DType, ParametersOf, Tensor, TensorLike } from './types.js';
 import {
   checkBoolean,
   checkDivisors,
@@ -38,13 +39,6 @@ export type { AsyncOptions, ForwardOptions, LayerBackwardOptions, LayerGradients
 const { freeze } = Object;
 const freezeNames = namesOf(['activation']);
 const fromJSONNames = namesOf(['group']);
-function parameter<T extends FloatArray>(
-  name: Parameter<T>['name'],
-  value: T | undefined,
-  grad: T | undefined,
-): Parameter<T> | undefined {
-  return value && grad ? { name, value, grad } : undefined;
-}
 
 /**
  * A batch normalization layer: y = (x − mean) / √(variance + eps) · weight + bias per channel, with the statistics of
@@ -378,12 +372,7 @@ export class BatchNorm<D extends DType = 'float32'> {
    * console.log(bn.parameters().map(({ name }) => name)); // [ 'weight', 'bias' ]
    */
   parameters(): Parameter<ParametersOf<ArrayOf<D>>>[] {
-    const { weight: value, weightGrad, bias: added, biasGrad } = this.#core;
-    const weight = parameter('weight', value, weightGrad);
-    const bias = parameter('bias', added, biasGrad);
-    // Literals: what is pushed can be caught by a setter on Array.prototype.
-    if (weight && bias) return [weight, bias];
-    return weight ? [weight] : bias ? [bias] : [];
+    return this.#core.parameters();
   }
 
   /**
@@ -637,12 +626,4 @@ const cures = {
   channels: 'be given to the constructor',
   config: 'be given to the constructor; decay and renorm can be set by themselves',
 } as const;
-for (const [name, cure] of Object.entries(cures)) {
-  const accessor = Object.getOwnPropertyDescriptor(BatchNorm.prototype, name);
-  Object.defineProperty(BatchNorm.prototype, name, {
-    ...accessor,
-    set(value: unknown) {
-      throw typeError(name, cure, value);
-    },
-  });
-}
+refuseWrites(BatchNorm.prototype, cures);

@@ -2,24 +2,29 @@
 // at once or off the event loop, with what a forward leaves to its backward. A layer adds where its statistics come from.
 import {
   type BackwardCall,
-  backwardAsyncNames,
-  backwardNames,
   type ForwardCall,
-  forwardAsyncNames,
-  forwardNames,
   type LayerFacts,
   readBackward,
   readForward,
   type Setting,
 } from './arguments.js';
-import { type BackwardPass, type ForwardPass, maskBytes, type Passes } from './backend/backend.js';
+import {
+  type BackwardPass,
+  type ForwardPass,
+  maskBytes,
+  type Passes,
+  type RowGeometry,
+  rowMaskBytes,
+} from './backend/backend.js';
 import { passesFor } from './backend/index.js';
+import { type CallNames, callNames } from './call-names.js';
 import type {
   AsyncOptions,
   CoreConfig,
   ForwardOptions,
   LayerBackwardOptions,
   LayerGradients,
+  Parameter,
 } from './calls.js';
 import { arithmeticOf } from './dtype.js';
 import { rangeError, typeError } from './errors.js';
@@ -36,6 +41,7 @@ import {
 import { GradientSums } from './gradient-sums.js';
 import { deliver, isShared, move } from './handover.js';
 import { evenCountOf, type Moments } from './moments.js';
+import { numberOfRows, type RowView, rowPasses } from './norms/rows.js';
 import { operate, readAsync, Sequence } from './operations.js';
 import {
   checkForward,
@@ -78,6 +84,14 @@ function copied<T extends FloatArray>(array: T | undefined): T | undefined {
   return array && copyOf(array);
 }
 
+function parameter<T extends FloatArray>(
+  name: Parameter<T>['name'],
+  value: T | undefined,
+  grad: T | undefined,
+): Parameter<T> | undefined {
+  return value && grad ? { name, value, grad } : undefined;
+}
+
 /** What is missing in one is missing in the other. */
 function copyThere(target: FloatArray | undefined, source: FloatArray | undefined): void {
   if (target && source) copyInto(target, source);
@@ -100,6 +114,7 @@ export class LayerCore<D extends DType> {
   /** How far training follows the running statistics. */
   renorm: Renorm | undefined;
   readonly #layer: LayerFacts<D>;
+  readonly #names: CallNames;
   readonly #passes: Passes<ArrayOf<D>>;
   readonly #y: ResultBuffer<ArrayOf<D>>;
   readonly #dx: ResultBuffer<ArrayOf<D>>;
@@ -112,10 +127,18 @@ export class LayerCore<D extends DType> {
   #mask: Uint8Array | undefined;
   readonly #calls = new Sequence();
 
-  /** @param running of evaluation; undefined where the statistics are always those of the batch. */
-  constructor(channels: number, config: CoreConfig<D>, running: RunningStatistics | undefined) {
+  /**
+   * @param running of evaluation; undefined where the statistics are always those of the batch.
+   * @param rows what has statistics of its own, where it is not channels.
+   */
+  constructor(
+    channels: number,
+    config: CoreConfig<D>,
+    running: RunningStatistics | undefined,
+    rows?: RowView,
+  ) {
     const { dtype, weight, bias, reuse } = config;
-    this.#passes = passesFor(dtype);
+    this.#passes = rows ? rowPasses(passesFor<ArrayOf<D>>(dtype), rows) : passesFor(dtype);
     this.renorm = config.renorm;
     this.#y = new ResultBuffer(reuse);
     if (reuse) noteReuse();
@@ -138,7 +161,8 @@ export class LayerCore<D extends DType> {
       runningVar: running?.variance,
       ...this.#grads,
     };
-    this.#layer = { channels, config, running, arrays };
+    this.#layer = { channels, config, running, arrays, rows };
+    this.#names = rows ?? callNames;
     this.#statistics = new Statistics(this.#layer, this.#passes, this.#sets);
   }
 
@@ -146,12 +170,12 @@ export class LayerCore<D extends DType> {
     // Before any getter of the arguments: the mode and the bounds of this moment.
     const { training, renorm } = this;
     const pending = this.#forwards.begin(this, training);
-    const call = readForward(this.#layer, x, options, forwardNames, { training, renorm });
+    const call = readForward(this.#layer, x, options, this.#names.forward, { training, renorm });
     const { input, residual, out, givenOut, present } = call;
     const { dtype } = this.#layer.config;
     if (call.division && out !== undefined) checkPlace(out, input.data, residual);
     if (present) checkPresent(this.#passes, present, call.geometry, input.data);
-    const held = this.#sets.take();
+    const held = this.#sets.take(this.#statisticsOf(call));
     try {
       this.#holdParameters(held);
       const found = this.#statistics.find(call, held);
@@ -207,7 +231,7 @@ export class LayerCore<D extends DType> {
     setting: Setting,
   ): Promise<Tensor<ArrayOf<D>>> {
     const { signal, transfer } = readAsync(options);
-    const call = readForward(this.#layer, x, options, forwardAsyncNames, setting);
+    const call = readForward(this.#layer, x, options, this.#names.forwardAsync, setting);
     const { input, out, givenOut, present } = call;
     const { dtype } = this.#layer.config;
     if (present) checkPresent(this.#passes, present, call.geometry, input.data);
@@ -225,7 +249,7 @@ export class LayerCore<D extends DType> {
     this.checkOwn();
     const residual = call.residual && stage(call.residual, dtype);
     const given = transfer ? input.data : stage(input.data, dtype);
-    const held = this.#sets.make();
+    const held = this.#sets.make(this.#statisticsOf(call));
     this.#holdParameters(held);
     return this.#calls.inTurn(signal, async () => {
       checkKept('x.data', given, input.size);
@@ -282,7 +306,7 @@ export class LayerCore<D extends DType> {
     // Before any getter of the arguments: the mode and the forward of this moment.
     const { training } = this;
     const last = this.#forwards.lastDone(training);
-    const call = readBackward(this, this.#layer, dy, options, backwardNames);
+    const call = readBackward(this, this.#layer, dy, options, this.#names.backward);
     const pending = this.#forwards.check(call.pending ?? last, training, call);
     const forward = checkForward(pending.forward, call, this.#layer.arrays);
     const { gradient, out, givenOut, wantsInput, wantsParameters, accumulate, sums } = call;
@@ -337,7 +361,7 @@ export class LayerCore<D extends DType> {
     const called = this.#forwards.lastCalled(training);
     const { signal, transfer } = readAsync(options);
     const { dtype } = this.#layer.config;
-    const call = readBackward(this, this.#layer, dy, options, backwardAsyncNames);
+    const call = readBackward(this, this.#layer, dy, options, this.#names.backwardAsync);
     const { out, givenOut, wantsInput, wantsParameters, accumulate } = call;
     const { data, size, shape } = call.gradient;
     checkLength(call.gradient);
@@ -425,6 +449,14 @@ export class LayerCore<D extends DType> {
     });
   }
 
+  parameters(): Parameter<ParametersOf<ArrayOf<D>>>[] {
+    const weight = parameter('weight', this.weight, this.weightGrad);
+    const bias = parameter('bias', this.bias, this.biasGrad);
+    // Literals: what is pushed can be caught by a setter on Array.prototype.
+    if (weight && bias) return [weight, bias];
+    return weight ? [weight] : bias ? [bias] : [];
+  }
+
   clear(): void {
     this.#forwards.clear();
   }
@@ -457,6 +489,12 @@ export class LayerCore<D extends DType> {
     copyThere(bias, this.bias);
   }
 
+  /** How many a forward has: one per channel, or per row. */
+  #statisticsOf({ origin, geometry }: ForwardCall<ArrayOf<D>>): number {
+    const { rows, channels } = this.#layer;
+    return rows && origin === 'x' ? numberOfRows(geometry) : channels;
+  }
+
   #forwardOf(
     { input, geometry, residual, source, present, division }: ForwardCall<ArrayOf<D>>,
     x: ArrayOf<D>,
@@ -464,7 +502,11 @@ export class LayerCore<D extends DType> {
     held: Held<ParametersOf<ArrayOf<D>>>,
     { origin, whole, renormed, groups }: Found<ParametersOf<ArrayOf<D>>>,
   ): Forward<ArrayOf<D>> {
-    const bytes = division ? groupMaskBytes(geometry, division) : maskBytes(input.size);
+    const bytes = division
+      ? groupMaskBytes(geometry, division)
+      : this.#layer.rows && origin === 'x'
+        ? rowMaskBytes(geometry as RowGeometry)
+        : maskBytes(input.size);
     const mask = residual && this.#layer.config.activation ? this.#maskFor(bytes, isOwn) : undefined;
     return {
       x,

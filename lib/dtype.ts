@@ -23,6 +23,8 @@ interface Facts {
   readonly bytes: number;
   /** Of its values, of which those of 16 bits are widened on the way in and rounded on the way out. */
   readonly arithmetic: Arithmetic;
+  /** The distance from 1 to the next value; of whole numbers, which nothing is normalized in, that of float32. */
+  readonly epsilon: number;
   /** With which the names of its passes end in the WebAssembly module. */
   readonly suffix: string;
 }
@@ -33,6 +35,7 @@ export const dtypes: Readonly<Record<DType | IntegerDType, Facts>> = {
     Array: Float32Array,
     bytes: 4,
     arithmetic: 'float32',
+    epsilon: 2 ** -23,
     suffix: 'Float32',
   },
   float64: {
@@ -40,6 +43,7 @@ export const dtypes: Readonly<Record<DType | IntegerDType, Facts>> = {
     Array: Float64Array,
     bytes: 8,
     arithmetic: 'float64',
+    epsilon: 2 ** -52,
     suffix: 'Float64',
   },
   bfloat16: {
@@ -47,6 +51,7 @@ export const dtypes: Readonly<Record<DType | IntegerDType, Facts>> = {
     Array: Uint16Array,
     bytes: 2,
     arithmetic: 'float32',
+    epsilon: 2 ** -7,
     suffix: 'Float32',
   },
   float16: {
@@ -54,6 +59,7 @@ export const dtypes: Readonly<Record<DType | IntegerDType, Facts>> = {
     Array: Uint16Array,
     bytes: 2,
     arithmetic: 'float32',
+    epsilon: 2 ** -10,
     suffix: 'Float32',
   },
   uint8: {
@@ -61,6 +67,7 @@ export const dtypes: Readonly<Record<DType | IntegerDType, Facts>> = {
     Array: Uint8Array,
     bytes: 1,
     arithmetic: 'float32',
+    epsilon: 2 ** -23,
     suffix: 'Float32',
   },
   int8: {
@@ -68,6 +75,7 @@ export const dtypes: Readonly<Record<DType | IntegerDType, Facts>> = {
     Array: Int8Array,
     bytes: 1,
     arithmetic: 'float32',
+    epsilon: 2 ** -23,
     suffix: 'Float32',
   },
   int16: {
@@ -75,6 +83,7 @@ export const dtypes: Readonly<Record<DType | IntegerDType, Facts>> = {
     Array: Int16Array,
     bytes: 2,
     arithmetic: 'float32',
+    epsilon: 2 ** -23,
     suffix: 'Float32',
   },
 };

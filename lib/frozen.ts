@@ -6,6 +6,7 @@ import { type Convention, defaultsOf } from './conventions.js';
 import { arithmeticOf, dtypeNames, isInteger } from './dtype.js';
 import { isArray, rangeError, stateError, typeError } from './errors.js';
 import { deliver, isShared, move } from './handover.js';
+import { inferLater } from './infer-later.js';
 import { inspect, inspected } from './inspect.js';
 import {
   defined,
@@ -50,7 +51,6 @@ import type {
 } from './types.js';
 import {
   channelsError,
-  checkApart,
   checkAxis,
   checkDivisors,
   checkDtype,
@@ -63,7 +63,6 @@ import {
   dtypeOf,
   geometryOf,
   inClassOf,
-  isInPlace,
   maxChannels,
   newArray,
   newMemory,
@@ -580,48 +579,27 @@ export class FrozenBatchNorm<D extends DType = DType> {
     const read = this.#read<T>('runAsync()', x, options, runAsyncNames);
     if (read.stored !== undefined) return this.#runStoredAsync(read.stored, signal, transfer);
     const { input, outer, inner, residual, out, givenOut } = read;
-    const { data, shape, size, dtype } = input;
-    if (transfer && out !== undefined) throw typeError('out', 'be left out with transfer: true', out);
-    if (out !== undefined) {
-      isInPlace(out, 'x.data', data);
-      if (residual !== undefined) checkApart('out', out, { 'residual.data': residual });
-    }
-    const added = residual && stage(residual, dtype);
-    let source = transfer ? data : stage(data, dtype);
-    // What is large goes from staging memory to new memory, which another thread touches first, or to out by way of
-    // staging memory; what is small, or has been moved, stays where it is.
-    const inPlace = transfer || (source !== data && (out !== undefined || !isStaged(dtype, size)));
-    const isPrivate = out !== undefined && isStaged(dtype, size);
-    const place = () => (isPrivate ? takeStaging<T>(dtype, size) : newResult<T>(dtype, size));
-    let target = out !== undefined && isShared(out) ? out : inPlace ? source : place();
+    const { dtype } = input;
     const frozen = this.#frozen[dtype] ?? this.#freeze(dtype);
     const imputes = this.#parts.missing === 'impute';
-    // Before a signal of the caller's making can dispose of the layer.
-    frozen.readers++;
-    return operate(
+    return inferLater(
+      { input, residual, out, givenOut },
       signal,
-      (slot) => {
-        if (transfer) {
-          source = move('x.data', data, dtype);
-          target = source;
-        }
+      transfer,
+      // Before a signal of the caller's making can dispose of the layer.
+      () => frozen.readers++,
+      ({ x, y, residual: added }, slot) => {
         if (imputes) {
-          const pass = this.#imputing(dtype, outer, inner, source, target, added);
+          const pass = this.#imputing(dtype, outer, inner, x, y, added);
           passesFor<T>(dtype).inferPresentLater(pass, slot);
           return [pass, frozen];
         }
-        frozen.passes.runFrozenLater(outer, inner, frozen.memory, source, target, added, slot);
-        return [source, added, target, frozen];
+        frozen.passes.runFrozenLater(outer, inner, frozen.memory, x, y, added, slot);
+        return [x, y, added, frozen];
       },
       () => {
         frozen.readers--;
         if (this.#disposed) letGo(frozen);
-        if (givenOut !== undefined) checkKept('out', givenOut, size);
-        const result = out === undefined ? target : deliver(target, out);
-        unstage(added);
-        if (source !== result) unstage(source);
-        if (target !== result && target !== source) unstage(target);
-        return { data: givenOut ?? inClassOf(input, result), shape };
       },
     );
   }

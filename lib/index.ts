@@ -69,6 +69,44 @@ export type {
 export { Moments, type MomentsJSON, type MomentsOptions, type MomentsParts } from './moments.js';
 export { type Monitor, type MonitorJSON, type MonitorOptions, monitor, type Named } from './monitor/index.js';
 export type { LayerRecord, LayerState } from './monitor/record.js';
+export type {
+  GroupNormConfig,
+  GroupNormOptions,
+  InstanceNormConfig,
+  InstanceNormOptions,
+  LayerNormOptions,
+  RMSNormOptions,
+  RowNormConfig,
+} from './norms/config.js';
+export { FrozenNorm, type FrozenNormJSON, type FrozenNormRunOptions } from './norms/frozen.js';
+export {
+  type GroupNormFunctionOptions,
+  groupNorm,
+  groupNormBackward,
+  type InstanceNormFunctionOptions,
+  instanceNorm,
+  instanceNormBackward,
+  type LayerNormFunctionOptions,
+  layerNorm,
+  layerNormBackward,
+  type RMSNormFunctionOptions,
+  type RowFunctionGradients,
+  type RowOptions,
+  type RowResult,
+  type RowStatistics,
+  rmsNorm,
+  rmsNormBackward,
+} from './norms/functional.js';
+export { GroupNorm, type InstanceForwardOptions, InstanceNorm } from './norms/group.js';
+export { LayerNorm, RMSNorm } from './norms/layer.js';
+export type { RowBackwardOptions, RowForwardOptions, RowGradients, RowNorm } from './norms/row-norm.js';
+export type {
+  GroupNormJSON,
+  InstanceNormJSON,
+  LayerNormJSON,
+  NormJSON,
+  RMSNormJSON,
+} from './norms/saved.js';
 export type { PassOptions } from './pass.js';
 export {
   type Missing,

@@ -6,7 +6,12 @@ export const inspect: unique symbol = Symbol.for('nodejs.util.inspect.custom');
 
 /** `BatchNorm(64, { axis: 1, … })` with the settings that are not undefined. */
 export function inspected(name: string, channels: number, settings: object, state = ''): string {
-  const layer = `${name}(${channels}, ${told(settings)})`;
+  return inspectedOf(name, String(channels), settings, state);
+}
+
+/** The same of a layer whose first arguments are others. */
+export function inspectedOf(name: string, first: string, settings: object, state = ''): string {
+  const layer = `${name}(${first}, ${told(settings)})`;
   return `${state === '' ? layer : `${layer}, ${state}`}; toJSON() can be saved and sent`;
 }
 

@@ -6,7 +6,7 @@ import { type GradientSums, sumsError } from './gradient-sums.js';
 import type { ReadPresence } from './presence.js';
 import type { Renormed } from './renorm.js';
 import type { Origin } from './statistics.js';
-import { viewOf } from './typed-array.js';
+import { lengthOf, viewOf } from './typed-array.js';
 import type { FloatArray, ParametersOf, Tensor, TensorArray } from './types.js';
 import {
   checkApart,
@@ -15,6 +15,7 @@ import {
   checkSameShape,
   type Geometry,
   type NamedArrays,
+  newArray,
   newMemory,
   type ReadTensor,
 } from './validate.js';
@@ -302,16 +303,19 @@ export class HeldSets<T extends FloatArray> {
     this.#bytes = ceil((channels * (16 + parameters * dtypes[dtype].bytes)) / 8) * 8;
   }
 
-  take(): Held<T> {
-    if (this.#freeCount === 0) return this.make();
+  /** @param statistics how many of each: by default one per channel. */
+  take(statistics = this.channels): Held<T> {
+    if (this.#freeCount === 0) return this.make(statistics);
     const held = this.#free[--this.#freeCount];
+    if (lengthOf(held.mean) !== statistics) return this.make(statistics);
     held.isNeeded = true;
     return held;
   }
 
   /** A set that nobody else has had. */
-  make(): Held<T> {
+  make(statistics = this.channels): Held<T> {
     const { dtype, channels } = this;
+    if (statistics !== channels) return this.#makeOf(statistics);
     if (this.#memory === undefined || this.#used === this.#sets) {
       const most = floor(slabBytes / this.#bytes);
       this.#sets =
@@ -332,6 +336,18 @@ export class HeldSets<T extends FloatArray> {
       isNeeded: true,
     };
     return held;
+  }
+
+  /** One of rows, of which there may be as many as values. */
+  #makeOf(statistics: number): Held<T> {
+    const { dtype, channels } = this;
+    return {
+      mean: newArray('float64', statistics),
+      variance: newArray('float64', statistics),
+      weight: this.weight ? newArray(dtype, channels) : undefined,
+      bias: this.bias ? newArray(dtype, channels) : undefined,
+      isNeeded: true,
+    };
   }
 
   /** No forward needs it any more. Enough are kept for a loop of forward and backward to make none. */

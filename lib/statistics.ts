@@ -1,7 +1,14 @@
 // Where the statistics of a forward come from: from x alone or from groups of its samples, from a caller who has them of all parts of the
 // batch, from the members of a group, or from the running ones; and where the backward behind it has its sums.
 import { checkRunning, type ForwardCall, type LayerFacts } from './arguments.js';
-import type { MomentsOfPresentPass, MomentsPass, Passes, Presence, Sums } from './backend/backend.js';
+import type {
+  MomentsOfPresentPass,
+  MomentsPass,
+  Passes,
+  Presence,
+  RowGeometry,
+  Sums,
+} from './backend/backend.js';
 import { arithmeticOf } from './dtype.js';
 import { oneValuePerChannelError } from './errors.js';
 import { Exchange } from './exchange.js';
@@ -61,6 +68,17 @@ function ownOf<T extends TensorArray>(pass: MomentsOfPresentPass<T>, dtype: DTyp
   // Where no value has a weight, their number is the sum.
   const isSum = presence.weights === undefined;
   return { whole, hasMany: haveMany(whole) || (!isSum && fullestOf(presence, geometry, dtype, x) > 1) };
+}
+
+/** The mean of statistics over the samples, of each channel. */
+function averageOf(of: MeanAndVariance, samples: number, channels: number): MeanAndVariance {
+  const mean = newArray<Float64Array>('float64', channels);
+  const variance = newArray<Float64Array>('float64', channels);
+  for (let row = 0; row < samples * channels; row++) {
+    mean[row % channels] += of.mean[row] / samples;
+    variance[row % channels] += of.variance[row] / samples;
+  }
+  return { mean, variance };
 }
 
 type Before = Renormed<FloatArray>['before'];
@@ -218,6 +236,16 @@ export class Statistics<D extends DType> {
   ): void {
     const count = geometry.outer * geometry.inner;
     if (!mode || origin === 'running' || (count === 0 && whole === undefined)) return;
+    const { rows } = this.#layer;
+    if (rows) {
+      // Of an instance norm: the mean of those of the samples.
+      const { running, channels } = this.#layer;
+      if (!updates || running === undefined) return;
+      const { samples } = geometry as RowGeometry;
+      const { mean, variance } = averageOf(held, samples, channels);
+      running.update(count / samples, mean, variance);
+      return;
+    }
     if (order >= this.#order) {
       this.#sets.keep(held);
       this.#count = count;
@@ -386,8 +414,10 @@ export class Statistics<D extends DType> {
   }
 
   #alone({ variance }: Held<ParametersOf<ArrayOf<D>>>): Found<ParametersOf<ArrayOf<D>>> {
-    if (this.#layer.config.eps === 0) checkVaries(variance);
-    return cut;
+    const { rows, config } = this.#layer;
+    if (config.eps === 0) checkVaries(variance, rows ? 'row' : 'channel');
+    // The pass over rows finds them again.
+    return rows ? fused : cut;
   }
 
   /** The statistics are there: what they make of weight and bias, where training follows the running ones. */

@@ -575,13 +575,13 @@ export function checkDivisor(name: string, variance: number, channel: number): v
 }
 
 /** The same of the variance that a batch has turned out to have. */
-export function checkVaries(variance: FloatArray): void {
-  const channel = channelOfZero(variance);
-  if (channel >= 0)
+export function checkVaries(variance: FloatArray, of: 'channel' | 'row' = 'channel'): void {
+  const index = channelOfZero(variance);
+  if (index >= 0)
     throw rangeError(
       'x',
-      'vary in every channel with eps: 0',
-      `a variance of 0 in channel ${channel}; give a positive eps`,
+      `vary in every ${of} with eps: 0`,
+      `a variance of 0 in ${of} ${index}; give a positive eps`,
     );
 }
 

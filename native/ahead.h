@@ -3,9 +3,7 @@
 
 #include "partition.h"
 
-// Without a name, as in the file that alone includes it: what is called once is inlined there.
 namespace batchnorm {
-namespace {
 
 /// How far ahead memory is asked for where reading goes straight on: memory has answered, and the caches
 /// still hold the answer.
@@ -31,5 +29,4 @@ Ahead ahead(const Partition<Compute<S>>& partition, const Span& span, Range chan
   return {std::min(kSumsAheadBytes / sizeof(S), length), length, static_cast<ptrdiff_t>(skip)};
 }
 
-}  // namespace
 }  // namespace batchnorm

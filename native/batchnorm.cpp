@@ -26,30 +26,9 @@ auto normalizer(const Execution& execution, const Tiling<Compute<S>>& tiling, St
 }
 
 /// Writes a whole tensor, forwards.
-template <typename S, typename Writer>
-void write_all(const WritePlan& plan, const Tiling<Compute<S>>& tiling, const Writer& writer) {
-  sweep<S>(plan.crew, tiling, writer, false);
-}
-
-/// to = from where the mask has a bit, else 0; a copy where there is none.
 template <typename S>
-void apply_mask(const Execution& execution, size_t size, const S* from, const unsigned char* mask, S* to) {
-  const Stores stores = size * sizeof(S) >= execution.stream_bytes ? kStreamed : kCached;
-  constexpr size_t block = kBlockBytes / sizeof(S);
-  const auto& kernels = kernels_of<Compute<S>>(*execution.kernels);
-  const Access<S> access(execution);
-  work(Crew(execution, size * sizeof(S)), divide_up(size, block), [&](size_t task, size_t) {
-    const Range range = part(size, block, task);
-    const size_t count = range.end - range.begin;
-    if (!mask) {
-      std::copy_n(from + range.begin, count, to + range.begin);
-      return;
-    }
-    access.apply_mask(
-        kernels, stores,
-        {count, from + range.begin, {const_cast<unsigned char*>(mask), range.begin}, to + range.begin});
-    if (stores == kStreamed) execution.kernels->fence();
-  });
+void write_all(const WritePlan& plan, const Tiling<Compute<S>>& tiling, const TileWriter& writer) {
+  sweep<S>(plan.crew, tiling, writer, false);
 }
 
 /// What the sums and the results of a backward pass share: coefficients, and what the activation lets
@@ -101,9 +80,8 @@ class GradientPass {
   void write_residual() const { apply_mask(execution_, pass_.shape.size(), pass_.dy, mask_, dresidual_); }
 
   void sum(GradientSums sums) {
-    using Nothing = Writer<S, GradInputWork<S>, GradInputWork<T>, GradSumsWork<T>>;
     sum_then(
-        sums, [](Range) {}, static_cast<const Nothing*>(nullptr));
+        sums, [](Range) {}, nullptr);
   }
 
   /// The sums, the gradients of weight and bias (nullptr for none) that follow from them, and with `writes`
@@ -156,8 +134,8 @@ class GradientPass {
 
   T* take() { return take_coefficients<S>(scratch_, written_, plan_.stores, dx_); }
 
-  template <typename Settle, typename Writer>
-  void sum_then(GradientSums to, Settle settle, const Writer* writer) {
+  template <typename Then>
+  void sum_then(GradientSums to, Then settle, const TileWriter* writer) {
     const GradSums<S> sums(scratch_, execution_, partition_, pass_.dy, pass_.x, gate_, mask_, summed_, to);
     const auto merge_and_settle = [&](Range channels, const Partials<T>& partials) {
       sums.merge(channels, partials);
@@ -252,9 +230,8 @@ void moments(const Execution& execution, Shape shape, const S* x, double* mean, 
   const auto merge = [&](Range channels, const Partials<T>& partials) {
     sums.merge(channels, partials, mean, variance);
   };
-  using Nothing = Writer<S, NormalizeWork<S>, NormalizeWork<T>, MomentsWork<T>>;
   sum_settle_write<S>(scratch, kernels_of<T>(*execution.kernels), plan, partition, sums, merge, partition,
-                      static_cast<const Nothing*>(nullptr));
+                      nullptr);
 }
 
 template <typename S>

@@ -126,9 +126,9 @@ Plan plan_of_whole(const Execution& execution, const Partition<Compute<S>>& part
   // In channels-last their columns begin where vectors do.
   const size_t columns = partition.columns_of_channel();
   const size_t block = columns == 1 ? kBlockColumns : kBlockOfSeveral / columns;
-  const size_t group = partition.layout() == kChannelsLast
-                           ? std::min(width, block - block % kLanes<Compute<S>>)
-                           : std::clamp<size_t>(kBlockBytes / (sizeof(S) * chunk_values), 1, width);
+  const size_t fitting = std::max<size_t>(1, kBlockBytes / (sizeof(S) * chunk_values));
+  const size_t most = partition.layout() == kChannelsLast ? block - block % kLanes<Compute<S>> : fitting;
+  const size_t group = std::min(width, most);
   const size_t settled = std::max<size_t>(64, divide_up(shape.channels, 4 * crew.threads));
   // What was read last is the nearest; in a tensor that no cache holds memory rather goes on as it went.
   const bool backwards = shape.size() * sizeof(S) < execution.stream_bytes;

@@ -300,7 +300,7 @@ void place(const Tiling<T>& tiling, const T* from, T* to) {
 
 /// Writes tiles of a work.
 template <typename S, typename Work, typename KernelWork>
-class PresentWriter {
+class PresentWriter final : public TileWriter {
   using T = Compute<S>;
 
  public:
@@ -312,7 +312,7 @@ class PresentWriter {
         fence_(execution.kernels->fence),
         weights_(weights),
         all_(all) {}
-  void write(Tile tile, size_t at, size_t channel) const {
+  void write(const Tile& tile, size_t at, size_t channel) const override {
     Work work = all_;
     static_cast<typename Work::Plain&>(work) =
         part_of(static_cast<const typename Work::Plain&>(all_), tile, at, channel);
@@ -320,7 +320,7 @@ class PresentWriter {
     work.present = weights_.work(at);
     access_.write(kernel_, layout_, work);
   }
-  void finish() const {
+  void finish() const override {
     if (all_.streams) fence_();
   }
 

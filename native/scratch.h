@@ -54,6 +54,10 @@ class Scratch {
   Scratch& operator=(const Scratch&) = delete;
   ~Scratch() { memory().release(); }
 
+  /// Makes sure that later calls on this thread which take no more than the last one, or than so many bytes,
+  /// find their memory there.
+  static void keep(size_t least = 0) { memory().keep(least); }
+
   /// `count` values, 64-byte aligned and padded to a multiple of 64 bytes, not initialised.
   template <typename T>
   T* take(size_t count) {
@@ -85,6 +89,13 @@ class Scratch {
       unpoison(taken, bytes);
       poison(taken + bytes, kGap);
       return taken;
+    }
+
+    void keep(size_t least) {
+      const size_t size = first < least ? least : first;
+      if (!blocks.empty() && blocks.back().size >= size) return;
+      blocks.clear();
+      blocks.push_back({std::unique_ptr<unsigned char[]>(new unsigned char[size + kAlignment]), size});
     }
 
     /// Keeps one block; where there were several, the next call gets one that holds as much as all of them.

@@ -8,7 +8,6 @@
 #include "scratch.h"
 
 namespace batchnorm {
-namespace {
 
 /// The length of a per-channel array that kernels read: a partition's width, and in channels-last what those
 /// that go from line to line read of the next row.
@@ -168,5 +167,4 @@ Compute<S>* take_coefficients(Scratch& scratch, const Tiling<Compute<S>>& tiling
   return scratch.take<Compute<S>>(padded_width(tiling) + shift) + shift;
 }
 
-}  // namespace
 }  // namespace batchnorm

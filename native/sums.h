@@ -11,7 +11,6 @@
 #include "settle.h"
 
 namespace batchnorm {
-namespace {
 
 /// What becomes of them: sums of chunks and channels, and the shifts they refer to.
 template <typename T>
@@ -429,5 +428,4 @@ class GradSums {
   GradientSums to_;
 };
 
-}  // namespace
 }  // namespace batchnorm

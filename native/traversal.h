@@ -1,9 +1,9 @@
 // In which order a tensor is summed, settled and written, in blocks that follow caches and threads. Changes
-// no bit.
+// no bit. There is one traversal for all passes of a kind: what they sum is a type, how they settle and write
+// a call, for its code is large and its calls are few.
 #pragma once
 
 #include <algorithm>
-#include <new>
 
 #include "parallel.h"
 #include "plan.h"
@@ -11,7 +11,6 @@
 #include "writer.h"
 
 namespace batchnorm {
-namespace {
 
 /// Shares tasks among a crew.
 template <typename Body>
@@ -19,208 +18,57 @@ void work(const Crew& crew, size_t tasks, const Body& body) {
   parallel_for(crew.threads, tasks, crew.wake, body);
 }
 
-/// Spans of about kBlockBytes that cover a tensor, for the passes that sum nothing.
-template <typename S>
-class Sweep {
-  using T = Compute<S>;
-
+/// A call of an object that outlives it.
+template <typename... Arguments>
+class Call {
  public:
-  explicit Sweep(const Tiling<T>& tiling) : tiling_(tiling) {
-    const Shape& shape = tiling.shape();
-    const size_t values = kBlockBytes / sizeof(S);
-    if (tiling.layout() == kChannelsLast) {
-      rows_ = std::max<size_t>(1, values / tiling.width());
-      size_ = divide_up(tiling.rows(), rows_) + (tiling.rest() > 0 ? 1 : 0);
-    } else {
-      piece_ = std::min(shape.inner, values);
-      pieces_ = divide_up(shape.inner, piece_);
-      channels_ = std::clamp<size_t>(values / shape.inner, 1, shape.channels);
-      stacks_ = divide_up(shape.channels, channels_);
-      rows_ = std::max<size_t>(1, values / (shape.channels * shape.inner));
-      size_ = divide_up(shape.outer, rows_) * stacks_ * pieces_;
-    }
-  }
-
-  size_t size() const { return size_; }
-
-  /// Calls visit(tile, offset, first channel) for the tiles of block `index`.
-  template <typename Visit>
-  void for_each_tile(size_t index, Visit visit) const {
-    const Shape& shape = tiling_.shape();
-    Span span;
-    Range channels;
-    if (tiling_.layout() == kChannelsLast) {
-      const size_t first = index * rows_;
-      const size_t rows = tiling_.rows();
-      span = first < rows ? Span{first, std::min(rows_, rows - first), 0, tiling_.width()}
-                          : Span{rows, 1, 0, tiling_.rest()};
-      channels = {0, tiling_.width()};
-    } else {
-      const Range piece = part(shape.inner, piece_, index % pieces_);
-      const size_t first = index / pieces_ / stacks_ * rows_;
-      span = {first, std::min(rows_, shape.outer - first), piece.begin, piece.end - piece.begin};
-      channels = part(shape.channels, channels_, index / pieces_ % stacks_);
-    }
-    tiling_.for_each_tile(span, channels.begin, channels.end, straight_ahead(kAheadBytes / sizeof(S)),
-                          [&](Tile tile, size_t offset) { visit(tile, offset, channels.begin); });
-  }
+  template <typename Function>
+  Call(const Function& function)  // NOLINT: what takes a call takes a lambda.
+      : object_(&function), call_([](const void* object, Arguments... arguments) {
+          (*static_cast<const Function*>(object))(arguments...);
+        }) {}
+  void operator()(Arguments... arguments) const { call_(object_, arguments...); }
 
  private:
-  const Tiling<T>& tiling_;
-  /// Of a span: samples (channels-first) or rows (channels-last).
-  size_t rows_ = 1;
-  /// Channels-first: channels of a span, and in how many such stacks they lie in a sample.
-  size_t channels_ = 1;
-  size_t stacks_ = 1;
-  size_t piece_ = 0;
-  size_t pieces_ = 1;
-  size_t size_ = 0;
+  const void* object_;
+  void (*call_)(const void* object, Arguments... arguments);
 };
 
 /// Writes a whole tensor block by block.
-template <typename S, typename Writer>
-void sweep(const Crew& crew, const Tiling<Compute<S>>& tiling, const Writer& writer, bool backwards) {
-  constexpr size_t kAhead = kAheadBytes / sizeof(S);
-  const size_t size = tiling.shape().size();
-  if (size <= kBlockBytes / sizeof(S)) {
-    tiling.for_each_tile(straight_ahead(size <= kAhead ? 0 : kAhead),
-                         [&](Tile tile, size_t at) { writer.write(tile, at, 0); });
-    return writer.finish();
-  }
-  const Sweep<S> blocks(tiling);
-  work(crew, blocks.size(), [&](size_t task, size_t) {
-    blocks.for_each_tile(backwards ? blocks.size() - 1 - task : task,
-                         [&](Tile tile, size_t at, size_t channel) { writer.write(tile, at, channel); });
-    writer.finish();
-  });
-}
+template <typename S>
+void sweep(const Crew& crew, const Tiling<Compute<S>>& tiling, const TileWriter& writer, bool backwards);
 
-/// sum_settle_write a group of channels at a time: what the sums have read, the write finds in the cache. The
-/// write of a group waits for the sums of the thread's next one, and goes beside them: they wait for memory,
-/// it does not.
-template <typename S, typename Sums, typename Settle, typename Writer>
-void write_groups(Scratch& scratch, const Kernels<Compute<S>>& kernels, const Plan& plan,
-                  const Partition<Compute<S>>& partition, const Sums& sums, Settle settle,
-                  const Writer* writer) {
-  using T = Compute<S>;
-  const Shape& shape = partition.shape();
-  const size_t chunks = partition.chunks();
-  const Crew& crew = plan.crew;
-  const size_t group = plan.group;
-  /// What a thread works with.
-  struct Worker {
-    Accumulators<T> accumulators;
-    Partials<T> partials;
-    Range unwritten;
-  };
-  Worker* const workers = scratch.take<Worker>(crew.threads);
-  for (size_t worker = 0; worker < crew.threads; worker++)
-    new (workers + worker) Worker{{scratch, partition, chunks, group}, {scratch, chunks, group}, {0, 0}};
-
-  // The tiles of a group from the last sample on: what was read last is the nearest.
-  struct Place {
-    size_t samples_left;
-    size_t piece;
-  };
-  const auto visit_next = [&](Place& place, Range channels, Ahead ahead, auto visit) {
-    const auto piece = partition.piece(place.piece);
-    partition.for_each_tile(Span{place.samples_left - 1, 1, piece.offset, piece.length}, channels.begin,
-                            channels.end, ahead,
-                            [&](Tile tile, size_t at) { visit(tile, at, channels.begin); });
-    if (++place.piece < partition.pieces()) return;
-    place.piece = 0;
-    place.samples_left--;
-  };
-  const auto write = [&](Range channels, Ahead ahead) {
-    for (Place place{shape.outer, 0}; place.samples_left > 0;)
-      visit_next(place, channels, ahead,
-                 [&](Tile tile, size_t at, size_t channel) { writer->write(tile, at, channel); });
-    writer->finish();
-  };
-  work(crew, divide_up(shape.channels, group), [&](size_t task, size_t worker) {
-    const Range channels = part(shape.channels, group, task);
-    const size_t count = channels.end - channels.begin;
-    Worker& own = workers[worker];
-    own.partials.origin = channels.begin;
-    own.partials.stride = count;
-    Place place = {shape.outer, 0};
-    for (size_t chunk = 0; chunk < chunks; chunk++) {
-      if (chunk + 1 < chunks)
-        sums.ask_for(chunk + 1, channels);
-      else if (channels.end + count <= shape.channels)
-        sums.ask_for(0, {channels.end, channels.end + count});
-      const LaneSums<T> lanes = own.accumulators.begin(chunk, chunk, channels, own.partials);
-      sums.sum(chunk, channels, lanes, own.accumulators.columns(), own.partials, [&](const auto& work) {
-        if constexpr (Access<S>::kBeside)
-          if (own.unwritten.end > 0)
-            return visit_next(place, own.unwritten, straight_ahead(0),
-                              [&](Tile tile, size_t at, size_t channel) {
-                                writer->stream_beside(tile, at, channel, work);
-                              });
-        sums.add(work);
-      });
+/// to = from where the mask has a bit, else 0; a copy where there is none.
+template <typename S>
+void apply_mask(const Execution& execution, size_t size, const S* from, const unsigned char* mask, S* to) {
+  const Stores stores = size * sizeof(S) >= execution.stream_bytes ? kStreamed : kCached;
+  constexpr size_t block = kBlockBytes / sizeof(S);
+  const auto& kernels = kernels_of<Compute<S>>(*execution.kernels);
+  const Access<S> access(execution);
+  work(Crew(execution, size * sizeof(S)), divide_up(size, block), [&](size_t task, size_t) {
+    const Range range = part(size, block, task);
+    const size_t count = range.end - range.begin;
+    if (!mask) {
+      std::copy_n(from + range.begin, count, to + range.begin);
+      return;
     }
-    own.accumulators.collect(kernels, {0, chunks}, channels, own.partials);
-    sums.check({0, chunks}, channels, own.partials);
-    settle(channels, own.partials);
-    if (!writer) return;
-    if (plan.beside) {
-      own.unwritten = channels;
-      return writer->finish();
-    }
-    // Reading from the cache leaves memory idle but for the writes: time to ask for this thread's next group.
-    // Two inputs of two groups would push each other out: there, what is to come of this group is kept near.
-    const size_t next = crew.threads * group;
-    const size_t next_group = channels.end + next <= shape.channels ? next * shape.inner : 0;
-    const size_t sample_before = size_t{0} - shape.channels * shape.inner;
-    write(channels, straight_ahead(plan.crowded ? sample_before : next_group));
-  });
-  work(crew, crew.threads, [&](size_t worker, size_t) {
-    if (workers[worker].unwritten.end > 0) write(workers[worker].unwritten, straight_ahead(0));
+    access.apply_mask(
+        kernels, stores,
+        {count, from + range.begin, {const_cast<unsigned char*>(mask), range.begin}, to + range.begin});
+    if (stores == kStreamed) execution.kernels->fence();
   });
 }
 
-/// sum_settle_write in three steps, each over the whole tensor.
-template <typename S, typename Sums, typename Settle, typename Writer>
-void write_after_all(Scratch& scratch, const Kernels<Compute<S>>& kernels, const Plan& plan,
-                     const Partition<Compute<S>>& partition, const Sums& sums, Settle settle,
-                     const Tiling<Compute<S>>& written, const Writer* writer) {
-  using T = Compute<S>;
-  const size_t chunks = partition.chunks();
-  const size_t width = partition.width_in_channels();
-  const size_t channels_of_all = partition.shape().channels;
-  const Crew& crew = plan.crew;
-  const size_t groups = divide_up(width, plan.group);
-  const Partials<T> partials(scratch, chunks, round_up(width, kLanes<T>));
-  auto* const workers = scratch.take<Accumulators<T>>(crew.threads);
-  for (size_t worker = 0; worker < crew.threads; worker++)
-    new (workers + worker) Accumulators<T>(scratch, partition, 1, plan.group);
-  work(crew, chunks * groups, [&](size_t task, size_t worker) {
-    const size_t chunk = task / groups;
-    const Range channels = part(width, plan.group, task % groups);
-    const Accumulators<T>& accumulators = workers[worker];
-    const LaneSums<T> lanes = accumulators.begin(0, chunk, channels, partials);
-    sums.sum(chunk, channels, lanes, accumulators.columns(), partials,
-             [&](const auto& work) { sums.add(work); });
-    accumulators.collect(kernels, {chunk, chunk + 1}, channels, partials);
-    sums.check({chunk, chunk + 1}, channels, partials);
-  });
-  work(crew, divide_up(channels_of_all, plan.settled),
-       [&](size_t task, size_t) { settle(part(channels_of_all, plan.settled, task), partials); });
-  if (writer) sweep<S>(crew, written, *writer, plan.backwards);
-}
+/// What is done for channels whose sums are complete.
+template <typename T>
+using Settle = Call<Range, const Partials<T>&>;
 
 /// Calls sums.sum(chunk, channels, sums, columns, partials, add) over the tensor, settle(channels, partials)
 /// once the sums of channels are complete, and writer over the tensor, in tiles of `written`, after that; or
-/// no writer where it is nullptr.
-template <typename S, typename Sums, typename Settle, typename Writer>
+/// no writer where it is nullptr. Sums: MomentSums<S> or GradSums<S>.
+template <typename S, typename Sums>
 void sum_settle_write(Scratch& scratch, const Kernels<Compute<S>>& kernels, const Plan& plan,
-                      const Partition<Compute<S>>& partition, const Sums& sums, Settle settle,
-                      const Tiling<Compute<S>>& written, const Writer* writer) {
-  if (plan.steps == Plan::kGroups)
-    return write_groups<S>(scratch, kernels, plan, partition, sums, settle, writer);
-  write_after_all<S>(scratch, kernels, plan, partition, sums, settle, written, writer);
-}
+                      const Partition<Compute<S>>& partition, const Sums& sums, Settle<Compute<S>> settle,
+                      const Tiling<Compute<S>>& written, const TileWriter* writer);
 
-}  // namespace
 }  // namespace batchnorm

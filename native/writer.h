@@ -9,11 +9,10 @@
 #include "scratch.h"
 
 namespace batchnorm {
-namespace {
 
 /// The part of a work that a tile at value `at` and channel `channel` of the tensor is.
 template <typename S>
-NormalizeWork<S> part_of(const NormalizeWork<S>& all, Tile tile, size_t at, size_t channel) {
+inline NormalizeWork<S> part_of(const NormalizeWork<S>& all, Tile tile, size_t at, size_t channel) {
   return {tile,
           all.x + at,
           all.residual ? all.residual + at : nullptr,
@@ -24,7 +23,7 @@ NormalizeWork<S> part_of(const NormalizeWork<S>& all, Tile tile, size_t at, size
           all.offset + channel};
 }
 template <typename S>
-GradInputWork<S> part_of(const GradInputWork<S>& all, Tile tile, size_t at, size_t channel) {
+inline GradInputWork<S> part_of(const GradInputWork<S>& all, Tile tile, size_t at, size_t channel) {
   return {tile,
           all.dy + at,
           all.x + at,
@@ -38,9 +37,23 @@ GradInputWork<S> part_of(const GradInputWork<S>& all, Tile tile, size_t at, size
           all.offset + channel};
 }
 
+/// Writes a result, a tile of the tensor at a time.
+class TileWriter {
+ public:
+  /// The tile begins at value `at` and channel `channel`.
+  virtual void write(const Tile& tile, size_t at, size_t channel) const = 0;
+  /// The same beside a piece of work of the pass that sums, where the plan says so (Plan::beside).
+  virtual void stream_beside(const Tile&, size_t, size_t, const void*) const {}
+  /// After the last tile of a task.
+  virtual void finish() const = 0;
+
+ protected:
+  ~TileWriter() = default;
+};
+
 /// Of tensors of S, with kernels that do KernelWork.
 template <typename S, typename Work, typename KernelWork, typename Sums>
-class Writer {
+class Writer final : public TileWriter {
  public:
   Writer(const Execution& execution, const Access<S>& access, const WritingPass<KernelWork, Sums>& pass,
          Layout layout, Stores stores, const Work& all)
@@ -50,15 +63,15 @@ class Writer {
         stores_(stores),
         fence_(execution.kernels->fence),
         all_(all) {}
-  void write(Tile tile, size_t at, size_t channel) const {
+  void write(const Tile& tile, size_t at, size_t channel) const override {
     access_.write(pass_, layout_, stores_, part_of(all_, tile, at, channel));
   }
-  /// Where Access<S> can.
-  void stream_beside(Tile tile, size_t at, size_t channel, const Sums& sums) const {
-    pass_.stream_beside(part_of(all_, tile, at, channel), sums);
+  void stream_beside([[maybe_unused]] const Tile& tile, [[maybe_unused]] size_t at,
+                     [[maybe_unused]] size_t channel, [[maybe_unused]] const void* sums) const override {
+    if constexpr (Access<S>::kBeside)
+      pass_.stream_beside(part_of(all_, tile, at, channel), *static_cast<const Sums*>(sums));
   }
-  /// After the last tile of a task.
-  void finish() const {
+  void finish() const override {
     if (stores_ == kStreamed) fence_();
   }
 
@@ -79,5 +92,4 @@ void clear_mask(unsigned char* mask, const S* y, size_t size) {
   mask[0] = static_cast<unsigned char>(reinterpret_cast<uintptr_t>(y) % kAlignment / sizeof(S));
 }
 
-}  // namespace
 }  // namespace batchnorm

@@ -148,6 +148,39 @@ export interface GradWeightsPass<T extends TensorArray> extends ThroughPresent<T
 }
 
 /**
+ * How a pass over rows sees x[samples][places][groups · channels of a group][inner]; as `RowShape` of native/rows.h. `outer` are
+ * samples · places, `channels` those of all groups.
+ */
+export interface RowGeometry extends Geometry {
+  readonly samples: number;
+  /** Of a sample, before its channels. */
+  readonly places: number;
+  readonly groups: number;
+}
+
+/** The size of a mask of such a pass: where the channels are not the second axis each sample has one of its own. */
+export function rowMaskBytes({ samples, places, channels, inner }: RowGeometry): number {
+  const ofSample = places * channels * inner;
+  return places > 1 ? samples * maskBytes(ofSample) : maskBytes(samples * ofSample);
+}
+
+/** A forward pass over rows, each with statistics of its own: mean and variance have one value per row. */
+export interface RowForwardPass<T extends TensorArray> extends Omit<ForwardPass<T>, 'geometry' | 'y'> {
+  readonly geometry: RowGeometry;
+  /** Whether the mean is subtracted; else mean is 0, and the variance the mean square. */
+  readonly centred: boolean;
+  /** undefined for the statistics alone. */
+  readonly y: T | undefined;
+}
+
+/** The backward pass behind it. */
+export interface RowBackwardPass<T extends TensorArray>
+  extends Omit<BackwardPass<T>, 'geometry' | 'training'> {
+  readonly geometry: RowGeometry;
+  readonly centred: boolean;
+}
+
+/**
  * The passes for one data type. Callers have checked everything. Where an array has lost its buffer since, they throw
  * ERR_BATCHNORM_BUFFER_CHANGED, where a result overlaps an input of its size without being in its place,
  * ERR_BATCHNORM_OVERLAP; both before anything is written.
@@ -193,6 +226,12 @@ export interface Passes<T extends TensorArray> {
   backwardLater(pass: BackwardPass<T>, slot: Slot): void;
   gradSumsLater(pass: GradSumsPass<T>, slot: Slot): void;
   gradInputLater(pass: GradInputPass<T>, slot: Slot): void;
+  /** Writes y, where it is given, and mean and variance of each row. Returns whether y is x. */
+  forwardRows(pass: RowForwardPass<T>): boolean;
+  forwardRowsLater(pass: RowForwardPass<T>, slot: Slot): boolean;
+  /** Writes the gradients that are given. */
+  backwardRows(pass: RowBackwardPass<T>): void;
+  backwardRowsLater(pass: RowBackwardPass<T>, slot: Slot): void;
   /** The size of the memory that freeze fills. */
   frozenBytes(channels: number): number;
   /**

@@ -47,6 +47,8 @@ export type PassName =
   | 'gradInputOfPresent'
   | 'gradWeights'
   | 'findMissing'
+  | 'forwardRows'
+  | 'backwardRows'
   | 'frozenBytes'
   | 'freeze'
   | 'runFrozen';

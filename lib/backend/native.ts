@@ -16,6 +16,8 @@ import {
   nothingOnTheWay,
   type OnTheWay,
   type Passes,
+  type RowBackwardPass,
+  type RowForwardPass,
   type Slot,
   type StoredPass,
   type ThroughPresent,
@@ -52,6 +54,10 @@ interface BoundPasses<T extends TensorArray>
   backwardLater: Bound;
   gradSumsLater: Bound;
   gradInputLater: Bound;
+  forwardRows: BoundForward;
+  forwardRowsLater: BoundForward;
+  backwardRows: Bound;
+  backwardRowsLater: Bound;
 }
 
 interface Binding
@@ -288,6 +294,60 @@ function spreadThroughPresent<T extends TensorArray>(
     );
 }
 
+function spreadForwardRows<T extends TensorArray>(
+  bound: BoundForward,
+): (pass: RowForwardPass<T>, slot?: Slot) => boolean {
+  return (pass, slot) =>
+    bound(
+      pass.geometry.samples,
+      pass.geometry.places,
+      pass.geometry.groups,
+      pass.geometry.channels / pass.geometry.groups,
+      pass.geometry.inner,
+      pass.eps,
+      pass.centred,
+      pass.x,
+      pass.y,
+      pass.weight,
+      pass.bias,
+      pass.mean,
+      pass.variance,
+      pass.relu,
+      pass.residual,
+      pass.mask,
+      slot,
+    );
+}
+
+function spreadBackwardRows<T extends TensorArray>(
+  bound: Bound,
+): (pass: RowBackwardPass<T>, slot?: Slot) => void {
+  return (pass, slot) =>
+    bound(
+      pass.geometry.samples,
+      pass.geometry.places,
+      pass.geometry.groups,
+      pass.geometry.channels / pass.geometry.groups,
+      pass.geometry.inner,
+      pass.eps,
+      pass.centred,
+      pass.dy,
+      pass.x,
+      pass.mean,
+      pass.variance,
+      pass.weight,
+      pass.bias,
+      pass.relu,
+      pass.residual,
+      pass.mask,
+      pass.dResidual,
+      pass.dx,
+      pass.dWeight,
+      pass.dBias,
+      slot,
+    );
+}
+
 function spreadStored(bound: Bound): (pass: StoredPass, slot?: Slot) => void {
   return (pass, slot) =>
     bound(
@@ -332,6 +392,10 @@ function passesOf<T extends TensorArray>(bound: BoundPasses<T>): Passes<T> {
     backwardLater: spreadBackward(bound.backwardLater),
     gradSumsLater: spreadSums(bound.gradSumsLater),
     gradInputLater: spreadSums(bound.gradInputLater),
+    forwardRows: spreadForwardRows(bound.forwardRows),
+    forwardRowsLater: spreadForwardRows(bound.forwardRowsLater),
+    backwardRows: spreadBackwardRows(bound.backwardRows),
+    backwardRowsLater: spreadBackwardRows(bound.backwardRowsLater),
     frozenBytes: bound.frozenBytes,
     freeze: bound.freeze,
     runFrozen: bound.runFrozen,

@@ -32,6 +32,7 @@ import {
 import { type Prepared, Turns } from './turns.js';
 import { wasmBytes } from './wasm-bytes.js';
 import { presentPassesOf } from './wasm-presence.js';
+import { rowPassesOf } from './wasm-rows.js';
 import { storedPassesOf } from './wasm-stored.js';
 
 /** Of each tensor, what stays in a cache while it is copied in, computed and copied out. */
@@ -385,6 +386,7 @@ function passesOf<T extends TensorArray>(dtype: DType, machine: Machine, turns: 
       });
     },
     ...presentPassesOf<T>(dtype, machine, turns),
+    ...rowPassesOf<T>(dtype, machine, turns),
     forwardTrainingLater: (pass, slot) => turns.later(forward(false, pass), slot),
     forwardInferenceLater: (pass, slot) => turns.later(forward(true, pass), slot),
     momentsLater: (pass, slot) => turns.later(moments(pass), slot),
