@@ -112,11 +112,13 @@ th { color: var(--dim); font-weight: 600; }
 
 export function pageOf(title: string, layers: readonly Watched[], steps: number, every: number): string {
   const looks = every === 1 ? '' : `, one in ${every} looked at`;
+  const { width: stretch } = layers[0];
+  const points = stretch === 1 ? '' : ` A point is, of ${stretch} looks, the one with the largest drift.`;
   const sections = measures.map((measure) => sectionOf(measure, layers, steps));
   return pageWith(
     title,
     style,
-    `<p>${layers.length === 1 ? 'One layer' : `${layers.length} layers`} over ${steps} steps${looks}. The plots of a measure have one scale.</p>
+    `<p>${layers.length === 1 ? 'One layer' : `${layers.length} layers`} over ${steps} steps${looks}. The plots of a measure have one scale.${points}</p>
 ${sections.filter((section) => section !== '').join('\n')}
 <h2>Last seen</h2>
 ${lastSeen(layers)}`,
@@ -159,7 +161,7 @@ function roundedUp(value: number): number {
 
 function figureOf(
   { title, lines }: Measure,
-  { name, records, layer }: Watched,
+  { name, records, measured, layer }: Watched,
   top: number,
   steps: number,
 ): string {
@@ -173,21 +175,15 @@ function figureOf(
   for (let k = 0; k < lines.length; k++) {
     const { of, color } = lines[k];
     let path = '';
-    let isDrawing = false;
     let points = 0;
-    let value: number | null = null;
     let lone = '';
     for (let j = 0; j < records.length; j++) {
-      const found = of(records[j], layer.channels);
-      if (found === null) {
-        isDrawing = false;
-        continue;
-      }
-      value = found;
+      const value = of(records[j], layer.channels);
+      // A line goes on behind looks at which there was nothing to measure.
+      if (value === null) continue;
       const x = xOf(records[j].step).toFixed(1);
       const y = yOf(value).toFixed(1);
-      path += `${isDrawing ? 'L' : 'M'}${x} ${y}`;
-      isDrawing = true;
+      path += `${points === 0 ? 'M' : 'L'}${x} ${y}`;
       points++;
       lone = `<circle class="dot ${color}" cx="${x}" cy="${y}" r="2.5"/>`;
       if (value <= top) continue;
@@ -199,6 +195,7 @@ function figureOf(
       parts[parts.length] = `<path class="beyond ${color}" d="M${x} ${upper - 8}l3.5 6h-7z"/>`;
     }
     parts[parts.length] = points === 1 ? lone : `<path class="line ${color}" d="${path}"/>`;
+    const value = measured === undefined ? null : of(measured, layer.channels);
     if (value !== null) last = last.concat(`${lines[k].name} ${short(value)}`);
   }
   const grid = [0, top / 2, top].map((value) => {

@@ -25,10 +25,10 @@ export class Watched {
   latest: LayerRecord | undefined;
   /** The last that had a batch to measure. */
   measured: LayerRecord | undefined;
-  /** Of each group of {@link #width} records the one that had drifted furthest, oldest first. */
+  /** Of each stretch of {@link width} records the one that had drifted furthest, oldest first. */
   readonly records: LayerRecord[] = [];
-  #width = 1;
-  #inGroup = 0;
+  width = 1;
+  #inStretch = 0;
   #moments: Moments | undefined;
   #batches: number;
   #rejected: number;
@@ -97,15 +97,15 @@ export class Watched {
   /** Memory stays the same however long training takes: of two neighbours the one that had drifted further goes on. */
   #keep(record: LayerRecord): void {
     const { records } = this;
-    if (this.#inGroup === 0) {
+    if (this.#inStretch === 0) {
       if (records.length === mostRecords) {
         for (let i = 0; i < mostRecords / 2; i++) records[i] = further(records[2 * i], records[2 * i + 1]);
         records.length = mostRecords / 2;
-        this.#width *= 2;
+        this.width *= 2;
       }
       records[records.length] = record;
     } else records[records.length - 1] = further(records[records.length - 1], record);
-    this.#inGroup = (this.#inGroup + 1) % this.#width;
+    this.#inStretch = (this.#inStretch + 1) % this.width;
   }
 }
 

@@ -136,7 +136,8 @@ function monitorPage(): string {
     );
     const x = { data: values, shape: [8, 4] };
     jumps.forward(x);
-    dead.forward(x);
+    // By turns, as the two networks of a GAN.
+    if (step % 2 === 0) dead.forward(x);
     rejects.forward({
       data: values.map((value, i) => (i === 3 && step % 3 === 0 ? NaN : value)),
       shape: [8, 4],
@@ -267,6 +268,11 @@ describe('monitor.html', () => {
     expect(text).toContain('"a name <b>&</b> of its own"');
     expect(text).toContain('nothing measured');
     expect(text).toContain('dead 50');
+    // It trains at every second look only, and yet has lines.
+    const lengths =
+      (await page.evaluate(`[...document.querySelectorAll('section:first-of-type figure:nth-child(3) .line')]
+      .map((path) => path.getTotalLength())`)) as number[];
+    expect(Math.min(...lengths)).toBeGreaterThan(200);
   });
 });
 
