@@ -15,7 +15,6 @@ import {
   checkSameShape,
   type Geometry,
   type NamedArrays,
-  newArray,
   newMemory,
   type ReadTensor,
 } from './validate.js';
@@ -314,8 +313,10 @@ export class HeldSets<T extends FloatArray> {
 
   /** A set that nobody else has had. */
   make(statistics = this.channels): Held<T> {
-    const { dtype, channels } = this;
-    if (statistics !== channels) return this.#makeOf(statistics);
+    const { channels } = this;
+    // Of rows there may be as many as values: each has memory of its own.
+    if (statistics !== channels)
+      return this.#viewsOf(newMemory(this.#bytes + 16 * (statistics - channels)), 0, statistics);
     if (this.#memory === undefined || this.#used === this.#sets) {
       const most = floor(slabBytes / this.#bytes);
       this.#sets =
@@ -323,29 +324,18 @@ export class HeldSets<T extends FloatArray> {
       this.#memory = newMemory(this.#sets * this.#bytes);
       this.#used = 0;
     }
-    const begin = this.#used++ * this.#bytes;
-    const bytes = channels * dtypes[dtype].bytes;
-    const parameters = begin + 16 * channels;
-    const held: Held<T> = {
-      mean: viewOf('float64', this.#memory, begin, channels),
-      variance: viewOf('float64', this.#memory, begin + 8 * channels, channels),
-      weight: this.weight ? viewOf(dtype, this.#memory, parameters, channels) : undefined,
-      bias: this.bias
-        ? viewOf(dtype, this.#memory, parameters + (this.weight ? bytes : 0), channels)
-        : undefined,
-      isNeeded: true,
-    };
-    return held;
+    return this.#viewsOf(this.#memory, this.#used++ * this.#bytes, channels);
   }
 
-  /** One of rows, of which there may be as many as values. */
-  #makeOf(statistics: number): Held<T> {
+  #viewsOf(memory: ArrayBuffer, begin: number, statistics: number): Held<T> {
     const { dtype, channels } = this;
+    const bytes = channels * dtypes[dtype].bytes;
+    const parameters = begin + 16 * statistics;
     return {
-      mean: newArray('float64', statistics),
-      variance: newArray('float64', statistics),
-      weight: this.weight ? newArray(dtype, channels) : undefined,
-      bias: this.bias ? newArray(dtype, channels) : undefined,
+      mean: viewOf('float64', memory, begin, statistics),
+      variance: viewOf('float64', memory, begin + 8 * statistics, statistics),
+      weight: this.weight ? viewOf(dtype, memory, parameters, channels) : undefined,
+      bias: this.bias ? viewOf(dtype, memory, parameters + (this.weight ? bytes : 0), channels) : undefined,
       isNeeded: true,
     };
   }

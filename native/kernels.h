@@ -307,6 +307,57 @@ struct GradWeightsWork {
   double* dweights;
 };
 
+/// y = ((x - mean) * scale + offset) * weight + bias, of rows without gaps: mean, scale and offset are those
+/// of rows, weight and bias of columns, as per-channel arrays of channels-last.
+template <typename T>
+struct ScaleRowsWork {
+  size_t rows;
+  size_t columns;
+  size_t distance;  ///< how far ahead memory is asked for
+  const T* x;
+  T* y;
+  const T* mean;
+  const T* scale;
+  const T* offset;
+  const T* weight;
+  const T* bias;
+};
+
+/// Of rows normalized like that before they are scaled, n = (x - mean) * scale + offset: column sums += dy,
+/// dy * n, of at most kStretch * 8 rows; row sums = dy * weight, dy * weight * n.
+template <typename T>
+struct RowSumsWork {
+  size_t rows;
+  size_t columns;
+  size_t distance;
+  const T* dy;
+  const T* x;
+  const T* mean;
+  const T* scale;
+  const T* offset;
+  const T* weight;
+  T* column_dy;
+  T* column_product;
+  double* dy_sum;
+  double* product_sum;
+};
+
+/// dx = (dy * weight - (x - mean) * slope - constant) * scale, likewise.
+template <typename T>
+struct GradRowsWork {
+  size_t rows;
+  size_t columns;
+  size_t distance;
+  const T* dy;
+  const T* x;
+  T* dx;
+  const T* mean;
+  const T* slope;
+  const T* constant;
+  const T* scale;
+  const T* weight;
+};
+
 /// What normalize takes, of the statistics of channels. An absent (nullptr) weight is 1, an absent bias 0.
 template <typename T>
 struct NormalizationWork {
@@ -406,6 +457,10 @@ struct Kernels {
   void (*present_grad_sums[2])(const PresentGradSumsWork<T>& work);
   void (*present_grad_input[2])(const PresentGradInputWork<T>& work);
   void (*grad_weights[2])(const GradWeightsWork<T>& work);
+  /// [Stores], where kStreamed needs the fence
+  void (*scale_rows[2])(const ScaleRowsWork<T>& work);
+  void (*sum_rows)(const RowSumsWork<T>& work);
+  void (*grad_rows[2])(const GradRowsWork<T>& work);
 };
 
 /// Kernels that read and write 16 bits themselves, of the passes that move the most; all nullptr where the

@@ -212,11 +212,14 @@ class ColumnWriter final : public TileWriter {
         scale_(kernels_of<T>(*execution.kernels)
                    .normalize[pass.epilogue.residual != nullptr][pass.epilogue.activation]
                    .alone[values_.stores_of(stores)][kChannelsLast]),
+        plain_(pass.epilogue.residual == nullptr && pass.epilogue.activation == kIdentity),
+        scale_rows_(kernels_of<T>(*execution.kernels).scale_rows[values_.stores_of(stores)]),
         rows_(rows),
         columns_(columns) {}
 
   void write(const Tile& tile, size_t at, size_t) const override {
     const size_t end = at + tile.rows * tile.columns;
+    if (values_.kPlain && plain_) return scale(at, end - at, pass_.x + at, pass_.y + at, tile.ahead.distance);
     while (at < end) at += write_piece(at, end - at);
   }
   void finish() const override {
@@ -224,6 +227,31 @@ class ColumnWriter final : public TileWriter {
   }
 
  private:
+  /// Without an activation and a residual one pass does both.
+  template <typename From, typename To>
+  void scale([[maybe_unused]] size_t at, [[maybe_unused]] size_t count, [[maybe_unused]] const From* x,
+             [[maybe_unused]] To* y, [[maybe_unused]] size_t distance) const {
+    if constexpr (std::is_same_v<From, T> && std::is_same_v<To, T>) {
+      const size_t row_values = pass_.shape.count();
+      const size_t groups = pass_.shape.groups;
+      const size_t end = at + count;
+      while (at < end) {
+        const size_t row = at / row_values;
+        const size_t in_row = at % row_values;
+        const size_t whole = (end - at) / row_values;
+        // Rows of one group are alike; else each has other columns.
+        const size_t rows = in_row > 0 || whole == 0 || groups > 1 ? 1 : whole;
+        const size_t columns = std::min(end - at, row_values - in_row);
+        const Normalization<const T> c = columns_.from(row % groups * row_values + in_row);
+        scale_rows_({rows, columns, distance, x, y, rows_.mean + row, rows_.scale + row, rows_.offset + row,
+                     c.scale, c.offset});
+        x += rows * columns;
+        y += rows * columns;
+        at += rows * columns;
+      }
+    }
+  }
+
   /// Whole samples, else whole rows, else a part of one; returns how many values.
   size_t write_piece(size_t at, size_t left) const {
     const size_t row_values = pass_.shape.count();
@@ -240,6 +268,11 @@ class ColumnWriter final : public TileWriter {
     const size_t lead = !values_.kPlain && mask.bytes ? (mask.bytes[0] + at) % kLanes<T> : 0;
     T* const normalized = room.values + lead;
     const T* const x = values_.read(pass_.x + at, count, normalized);
+    if (plain_) {
+      scale(at, count, x, normalized, 0);
+      values_.wrote(stores_, normalized, count, pass_.y + at);
+      return count;
+    }
     const size_t length = is_part ? count : row_values;
     const Normalization<const T> row = {rows_.mean + at / row_values, rows_.scale + at / row_values,
                                         rows_.offset + at / row_values};
@@ -276,6 +309,8 @@ class ColumnWriter final : public TileWriter {
   const Stores stores_;
   void (*normalize_)(const NormalizeWork<T>&);
   void (*scale_)(const NormalizeWork<T>&);
+  const bool plain_;
+  void (*scale_rows_)(const ScaleRowsWork<T>&);
   const Normalization<const T> rows_;
   const Columns<T>& columns_;
 };
@@ -562,6 +597,11 @@ class ParameterSums {
     weight_[parameter] += weight;
     bias_[parameter] += bias;
   }
+  /// Sums of columns, of which each parameter has `columns`.
+  void add(const double* dy, const double* product, size_t columns) {
+    for (size_t parameter = 0; parameter < weight_.size(); parameter++)
+      for (size_t i = 0; i < columns; i++) add(parameter, *product++, *dy++);
+  }
   template <typename T>
   void write(T* dweight, T* dbias) const {
     for (size_t i = 0; i < weight_.size(); i++) {
@@ -709,7 +749,9 @@ class ColumnGradients {
         gradients_(gradients),
         shape_(pass.shape),
         columns_(scratch_, pass.shape, pass.weight, pass.bias),
-        block_(std::clamp<size_t>(kBlockValues / columns_.values(), 1, kStretch * 8)),
+        plain_(pass.epilogue.activation == kIdentity),
+        block_(
+            std::clamp<size_t>((plain_ ? kPlainValues : kBlockValues) / columns_.values(), 1, kStretch * 8)),
         chunk_(round_up(std::clamp<size_t>(kChunkValues / columns_.values(), 32, 128), block_)),
         tasks_(divide_up(shape_.samples, chunk_)),
         crew_(execution, 2 * shape_.size() * sizeof(S)),
@@ -751,15 +793,14 @@ class ColumnGradients {
       double* const totals = partials_ + task * 2 * padded;
       std::fill_n(totals, 2 * padded, 0.0);
       for (size_t sample = samples.begin; sample < samples.end; sample += block_)
-        add_block({sample, std::min(samples.end, sample + block_)}, workers_[worker], totals,
-                  totals + padded);
+        add({sample, std::min(samples.end, sample + block_)}, workers_[worker], totals, totals + padded);
       if (stores_ == kStreamed) execution_.kernels->fence();
     });
     if (!gradients_.weight && !gradients_.bias) return;
     for (size_t task = 0; task < tasks_; task++) {
       const double* const dy = partials_ + task * 2 * padded;
-      for (size_t column = 0; column < columns_.width(); column++)
-        parameters.add(column % columns_.values() / shape_.inner, dy[padded + column], dy[column]);
+      for (size_t begin = 0; begin < columns_.width(); begin += columns_.values())
+        parameters.add(dy + begin, dy + padded + begin, shape_.inner);
     }
     parameters.write(gradients_.weight, gradients_.bias);
   }
@@ -767,6 +808,8 @@ class ColumnGradients {
  private:
   /// Values of a block, in each of three arrays: the second-level cache holds them, and what they come from.
   static constexpr size_t kBlockValues = size_t{1} << 14;
+  /// The same where nothing is kept in between: what is read twice.
+  static constexpr size_t kPlainValues = size_t{1} << 15;
   /// Values of a chunk, whose sums of columns are made by one thread.
   static constexpr size_t kChunkValues = size_t{1} << 18;
 
@@ -776,14 +819,62 @@ class ColumnGradients {
     double *first_total, *second_total, *dy, *dy_normalized;
   };
 
-  void add_block(Range samples, const Worker& worker, double* dy_total, double* product_total) {
+  void add(Range samples, const Worker& worker, double* dy_total, double* product_total) {
+    if (plain_)
+      add_plain(samples, worker, dy_total, product_total);
+    else
+      add_gated(samples, worker, dy_total, product_total);
+  }
+
+  /// Without an activation: x is normalized on the way, both times.
+  void add_plain(Range samples, const Worker& worker, double* dy_total, double* product_total) {
     const size_t values = columns_.values();
     const size_t at = samples.begin * values;
     const size_t count = (samples.end - samples.begin) * values;
     const size_t row = samples.begin * shape_.groups;
     const size_t rows = (samples.end - samples.begin) * shape_.groups;
     const size_t length = shape_.count();
-    const bool gated = pass_.epilogue.activation != kIdentity;
+    const T* const x = values_.read(pass_.x + at, count, worker.normalized);
+    const T* const dy = values_.read(pass_.dy + at, count, worker.wide);
+    const Normalization<T> r = rows_.from(row);
+    for (T* array : {worker.column_first, worker.column_second}) std::fill_n(array, values, T{0});
+    // Rows of a group share their columns: with one group all do.
+    const size_t together = shape_.groups == 1 ? rows : 1;
+    const size_t distance = std::min(kAheadBytes / sizeof(S), count);
+    for (size_t i = 0; i < rows; i += together) {
+      const size_t column = i % shape_.groups * length;
+      kernels_.sum_rows({together, length, distance, dy + i * length, x + i * length, r.mean + i, r.scale + i,
+                         r.offset + i, columns_.from(column).scale, worker.column_first + column,
+                         worker.column_second + column, worker.dy + i, worker.dy_normalized + i});
+    }
+    for (size_t column = 0; column < values; column++) {
+      dy_total[column] += static_cast<double>(worker.column_first[column]);
+      product_total[column] += static_cast<double>(worker.column_second[column]);
+    }
+    if (!gradients_.input) return;
+    const double each = static_cast<double>(length);
+    for (size_t i = 0; i < rows; i++) {
+      const double mean = pass_.centred ? worker.dy[i] / each : 0;
+      const double slope = worker.dy_normalized[i] / each;
+      worker.slope[i] = held<T>(slope * static_cast<double>(r.scale[i]));
+      worker.constant[i] = static_cast<T>(mean + slope * static_cast<double>(r.offset[i]));
+    }
+    T* const dx = values_.target(gradients_.input + at, worker.wide);
+    const auto kernel = kernels_.grad_rows[values_.stores_of(stores_)];
+    for (size_t i = 0; i < rows; i += together)
+      kernel({together, length, 0, dy + i * length, x + i * length, dx + i * length, r.mean + i,
+              worker.slope + i, worker.constant + i, r.scale + i,
+              columns_.from(i % shape_.groups * length).scale});
+    values_.wrote(stores_, dx, count, gradients_.input + at);
+  }
+
+  void add_gated(Range samples, const Worker& worker, double* dy_total, double* product_total) {
+    const size_t values = columns_.values();
+    const size_t at = samples.begin * values;
+    const size_t count = (samples.end - samples.begin) * values;
+    const size_t row = samples.begin * shape_.groups;
+    const size_t rows = (samples.end - samples.begin) * shape_.groups;
+    const size_t length = shape_.count();
     const Tile of_rows = {rows, length, length, straight_ahead(0)};
     Tile from_memory = of_rows;
     from_memory.ahead = straight_ahead(std::min(kAheadBytes / sizeof(S), count));
@@ -793,7 +884,6 @@ class ColumnGradients {
     kernels_.normalize[0][kIdentity].alone[kCached][kChannelsFirst](
         NormalizeWork<T>{from_memory, x, nullptr, {}, worker.normalized, r.mean, r.scale, r.offset});
     const T* const dy = values_.read(pass_.dy + at, count, worker.wide);
-    const bool scales = gated || pass_.weight;
     const bool sums = gradients_.weight || gradients_.bias;
     if (sums) {
       std::fill_n(worker.column_first, columns_.width(), T{0});
@@ -802,23 +892,19 @@ class ColumnGradients {
     columns_.for_each_tile(count, 0, [&](const Tile& tile, size_t first, size_t column) {
       const Normalization<const T> c = columns_.from(column);
       const T* const normalized = worker.normalized + first;
-      if (gated)
-        kernels_.frozen_grad_input.alone[kCached][kChannelsLast](GradInputWork<T>{tile,
-                                                                                  dy + first,
-                                                                                  normalized,
-                                                                                  {},
-                                                                                  worker.gradient + first,
-                                                                                  nullptr,
-                                                                                  c.mean,
-                                                                                  c.mean,
-                                                                                  c.mean,
-                                                                                  c.scale,
-                                                                                  c.offset});
-      else if (scales)
-        kernels_.normalize[0][kIdentity].alone[kCached][kChannelsLast](NormalizeWork<T>{
-            tile, dy + first, nullptr, {}, worker.gradient + first, c.mean, c.scale, c.mean});
+      kernels_.frozen_grad_input.alone[kCached][kChannelsLast](GradInputWork<T>{tile,
+                                                                                dy + first,
+                                                                                normalized,
+                                                                                {},
+                                                                                worker.gradient + first,
+                                                                                nullptr,
+                                                                                c.mean,
+                                                                                c.mean,
+                                                                                c.mean,
+                                                                                c.scale,
+                                                                                c.offset});
       if (!sums) return;
-      kernels_.grad_sums[gated ? kRecomputed : kOpen][kChannelsLast](
+      kernels_.grad_sums[kRecomputed][kChannelsLast](
           GradSumsWork<T>{tile,
                           dy + first,
                           normalized,
@@ -831,7 +917,7 @@ class ColumnGradients {
     });
     if (!gradients_.input) return;
 
-    const T* const gradient = scales ? worker.gradient : dy;
+    const T* const gradient = worker.gradient;
     const size_t lanes = rows * kLanes<T>;
     for (T* array : {worker.first, worker.second}) std::fill_n(array, lanes, T{0});
     for (double* array : {worker.first_total, worker.second_total}) std::fill_n(array, lanes, 0.0);
@@ -876,6 +962,7 @@ class ColumnGradients {
   const RowShape& shape_;
   Scratch scratch_;
   const Columns<T> columns_;
+  const bool plain_;
   const size_t block_;
   const size_t chunk_;
   const size_t tasks_;

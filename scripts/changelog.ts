@@ -1,6 +1,7 @@
 // The changelog must know the version of package.json: under its own heading or, before its release, under Unreleased.
 // With a tag, as for a release: the tag is that version, under a heading of its own with a date, and nothing waits.
 import { readFileSync } from 'node:fs';
+import { PLACEHOLDER, repositoryUrl } from './repository.js';
 
 const { version } = JSON.parse(readFileSync('package.json', 'utf8')) as { version: string };
 const [tag] = process.argv.slice(2);
@@ -19,6 +20,8 @@ const waiting = entries.get('Unreleased') ?? 0;
 if (released + waiting === 0)
   throw new Error(`CHANGELOG.md must have an entry for ${version} or under Unreleased, got none`);
 if (tag !== undefined) {
+  if (repositoryUrl.includes(`/${PLACEHOLDER}/`))
+    throw new Error(`repository in package.json must name its owner, got the placeholder ${PLACEHOLDER}`);
   if (tag !== `v${version}`)
     throw new Error(`the tag must be v${version} (the version in package.json), got ${tag}`);
   if (released === 0)

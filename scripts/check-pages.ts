@@ -3,7 +3,8 @@
 import { existsSync, readFileSync } from 'node:fs';
 import { basename, dirname, join, relative, resolve } from 'node:path';
 import ts from 'typescript';
-import { examples, pagePaths } from './pages.js';
+import { examples, pagePaths, slugOf } from './pages.js';
+import { fileOfLink, linkToFile, repositoryUrl, strayLinks } from './repository.js';
 import { reasons } from './thrown.js';
 
 const manifest = JSON.parse(readFileSync('package.json', 'utf8')) as { scripts: Record<string, string> };
@@ -25,11 +26,7 @@ function anchorsOf(path: string): Set<string> {
   const prose = proseOf(path);
   const anchors = new Set([...prose.matchAll(/<a id="([^"]+)">/g)].map(([, id]) => id));
   for (const [, heading] of prose.matchAll(/^#+ (.*)$/gm)) {
-    const slug = heading
-      .replace(/\[([^\]]*)\]\([^)]*\)/g, '$1')
-      .toLowerCase()
-      .replace(/[^\p{L}\p{N}\s_-]/gu, '')
-      .replace(/\s/g, '-');
+    const slug = slugOf(heading.replace(/\[([^\]]*)\]\([^)]*\)/g, '$1'));
     let anchor = slug;
     for (let i = 1; anchors.has(anchor); i++) anchor = `${slug}-${i}`;
     anchors.add(anchor);
@@ -68,21 +65,39 @@ for (const page of pagePaths()) {
   for (const [, linked, target] of prose.matchAll(
     /\[((?:[^[\]]|\\.)+)\]\(([^()\s]+(?:\([^()]*\)[^()\s]*)*)\)/g,
   )) {
-    if (/^[a-z]+:/.test(target)) continue;
-    const [file, anchor] = target.split('#');
-    const path = file ? relative('.', join(dirname(page), file)) : page;
+    const own = fileOfLink(target);
+    // The README is read on npm too, where there are no files beside it.
+    if (page === 'README.md' && !/^([a-z]+:|#)/.test(target))
+      complaints.push(`README.md must link to ${linkToFile(target)}, got ${target}`);
+    if (own === undefined && /^[a-z]+:/.test(target)) continue;
+    const [file, anchor] = (own ?? target).split('#');
+    const path = file ? relative('.', own === undefined ? join(dirname(page), file) : file) : page;
     expectReference(existsSync(path), page, target);
     if (!existsSync(path)) continue;
     if (anchor) expectReference(anchorsOf(path).has(anchor), page, target);
     const text = linked.replace(/^`(.*)`$/, '$1').replace(/\\(.)/g, '$1');
     if (/^test\/.*\.(ts|cpp)$/.test(path)) expectReference(hasTest(path, text), page, `"${text}" in ${path}`);
   }
+  // Pictures may lie beside the page: npm finds them by the repository.
+  for (const [, picture] of prose.matchAll(/<img src="([^"]+)"/g))
+    expectReference(existsSync(join(dirname(page), picture)), page, picture);
   for (const [code] of prose.matchAll(/ERR_BATCHNORM_\w+/g)) expectReference(codes.has(code), page, code);
 }
 
 for (const path of [...pagePaths(), '.ci/run', '.github/workflows/ci.yml'])
   for (const [, script] of readFileSync(path, 'utf8').matchAll(/\bnpm run ([\w:-]+)/g))
     expectReference(script in manifest.scripts, path, `npm run ${script}`);
+
+/** Of this package, wherever it was meant to be. */
+const ownLink = /https:\/\/(?:github\.com|raw\.githubusercontent\.com)\/([\w-]+)\/batchnorm\b/g;
+for (const page of pagePaths())
+  for (const [link] of readFileSync(page, 'utf8').matchAll(ownLink)) {
+    references++;
+    if (link !== repositoryUrl)
+      complaints.push(`${page} must name the repository of package.json, ${repositoryUrl}, got ${link}`);
+  }
+for (const link of strayLinks())
+  complaints.push(`package.json must have links to ${repositoryUrl}, its repository, got ${link}`);
 
 const contributing = readFileSync('CONTRIBUTING.md', 'utf8');
 for (const script in manifest.scripts) {

@@ -13,6 +13,14 @@ export function pagePaths(): string[] {
   return [...root, ...below].sort();
 }
 
+/** The anchor that GitHub makes of a heading's text. */
+export function slugOf(heading: string): string {
+  return heading
+    .toLowerCase()
+    .replace(/[^\p{L}\p{N}\s_-]/gu, '')
+    .replace(/\s/g, '-');
+}
+
 export interface Example {
   /** Where it stands: path:line. */
   name: string;

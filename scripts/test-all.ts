@@ -127,6 +127,12 @@ const parts: readonly Part[] = [
     after: ['wasm'],
   },
   {
+    name: 'site',
+    title: 'The site of the documentation, in a browser',
+    command: ['run', 'test:site', '--ignore-scripts'],
+    after: ['wasm'],
+  },
+  {
     name: 'endurance',
     title: 'Endurance: memory over a million calls',
     command: ['run', 'test:endurance', '--ignore-scripts'],

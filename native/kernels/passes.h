@@ -11,52 +11,11 @@
 #include "mask.h"
 #include "pixels.h"
 #include "presence.h"
+#include "rows.h"
+#include "terms.h"
 #include "transpose.h"
 
 namespace {
-
-/// What a quad adds to a pair of sums.
-template <typename T>
-struct Terms {
-  Vec<T> first = Vec<T>::broadcast(0);
-  Vec<T> second = Vec<T>::broadcast(0);
-  friend ALWAYS_INLINE Terms operator+(const Terms& a, const Terms& b) {
-    return {a.first + b.first, a.second + b.second};
-  }
-};
-
-/// ((t0 + t1) + (t2 + t3)) of the terms from `First` on, with what is missing left out. One after the other:
-/// as arrays GCC keeps them in memory.
-template <size_t First, size_t Count, typename Term>
-ALWAYS_INLINE auto tree_of(const Term& term) {
-  if constexpr (Count == 1) {
-    return term(First);
-  } else {
-    constexpr size_t kLeft = Count == 2 ? 1 : 2;
-    const auto left = tree_of<First, kLeft>(term);
-    return left + tree_of<First + kLeft, Count - kLeft>(term);
-  }
-}
-
-/// The same of the terms of each vector of a quad.
-template <typename Quad, typename Term>
-ALWAYS_INLINE auto sum_of(Quad quad, const Term& term) {
-  if constexpr (Quad::kSize > 0) {
-    return tree_of<0, Quad::kSize>(term);
-  } else {
-    decltype(term(0)) terms[kQuad];
-    for (size_t i = 0; i < quad.size(); i++) terms[i] = term(i);
-    return (terms[0] + terms[1]) + (terms[2] + terms[3]);
-  }
-}
-
-/// Adds the lanes to as many doubles.
-template <typename T>
-ALWAYS_INLINE void add_lanes(const Vec<T>& values, double* totals) {
-  T lanes[kLanes<T>];
-  values.store(lanes);
-  for (size_t lane = 0; lane < kLanes<T>; lane++) totals[lane] += static_cast<double>(lanes[lane]);
-}
 
 /// Two accumulators of a channel, in registers between open and close.
 template <typename T>
@@ -670,7 +629,10 @@ constexpr batchnorm::Kernels<T> all_kernels() {
       {present_normalize<kChannelsFirst, T>, present_normalize<kChannelsLast, T>},
       {present_grad_sums<kChannelsFirst, T>, present_grad_sums<kChannelsLast, T>},
       {present_grad_input<kChannelsFirst, T>, present_grad_input<kChannelsLast, T>},
-      {grad_weights<kChannelsFirst, T>, grad_weights<kChannelsLast, T>}};
+      {grad_weights<kChannelsFirst, T>, grad_weights<kChannelsLast, T>},
+      {scale_rows<kCached, T>, scale_rows<kPast, T>},
+      sum_rows<T>,
+      {grad_rows<kCached, T>, grad_rows<kPast, T>}};
 }
 
 }  // namespace
