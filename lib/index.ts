@@ -73,6 +73,8 @@ export type {
   StateJSON,
 } from './json.js';
 export { Moments, type MomentsJSON, type MomentsOptions, type MomentsParts } from './moments.js';
+export { type Monitor, type MonitorJSON, type MonitorOptions, monitor, type Named } from './monitor/index.js';
+export type { LayerRecord, LayerState } from './monitor/record.js';
 export type {
   GroupNormConfig,
   GroupNormOptions,

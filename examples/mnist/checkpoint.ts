@@ -1,3 +1,4 @@
+import { join, parse } from 'node:path';
 import { BatchNorm, type StateDict } from 'batchnorm';
 import { readSafetensors, type StoredTensor, writeSafetensors } from 'batchnorm/files';
 import { abridgedName } from '../abridged.js';
@@ -8,9 +9,11 @@ export interface TrainedLinear {
   readonly weight: Float32Array;
   readonly shape: readonly [outputs: number, inputs: number];
   readonly bias: Float32Array;
+  /** Where no batch norm stands between the two. */
+  readonly activation?: 'relu';
 }
 
-/** A linear layer and, everywhere but at the end, the batch normalization behind it. */
+/** A linear layer and, everywhere but at the end, the batch normalization behind it, if the network has any. */
 export interface TrainedBlock {
   readonly linear: TrainedLinear;
   readonly norm?: StateDict;
@@ -27,7 +30,13 @@ function prefixes(blocks: number): { linear: string; norm: string }[] {
   }));
 }
 
-/** Writes the state of a network with batch norm to a safetensors file. */
+/** Where the network lies that was trained as the one at `path`, but for its batch norms. */
+export function pathWithout(path: string): string {
+  const { dir, name, ext } = parse(path);
+  return join(dir, `${name}-without${ext}`);
+}
+
+/** Writes the state of a network to a safetensors file. */
 export function saveNetwork(path: string, network: Network, metadata: ReadonlyMap<string, string>): void {
   const tensors = new Map<string, StoredTensor>();
   const { layers } = network;
@@ -39,13 +48,13 @@ export function saveNetwork(path: string, network: Network, metadata: ReadonlyMa
 }
 
 /**
- * Reads the network that `saveNetwork` wrote: with batch norm, and of these `sizes` from the input to the logits.
+ * Reads the network that `saveNetwork` wrote: with batch norm or without, and of these `sizes` from the input to the logits.
  *
  * @throws {Error} naming the tensor that is missing, unknown, or of another shape, dtype or range, of a batch norm as
  * `BatchNorm.loadStateDict` does; for a file that cannot be read, see `readSafetensors`.
  */
-export function loadNetwork(path: string, sizes: readonly number[]): TrainedBlock[] {
-  const wanted = layout(sizes);
+export function loadNetwork(path: string, sizes: readonly number[], batchNorm = true): TrainedBlock[] {
+  const wanted = layout(sizes, batchNorm);
   const { tensors } = readSafetensors(path, { mostBytes: MOST_HEADER_BYTES + mostDataBytes(wanted) });
   const network = `the network ${sizes.join('-')}`;
   for (const name of tensors.keys()) {
@@ -57,17 +66,22 @@ export function loadNetwork(path: string, sizes: readonly number[]): TrainedBloc
     return readParameter(name, tensors.get(name), shape, network);
   };
   const state = Object.fromEntries(tensors);
-  return prefixes(sizes.length - 1).map(({ linear, norm }, i) => ({
-    linear: {
-      weight: read(`${linear}weight`),
-      shape: [sizes[i + 1], sizes[i]],
-      bias: read(`${linear}bias`),
-    },
-    // The library checks all of it: names, sizes, signs, and that every value is finite.
-    ...(i < sizes.length - 2 && {
-      norm: new BatchNorm(sizes[i + 1]).loadStateDict(state, { prefix: norm }).stateDict(),
-    }),
-  }));
+  return prefixes(sizes.length - 1).map(({ linear, norm }, i) => {
+    const isHidden = i < sizes.length - 2;
+    return {
+      linear: {
+        weight: read(`${linear}weight`),
+        shape: [sizes[i + 1], sizes[i]],
+        bias: read(`${linear}bias`),
+        ...(isHidden && !batchNorm && { activation: 'relu' }),
+      },
+      // The library checks all of it: names, sizes, signs, and that every value is finite.
+      ...(isHidden &&
+        batchNorm && {
+          norm: new BatchNorm(sizes[i + 1]).loadStateDict(state, { prefix: norm }).stateDict(),
+        }),
+    };
+  });
 }
 
 interface Expected {
@@ -75,13 +89,13 @@ interface Expected {
   readonly bytesPerValue: number;
 }
 
-function layout(sizes: readonly number[]): ReadonlyMap<string, Expected> {
+function layout(sizes: readonly number[], batchNorm: boolean): ReadonlyMap<string, Expected> {
   const wanted = new Map<string, Expected>();
   for (const [i, { linear, norm }] of prefixes(sizes.length - 1).entries()) {
     const [inputs, outputs] = sizes.slice(i);
     wanted.set(`${linear}weight`, { shape: [outputs, inputs], bytesPerValue: 4 });
     wanted.set(`${linear}bias`, { shape: [outputs], bytesPerValue: 4 });
-    if (i === sizes.length - 2) break;
+    if (!batchNorm || i === sizes.length - 2) continue;
     for (const name of ['weight', 'bias']) wanted.set(norm + name, { shape: [outputs], bytesPerValue: 4 });
     // PyTorch keeps statistics in the dtype of the weights, this package in double.
     for (const name of ['running_mean', 'running_var'])

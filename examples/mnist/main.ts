@@ -10,8 +10,10 @@ import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { capabilities } from 'batchnorm';
 import { integer, optionsOrExit } from '../options.js';
-import { saveNetwork } from './checkpoint.js';
+import { pathWithout, saveNetwork } from './checkpoint.js';
 import { head, readMnist } from './data.js';
+import { measureMonitor, monitorSection, type Watch, watchNetwork } from './monitoring.js';
+import type { Network } from './network.js';
 import { noiseNote } from './noise.js';
 import { type Curve, svgDocument, trainingPlots } from './plot.js';
 import { HIGH_LEARNING_RATE, LEARNING_RATE, MOMENTUM, SIZES, trainNetwork } from './recipe.js';
@@ -40,7 +42,8 @@ const USAGE = `Usage: npm start -- [options]
   --epochs <n>  passes over the training images (default 4)
   --seed <n>    seed of the weights and of the order of the images (default 1)
   --dtype <d>   how the activations of batch norms are stored: float32 (default) or bfloat16, in half the bytes
-  --out <dir>   where mnist.svg, mnist.html and mnist.safetensors are written (default out/)
+  --monitor     watch the batch norms while they learn: a table, monitor.html and monitor.jsonl in <dir>, and what it costs
+  --out <dir>   where mnist.svg, mnist.html and the networks are written (default out/)
   --help        this text`;
 
 interface Options {
@@ -49,6 +52,7 @@ interface Options {
   readonly seed: number;
   readonly out: string;
   readonly dtype: Storage;
+  readonly monitor: boolean;
 }
 
 function readOptions(): Options | 'help' {
@@ -58,6 +62,7 @@ function readOptions(): Options | 'help' {
       epochs: { type: 'string' },
       seed: { type: 'string', default: '1' },
       dtype: { type: 'string', default: 'float32' },
+      monitor: { type: 'boolean', default: false },
       out: { type: 'string', default: 'out/' },
       help: { type: 'boolean', default: false },
     },
@@ -69,10 +74,11 @@ function readOptions(): Options | 'help' {
     seed: integer('--seed', values.seed, 0, 2 ** 32 - 1),
     out: values.out,
     dtype: storageNamed(values.dtype),
+    monitor: values.monitor,
   };
 }
 
-function main({ quick, epochs, seed, out, dtype }: Options): void {
+function main({ quick, epochs, seed, out, dtype, monitor }: Options): void {
   const started = performance.now();
   const all = readMnist('train');
   const digits = quick ? head(all, 10_000) : all;
@@ -92,11 +98,24 @@ function main({ quick, epochs, seed, out, dtype }: Options): void {
   for (const [name, value] of facts) console.log(`${name.padEnd(9)} ${value}`);
   console.log();
 
+  const watches: Watch[] = [];
+  const watch = (network: Network) => {
+    const watched = watchNetwork(network, { folder: out, title: 'Batch norms of the digit network' });
+    watches.push(watched);
+    return watched.step;
+  };
   const runs = VARIANTS.map(({ norm, color, ...variant }) => {
     const name = `${norm}, rate ${variant.learningRate}`;
     const begun = performance.now();
     const cpuBegun = process.cpuUsage();
-    const { network, history } = trainNetwork(name.padEnd(25), { ...variant, digits, epochs, seed, dtype });
+    const { network, history } = trainNetwork(name.padEnd(25), {
+      ...variant,
+      digits,
+      epochs,
+      seed,
+      dtype,
+      ...(monitor && variant.batchNorm && { watch }),
+    });
     const cpu = process.cpuUsage(cpuBegun);
     const seconds = (performance.now() - begun) / 1000;
     const cpuSeconds = (cpu.user + cpu.system) / 1e6;
@@ -121,14 +140,19 @@ function main({ quick, epochs, seed, out, dtype }: Options): void {
     outcomeSection(outcomes, test.count),
     timeSection(comparisons, { library: backend, batch: BATCH, noise: noiseNote(outcomes, comparisons) }),
   ];
+  if (monitor) sections.push(monitorSection(measureMonitor(digits, HIGH_LEARNING_RATE, seed, dtype)));
   const lead = conclusion(outcomes);
   for (const section of sections) console.log(`\n${renderText(section)}`);
+  for (const { monitor: watched } of watches) {
+    watched.close();
+    console.log(`\n${watched.table()}`);
+  }
   console.log(`\n${lead}`);
 
   const title = 'MNIST with and without batch normalization';
   const curves = runs.map(({ name, color, history }): Curve => ({ name, color, history }));
   const plots = trainingPlots(curves);
-  const command = `npm start -- ${quick ? '--quick ' : ''}--epochs ${epochs} --seed ${seed}${dtype === 'float32' ? '' : ` --dtype ${dtype}`}`;
+  const command = `npm start -- ${quick ? '--quick ' : ''}--epochs ${epochs} --seed ${seed}${dtype === 'float32' ? '' : ` --dtype ${dtype}`}${monitor ? ' --monitor' : ''}`;
   const origin: [string, string][] = [
     ['date', new Date().toISOString().slice(0, 10)],
     ['command', command],
@@ -141,16 +165,17 @@ function main({ quick, epochs, seed, out, dtype }: Options): void {
   };
   writeFileSync(files.svg, svgDocument(title, plots));
   writeFileSync(files.html, renderPage(title, lead, plots, sections, [...facts, ...origin]));
-  saveNetwork(
-    files.model,
-    normalized.network,
-    new Map([
+  // The server shows the two beside each other: from the same weights, at the same rate.
+  for (const [i, path] of [files.model, pathWithout(files.model)].entries()) {
+    const metadata = new Map([
       ['format', 'pt'],
       ['command', command],
-      ['test_accuracy', String(outcomes[0].accuracy)],
-    ]),
-  );
+      ['test_accuracy', String(outcomes[i].accuracy)],
+    ]);
+    saveNetwork(path, runs[i].network, metadata);
+  }
   const seconds = (performance.now() - started) / 1000;
+  if (monitor) console.log(`\nThe batch norms, step by step: ${join(out, 'monitor.html')}`);
   console.log(`\nWrote ${files.svg}, ${files.html} and ${files.model}; ${seconds.toFixed(1)} s in all.`);
 }
 

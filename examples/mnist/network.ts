@@ -1,4 +1,4 @@
-import { BatchNorm, type FloatArray, type StateDict } from 'batchnorm';
+import { BatchNorm, type FloatArray, type StateDict, type Tensor } from 'batchnorm';
 import type { StoredTensor } from 'batchnorm/files';
 import { addProduct, addTransposedProduct, transpose } from './matrix.js';
 import { floatsOf, type Storage, stored } from './storage.js';
@@ -137,14 +137,16 @@ export class Relu implements Layer {
  */
 export class Normalization implements Layer {
   readonly norm: BatchNorm<Storage>;
+  /** What the batch norm gave last. */
+  y: Tensor<Float32Array | Uint16Array> | undefined;
 
   constructor(features: number, dtype: Storage = 'float32') {
     this.norm = new BatchNorm<Storage>(features, { dtype, activation: 'relu', reuse: true });
   }
 
   forward(x: Activations): Activations {
-    const y = this.norm.forward({ data: stored(x.data, this.norm.config.dtype), shape: x.shape });
-    return { data: floatsOf(y.data), shape: x.shape };
+    this.y = this.norm.forward({ data: stored(x.data, this.norm.config.dtype), shape: x.shape });
+    return { data: floatsOf(this.y.data), shape: x.shape };
   }
 
   backward(dy: Activations): Activations {

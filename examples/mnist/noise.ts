@@ -5,7 +5,7 @@ import type { Comparison } from './timing.js';
 const LEAST_CPU_SHARE = 0.9;
 
 /** By how much of the best time the usual one may lie above it. */
-const MOST_ABOVE_BEST = 0.5;
+export const MOST_ABOVE_BEST = 0.5;
 
 /** What a reader of the times must know where other programs were at work; undefined for a quiet run. */
 export function noiseNote(

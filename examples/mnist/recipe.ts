@@ -31,22 +31,28 @@ export interface Run {
   readonly seed: number;
   /** How the activations of batch norms are stored. Default float32. */
   readonly dtype?: Storage;
+  /** Hears the network before its first step; what it gives is called behind each. */
+  readonly watch?: (network: Network) => () => void;
 }
 
 /** Trains the network, showing its progress under the given name. */
 export function trainNetwork(
   label: string,
-  { batchNorm, learningRate, digits, epochs, seed, dtype }: Run,
+  { batchNorm, learningRate, digits, epochs, seed, dtype, watch }: Run,
 ): { network: Network; history: History } {
   const random = uniform(seed);
   const network = new Network(BATCH, SIZES, batchNorm, random, dtype);
+  const onStep = watch?.(network);
   const progress = showProgress(label, epochs, Math.floor(digits.count / BATCH));
   const history = train(network, digits, {
     epochs,
     learningRate,
     momentum: MOMENTUM,
     random,
-    onStep: progress.step,
+    onStep(step, epoch, loss) {
+      onStep?.();
+      progress.step(step, epoch, loss);
+    },
   });
   progress.stop();
   return { network, history };

@@ -49,7 +49,8 @@ export function normalizeSound(): Section {
   const after = Moments.of(y, { axis: 0 });
   const row = (name: string, moments: Moments, channel: number) => [
     name,
-    moments.mean[channel].toFixed(4),
+    // Without the sign of a −0.
+    (Number(moments.mean[channel].toFixed(4)) + 0).toFixed(4),
     Math.sqrt(moments.variance[channel]).toFixed(4),
   ];
   return {

@@ -37,7 +37,13 @@ export function createClassifier(
   };
 }
 
-function linearStep({ weight, shape: [outputs, inputs], bias, activation }: Linear<Float32Array>): Step {
+/** y = x · weightᵀ + bias, and its activation, in new memory. */
+export function linearStep({
+  weight,
+  shape: [outputs, inputs],
+  bias,
+  activation,
+}: Linear<Float32Array>): (x: Activations) => Activations {
   const transposed = new Float32Array(weight.length);
   transpose(weight, transposed, outputs, inputs);
   return ({ data, shape: [batch] }) => {
@@ -57,7 +63,8 @@ function normStep(frozen: FrozenBatchNorm<Storage>): Step {
   };
 }
 
-function rectify(data: Float32Array): void {
+/** max(x, 0), in place. */
+export function rectify(data: Float32Array): void {
   // max(x, 0) without a branch: of the sign of these values nobody can guess which it will be.
   for (let i = 0; i < data.length; i++) data[i] = (data[i] + Math.abs(data[i])) / 2;
 }

@@ -4,19 +4,22 @@ import { lookup } from 'node:dns/promises';
 import { existsSync, mkdirSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { capabilities } from 'batchnorm';
-import { loadNetwork, saveNetwork, type TrainedBlock } from '../mnist/checkpoint.js';
+import { loadNetwork, pathWithout, saveNetwork, type TrainedBlock } from '../mnist/checkpoint.js';
 import { head, readMnist } from '../mnist/data.js';
-import { LEARNING_RATE, SIZES, trainNetwork } from '../mnist/recipe.js';
+import { HIGH_LEARNING_RATE, SIZES, trainNetwork } from '../mnist/recipe.js';
 import { optionsOrExit } from '../options.js';
 import { createClassifier } from './classifier.js';
+import { createInside } from './inside.js';
 import { type Options, readOptions, USAGE } from './options.js';
 import { createServer, type DigitServer } from './server.js';
 
 async function main(options: Options): Promise<void> {
   const { model, host, port, batch, grace, fold, dtype } = options;
-  const server = createServer(createClassifier(loadModel(options), { fold, dtype }), {
+  const blocks = loadModel(options);
+  const server = createServer(createClassifier(blocks, { fold, dtype }), {
     batch,
     batchNorms: fold ? 'folded' : 'layers',
+    inside: createInside(blocks, loadWithout(model)),
   });
   const address = await listen(server, host, port);
   endOnSignals(server, grace);
@@ -33,20 +36,39 @@ function loadModel({ model, train }: Options): TrainedBlock[] {
       const cure = 'run npm start first, or npm run serve -- --train';
       throw new Error(`--model must be an existing file, got ${model}; ${cure}`);
     }
-    const { network } = trainNetwork('no model yet:', {
-      batchNorm: true,
-      learningRate: LEARNING_RATE,
-      digits: head(readMnist('train'), train),
-      epochs: 2,
-      seed: 1,
-    });
+    const digits = head(readMnist('train'), train);
     mkdirSync(dirname(model), { recursive: true });
-    saveNetwork(model, network, new Map([['format', 'pt']]));
+    // From the same weights, at a rate that only batch norm can bear: the page shows both.
+    for (const [path, batchNorm] of [
+      [model, true],
+      [pathWithout(model), false],
+    ] as const) {
+      const label = `no model yet: ${batchNorm ? 'with batch norm' : 'without'}`;
+      const learningRate = HIGH_LEARNING_RATE;
+      const { network } = trainNetwork(label, { batchNorm, learningRate, digits, epochs: 2, seed: 1 });
+      saveNetwork(path, network, new Map([['format', 'pt']]));
+    }
   }
+  return load(model, true);
+}
+
+/** The network beside it, where there is one: files of another origin come alone, and what has diverged cannot be served. */
+function loadWithout(model: string): TrainedBlock[] | undefined {
+  const path = pathWithout(model);
+  if (!existsSync(path)) return undefined;
   try {
-    return loadNetwork(model, SIZES);
+    return load(path, false);
   } catch (error) {
-    throw new Error(`${model} cannot be served: ${error instanceof Error ? error.message : error}`);
+    console.error(`${error instanceof Error ? error.message : error}; the page shows the other one alone`);
+    return undefined;
+  }
+}
+
+function load(path: string, batchNorm: boolean): TrainedBlock[] {
+  try {
+    return loadNetwork(path, SIZES, batchNorm);
+  } catch (error) {
+    throw new Error(`${path} cannot be served: ${error instanceof Error ? error.message : error}`);
   }
 }
 

@@ -10,6 +10,7 @@ const PAGES = [
   { url: '/stats', file: 'stats.html', type: HTML },
   { url: '/style.css', file: 'style.css', type: CSS },
   { url: '/draw.js', file: 'draw.js', type: SCRIPT },
+  { url: '/inside.js', file: 'inside.js', type: SCRIPT },
   { url: '/digit.js', file: 'digit.js', type: SCRIPT },
   { url: '/stats.js', file: 'stats.js', type: SCRIPT },
 ];

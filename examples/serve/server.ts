@@ -7,6 +7,7 @@ import type { Classify } from './classifier.js';
 import { Connections } from './connections.js';
 import { answerClientError, answerError, answerErrors } from './errors.js';
 import { checkOutline, readImages } from './images.js';
+import { INSIDE, type Inside } from './inside.js';
 import { addPages } from './pages.js';
 import { PREDICTIONS, toPredictions } from './predictions.js';
 import { RequestError } from './request-error.js';
@@ -25,6 +26,8 @@ export interface ServerOptions {
   readonly batch: number;
   /** What `/stats.json` says of the batch norms of the network. Default 'folded', as `createClassifier` has them. */
   readonly batchNorms?: 'folded' | 'layers';
+  /** What `/inside` answers; without it there is no such route. */
+  readonly inside?: Inside;
   /** Bytes of a request's body at most. Default 1 MiB: 1337 images as bytes, some 300 as JSON. */
   readonly bodyLimit?: number;
   /** Milliseconds until a request that is not answered is given up. Default 5000. */
@@ -65,6 +68,7 @@ export function createServer(
   {
     batch,
     batchNorms = 'folded',
+    inside,
     bodyLimit = 1 << 20,
     answerTimeout = 5000,
     requestTimeout = 10_000,
@@ -120,6 +124,19 @@ export function createServer(
         request.images = x.shape[0];
         reply.header('cache-control', 'no-store');
         return { predictions: toPredictions(y), ms: round(performance.now() - begun, 3) };
+      },
+    });
+    if (inside === undefined) return;
+    // No prediction, and not counted as one: a look at one image, for the page.
+    scope.post('/inside', {
+      schema: { response: { 200: INSIDE } },
+      onRequest: async (request) => checkEncoding(request),
+      handler: async (request, reply) => {
+        const x = readImages(request.body);
+        if (x.shape[0] !== 1)
+          throw new RequestError(400, 'INVALID_IMAGE', `body must be one image, got ${x.shape[0]}`);
+        reply.header('cache-control', 'no-store');
+        return inside(x);
       },
     });
   });

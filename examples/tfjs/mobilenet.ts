@@ -8,6 +8,9 @@ interface Shipped {
   readonly weightBundles: readonly (() => Promise<{ default: string }>)[];
 }
 
+/** What the model tells apart, in the order of its probabilities. */
+export const MOBILENET_CLASSES: readonly string[] = ['drawing', 'hentai', 'neutral', 'porn', 'sexy'];
+
 /**
  * MobileNetV2 as the package `nsfwjs` ships it: a layers model with the batch norms of its training still in place. It tells
  * pictures that are fit for everybody from others, in five classes.

@@ -13,8 +13,9 @@ import {
 } from 'node:fs';
 import { dirname, join, resolve } from 'node:path';
 import { isOutside } from '../files/source.js';
+import { table } from '../text.js';
 import { fold as foldModel } from '../tfjs/index.js';
-import { shown, table } from './table.js';
+import { shown } from './table.js';
 import {
   filesOf,
   inputsFor,

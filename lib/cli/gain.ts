@@ -1,6 +1,8 @@
 // batchnorm gain: what batch norms cost a prediction of TensorFlow.js, and what this library does about it.
+
+import { table } from '../text.js';
 import { fold, install, uninstall } from '../tfjs/index.js';
-import { shown, table } from './table.js';
+import { shown } from './table.js';
 import {
   inputsFor,
   loadModel,

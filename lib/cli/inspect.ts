@@ -3,9 +3,10 @@ import { existsSync } from 'node:fs';
 import { styleText } from 'node:util';
 import { loadBatchNorms, type StoredBatchNorm } from '../files/index.js';
 import { replaceFile } from '../files/write.js';
+import { short, table } from '../text.js';
 import { pageOf } from './page.js';
 import { type Range, type Report, reportOf } from './report.js';
-import { progress, short, shown, table } from './table.js';
+import { progress, shown } from './table.js';
 import { UsageError } from './usage.js';
 import { whole } from './whole.js';
 

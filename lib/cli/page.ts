@@ -1,8 +1,9 @@
 // The page of inspect: histograms of each layer, as pictures in the page itself; it loads nothing.
 import type { StoredBatchNorm } from '../files/index.js';
+import { escaped, pageWith, short } from '../text.js';
 import type { FloatArray } from '../types.js';
 import type { Report } from './report.js';
-import { short, shown } from './table.js';
+import { shown } from './table.js';
 
 type Norms = ReadonlyMap<string, StoredBatchNorm>;
 
@@ -10,10 +11,17 @@ const bins = 24;
 const width = 240;
 const height = 72;
 
+const style = `h2 { font-size: 1rem; margin: 0; }
+section { background: var(--card); border-radius: .5rem; padding: .75rem 1rem; margin: 1rem 0; }
+.plots { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(min(15rem, 100%), 1fr)); margin-top: .5rem; }
+svg { border-bottom: 1px solid var(--dim); }
+.bar { fill: var(--first); } .after { fill: var(--second); background: var(--second); fill-opacity: .6; } .before { background: var(--first); }
+.facts { color: var(--dim); margin: 0; font-size: .875rem; } .warnings { color: var(--warn); padding-left: 1.2rem; }`;
+
 /** A page in light and dark, for wide and narrow screens. */
 export function pageOf(report: Report, norms: Norms, other?: Norms): string {
   const { file, other: otherFile, warnings } = report;
-  const title = `Batch norms of ${escaped(file)}`;
+  const title = `Batch norms of ${file}`;
   const sections = [...norms].map(([name, norm]) => sectionOf(name, norm, other?.get(name), report));
   const list = warnings.map(
     ({ layer, message }) => `<li><b>${escaped(shown(layer))}</b> ${escaped(message)}</li>`,
@@ -22,33 +30,10 @@ export function pageOf(report: Report, norms: Norms, other?: Norms): string {
     otherFile === undefined
       ? ''
       : `<p><i class="before"></i> ${escaped(file)} <i class="after"></i> ${escaped(otherFile)}</p>`;
-  return `<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>${title}</title>
-<style>
-:root { color-scheme: light dark; --text: #1d2433; --dim: #5b6472; --ground: #fff; --card: #f3f5f8; --bar: #2f6fde; --after: #d9722b; --warn: #a33; }
-@media (prefers-color-scheme: dark) {
-  :root { --text: #e6e9ef; --dim: #9aa4b2; --ground: #14171c; --card: #1e232b; --bar: #6ea3ff; --after: #f0a060; --warn: #ff8a80; }
-}
-* { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 70rem; padding: 1rem; background: var(--ground); color: var(--text); font: 16px/1.5 system-ui, sans-serif; overflow-wrap: anywhere; }
-h1 { font-size: 1.4rem; } h2 { font-size: 1rem; margin: 0; }
-section { background: var(--card); border-radius: .5rem; padding: .75rem 1rem; margin: 1rem 0; }
-.plots { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(min(15rem, 100%), 1fr)); margin-top: .5rem; }
-figure { margin: 0; } figcaption { color: var(--dim); font-size: .875rem; }
-svg { width: 100%; height: auto; display: block; border-bottom: 1px solid var(--dim); }
-.bar { fill: var(--bar); } .after { fill: var(--after); background: var(--after); fill-opacity: .6; } .before { background: var(--bar); }
-i { display: inline-block; width: .75rem; height: .75rem; border-radius: 2px; }
-.facts { color: var(--dim); margin: 0; font-size: .875rem; } .warnings { color: var(--warn); padding-left: 1.2rem; }
-</style>
-<h1>${title}</h1>
-<p>${norms.size} batch norms, ${warnings.length === 0 ? 'no warnings' : `${warnings.length} warnings`}.</p>
+  const body = `<p>${norms.size} batch norms, ${warnings.length === 0 ? 'no warnings' : `${warnings.length} warnings`}.</p>
 ${legend}${list.length > 0 ? `<ul class="warnings">${list.join('\n')}</ul>` : ''}
-${sections.join('\n')}
-</html>
-`;
+${sections.join('\n')}`;
+  return pageWith(title, style, body);
 }
 
 function sectionOf(
@@ -114,8 +99,4 @@ function barOf(count: number, bin: number, most: number, kind: string): string {
   const step = width / bins;
   const size = Math.max(1, (count / most) * height);
   return `<rect class="${kind}" x="${bin * step}" y="${(height - size).toFixed(1)}" width="${step - 1}" height="${size.toFixed(1)}"/>`;
-}
-
-function escaped(text: string): string {
-  return text.replace(/[&<>"']/g, (character) => `&#${character.charCodeAt(0)};`);
 }

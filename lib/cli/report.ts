@@ -1,4 +1,5 @@
 // What there is to say of batch norms: ranges, and what is wrong with them.
+import { isDead } from '../dead.js';
 import type { StoredBatchNorm } from '../files/index.js';
 import type { FloatArray } from '../types.js';
 
@@ -45,12 +46,6 @@ export interface Report {
   readonly layers: readonly LayerReport[];
   readonly warnings: readonly Warning[];
 }
-
-/** A weight below this leaves nothing of its channel but the bias. */
-const deadWeight = 1e-5;
-
-/** A variance below this share of eps is that of a channel that does not change. */
-const deadShare = 1e-3;
 
 const mostMean = 1;
 const mostRatio = 2;
@@ -120,8 +115,7 @@ function layerOf(name: string, norm: StoredBatchNorm, drift: Drift | undefined):
   const notFinite = channels.filter(
     (i) => ![mean, variance, weight, bias].every((values) => !values || Number.isFinite(values[i])),
   );
-  const isDead = (i: number) =>
-    (weight && Math.abs(weight[i]) < deadWeight) || (variance[i] >= 0 && variance[i] <= deadShare * used);
+  const isDeadAt = (i: number) => isDead(weight?.[i], variance[i], used);
   return {
     name,
     channels: mean.length,
@@ -134,8 +128,8 @@ function layerOf(name: string, norm: StoredBatchNorm, drift: Drift | undefined):
     ...(bias && { bias: rangeOf(bias) }),
     notFinite,
     negative: channels.filter((i) => variance[i] < 0),
-    dead: channels.filter(isDead),
-    belowEps: channels.filter((i) => variance[i] >= 0 && variance[i] < used && !isDead(i)),
+    dead: channels.filter(isDeadAt),
+    belowEps: channels.filter((i) => variance[i] >= 0 && variance[i] < used && !isDeadAt(i)),
     ...(drift && { drift }),
   };
 }

@@ -60,4 +60,8 @@ export const platform: Platform = {
       delete waiting[ticket];
     };
   },
+  writeText() {
+    throw new Error('pages have no files to write');
+  },
+  warn: (code, message) => console.warn(`${code}: ${message}`),
 };

@@ -1,5 +1,7 @@
 // Node.js, and what runs its modules: settings of the environment, the native backend where its binary loads.
 import { Buffer } from 'node:buffer';
+import { appendFileSync, mkdirSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { performance } from 'node:perf_hooks';
 import { clearImmediate, setImmediate } from 'node:timers';
 import { types } from 'node:util';
@@ -14,6 +16,8 @@ import type { Platform } from './platform.js';
 const { isSharedArrayBuffer } = types;
 // From Node.js 22.10 on.
 const { markAsUncloneable = () => {} } = workerThreads as { markAsUncloneable?: (object: object) => void };
+
+const warningType = 'BatchnormWarning';
 
 /** Causes and cures in the order of their likelihood. */
 function loadFailure(cause: unknown): string {
@@ -69,7 +73,7 @@ function createFallback(nativeError: unknown, createWasmBackend: () => Backend):
   }
   process.emitWarning(
     `${loadFailure(nativeError)}\nUntil then everything runs on the slower WebAssembly backend, on one thread.`,
-    { type: 'BatchnormWarning', code: 'BATCHNORM_WASM_BACKEND' },
+    { type: warningType, code: 'BATCHNORM_WASM_BACKEND' },
   );
   return fallback;
 }
@@ -102,4 +106,10 @@ export const platform: Platform = {
     const immediate = setImmediate(task);
     return () => clearImmediate(immediate);
   },
+  writeText(folder, name, text, isMore) {
+    mkdirSync(folder, { recursive: true });
+    if (isMore) appendFileSync(join(folder, name), text);
+    else writeFileSync(join(folder, name), text);
+  },
+  warn: (code, message) => process.emitWarning(message, { type: warningType, code }),
 };

@@ -19,4 +19,8 @@ export interface Platform {
   now(): number;
   /** Calls back in a turn of the event loop of its own, in the order of the calls; what it returns takes that back. */
   later(task: () => void): () => void;
+  /** Writes a file of a folder, anew or behind what is there, and the folder where there is none. Throws where that cannot be. */
+  writeText(folder: string, name: string, text: string, isMore: boolean): void;
+  /** Says what should be known, though all goes on. */
+  warn(code: string, message: string): void;
 }

@@ -221,6 +221,24 @@ describe.runIf(isBuilt).each([
     ]);
   });
 
+  it('a monitor measures and makes its page; files it has none, and says so once', async () => {
+    await open(path);
+    const found = await page.evaluate(() => {
+      const bn = new library.BatchNorm(2, { decay: 0 });
+      const watch = library.monitor({ bn }, { folder: 'out' });
+      bn.forward({ data: Float32Array.of(1, 5, 2, 5), shape: [2, 2] });
+      const [record] = watch.step() ?? [];
+      watch.close();
+      return [record.state, record.maxMeanDrift, record.dead, watch.html().slice(0, 15)];
+    });
+    expect(found).toEqual(['training', 0, 1, '<!doctype html>']);
+    expect(problems).toEqual([
+      expect.stringMatching(
+        /^BATCHNORM_MONITOR: the monitor cannot write monitor\.jsonl into "out": pages have no files/,
+      ),
+    ]);
+  });
+
   it('asynchronous calls leave turns to the page between them', async () => {
     await open(path);
     const turns = await page.evaluate(async () => {

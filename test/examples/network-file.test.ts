@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { readSafetensors, type StoredTensor, writeSafetensors } from 'batchnorm/files';
 import { afterAll, describe, expect, it } from 'vitest';
-import { loadNetwork, saveNetwork } from '../../examples/mnist/checkpoint.js';
+import { loadNetwork, pathWithout, saveNetwork } from '../../examples/mnist/checkpoint.js';
 import { activations, Network } from '../../examples/mnist/network.js';
 import { uniform } from '../../examples/mnist/random.js';
 
@@ -69,6 +69,24 @@ describe('a network in a file', () => {
     expect(blocks[0].linear.weight).toEqual(linear.get('weight')?.data);
     expect(blocks[0].norm?.running_mean).toEqual(norm.get('running_mean')?.data);
     expect(blocks[2].norm).toBeUndefined();
+  });
+
+  it('may be one without batch norm, whose hidden layers have a ReLU', () => {
+    const other = pathWithout(path);
+    expect(other).toBe(join(folder, 'network-without.safetensors'));
+    const plain = new Network(8, sizes, false, random);
+    saveNetwork(other, plain, new Map());
+    const blocks = loadNetwork(other, sizes, false);
+    expect(blocks.map(({ linear, norm }) => [linear.activation, norm])).toEqual([
+      ['relu', undefined],
+      ['relu', undefined],
+      [undefined, undefined],
+    ]);
+    expect(blocks[1].linear.weight).toEqual(plain.layers[2].state().get('weight')?.data);
+    expect(() => loadNetwork(path, sizes, false)).toThrow(
+      /^file must have the tensors of the network 6-5-4-3 only, got layers\.1\./,
+    );
+    expect(() => loadNetwork(other, sizes)).toThrow(/layers\.1\./);
   });
 
   it('may have its statistics in float32, as PyTorch writes them', () => {

@@ -1,8 +1,9 @@
-// The pages that the main job, data with gaps and the benchmark write, in headless Chromium. Screenshots go to out/screenshots/.
+// The pages that the main job, data with gaps, monitors and the benchmark write, in headless Chromium. Screenshots go to out/screenshots/.
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
+import { BatchNorm, monitor } from 'batchnorm';
 import type { Browser, Page } from 'puppeteer-core';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { bytesOf, selectCases } from '../../bench/cases.js';
@@ -117,6 +118,35 @@ function gapsPage(): string {
   return renderPage(TITLE, 'What came out.', gapPlots(trained), sections, [['machine', 'one']]);
 }
 
+/** Of a layer that jumps once, one that rejects updates, one with half of its channels dead, and one that has not trained. */
+function monitorPage(): string {
+  const layers = {
+    jumps: new BatchNorm(4),
+    rejects: new BatchNorm(4),
+    'a name <b>&</b> of its own': new BatchNorm(4),
+    untrained: new BatchNorm(4),
+  };
+  const { jumps, rejects, 'a name <b>&</b> of its own': dead } = layers;
+  dead.weight?.set([0, 0, 1, 1]);
+  const watch = monitor(layers, { title: 'Batch norms & others' });
+  for (let step = 0; step < 300; step++) {
+    const values = Float32Array.from(
+      { length: 32 },
+      (_, i) => Math.sin(i * (step + 1)) + (step === 200 ? 9 + (i % 4) : 0),
+    );
+    const x = { data: values, shape: [8, 4] };
+    jumps.forward(x);
+    // By turns, as the two networks of a GAN.
+    if (step % 2 === 0) dead.forward(x);
+    rejects.forward({
+      data: values.map((value, i) => (i === 3 && step % 3 === 0 ? NaN : value)),
+      shape: [8, 4],
+    });
+    watch.step({ jumps: x });
+  }
+  return watch.html();
+}
+
 let folder: string;
 let browser: Browser;
 let page: Page;
@@ -131,6 +161,7 @@ beforeAll(async () => {
   writeFileSync(join(folder, 'mnist.html'), html);
   writeFileSync(join(folder, 'mnist.svg'), svg);
   writeFileSync(join(folder, 'gaps.html'), gapsPage());
+  writeFileSync(join(folder, 'monitor.html'), monitorPage());
   browser = await launchChromium();
   page = await browser.newPage();
 });
@@ -152,7 +183,7 @@ const lightness = (selector: string, property: string) =>
   page.evaluate(`Math.max(...getComputedStyle(document.querySelector('${selector}')).${property}
     .match(/\\d+/g).slice(0, 3).map(Number))`);
 
-describe.each(['mnist.html', 'gaps.html', 'bench.html'])('%s', (file) => {
+describe.each(['mnist.html', 'gaps.html', 'monitor.html', 'bench.html'])('%s', (file) => {
   it('is dark where the reader wants that, and light elsewhere', async () => {
     await show(file, 'dark', 1100);
     expect(await lightness('body', 'backgroundColor')).toBeLessThan(60);
@@ -211,6 +242,37 @@ describe('gaps.html', () => {
   it('has a dashed line where it lies over another one', async () => {
     await show('gaps.html', 'light', 1100);
     expect(await page.$$eval('svg [stroke-dasharray]', (all) => all.length)).toBe(2);
+  });
+});
+
+describe('monitor.html', () => {
+  it('has a plot per layer for each measure on one scale, and marks what lies beyond its edge', async () => {
+    await show('monitor.html', 'light', 1100);
+    const sections = (await page.evaluate(`[...document.querySelectorAll('section')].map((section) => [
+      section.querySelector('h2').textContent,
+      section.querySelectorAll('figure').length,
+      new Set([...section.querySelectorAll('svg')].map((svg) => [...svg.querySelectorAll('text')].map((it) => it.textContent).join())).size,
+      section.querySelectorAll('.beyond').length > 0,
+      new Set([...section.querySelectorAll('svg')].map((svg) => Math.round(svg.getBoundingClientRect().height))).size,
+    ])`)) as unknown[][];
+    expect(sections).toEqual([
+      ['Drift of means', 4, 1, true, 1],
+      ['Drift of variances', 4, 1, true, 1],
+      ['Channels that do nothing, in %', 4, 1, false, 1],
+      ['Values that are not positive, in %', 4, 1, false, 1],
+      ['Rejected updates, in %', 4, 1, false, 1],
+      ['Channels that are not finite, in %', 4, 1, false, 1],
+    ]);
+    const text = (await page.evaluate('document.body.innerText')) as string;
+    expect(text).toMatch(/jumps .*▲ (one value|\d+ values) beyond the edge, up to [\d.]+ in step 201/);
+    expect(text).toContain('"a name <b>&</b> of its own"');
+    expect(text).toContain('nothing measured');
+    expect(text).toContain('dead 50');
+    // It trains at every second look only, and yet has lines.
+    const lengths =
+      (await page.evaluate(`[...document.querySelectorAll('section:first-of-type figure:nth-child(3) .line')]
+      .map((path) => path.getTotalLength())`)) as number[];
+    expect(Math.min(...lengths)).toBeGreaterThan(200);
   });
 });
 

@@ -204,6 +204,9 @@ describe('the drawing page', () => {
     await recognised();
     await screenshot('dark-narrow');
     expect(await fits()).toBe(true);
+    const cut = await page.evaluate(`[...document.querySelectorAll('#work *')].filter((element) =>
+      element.getBoundingClientRect().right > document.getElementById('work').getBoundingClientRect().right).length`);
+    expect(cut).toBe(0);
     await show('dark', 1000, 720);
     await screenshot('dark');
     expect(problems).toEqual([]);
@@ -225,9 +228,35 @@ describe('the drawing page', () => {
     await page.screenshot({ path: join(SCREENSHOTS, `narrow-${width}.png`) });
   });
 
-  it('names batch normalization', async () => {
+  it('shows batch normalization at work, with and without, while one draws', async () => {
     await page.goto(address);
-    expect(await page.$eval('main', ({ textContent }) => textContent)).toContain('batch normalization');
+    expect(await page.$('#work[hidden]')).not.toBeNull();
+    await draw(STROKES[7]);
+    await recognised();
+    const figures = async () =>
+      (await page.evaluate(`[...document.querySelectorAll('.features')].map((svg) =>
+        [svg.querySelectorAll('.before').length > 0, svg.querySelectorAll('.after').length > 0])`)) as boolean[][];
+    expect(await figures()).toEqual([
+      [true, true],
+      [true, true],
+      [true, false],
+      [true, false],
+    ]);
+    expect(await page.$eval('#withDigit', ({ textContent }) => textContent)).toBe('7');
+    expect(await page.$eval('#withoutDigit', ({ textContent }) => textContent)).toMatch(/^\d$/);
+    const shares = (await page.$$eval('#work figcaption', (all) =>
+      all.map(({ textContent }) => Number(/lets (\d+)/.exec(textContent ?? '')?.[1])),
+    )) as number[];
+    // At this rate most features of the network without have died; batch norm keeps them around 0.
+    expect(Math.min(shares[0], shares[1])).toBeGreaterThan(20);
+    expect(shares[2]).toBeLessThan(shares[0] / 2);
+    const seven = await page.$eval('#withLayers', ({ innerHTML }) => innerHTML);
+    await draw(STROKES[1]);
+    await page.waitForNetworkIdle({ idleTime: 100 });
+    expect(await page.$eval('#withLayers', ({ innerHTML }) => innerHTML)).not.toBe(seven);
+    await page.click('#clear');
+    await page.waitForFunction(`document.querySelectorAll('.features').length === 0`);
+    expect(problems).toEqual([]);
   });
 
   it('says when the server does not answer', async () => {

@@ -6,7 +6,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout } from 'node:timers/promises';
 import { afterAll, afterEach, describe, expect, it, vi } from 'vitest';
-import { loadNetwork, saveNetwork } from '../../examples/mnist/checkpoint.js';
+import { loadNetwork, pathWithout, saveNetwork } from '../../examples/mnist/checkpoint.js';
 import { head, readMnist } from '../../examples/mnist/data.js';
 import { type Activations, activations, Network, run, softmax } from '../../examples/mnist/network.js';
 import { uniform } from '../../examples/mnist/random.js';
@@ -14,6 +14,7 @@ import { SIZES } from '../../examples/mnist/recipe.js';
 import { BATCH, batches, train } from '../../examples/mnist/train.js';
 import { Batcher } from '../../examples/serve/batcher.js';
 import { type Classify, createClassifier } from '../../examples/serve/classifier.js';
+import { createInside, type InsideReport } from '../../examples/serve/inside.js';
 import { readOptions } from '../../examples/serve/options.js';
 import { createServer, type DigitServer, type ServerOptions } from '../../examples/serve/server.js';
 import { patience } from '../support/patience.js';
@@ -81,6 +82,70 @@ function start(options: Partial<ServerOptions> = {}, by: Classify = classify): D
 const bytes = { 'content-type': 'application/octet-stream' };
 const post = ({ app }: DigitServer, payload: string | object, headers: Record<string, string> = {}) =>
   app.inject({ method: 'POST', url: '/predict', payload, headers });
+
+describe('POST /inside', () => {
+  const plain = new Network(BATCH, SIZES, false, uniform(2));
+  saveNetwork(pathWithout(model), plain, new Map());
+  const inside = createInside(loadNetwork(model, SIZES), loadNetwork(pathWithout(model), SIZES, false));
+  const look = ({ app }: DigitServer, payload: object) =>
+    app.inject({ method: 'POST', url: '/inside', payload, headers: bytes });
+
+  /** What each stage of a network gives for an image, the last its logits. */
+  function valuesOf({ layers }: Network, n: number): Float32Array[] {
+    const values: Float32Array[] = [];
+    let x = { data: testImages.data, shape: testImages.shape };
+    for (const layer of layers) {
+      x = layer.freeze().forward(x);
+      const features = x.shape[1];
+      values.push(x.data.slice(n * features, (n + 1) * features));
+    }
+    return values;
+  }
+
+  it('gives what goes into the batch norms and comes out of them, and the network without', async () => {
+    const response = await look(start({ inside }), bytesOf(5, 6));
+    expect(response.statusCode).toBe(200);
+    const report = response.json<InsideReport>();
+    const close = (values: readonly number[] | undefined, wanted: Float32Array) => {
+      expect(values).toHaveLength(wanted.length);
+      for (const [i, value] of wanted.entries()) expect(values?.[i]).toBeCloseTo(value, 3);
+    };
+    const [sums1, relu1, sums2, relu2] = valuesOf(network, 5);
+    expect(report.with.layers).toHaveLength(2);
+    for (const [i, [sums, relu]] of [[sums1, relu1] as const, [sums2, relu2] as const].entries()) {
+      const { normalized } = report.with.layers[i];
+      close(report.with.layers[i].sums, sums);
+      close(
+        normalized?.map((value) => Math.max(value, 0)),
+        relu,
+      );
+      expect(Math.min(...(normalized ?? []))).toBeLessThan(-0.1);
+    }
+    close(report.with.probabilities, expected[5].probabilities);
+    const [plain1, , plain2, , logits] = valuesOf(plain, 5);
+    expect(report.without?.layers.map(({ normalized }) => normalized)).toEqual([undefined, undefined]);
+    close(report.without?.layers[0].sums, plain1);
+    close(report.without?.layers[1].sums, plain2);
+    const probabilities = new Float32Array(10);
+    softmax(logits, probabilities);
+    close(report.without?.probabilities, probabilities);
+  });
+
+  it('is no prediction, and does without the network without', async () => {
+    const server = start({ inside: createInside(loadNetwork(model, SIZES)) });
+    const response = await look(server, bytesOf(0, 1));
+    expect(Object.keys(response.json())).toEqual(['with']);
+    expect(server.stats.report().requests.answered).toBe(0);
+  });
+
+  it('looks at one image, and at nothing else', async () => {
+    const server = start({ inside });
+    const two = await look(server, bytesOf(0, 2));
+    expect([two.statusCode, two.json().message]).toEqual([400, 'body must be one image, got 2']);
+    expect((await look(server, Buffer.alloc(783))).statusCode).toBe(400);
+    expect((await look(start(), bytesOf(0, 1))).statusCode).toBe(404);
+  });
+});
 
 describe('POST /predict', () => {
   it('gives the digit and the probabilities of an image, as the network itself does', async () => {

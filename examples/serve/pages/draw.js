@@ -1,4 +1,5 @@
 import { drawStrokes, SIDE, toImage } from './digit.js';
+import { lookInside } from './inside.js';
 
 const byId = (id) => document.getElementById(id);
 const paper = byId('paper');
@@ -63,6 +64,7 @@ async function recognise() {
     outdated = false;
     const image = toImage(strokes);
     showSeen(image);
+    lookInside(strokes.length === 0 ? undefined : image);
     if (strokes.length === 0) showNothing();
     else await ask(image);
   }
