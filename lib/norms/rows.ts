@@ -10,7 +10,9 @@ import type {
 import { type CallNames, callNamesOf } from '../call-names.js';
 import { describe, describeShape, isArray, rangeError, typeError } from '../errors.js';
 import { checkAbsent, jsonVersion } from '../json.js';
-import type { TensorArray } from '../types.js';
+import { newResult } from '../result.js';
+import { lengthOf } from '../typed-array.js';
+import type { DType, TensorArray } from '../types.js';
 import {
   checkAxis,
   checkInteger,
@@ -208,7 +210,11 @@ export function productOf(shape: readonly number[]): number {
  * The passes of batch norm's layer core as passes over rows. Where statistics are constants, as in evaluation of an instance norm
  * that has running ones, they are batch norm's: of channels.
  */
-export function rowPasses<T extends TensorArray>(passes: Passes<T>, { centred }: RowView): Passes<T> {
+export function rowPasses<T extends TensorArray>(
+  passes: Passes<T>,
+  { centred }: RowView,
+  dtype: DType,
+): Passes<T> {
   const forward = (pass: ForwardPass<T>) => ({ ...pass, geometry: pass.geometry as RowGeometry, centred });
   const statistics = ({ geometry, x, mean, variance }: MomentsPass<T>) => ({
     geometry: geometry as RowGeometry,
@@ -224,7 +230,13 @@ export function rowPasses<T extends TensorArray>(passes: Passes<T>, { centred }:
     residual: undefined,
     mask: undefined,
   });
-  const backward = (pass: BackwardPass<T>) => ({ ...pass, geometry: pass.geometry as RowGeometry, centred });
+  const backward = (pass: BackwardPass<T>) => ({
+    ...pass,
+    geometry: pass.geometry as RowGeometry,
+    centred,
+    // Rows are summed behind the mask, which takes room where nobody asks for this gradient too.
+    dResidual: pass.dResidual ?? (pass.mask && newResult<T>(dtype, lengthOf(pass.dy))),
+  });
   return {
     ...passes,
     forwardTraining: (pass) => passes.forwardRows(forward(pass)),
