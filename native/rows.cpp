@@ -781,6 +781,7 @@ class ColumnGradients {
       for (T** array : {&worker.slope, &worker.constant}) *array = take(rows_of_block);
       for (double** array : {&worker.first_total, &worker.second_total})
         *array = scratch_.template take<double>(rows_of_block * kLanes<T>);
+      for (T* array : {worker.column_first, worker.column_second}) std::fill_n(array, padded, T{0});
       for (double** array : {&worker.dy, &worker.dy_normalized})
         *array = scratch_.template take<double>(rows_of_block);
     }
@@ -838,7 +839,6 @@ class ColumnGradients {
     const T* const x = values_.read(pass_.x + at, count, worker.normalized);
     const T* const dy = values_.read(pass_.dy + at, count, worker.wide);
     const Normalization<T> r = rows_.from(row);
-    for (T* array : {worker.column_first, worker.column_second}) std::fill_n(array, values, T{0});
     // Rows of a group share their columns: with one group all do.
     const size_t together = shape_.groups == 1 ? rows : 1;
     const size_t distance = std::min(kAheadBytes / sizeof(S), count);
@@ -848,10 +848,8 @@ class ColumnGradients {
                          r.offset + i, columns_.from(column).scale, worker.column_first + column,
                          worker.column_second + column, worker.dy + i, worker.dy_normalized + i});
     }
-    for (size_t column = 0; column < values; column++) {
-      dy_total[column] += static_cast<double>(worker.column_first[column]);
-      product_total[column] += static_cast<double>(worker.column_second[column]);
-    }
+    kernels_.end_columns(values, worker.column_first, dy_total);
+    kernels_.end_columns(values, worker.column_second, product_total);
     if (!gradients_.input) return;
     const double each = static_cast<double>(length);
     for (size_t i = 0; i < rows; i++) {
