@@ -101,6 +101,7 @@ export { GroupNorm, type InstanceForwardOptions, InstanceNorm } from './norms/gr
 export { LayerNorm, RMSNorm } from './norms/layer.js';
 export type { RowBackwardOptions, RowForwardOptions, RowGradients, RowNorm } from './norms/row-norm.js';
 export type {
+  ConfigJSON,
   GroupNormJSON,
   InstanceNormJSON,
   LayerNormJSON,

@@ -34,6 +34,16 @@ const unreachable: Record<string, Record<string, string>> = {
   updateRunningStats: { ERR_BATCHNORM_BUFFER_CHANGED: 'no code of the caller runs after the checks' },
 };
 
+for (const norm of ['GroupNorm', 'InstanceNorm', 'LayerNorm', 'RMSNorm']) {
+  const noGroup = { ERR_BATCHNORM_GROUP_BROKEN: 'norms of rows have no group' };
+  const noMissing = { ERR_BATCHNORM_MISSING_VALUE: 'norms of rows know no missing values' };
+  unreachable[`${norm}.eval`] = { ERR_BATCHNORM_INVALID_TYPE: 'it calls train() with a boolean' };
+  unreachable[`${norm}.forward`] = { ...noGroup, ...noMissing };
+  unreachable[`${norm}.forwardAsync`] = { ...noGroup, ...noMissing };
+  unreachable[`${norm}.backward`] = noGroup;
+  unreachable[`${norm}.backwardAsync`] = noGroup;
+}
+
 /** As scripts/thrown.ts says it, without the module. */
 function nameOf(reflection: Reflection): string {
   const { parent, name } = reflection;

@@ -9,8 +9,8 @@ if (!(seconds > 0)) throw new RangeError(`--seconds must be a positive number, g
 
 // What compares the backends needs to run once; no BATCHNORM_ISA: it takes all of them in turn.
 const suites = [
-  { backend: 'native', files: ['interface', 'model', 'hostile', 'backends'] },
-  { backend: 'wasm', files: ['interface', 'model', 'hostile'] },
+  { backend: 'native', files: ['interface', 'model', 'hostile', 'norms', 'backends'] },
+  { backend: 'wasm', files: ['interface', 'model', 'hostile', 'norms'] },
 ];
 const each = seconds / suites.flatMap(({ files }) => files).length;
 const seed = process.env.BATCHNORM_SEED || String(Math.floor(Math.random() * 2 ** 32));

@@ -39,6 +39,10 @@ const collect = (node: ts.Node): void => {
 collect(sourceOf('backend/wasm.ts'));
 collect(sourceOf('backend/machine.ts'));
 collect(sourceOf('backend/wasm-presence.ts'));
+collect(sourceOf('backend/wasm-rows.ts'));
+
+/** What only makes passes: those throw when they are called, and who calls them names them. */
+const makersOfPasses = ['rowPasses'];
 
 /** Where a name is declared; for a part of a destructured object, where that object declares it. */
 function declarationsOf(name: ts.Identifier | ts.PrivateIdentifier): readonly ts.Declaration[] {
@@ -63,6 +67,7 @@ function isOfBackend(name: ts.Identifier): boolean {
 
 /** The code behind a name: nothing for types, for what lies outside of lib/, and for errors.ts, whose callers decide. */
 function codeBehind(name: ts.Identifier | ts.PrivateIdentifier): ts.Node[] {
+  if (makersOfPasses.includes(name.text)) return [];
   const made = name.parent && ts.isNewExpression(name.parent) && name.parent.expression === name;
   return declarationsOf(name).flatMap((declaration): ts.Node[] => {
     const file = declaration.getSourceFile().fileName;
@@ -93,6 +98,8 @@ function reasonsIn(start: ts.Node): Set<string> {
       const maker = makers[node.expression.text];
       if (maker && node.arguments.length <= maker.position) found.add(maker.reason);
     }
+    if (ts.isCallExpression(node) && node.expression.kind === ts.SyntaxKind.SuperKeyword)
+      baseOf(node)?.members.filter(ts.isConstructorDeclaration).forEach(enter);
     if (ts.isIdentifier(node) && isOfBackend(node))
       for (const { name, reason } of byBinding) if (name.test(node.text)) found.add(reason);
     if (ts.isIdentifier(node) || ts.isPrivateIdentifier(node)) codeBehind(node).forEach(enter);
@@ -116,7 +123,7 @@ export function thrownCodes(entryPoints: readonly string[]): Map<string, Set<str
     for (const declaration of aliased(exported)?.declarations ?? []) {
       if (ts.isFunctionDeclaration(declaration)) add(exported.name, declaration);
       if (!ts.isClassDeclaration(declaration)) continue;
-      for (const member of declaration.members) {
+      for (const member of membersOf(declaration)) {
         if (ts.isConstructorDeclaration(member)) add(`${exported.name}.constructor`, member);
         else if (
           (ts.isMethodDeclaration(member) || ts.isSetAccessorDeclaration(member)) &&
@@ -127,6 +134,21 @@ export function thrownCodes(entryPoints: readonly string[]): Map<string, Set<str
     }
   }
   return codes;
+}
+
+/** With those that it inherits from classes of lib/; its own last. */
+function membersOf(declaration: ts.ClassDeclaration): ts.ClassElement[] {
+  const base = baseOf(declaration);
+  return [...(base ? membersOf(base) : []), ...declaration.members];
+}
+
+/** Of the class that a node is in, or is. */
+function baseOf(node: ts.Node): ts.ClassDeclaration | undefined {
+  let declaration = node;
+  while (!ts.isClassDeclaration(declaration)) declaration = declaration.parent;
+  const inherited = declaration.heritageClauses?.[0]?.types[0]?.expression;
+  const base = inherited && aliased(checker.getSymbolAtLocation(inherited))?.declarations?.[0];
+  return base && ts.isClassDeclaration(base) ? base : undefined;
 }
 
 function exportsOf(source: ts.SourceFile): ts.Symbol[] {

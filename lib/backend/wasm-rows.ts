@@ -128,9 +128,11 @@ export function rowPassesOf<T extends TensorArray>(
       isInPlace(dx, 'dy.data', dy);
       checkApart('out', dx, { 'x.data': x, 'residual.data': residual });
     }
-    const all = [dy, x, residual, dResidual, mean, variance, weight, bias, mask, dWeight, dBias] as const;
+    const bytes =
+      bytesFor(undefined, dy, x, residual, dResidual, mean, variance, weight, bias) +
+      bytesFor(undefined, mask, dWeight, dBias);
     const compute = () =>
-      machine.within(dtype, bytesFor(undefined, ...all), () => {
+      machine.within(dtype, bytes, () => {
         const pDy = machine.put(dy);
         const px = machine.put(x);
         const pResidual = machine.put(residual);

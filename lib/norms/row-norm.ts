@@ -147,9 +147,9 @@ export abstract class RowNorm<
    *   to add a tensor on the way.
    * @returns y in the dtype and shape of x.
    * @throws TypeError (`ERR_BATCHNORM_INVALID_TYPE`, `ERR_BATCHNORM_UNKNOWN_OPTION`), RangeError
-   *   (`ERR_BATCHNORM_INVALID_VALUE`, `ERR_BATCHNORM_MISSING_VALUE`, `ERR_BATCHNORM_OVERLAP`, `ERR_BATCHNORM_OUT_OF_MEMORY`) for what does not fit, RangeError
+   *   (`ERR_BATCHNORM_INVALID_VALUE`, `ERR_BATCHNORM_OVERLAP`, `ERR_BATCHNORM_OUT_OF_MEMORY`) for what does not fit, RangeError
    *   (`ERR_BATCHNORM_ONE_VALUE_PER_CHANNEL`) of an instance norm with one value per sample and channel, Error
-   *   (`ERR_BATCHNORM_BUFFER_CHANGED`) where an array of the layer has lost its buffer; then nothing is written and no state has changed. `ERR_BATCHNORM_GROUP_BROKEN` is of batch norm alone.
+   *   (`ERR_BATCHNORM_BUFFER_CHANGED`) where an array of the layer has lost its buffer; then nothing is written and no state has changed.
    * @example
    * import { LayerNorm } from 'batchnorm';
    *
@@ -167,9 +167,8 @@ export abstract class RowNorm<
    * @param options those of {@link forward}, `signal` to cancel what has not begun, `transfer` to give the memory of x away.
    * @returns a promise of y. Nothing is thrown: it rejects, and then the layer has not changed.
    * @throws what {@link forward} throws, and in full: `ERR_BATCHNORM_INVALID_TYPE`, `ERR_BATCHNORM_UNKNOWN_OPTION`,
-   *   `ERR_BATCHNORM_INVALID_VALUE`, `ERR_BATCHNORM_MISSING_VALUE`, `ERR_BATCHNORM_ONE_VALUE_PER_CHANNEL`, `ERR_BATCHNORM_OVERLAP`,
-   *   `ERR_BATCHNORM_OUT_OF_MEMORY`, `ERR_BATCHNORM_NOT_TRANSFERABLE`, `ERR_BATCHNORM_BUFFER_CHANGED`, `ERR_BATCHNORM_NO_THREAD`,
-   *   `ERR_BATCHNORM_GROUP_BROKEN`; the reason of `signal`.
+   *   `ERR_BATCHNORM_INVALID_VALUE`, `ERR_BATCHNORM_ONE_VALUE_PER_CHANNEL`, `ERR_BATCHNORM_OVERLAP`,
+   *   `ERR_BATCHNORM_OUT_OF_MEMORY`, `ERR_BATCHNORM_NOT_TRANSFERABLE`, `ERR_BATCHNORM_BUFFER_CHANGED`, `ERR_BATCHNORM_NO_THREAD`; the reason of `signal`.
    * @example
    * import { LayerNorm } from 'batchnorm';
    *
@@ -190,8 +189,7 @@ export abstract class RowNorm<
    * @param options `of` for another forward, `out` for dx, `only` for half of the work, `accumulate` to add to the gradients of
    *   {@link parameters}, `retain` to go through the forward again.
    * @returns dx in the dtype and shape of dy; dWeight and dBias, as long as {@link weight}; dResidual where there was a residual.
-   * @throws Error (`ERR_BATCHNORM_NO_FORWARD`, `ERR_BATCHNORM_INPUT_OVERWRITTEN`, `ERR_BATCHNORM_BUFFER_CHANGED`,
-   *   `ERR_BATCHNORM_GROUP_BROKEN`), TypeError (`ERR_BATCHNORM_INVALID_TYPE`, `ERR_BATCHNORM_UNKNOWN_OPTION`), RangeError
+   * @throws Error (`ERR_BATCHNORM_NO_FORWARD`, `ERR_BATCHNORM_INPUT_OVERWRITTEN`, `ERR_BATCHNORM_BUFFER_CHANGED`), TypeError (`ERR_BATCHNORM_INVALID_TYPE`, `ERR_BATCHNORM_UNKNOWN_OPTION`), RangeError
    *   (`ERR_BATCHNORM_INVALID_VALUE`, `ERR_BATCHNORM_OVERLAP`, `ERR_BATCHNORM_OUT_OF_MEMORY`), as of {@link BatchNorm.backward}; then
    *   nothing is written.
    * @example
@@ -213,8 +211,7 @@ export abstract class RowNorm<
    * @returns a promise of the gradients. Nothing is thrown: it rejects, and then no gradient has changed.
    * @throws what {@link backward} throws, and in full: `ERR_BATCHNORM_NO_FORWARD`, `ERR_BATCHNORM_INPUT_OVERWRITTEN`,
    *   `ERR_BATCHNORM_INVALID_TYPE`, `ERR_BATCHNORM_UNKNOWN_OPTION`, `ERR_BATCHNORM_INVALID_VALUE`, `ERR_BATCHNORM_OVERLAP`,
-   *   `ERR_BATCHNORM_OUT_OF_MEMORY`, `ERR_BATCHNORM_NOT_TRANSFERABLE`, `ERR_BATCHNORM_BUFFER_CHANGED`, `ERR_BATCHNORM_NO_THREAD`,
-   *   `ERR_BATCHNORM_GROUP_BROKEN`; the reason of `signal`.
+   *   `ERR_BATCHNORM_OUT_OF_MEMORY`, `ERR_BATCHNORM_NOT_TRANSFERABLE`, `ERR_BATCHNORM_BUFFER_CHANGED`, `ERR_BATCHNORM_NO_THREAD`; the reason of `signal`.
    * @example
    * import { LayerNorm } from 'batchnorm';
    *

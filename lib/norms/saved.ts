@@ -6,8 +6,8 @@ import type { GroupNormConfig, InstanceNormConfig, RowNormConfig } from './confi
 import { RowNorm } from './row-norm.js';
 import { type Kind, kindFromJSON, kindToJSON } from './rows.js';
 
-/** Options in full, those that are undefined left out. */
-type ConfigJSON<C extends RowNormConfig> = Omit<C, 'activation' | 'convention'> &
+/** The options of a norm in full, those that are undefined left out. */
+export type ConfigJSON<C extends RowNormConfig> = Omit<C, 'activation' | 'convention'> &
   Partial<Pick<C, 'activation' | 'convention'>>;
 
 /** What all norms of rows have in JSON. */
@@ -60,19 +60,20 @@ export interface RMSNormJSON<D extends DType = DType> extends NormJSON<RowNormCo
   shape: number[];
 }
 
-const headNames = {
-  GroupNorm: ['groups', 'channels'],
-  InstanceNorm: ['channels'],
-  LayerNorm: ['shape'],
-  RMSNorm: ['shape'],
-} as const;
+const jsonNames = ['type', 'version', 'config', 'state', 'training', 'rejectedUpdates', 'acceptedBatches'];
+const fieldNames = {
+  GroupNorm: ['groups', 'channels'].concat(jsonNames),
+  InstanceNorm: ['channels'].concat(jsonNames),
+  LayerNorm: ['shape'].concat(jsonNames),
+  RMSNorm: ['shape'].concat(jsonNames),
+};
 const rowConfigNames = ['eps', 'dtype', 'weight', 'bias', 'activation', 'reuse', 'convention'];
 const configNames = {
-  GroupNorm: ['axis', ...rowConfigNames],
-  InstanceNorm: ['axis', ...rowConfigNames, 'trackRunningStats', 'decay', 'unbiasedRunningVar'],
+  GroupNorm: ['axis'].concat(rowConfigNames),
+  InstanceNorm: ['axis', 'trackRunningStats', 'decay', 'unbiasedRunningVar'].concat(rowConfigNames),
   LayerNorm: rowConfigNames,
   RMSNorm: rowConfigNames,
-} as const;
+};
 
 export function jsonOfNorm<D extends DType>(layer: RowNorm<D, RowNormConfig<D>, object>): object {
   const parts = RowNorm.partsOf<D>(layer);
@@ -94,16 +95,7 @@ export function readNormJSON<D extends DType, L extends RowNorm<D, RowNormConfig
   json: unknown,
   make: (kind: Kind, config: InstanceNormConfig<D>) => L | undefined,
 ): L {
-  const fields = fieldsOf('json', json, [
-    'type',
-    'version',
-    ...headNames[norm],
-    'config',
-    'state',
-    'training',
-    'rejectedUpdates',
-    'acceptedBatches',
-  ]);
+  const fields = fieldsOf('json', json, fieldNames[norm]);
   const given = fieldsOf('json.config', fields.config, configNames[norm]);
   const kind = kindFromJSON(norm, fields, norm, given.axis);
   const layer = make(kind, { ...given } as unknown as InstanceNormConfig<D>) as L;

@@ -1,8 +1,10 @@
 // The results of every pass for data and shapes that are the same everywhere, and where they first differ from what
 // golden.json has of them. Nothing of Node.js: browsers run it too.
 import type * as Library from '../../lib/index.js';
-import type { DType, FloatArray, TensorArray } from '../../lib/index.js';
+import type { FloatArray, TensorArray } from '../../lib/index.js';
 import expected from './golden.json' with { type: 'json' };
+import { type GoldenRow, tensorData, values } from './golden-data.js';
+import { normRows } from './golden-norms.js';
 
 /** Shapes [outer, channels, inner] that meet every path: both layouts, folds, short planes, runs, pieces, tails. */
 const shapes: [number, number, number][] = [
@@ -33,45 +35,6 @@ const shapes: [number, number, number][] = [
   [5, 70, 25],
   [4, 5, 32],
 ];
-
-/** The arrays of a data type and a shape, by the pass they come from. */
-export interface GoldenRow {
-  /** For instance `float32 [3, 5, 7]`. */
-  readonly name: string;
-  /** For instance `training y`. */
-  readonly arrays: Readonly<Record<string, TensorArray>>;
-}
-
-/** Integers of a linear congruential generator, scaled by powers of two: no rounding, no library function. */
-function values(length: number, seed: number, scale: number, offset: number): Float64Array {
-  let state = seed;
-  return Float64Array.from({ length }, () => {
-    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
-    return (state / 2 ** 32 - 0.5) * scale + offset;
-  });
-}
-
-/** What tensors of a data type are made of: numbers of 16 bits lie around 1 and 100, as those of the others do. */
-function tensorData(
-  dtype: DType,
-  length: number,
-  seed: number,
-  scale: number,
-  offset: number,
-): Float32Array | Float64Array | Uint16Array {
-  const numbers = values(length, seed, scale, offset);
-  if (dtype === 'float32') return Float32Array.from(numbers);
-  if (dtype === 'float64') return numbers;
-  // The bits of a float32, of which bfloat16 keeps the upper half, and float16 a mantissa of ten and another exponent.
-  const words = new Int32Array(Float32Array.from(numbers).buffer);
-  const bits = dtype === 'bfloat16' ? (word: number) => word >>> 16 : bitsOfFloat16;
-  return Uint16Array.from(words, bits);
-}
-
-function bitsOfFloat16(word: number): number {
-  const size = ((word & 0x7fffffff) - 0x38000000) >> 13;
-  return ((word >>> 16) & 0x8000) | Math.max(0, size);
-}
 
 /** All results of a library: this one from source, from its package, or in another environment. */
 export function* goldenRows(library: typeof Library): Generator<GoldenRow> {
@@ -149,6 +112,7 @@ export function* goldenRows(library: typeof Library): Generator<GoldenRow> {
       yield { name: `${dtype} [${shape.join(', ')}]`, arrays };
     }
   }
+  yield* normRows(library);
 }
 
 /** What of a SHA-256 golden.json keeps of an array. */

@@ -46,7 +46,7 @@ export interface Gradients {
 }
 
 /** A sum whose rounding errors are summed as well (Neumaier 1974). */
-class Sum {
+export class Sum {
   private sum = 0;
   private error = 0;
 
