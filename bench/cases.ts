@@ -23,7 +23,14 @@ export interface Case {
   line?: number;
   /** What makes not all values count alike in training; absent: nothing. */
   counts?: Counts;
+  /** In what the tensors lie in memory, or what is made of it; absent: in their dtype. */
+  storage?: Storage;
+  /** The case of the same shape in float32, whose time is the measure; absent: none. */
+  twin?: string;
 }
+
+/** Bits of 16, pixels of uint8 that become planes of float32, float32 that becomes bfloat16 and the other way round. */
+export type Storage = 'bfloat16' | 'float16' | 'pictures' | 'encode' | 'decode';
 
 /** Random weights of positions, a mask of samples of different lengths, or NaN in 1 % of x, which stands for the mean. */
 export type Counts = 'weights' | 'mask' | 'missing';
@@ -94,6 +101,23 @@ function counting(cases: readonly Case[]): Case[] {
   );
 }
 
+function inBits(cases: readonly Case[]): Case[] {
+  const types: readonly Storage[] = ['bfloat16', 'float16'];
+  return cases.flatMap((it) =>
+    types.map((storage) => ({
+      ...it,
+      name: `${it.name} ${storage}`,
+      group: 'storage',
+      storage,
+      twin: it.name,
+    })),
+  );
+}
+
+function converted(storage: Storage, it: Case): Case {
+  return { ...it, name: `${storage} ${it.name.replace(' last', '')}`, group: 'storage', storage };
+}
+
 function atEachPlaceOfLine(cases: readonly Case[]): Case[] {
   return cases.flatMap((it) =>
     [0, 16, 32, 48].map((line) => ({ ...it, name: `${it.name} at ${line}`, group: 'lines', line })),
@@ -130,6 +154,13 @@ const everyCase: readonly Case[] = [
     last('', 32, 256),
   ]),
   ...counting([...images('', 32, 256, 56), ...images('', 8, 256, 14)]),
+  ...inBits([...images('', 32, 256, 56), ...images('', 1, 256, 56), ...images('', 8, 256, 14)]),
+  converted('pictures', last('', 32, 3, 224, 224)),
+  converted('pictures', last('', 1, 3, 224, 224)),
+  ...(['encode', 'decode'] as const).flatMap((storage) => [
+    converted(storage, last('', 8192, 2048)),
+    converted(storage, last('', 64, 1024)),
+  ]),
   ...shortRows(),
   ...atEachPlaceOfLine([last('', 8, 256, 14, 14), last('', 1, 64, 112, 112), last('', 1024, 1024)]),
 ];
@@ -140,6 +171,8 @@ const cliffs = new Set(['short rows', 'lines']);
 const quick = new Set(
   [
     ...counting(images('', 32, 256, 56)),
+    ...inBits(images('', 32, 256, 56)),
+    converted('pictures', last('', 32, 3, 224, 224)),
     ...images('', 32, 256, 56),
     ...images('', 32, 512, 28),
     ...images('', 32, 2048, 7),
@@ -174,15 +207,18 @@ export interface Selection {
   only: string;
 }
 
-/** Large and small images in both layouts, dense layers, sequences, odd channel counts, weights and gaps, short rows and views. */
+/** Large and small images in both layouts, dense layers, sequences, odd channel counts, weights and gaps, storage, short rows and views. */
 export function selectCases(selection: Selection): Case[] {
   const { dtype, only } = selection;
-  const table = everyCase.filter(({ name, group }) => {
+  const table = everyCase.filter(({ name, group, storage }) => {
+    if (storage !== undefined && dtype !== 'float32') return false;
     if (selection.quick) return quick.has(name) || cliffs.has(group);
     return dtype === 'float32' || cliffs.has(group) || (doubles.has(name) && group !== 'misaligned');
   });
+  const isAsked = ({ name, group }: Case) => name.includes(only) || group.includes(only);
+  const twins = new Set(table.filter(isAsked).map(({ twin }) => twin));
   return [...table, ...(selection.sweep ? sweep() : [])]
-    .filter(({ name, group }) => name.includes(only) || group.includes(only))
+    .filter((it) => isAsked(it) || twins.has(it.name))
     .map((it) => (dtype === 'float32' ? it : { ...it, dtype, name: `${it.name} f64` }));
 }
 
@@ -191,7 +227,11 @@ export function sizeOf({ outer, channels, inner }: Case): number {
   return outer * channels * inner;
 }
 
-/** Bytes of the tensor. */
+/** Half of what is read and written for a value. */
+const bytesOfValue = { bfloat16: 2, float16: 2, pictures: 2.5, encode: 3, decode: 3 } as const;
+
+/** Bytes of the tensor; where it becomes another, those of a copy that moves as many. */
 export function bytesOf(subject: Case): number {
+  if (subject.storage !== undefined) return sizeOf(subject) * bytesOfValue[subject.storage];
   return sizeOf(subject) * (subject.dtype === 'float32' ? 4 : 8);
 }

@@ -1,5 +1,5 @@
-import { bytesOf, type Case, type Pass } from './cases.js';
-import { geometricMean, type Lookup } from './results.js';
+import { bytesOf, type Case, type Pass, passes } from './cases.js';
+import { geometricMean, type Lookup, ratio } from './results.js';
 
 interface Target {
   name: string;
@@ -9,6 +9,8 @@ interface Target {
   fractions?: readonly [one: number | undefined, several: number | undefined];
   /** With one thread. */
   nanoseconds?: number;
+  /** Of the time of the same shape in float32, with any number of threads. */
+  ofTwin?: number;
 }
 
 /** A cell of the table of targets. */
@@ -107,13 +109,46 @@ const targets: readonly Target[] = [
   { name: 'training (32, 256)', pass: 'training', holds: dense(32, 256), nanoseconds: 2000 },
 ];
 
+/** Of what does not lie in memory as it is computed in. */
+const storageTargets: readonly Target[] = [
+  ...passes.flatMap((pass): Target[] => [
+    {
+      name: `${pass} of 16 bits, from memory`,
+      pass,
+      holds: (it) => it.twin !== undefined && large(it),
+      ofTwin: 0.55,
+    },
+    {
+      name: `${pass} of 16 bits, in the caches`,
+      pass,
+      holds: (it) => it.twin !== undefined && !large(it),
+      ofTwin: 0.8,
+    },
+  ]),
+  {
+    name: 'pictures to planes',
+    pass: 'inference',
+    holds: ({ storage, shape }) => storage === 'pictures' && shape[0] > 1,
+    fractions: [0.8, 0.8],
+  },
+  {
+    name: 'encode, decode',
+    pass: 'inference',
+    holds: (it) => (it.storage === 'encode' || it.storage === 'decode') && large(it),
+    fractions: [0.8, 0.8],
+  },
+];
+
 /** Every target against this run. */
 export function judge(lookup: Lookup): Cell[] {
   const { cases, threads } = lookup.results;
   // What is asked for is asked of values that all count alike.
   const judged = cases.filter(({ group, counts }) => group !== 'sweep' && counts === undefined);
-  return targets.flatMap((target) => {
-    const subjects = judged.filter(target.holds);
+  const [plain, stored] = [false, true].map((isStored) =>
+    judged.filter(({ storage }) => (storage !== undefined) === isStored),
+  );
+  return [...targets, ...storageTargets].flatMap((target) => {
+    const subjects = (storageTargets.includes(target) ? stored : plain).filter(target.holds);
     const { nanoseconds, fractions } = target;
     // The times are those of float32.
     if (nanoseconds !== undefined)
@@ -126,6 +161,7 @@ export function judge(lookup: Lookup): Cell[] {
         ),
       ];
     return [...new Set([1, threads])].flatMap((count) => {
+      if (target.ofTwin !== undefined) return [twinCell(lookup, target, count, target.ofTwin, subjects)];
       const fraction = fractions?.[count === 1 ? 0 : 1];
       return fraction === undefined ? [] : [fractionCell(lookup, target, count, fraction, subjects)];
     });
@@ -153,6 +189,34 @@ function fractionCell(
     target: `≥ ${fraction.toFixed(2)}`,
     // Two decimals are what the target has.
     reached: worst && Math.round(worst.value * 100) >= Math.round(fraction * 100),
+    geometricMean: worst ? geometricMean(found.map(({ value }) => value)).toFixed(2) : '-',
+    worst: worst?.value.toFixed(2) ?? '-',
+    worstCase: worst?.name ?? '-',
+  };
+}
+
+function twinCell(
+  lookup: Lookup,
+  { name, pass }: Target,
+  threads: number,
+  most: number,
+  subjects: readonly Case[],
+): Cell {
+  const { cases } = lookup.results;
+  const found = subjects.flatMap((subject) => {
+    const twin = cases.find((it) => it.name === subject.twin);
+    const [own, other] = [subject, twin].map((it) => it && lookup.find(it, pass, `native ${threads}T`));
+    return own && other ? [{ name: subject.name, value: ratio(own, other) }] : [];
+  });
+  const worst = found.reduce<(typeof found)[number] | undefined>(
+    (a, b) => (a && a.value >= b.value ? a : b),
+    undefined,
+  );
+  return {
+    name,
+    threads,
+    target: `≤ ${most.toFixed(2)} of float32's time`,
+    reached: worst && Math.round(worst.value * 100) <= Math.round(most * 100),
     geometricMean: worst ? geometricMean(found.map(({ value }) => value)).toFixed(2) : '-',
     worst: worst?.value.toFixed(2) ?? '-',
     worstCase: worst?.name ?? '-',

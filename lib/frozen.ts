@@ -36,18 +36,24 @@ import {
 } from './stored.js';
 import { bufferOf, extentOf, lengthOf, viewOf } from './typed-array.js';
 import type {
+  AnyDType,
   ArrayOf,
   DType,
   FloatArray,
   IntegerArray,
+  NamedResultOf,
   ParametersOf,
+  ResidualOf,
   ResultArrayOf,
   ResultDType,
+  ResultDTypeOf,
   ResultOf,
   Tensor,
   TensorArray,
   TensorLike,
+  UnnamedResultOf,
   ValueArray,
+  WrittenOf,
 } from './types.js';
 import {
   channelsError,
@@ -108,7 +114,7 @@ export interface MeanStdOptions<D extends DType = DType> {
 /** What a run may be given besides x. */
 export interface RunOptions<
   T extends ValueArray,
-  N extends ResultDType = ResultDType,
+  N extends AnyDType = ResultDTypeOf<T>,
   O extends ValueArray = ResultOf<T>,
 > {
   /**
@@ -123,17 +129,29 @@ export interface RunOptions<
    * also in the dtype of the result, or float32, but not in 16 bits where x and the result are of different ones. It may not overlap `out`.
    * Default: nothing.
    */
-  residual?: TensorLike<T | O | Float32Array>;
+  residual?: TensorLike<ResidualOf<T, O>>;
   /** Where the channel axis goes; −1 is the last. Default: where it is. */
   outAxis?: number;
   /** Of the result. Default: what `out` is, else that of x, else, of integers, float32. */
   dtype?: N;
 }
 
+/** What a run may write: bits of what the layer is, where no dtype is said. */
+export type RunResultOf<T extends ValueArray, N extends AnyDType, D extends DType> = [N] extends [never]
+  ? UnnamedResultOf<T> | (Extract<D, 'bfloat16' | 'float16'> extends never ? never : Uint16Array)
+  : NamedResultOf<N>;
+
+/** What a run writes where it is given no `out`. */
+export type DefaultRunResultOf<T extends ValueArray, N extends AnyDType> = [N] extends [never]
+  ? ResultOf<T>
+  : N extends ResultDType
+    ? ResultArrayOf<N>
+    : Float64Array;
+
 /** What a run off the event loop may be given besides x. */
 export interface RunAsyncOptions<
   T extends ValueArray,
-  N extends ResultDType = ResultDType,
+  N extends AnyDType = ResultDTypeOf<T>,
   O extends ValueArray = ResultOf<T>,
 > extends RunOptions<T, N, O> {
   /** Cancels the operation while it waits: the promise rejects with the signal's reason. Later it has no effect. */
@@ -520,9 +538,9 @@ export class FrozenBatchNorm<D extends DType = DType> {
    */
   run<
     T extends ArrayOf<D> | IntegerArray,
-    N extends ResultDType = never,
-    O extends ValueArray = [N] extends [never] ? ResultOf<T> : ResultArrayOf<N>,
-  >(x: TensorLike<T>, options?: RunOptions<T, N, O>): Tensor<O>;
+    N extends ResultDTypeOf<T> = never,
+    O extends RunResultOf<T, N, D> = never,
+  >(x: TensorLike<T>, options?: RunOptions<T, N, O>): Tensor<WrittenOf<O, DefaultRunResultOf<T, N>>>;
   run<T extends ArrayOf<D>>(x: TensorLike<T>, options?: RunOptions<T>): Tensor<ValueArray> {
     const read = this.#read<T>('run()', x, options, runNames);
     if (read.stored !== undefined) return this.#runStored(read.stored);
@@ -568,9 +586,12 @@ export class FrozenBatchNorm<D extends DType = DType> {
    */
   runAsync<
     T extends ArrayOf<D> | IntegerArray,
-    N extends ResultDType = never,
-    O extends ValueArray = [N] extends [never] ? ResultOf<T> : ResultArrayOf<N>,
-  >(x: TensorLike<T>, options?: RunAsyncOptions<T, N, O>): Promise<Tensor<O>>;
+    N extends ResultDTypeOf<T> = never,
+    O extends RunResultOf<T, N, D> = never,
+  >(
+    x: TensorLike<T>,
+    options?: RunAsyncOptions<T, N, O>,
+  ): Promise<Tensor<WrittenOf<O, DefaultRunResultOf<T, N>>>>;
   async runAsync<T extends ArrayOf<D>>(
     x: TensorLike<T>,
     options?: RunAsyncOptions<T>,

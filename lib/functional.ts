@@ -34,15 +34,20 @@ import { throughForward, throughPresent } from './through.js';
 import { lengthOf, typedArrayType } from './typed-array.js';
 import type {
   AnyDType,
+  DTypeOf,
   FloatArray,
+  NamedResultOf,
   ParametersOf,
+  ResidualOf,
   ResultArrayOf,
   ResultDType,
   ResultOf,
   Tensor,
   TensorArray,
   TensorLike,
+  UnnamedResultOf,
   ValueArray,
+  WrittenOf,
 } from './types.js';
 import {
   channelsOf,
@@ -99,7 +104,7 @@ export interface ForwardInferenceOptions<
    */
   out?: O;
   /** Added before the activation: as {@link RunOptions.residual}. Default: nothing. */
-  residual?: TensorLike<T | O | Float32Array>;
+  residual?: TensorLike<ResidualOf<T, O>>;
   /** Where the channel axis goes; −1 is the last. Default: where it is. */
   outAxis?: number;
   /** One value per channel. */
@@ -109,6 +114,39 @@ export interface ForwardInferenceOptions<
   /** What a NaN in x means. Default 'propagate'. */
   missing?: Missing;
 }
+
+/** What `dtype` may say of such an x, or of its result. */
+export type InferenceDTypeOf<T extends ValueArray> = T extends TensorArray
+  ? DTypeOf<T> | (T extends Float32Array ? ResultDType : never)
+  : ResultDType;
+
+/** What may be written: of bits `dtype` says what x is. */
+export type InferenceResultOf<T extends ValueArray, N extends AnyDType> = [N] extends [never]
+  ? UnnamedResultOf<T>
+  : T extends Uint16Array
+    ? Uint16Array | Float32Array
+    : NamedResultOf<N>;
+
+/** What is written where there is no `out`. */
+export type DefaultInferenceResultOf<T extends ValueArray, N extends AnyDType> = T extends TensorArray
+  ? T
+  : [N] extends [ResultDType]
+    ? [N] extends [never]
+      ? Float32Array
+      : ResultArrayOf<N>
+    : Float32Array;
+
+/** Of floats `dtype` says what the result is only where `out` is another array. */
+export type ResultNamed<T extends ValueArray, N extends AnyDType> = [N] extends [never]
+  ? unknown
+  : T extends Float32Array
+    ? N extends 'float32'
+      ? unknown
+      : {
+          /** Of the class that `dtype` says. */
+          readonly out: NamedResultOf<N>;
+        }
+    : unknown;
 
 /** What {@link backward} takes: what its forward pass was given, and the statistics. */
 export interface BackwardOptions<T extends TensorArray> extends PassOptions<T>, PresenceOptions {
@@ -311,15 +349,12 @@ export function forwardTraining<T extends TensorArray>(
  */
 export function forwardInference<
   T extends ValueArray,
-  N extends AnyDType = never,
-  O extends ValueArray = T extends TensorArray
-    ? T
-    : [N] extends [ResultDType]
-      ? [N] extends [never]
-        ? Float32Array
-        : ResultArrayOf<N>
-      : Float32Array,
->(x: TensorLike<T>, options: ForwardInferenceOptions<T, N, O>): Tensor<O>;
+  N extends InferenceDTypeOf<T> = never,
+  O extends InferenceResultOf<T, N> = never,
+>(
+  x: TensorLike<T>,
+  options: ForwardInferenceOptions<T, N, O> & ResultNamed<T, N>,
+): Tensor<WrittenOf<O, DefaultInferenceResultOf<T, N>>>;
 export function forwardInference<T extends TensorArray>(
   x: TensorLike<T>,
   options: ForwardInferenceOptions<T>,

@@ -61,7 +61,10 @@ export interface Groups {
 const { create } = Object;
 const { ceil } = Math;
 
-/** undefined where there is but one group: the batch. A last group of one value per channel is a part of the group before. */
+/**
+ * undefined where there is but one group: the batch. A last group of one value per channel is a part of the group before; but
+ * three or more of that kind are alike.
+ */
 export function divisionOf(
   shape: readonly number[],
   { outer, inner }: Geometry,
@@ -71,7 +74,8 @@ export function divisionOf(
   if (outer * inner === 0 || samples <= size) return undefined;
   const perSample = (outer * inner) / samples;
   let groups = ceil(samples / size);
-  if ((samples - (groups - 1) * size) * perSample === 1) groups--;
+  const isLastOne = (samples - (groups - 1) * size) * perSample === 1;
+  if (isLastOne && (groups === 2 || size * perSample > 1)) groups--;
   if (groups === 1) return undefined;
   return { groups, samples: size, lastSamples: samples - (groups - 1) * size, perSample };
 }

@@ -34,7 +34,7 @@ export type ArrayOf<D extends DType> = D extends 'float64'
       ? Uint16Array | HalfArray
       : Float32Array;
 
-/** The data types that inference gives: of float64 only float64 comes. */
+/** The data types that inference gives of those of 32 bits or less. */
 export type ResultDType = Exclude<DType, 'float64'> | IntegerDType;
 
 /** What inference writes where nobody says what: the class of x, and of integers float32. */
@@ -52,6 +52,51 @@ export type ResultArrayOf<D extends ResultDType> = D extends DType
     : D extends 'int8'
       ? Int8Array
       : Int16Array;
+
+/** The data types that inference may be asked for: of float64 only float64 comes. */
+export type ResultDTypeOf<T extends ValueArray> = T extends Float64Array ? 'float64' : ResultDType;
+
+/** What may be written where a dtype was said. */
+export type NamedResultOf<N extends AnyDType> = N extends 'float64'
+  ? Float64Array
+  : N extends 'uint8'
+    ? Uint8Array | Uint8ClampedArray
+    : N extends ResultDType
+      ? ResultArrayOf<N>
+      : never;
+
+/** Such arrays, in whatever memory. */
+export type ClassOf<T extends ValueArray> = T extends Float32Array
+  ? Float32Array
+  : T extends Float64Array
+    ? Float64Array
+    : T extends Uint16Array
+      ? Uint16Array
+      : T extends Uint8Array
+        ? Uint8Array
+        : T extends Uint8ClampedArray
+          ? Uint8ClampedArray
+          : T extends Int8Array
+            ? Int8Array
+            : T extends Int16Array
+              ? Int16Array
+              : T;
+
+/** What may be written where none was said: of what such an array is, or of what its class says by itself. */
+export type UnnamedResultOf<T extends ValueArray> =
+  | T
+  | ClassOf<T>
+  | (T extends Float64Array ? never : Float32Array | IntegerArray);
+
+/** What is written: `out`, or where there is none another array. */
+export type WrittenOf<O extends ValueArray, Otherwise extends ValueArray> = [O] extends [never]
+  ? Otherwise
+  : O;
+
+/** What may be added on the way to a result. */
+export type ResidualOf<T extends ValueArray, O extends ValueArray> = NoInfer<
+  T | ClassOf<T> | O | ClassOf<O> | Float32Array
+>;
 
 /** The data types that such an array may have. */
 export type DTypeOf<T extends TensorArray> = T extends Float32Array

@@ -623,7 +623,8 @@ export function newMemory(bytes: number): ArrayBuffer {
   return allocated(bytes, 'bytes', () => memoryOf(bytes));
 }
 
-function allocated<R>(size: number, unit: string, allocate: () => R): R {
+/** @throws RangeError where there is no memory for what is made. */
+export function allocated<R>(size: number, unit: string, allocate: () => R): R {
   try {
     return allocate();
   } catch {

@@ -1,8 +1,9 @@
 import { existsSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { fileURLToPath } from 'node:url';
-import type { Case, Pass } from '../cases.js';
-import { type Call, type Contender, eps } from '../contender.js';
+import { type Case, type Pass, sizeOf } from '../cases.js';
+import { type Buffers, type Call, type Contender, eps } from '../contender.js';
+import { bitsFor } from '../storage.js';
 
 const addon = new URL('../../build/bench/onednn.node', import.meta.url);
 
@@ -16,8 +17,10 @@ export function oneDnn(blocked: boolean): Contender {
   const { prepare } = createRequire(import.meta.url)(fileURLToPath(addon)) as {
     prepare(settings: object): Record<Pass, Call>;
   };
-  return (subject, { x, dy, y, dx, weight, bias }) => {
-    const { channels, dtype, layout, outer, inner, counts } = subject;
+  return (subject, buffers) => {
+    const { channels, dtype, layout, outer, inner, counts, storage } = subject;
+    const { y, weight, bias } = buffers;
+    if (storage !== undefined && !(storage in types)) return undefined;
     if (counts || dtype !== 'float32' || (blocked && (layout !== 'channels-first' || channels % 16 !== 0)))
       return undefined;
     const [batch] = subject.shape;
@@ -29,10 +32,7 @@ export function oneDnn(blocked: boolean): Contender {
       space: (outer * inner) / batch,
       format: formatOf(subject, blocked),
       eps,
-      x,
-      dy,
-      y,
-      dx,
+      ...tensorsOf(subject, buffers),
       weight,
       bias,
       mean,
@@ -51,6 +51,16 @@ export function oneDnn(blocked: boolean): Contender {
           },
     };
   };
+}
+
+/** What oneDNN calls the types that it has. */
+const types: Readonly<Record<string, string>> = { bfloat16: 'bf16', float16: 'f16' };
+
+function tensorsOf(subject: Case, { x, dy, y, dx }: Buffers) {
+  const { storage } = subject;
+  if (storage !== 'bfloat16' && storage !== 'float16') return { type: 'f32', x, dy, y, dx };
+  const bits = [1, 2, 3, 4].map((seed) => bitsFor(storage, sizeOf(subject), seed));
+  return { type: types[storage], x: bits[0], dy: bits[1], y: bits[2], dx: bits[3] };
 }
 
 function formatOf({ layout }: Case, blocked: boolean): string {

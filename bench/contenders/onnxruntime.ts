@@ -28,8 +28,8 @@ export function loadOnnxRuntime(): OnnxRuntime {
 export function onnxruntime(threads: number): Contender {
   const { Tensor, InferenceSession } = loadOnnxRuntime();
   return async (subject, { x, y, weight, bias, mean, variance }) => {
-    const { layout, shape, channels, dtype, counts } = subject;
-    if (counts || (layout === 'channels-last' && shape.length > 2)) return undefined;
+    const { layout, shape, channels, dtype, counts, storage } = subject;
+    if (counts || storage || (layout === 'channels-last' && shape.length > 2)) return undefined;
     const each = { ...subject, offset: 0, line: undefined };
     const tensor = (data: Values, dimensions: readonly number[] = [channels]) =>
       new Tensor(dtype, data, dimensions);

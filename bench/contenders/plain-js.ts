@@ -1,9 +1,13 @@
 import { arrayFor, type Contender, eps } from '../contender.js';
 import { backward, forwardInference, forwardTraining } from '../plain-js.js';
 import { backwardImputed, backwardWeighted, forwardImputed, forwardWeighted } from '../plain-js-counting.js';
+import { plainPictures } from '../storage.js';
 
 /** Loops as a good engineer writes them. */
 export const plainJs: Contender = (subject, { x, dy, y, dx, weight, bias, mean, variance, weights }) => {
+  // Nobody would write batch norm of bits as a loop.
+  if (subject.storage !== undefined)
+    return subject.storage === 'pictures' ? { calls: { inference: plainPictures(subject) } } : undefined;
   const affine = { weight, bias, eps };
   const moments = { mean, variance };
   const each = { ...subject, offset: 0, line: undefined };

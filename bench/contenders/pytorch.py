@@ -99,8 +99,33 @@ def prepare_counting(case, x, dy, weight, bias):
     calls["backward"] = lambda: trained.backward(dy)
 
 
+def prepare_storage(case):
+    """Tensors of 16 bits beside parameters of 32, pictures as torchvision's transforms do it, and conversions."""
+    storage = case["storage"]
+    size = case["outer"] * case["channels"] * case["inner"]
+    if storage == "pictures":
+        pixels = (torch.arange(size) * 2654435761 >> 24).to(torch.uint8).view(case["shape"])
+        mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
+        planes = lambda: pixels.permute(0, 3, 1, 2).contiguous().to(torch.float32).div_(255)
+        calls["inference"] = lambda: planes().sub_(mean).div_(std)
+    elif storage == "encode":
+        values = torch.rand(size)
+        calls["inference"] = lambda: values.to(torch.bfloat16)
+    elif storage == "decode":
+        values = torch.rand(size).to(torch.bfloat16)
+        calls["inference"] = lambda: values.to(torch.float32)
+    else:
+        dtype = torch.bfloat16 if storage == "bfloat16" else torch.float16
+        x, dy = (shaped(case, values_for(case, size)).to(dtype) for _ in range(2))
+        weight, bias = values_for(case, case["channels"]), values_for(case, case["channels"])
+        prepare_passes(case, x, dy, weight, bias)
+
+
 def prepare(case):
     calls.clear()
+    if "storage" in case:
+        prepare_storage(case)
+        return {"ready": True}
     size = case["outer"] * case["channels"] * case["inner"]
     x = shaped(case, values_for(case, size))
     dy = shaped(case, values_for(case, size))
@@ -108,10 +133,15 @@ def prepare(case):
     if "counts" in case:
         prepare_counting(case, x, dy, weight, bias)
         return {"ready": True}
+    prepare_passes(case, x, dy, weight, bias)
+    return {"ready": True}
+
+
+def prepare_passes(case, x, dy, weight, bias):
     mean, variance = statistics(case)
     calls["inference"] = lambda: torch.native_batch_norm(x, weight, bias, mean, variance, False, 0.1, EPS)
     if case["outer"] * case["inner"] == 1:
-        return {"ready": True}
+        return
     running_mean, running_var = statistics(case)
     calls["training"] = lambda: torch.native_batch_norm(
         x, weight, bias, running_mean, running_var, True, 0.1, EPS
@@ -120,7 +150,6 @@ def prepare(case):
     calls["backward"] = lambda: torch.ops.aten.native_batch_norm_backward(
         dy, x, weight, mean, variance, saved_mean, saved_invstd, True, EPS, [True, True, True]
     )
-    return {"ready": True}
 
 
 def repeat(call, repetitions):

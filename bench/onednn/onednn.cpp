@@ -1,5 +1,5 @@
-// oneDNN (version 2 or 3) as a contender: its three batch norm primitives on the caller's arrays, float32.
-// Built where its headers are installed.
+// oneDNN (version 2 or 3) as a contender: its three batch norm primitives on the caller's arrays, float32 or
+// 16 bits. Built where its headers are installed.
 
 #include <napi.h>
 
@@ -56,24 +56,31 @@ batch_normalization_backward::primitive_desc backward_of(
 #endif
 }
 
-/// prepare({batch, channels, space, format, eps, x, dy, y, dx, weight, bias, mean, variance, dWeight,
-/// dBias}): {inference, training, backward}. Arrays are Float32Array and must live as long as what is
-/// returned. format: 'nchw', 'nhwc' or 'nChw16c'.
+/// prepare({batch, channels, space, format, type, eps, x, dy, y, dx, weight, bias, mean, variance, dWeight,
+/// dBias}): {inference, training, backward}. Arrays must live as long as what is returned: Float32Array, and
+/// of tensors of another type than 'f32' Uint16Array. format: 'nchw', 'nhwc' or 'nChw16c'; type: 'f32',
+/// 'bf16' or 'f16'.
 Napi::Value prepare(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   const Napi::Object given = info[0].As<Napi::Object>();
   const auto number = [&](const char* name) { return given.Get(name).As<Napi::Number>().Int64Value(); };
-  const auto pointer = [&](const char* name) { return given.Get(name).As<Napi::Float32Array>().Data(); };
+  const auto pointer = [&](const char* name) -> void* {
+    const Napi::TypedArray array = given.Get(name).As<Napi::TypedArray>();
+    return static_cast<char*>(array.ArrayBuffer().Data()) + array.ByteOffset();
+  };
   const std::string format = given.Get("format").As<Napi::String>();
   const auto tag = format == "nhwc"   ? memory::format_tag::nhwc
                    : format == "nchw" ? memory::format_tag::nchw
                                       : memory::format_tag::nChw16c;
+  const std::string named = given.Get("type").As<Napi::String>();
+  const auto type = named == "bf16"  ? memory::data_type::bf16
+                    : named == "f16" ? memory::data_type::f16
+                                     : memory::data_type::f32;
   const float eps = given.Get("eps").As<Napi::Number>().FloatValue();
   try {
     const dnnl::engine engine(dnnl::engine::kind::cpu, 0);
     const dnnl::stream stream(engine);
-    const memory::desc tensor({number("batch"), number("channels"), number("space"), 1},
-                              memory::data_type::f32, tag);
+    const memory::desc tensor({number("batch"), number("channels"), number("space"), 1}, type, tag);
     const memory::desc per_channel({number("channels")}, memory::data_type::f32, memory::format_tag::a);
     const auto values = [&](const char* name) { return memory(tensor, engine, pointer(name)); };
     const auto channels = [&](const char* name) { return memory(per_channel, engine, pointer(name)); };
@@ -97,9 +104,9 @@ Napi::Value prepare(const Napi::CallbackInfo& info) {
     Napi::Object calls = Napi::Object::New(env);
     calls.Set("inference", as_call(env, stream, {batch_normalization_forward(inference), forward, arrays}));
     calls.Set("training", as_call(env, stream, {batch_normalization_forward(training), forward, arrays}));
-    calls.Set("backward",
-              as_call(env, stream,
-                      {batch_normalization_backward(backward_of(engine, tensor, eps, training)), backward, arrays}));
+    calls.Set("backward", as_call(env, stream,
+                                  {batch_normalization_backward(backward_of(engine, tensor, eps, training)),
+                                   backward, arrays}));
     return calls;
   } catch (const dnnl::error& error) {
     throw Napi::Error::New(env, error.message);

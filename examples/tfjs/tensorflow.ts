@@ -58,12 +58,12 @@ export async function onBothSides<T>(work: (side: Side) => T | Promise<T>): Prom
  * Does the work on both sides in turns, so that what slows the machine down hits both. The first round, in which
  * code is compiled and memory is touched for the first time, does not count.
  */
-export async function inTurns<T>(rounds: number, work: () => T | Promise<T>): Promise<Pair<T[]>> {
+export async function inTurns<T>(rounds: number, work: (side: Side) => T | Promise<T>): Promise<Pair<T[]>> {
   const results: Pair<T[]> = { stock: [], ours: [] };
   for (let round = 0; round <= rounds; round++) {
     for (const side of sidesOf(round)) {
       takeSide(side);
-      const result = await work();
+      const result = await work(side);
       if (round > 0) results[side].push(result);
     }
   }

@@ -27,6 +27,7 @@ import {
   type Times,
 } from './tensorflow.js';
 import { UsageError } from './usage.js';
+import { whole } from './whole.js';
 
 export interface FoldOptions {
   readonly out: string;
@@ -39,7 +40,7 @@ export interface FoldOptions {
 /** @returns the exit code. */
 export async function fold(file: string, options: FoldOptions): Promise<number> {
   const { force = false, time = false, shape, json = false } = options;
-  const out = placeOf(options.out, file, force);
+  const { place, isThere } = placeOf(options.out, file, force);
   const { tf, backends } = await loadTensorFlow();
   const model = await loadModel(tf, file);
   const { model: folded, folded: count, left } = foldModel(model);
@@ -55,7 +56,7 @@ export async function fold(file: string, options: FoldOptions): Promise<number> 
     );
   }
   const difference = time ? largestDifference(predict(model, inputs), predict(folded, inputs)) : undefined;
-  replaceFolder(out, files);
+  whole(() => writeFolder(place, files, isThere));
   if (json) {
     process.stdout.write(
       `${JSON.stringify({ file, out: options.out, folded: count, left, ...(time && { times, difference }) }, null, 2)}\n`,
@@ -87,10 +88,12 @@ function largestDifference(a: readonly ArrayLike<number>[], b: readonly ArrayLik
 }
 
 /** Where the folder is to be: what is there must be something that this program could have written, or nothing. */
-function placeOf(out: string, file: string, force: boolean): string {
+function placeOf(out: string, file: string, force: boolean): { place: string; isThere: boolean } {
   const refuse = (rule: string, actual: string) => new UsageError(`--out must ${rule}, got ${actual}`);
   const named = JSON.stringify(out);
-  if (lstatSync(out, { throwIfNoEntry: false }) === undefined) return resolve(out);
+  // Resolved, it would be the working directory.
+  if (out === '') throw refuse('be a folder', named);
+  if (lstatSync(out, { throwIfNoEntry: false }) === undefined) return { place: resolve(out), isThere: false };
   if (!force) throw refuse('be a folder that is not there', `${named}; --force replaces it`);
   if (!statSync(out, { throwIfNoEntry: false })?.isDirectory()) throw refuse('be a folder', named);
   // Of a link it is the folder that is replaced.
@@ -101,11 +104,15 @@ function placeOf(out: string, file: string, force: boolean): string {
   const names = readdirSync(place);
   if (names.length > 0 && !names.includes('model.json'))
     throw refuse('be empty or hold a model.json to be replaced', named);
-  return place;
+  return { place, isThere: true };
 }
 
-/** Writes beside the folder and renames, so that there is the old one or the whole of the new one. */
-function replaceFolder(out: string, files: ReadonlyMap<string, Uint8Array>): void {
+/**
+ * Writes beside the folder and renames, so that there is the old one or the whole of the new one.
+ *
+ * @param isThere whether one is there that may go. One that somebody has made since may not.
+ */
+function writeFolder(out: string, files: ReadonlyMap<string, Uint8Array>, isThere: boolean): void {
   // Another process may write the same folder now.
   const id = randomUUID();
   const temporary = `${out}.${id}.tmp`;
@@ -113,7 +120,7 @@ function replaceFolder(out: string, files: ReadonlyMap<string, Uint8Array>): voi
   try {
     mkdirSync(temporary, { recursive: true });
     for (const [name, bytes] of files) writeFileSync(join(temporary, name), bytes, { flag: 'wx' });
-    if (existsSync(out)) renameSync(out, old);
+    if (isThere && existsSync(out)) renameSync(out, old);
     try {
       renameSync(temporary, out);
     } catch (error) {

@@ -8,6 +8,7 @@ import { pageOf } from './page.js';
 import { type Range, type Report, reportOf } from './report.js';
 import { progress, shown } from './table.js';
 import { UsageError } from './usage.js';
+import { whole } from './whole.js';
 
 export interface InspectOptions {
   readonly strict?: boolean;
@@ -35,7 +36,10 @@ export async function inspect(
   progress('reading', files.length, files.length);
   const [norms, otherNorms] = found;
   const report = reportOf(file, norms, other === undefined ? undefined : { file: other, norms: otherNorms });
-  if (html !== undefined) replaceFile(html, new TextEncoder().encode(pageOf(report, norms, otherNorms)));
+  if (html !== undefined) {
+    const page = new TextEncoder().encode(pageOf(report, norms, otherNorms));
+    whole(() => replaceFile(html, page));
+  }
   process.stdout.write(json ? `${JSON.stringify(report, numbers, 2)}\n` : textOf(report));
   return strict && report.warnings.length > 0 ? 1 : 0;
 }

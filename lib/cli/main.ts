@@ -2,6 +2,7 @@
 // The program batchnorm: one command, one line for what is wrong.
 import { parseArgs } from 'node:util';
 import { version } from '../version.js';
+import { clearProgress } from './table.js';
 import { UsageError, usage, usages } from './usage.js';
 
 const help = { type: 'boolean', default: false } as const;
@@ -78,6 +79,7 @@ process.stdout.on('error', (error: NodeJS.ErrnoException) => {
 try {
   process.exitCode = await run(process.argv.slice(2));
 } catch (error) {
+  clearProgress();
   console.error(lineOf(error));
   process.exitCode = 2;
 }

@@ -8,14 +8,21 @@ export function shown(name: string): string {
 }
 
 const barWidth = 24;
+let isBarShown = false;
 
 /** A bar on a terminal; where stderr is none, nothing. */
 export function progress(what: string, done: number, all: number): void {
-  const { stderr } = process;
-  if (!stderr.isTTY) return;
-  if (done >= all) stderr.write('\r\u001b[K');
-  else {
+  if (done >= all) clearProgress();
+  else if (process.stderr.isTTY) {
     const filled = Math.round((done / all) * barWidth);
-    stderr.write(`\r${what} ${'█'.repeat(filled)}${'░'.repeat(barWidth - filled)} ${done}/${all}\u001b[K`);
+    const bar = `${'█'.repeat(filled)}${'░'.repeat(barWidth - filled)}`;
+    process.stderr.write(`\r${what} ${bar} ${done}/${all}\u001b[K`);
+    isBarShown = true;
   }
+}
+
+/** Gives the line back, for what is said of work that did not come to its end. */
+export function clearProgress(): void {
+  if (isBarShown) process.stderr.write('\r\u001b[K');
+  isBarShown = false;
 }

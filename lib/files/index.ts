@@ -103,7 +103,7 @@ const byExtension = new Map<string, Format>([
  * @throws RangeError (`ERR_BATCHNORM_INVALID_FILE`) for a file that is damaged or contradicts itself;
  * (`ERR_BATCHNORM_UNSUPPORTED_FILE`) for another format, or something in it that is not read;
  * (`ERR_BATCHNORM_FILE_TOO_LARGE`) for what would take more memory than a model needs, (`ERR_BATCHNORM_FILE_TOO_SLOW`) for HDF5 that
- * took longer than `timeout`.
+ * took longer than `timeout`; (`ERR_BATCHNORM_OUT_OF_MEMORY`) where there is no room for what is read.
  * @throws Error (`ERR_BATCHNORM_PACKAGE_MISSING`) where a package has to be installed; errors of `node:fs`, with their own codes.
  * @example
  * import { FrozenBatchNorm } from 'batchnorm';
@@ -210,7 +210,8 @@ const readNames = namesOf(['names', 'mostBytes']);
  * @throws RangeError (`ERR_BATCHNORM_INVALID_FILE`) for a file that is damaged or contradicts itself;
  * (`ERR_BATCHNORM_UNSUPPORTED_FILE`) for a tensor of a dtype for which there is no array, such as F8_E4M3;
  * (`ERR_BATCHNORM_FILE_TOO_LARGE`) for one with more than `mostBytes`, or a header of more than 16 MiB;
- * (`ERR_BATCHNORM_INVALID_VALUE`) for a name that the file does not have. Errors of `node:fs` have their own codes.
+ * (`ERR_BATCHNORM_INVALID_VALUE`) for a name that the file does not have; (`ERR_BATCHNORM_OUT_OF_MEMORY`) where there is no room for a tensor.
+ * Errors of `node:fs` have their own codes.
  * @example
  * import { readSafetensors } from 'batchnorm/files';
  *

@@ -1,6 +1,7 @@
 // JSON that someone else wrote: only what an object itself has counts, and everything has a type that is looked at.
 import { abridged } from './abridged.js';
 import { invalidFile, tooLarge } from './failures.js';
+import type { Source } from './source.js';
 
 /** More than the largest description of a model takes. */
 const mostBytes = 1 << 26;
@@ -10,8 +11,18 @@ export const mostDepth = 64;
 
 export type Json = Readonly<Record<string, unknown>>;
 
+function checkSize(name: string, bytes: number): void {
+  if (bytes > mostBytes) throw tooLarge(name, `have at most ${mostBytes} bytes`, `${bytes}`);
+}
+
+/** All of a file, of which nothing is read where that would be too much. */
+export function parseSource(name: string, source: Source): unknown {
+  checkSize(name, source.size);
+  return parseJson(name, source.read(0, source.size));
+}
+
 export function parseJson(name: string, bytes: Uint8Array): unknown {
-  if (bytes.length > mostBytes) throw tooLarge(name, `have at most ${mostBytes} bytes`, `${bytes.length}`);
+  checkSize(name, bytes.length);
   let text: string;
   try {
     text = new TextDecoder('utf-8', { fatal: true }).decode(bytes);

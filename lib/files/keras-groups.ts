@@ -12,7 +12,7 @@ import {
 import { invalidFile, unsupportedFile } from './failures.js';
 import type { Hdf5 } from './hdf5.js';
 import { parseText } from './json.js';
-import { type ConfiguredLayer, has, isNorm, matchNorm, normsOf, readConfig, settingsOf } from './keras.js';
+import { type ConfiguredLayer, has, isNorm, NormsByName, normsOf, readConfig, settingsOf } from './keras.js';
 
 type Layers = Map<string, StoredBatchNorm>;
 
@@ -28,13 +28,13 @@ export function layersOf(file: Hdf5): Layers {
 
 /** Keras 2, and the .h5 of Keras 3: datasets have the names of weights. */
 function layersByName(file: Hdf5, root: string, model: ConfiguredLayer | undefined): Layers {
-  const norms = model === undefined ? [] : normsOf(model);
+  const norms = new NormsByName(model === undefined ? [] : normsOf(model));
   const layers: Layers = new Map();
   const start = root === '' ? 0 : root.length + 1;
   const names: string[] = [];
   for (const path of file.walk(root)) names.push(path.slice(start));
   for (const [prefix, parts] of findLayers(names, kerasNames)) {
-    const norm = matchNorm(norms, prefix);
+    const norm = norms.match(prefix);
     const name = norm?.path ?? withoutRepeats(prefix);
     const parameters: Parameters = new Map();
     for (const [part, stored] of parts)

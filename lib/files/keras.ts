@@ -62,25 +62,82 @@ export interface ConfiguredNorm {
   readonly settings: Settings;
 }
 
+/** Names are short. Long ones around many layers would be there once for each of them. */
+const mostCharacters = 1 << 26;
+
 /** All batch norms of a model. */
-export function normsOf(model: ConfiguredLayer, prefix = ''): ConfiguredNorm[] {
-  const inner = model.wrapped === undefined ? model.layers : [...model.layers, model.wrapped];
-  return inner.flatMap((layer) => {
-    const path = prefix === '' ? layer.name : `${prefix}/${layer.name}`;
-    if (isNorm(layer)) return [{ path, name: layer.name, settings: settingsOf(layer) }];
-    return normsOf(layer, path);
-  });
+export function normsOf(model: ConfiguredLayer): ConfiguredNorm[] {
+  const norms: ConfiguredNorm[] = [];
+  let characters = 0;
+  const add = ({ layers, wrapped }: ConfiguredLayer, prefix: string) => {
+    for (const layer of wrapped === undefined ? layers : [...layers, wrapped]) {
+      const path = prefix === '' ? layer.name : `${prefix}/${layer.name}`;
+      if (!isNorm(layer)) {
+        add(layer, path);
+        continue;
+      }
+      characters += path.length;
+      if (characters > mostCharacters)
+        throw tooLarge('names of layers', `have at most ${mostCharacters} characters`, 'more');
+      norms.push({ path, name: layer.name, settings: settingsOf(layer) });
+    }
+  };
+  add(model, '');
+  return norms;
 }
 
-/**
- * The batch norm whose parameters have names that begin so: those of a weight have more or fewer of the names around it than a
- * layer has, by the version of Keras.
- */
-export function matchNorm(norms: readonly ConfiguredNorm[], prefix: string): ConfiguredNorm | undefined {
-  const endsWith = (end: string) => prefix === end || prefix.endsWith(`/${end}`);
-  const whole = norms.filter(({ path }) => endsWith(path));
-  if (whole.length > 0)
-    return whole.reduce((best, norm) => (norm.path.length > best.path.length ? norm : best));
-  const named = norms.filter(({ name }) => endsWith(name));
-  return named.length === 1 ? named[0] : undefined;
+/** Names by their parts, from the last to the first. */
+interface Endings {
+  readonly before: Map<string, Endings>;
+  /** Those that begin here. */
+  readonly norms: ConfiguredNorm[];
+}
+
+/** Batch norms, to be found by names that end as theirs: with as many steps as a name has parts, however many there are. */
+export class NormsByName {
+  readonly #byPath: Endings = { before: new Map(), norms: [] };
+  readonly #byName: Endings = { before: new Map(), norms: [] };
+
+  constructor(norms: readonly ConfiguredNorm[]) {
+    for (const norm of norms) {
+      placeOf(this.#byPath, norm.path).norms.push(norm);
+      placeOf(this.#byName, norm.name).norms.push(norm);
+    }
+  }
+
+  /**
+   * The batch norm whose parameters have names that begin so: those of a weight have more or fewer of the names around it than a
+   * layer has, by the version of Keras.
+   */
+  match(prefix: string): ConfiguredNorm | undefined {
+    let best: ConfiguredNorm | undefined;
+    for (const [norm] of endingsOf(this.#byPath, prefix)) best = norm ?? best;
+    if (best !== undefined) return best;
+    let named: ConfiguredNorm | undefined;
+    for (const norms of endingsOf(this.#byName, prefix)) {
+      if (norms.length > 1 || (norms.length === 1 && named !== undefined)) return undefined;
+      named = norms[0] ?? named;
+    }
+    return named;
+  }
+}
+
+function placeOf(endings: Endings, name: string): Endings {
+  let at = endings;
+  for (const part of name.split('/').reverse()) {
+    const next = at.before.get(part) ?? { before: new Map(), norms: [] };
+    at.before.set(part, next);
+    at = next;
+  }
+  return at;
+}
+
+/** Those whose name is an ending of another, the shortest first. */
+function* endingsOf(endings: Endings, name: string): Generator<readonly ConfiguredNorm[]> {
+  let at: Endings | undefined = endings;
+  for (const part of name.split('/').reverse()) {
+    at = at.before.get(part);
+    if (at === undefined) return;
+    yield at.norms;
+  }
 }

@@ -233,12 +233,15 @@ class OnnxModel {
     let type = 0;
     let isExternal = false;
     let raw: Range | undefined;
+    const tooMany = () => {
+      throw invalidFile(`${what}.dims`, `be at most ${mostRank}`, 'more');
+    };
     messages.fields(range, (field) => {
       if (field.number === 1)
-        messages.integers(field, (dimension) => {
+        messages.integers(field, mostRank, tooMany, (dimension) => {
           if (!Number.isSafeInteger(dimension) || dimension < 0)
             throw invalidFile(`${what}.dims`, 'be non-negative integers', `${dimension}`);
-          if (shape.length === mostRank) throw invalidFile(`${what}.dims`, `be at most ${mostRank}`, 'more');
+          if (shape.length === mostRank) tooMany();
           shape.push(dimension);
         });
       else if (field.number === 2) type = messages.integer(field);
@@ -293,13 +296,16 @@ class OnnxModel {
     const bytes = new Uint8Array(count * bytesOf[dtype]);
     const view = new DataView(bytes.buffer);
     let at = 0;
+    const tooMany = () => {
+      throw invalidFile(what, `have ${count} values`, 'more');
+    };
     const checkRoom = (more: number) => {
-      if (at + more > bytes.length) throw invalidFile(what, `have ${count} values`, 'more');
+      if (at + more > bytes.length) tooMany();
     };
     const wire = dtype === 'F64' ? wires.double : wires.single;
     const append = (field: Field) => {
       if (dtype === 'F16' || dtype === 'BF16')
-        return this.#messages.integers(field, (bits) => {
+        return this.#messages.integers(field, count, tooMany, (bits) => {
           checkRoom(2);
           view.setUint16(at, bits, true);
           at += 2;

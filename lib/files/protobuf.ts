@@ -21,8 +21,11 @@ export interface Field extends Range {
 
 export const wires = { varint: 0, double: 1, bytes: 2, single: 5 } as const;
 
-/** A tag and a length have at most ten bytes each. */
-const longestHead = 20;
+/** Bytes of an integer, at most. */
+const longestInteger = 10;
+
+/** A tag and a length. */
+const longestHead = 2 * longestInteger;
 
 /** Messages lie close together: one read of the file gives many. */
 const windowBytes = 1 << 16;
@@ -107,10 +110,20 @@ export class Messages {
     }
   }
 
-  /** Calls `visit` for each integer of a repeated field: one, or many in a row. */
-  integers({ wire, value, begin, end }: Field, visit: (value: number) => void): void {
+  /**
+   * Calls `visit` for each integer of a repeated field: one, or many in a row.
+   *
+   * @param most how many there may be. Where there are more for certain, `refuse` is called and nothing is read.
+   */
+  integers(
+    { wire, value, begin, end }: Field,
+    most: number,
+    refuse: () => never,
+    visit: (value: number) => void,
+  ): void {
     if (wire === wires.varint) visit(value);
     else if (wire === wires.bytes) {
+      if (end - begin > most * longestInteger) refuse();
       const reader = this.#Reader.create(this.read({ begin, end }));
       try {
         while (reader.pos < reader.len) visit(numberOf(reader.int64()));

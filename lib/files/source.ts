@@ -3,6 +3,7 @@ import { closeSync, constants, fstatSync, openSync, readSync, type Stats, statSy
 import { isAbsolute, relative, sep } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { typeError, wordedTypeError } from '../errors.js';
+import { newBytes } from '../validate.js';
 import { abridged } from './abridged.js';
 import { invalidFile } from './failures.js';
 
@@ -43,7 +44,7 @@ function openFile(path: string): Source {
       size,
       path,
       read(begin, end) {
-        const bytes = new Uint8Array(end - begin);
+        const bytes = newBytes(end - begin);
         for (let filled = 0; filled < bytes.length; ) {
           const count = readSync(file, bytes, filled, bytes.length - filled, begin + filled);
           if (count === 0)

@@ -22,11 +22,11 @@ import {
   listOf,
   mostDepth,
   own,
-  parseJson,
+  parseSource,
   sizesOf,
   textOf,
 } from './json.js';
-import { matchNorm, normsOf, readConfig } from './keras.js';
+import { NormsByName, normsOf, readConfig } from './keras.js';
 import { openBeside } from './onnx.js';
 import { isBytes, type Source } from './source.js';
 import { type StoredValues, valuesIn } from './tensors.js';
@@ -170,7 +170,7 @@ function parseModel(source: Source): {
   topology: Json;
   groups: { specs: unknown; bytes: Bytes }[];
 } {
-  const model = parseJson('file', source.read(0, source.size));
+  const model = parseSource('file', source);
   const topology = own(model, 'modelTopology');
   if (!isJson(model) || !isJson(topology))
     throw unsupportedFile('file', 'be a model.json of TensorFlow.js (with a modelTopology)', 'another JSON');
@@ -239,10 +239,10 @@ function layersOf(topology: Json, weights: ReadonlyMap<string, Parameter>): Laye
   if (nodes !== undefined) return layersOfGraph(listOf('modelTopology.node', nodes), weights);
   // What the converter writes has the model one level deeper than what TensorFlow.js saves.
   const config = own(topology, 'model_config') ?? topology;
-  const norms = normsOf(readConfig('modelTopology', config));
+  const norms = new NormsByName(normsOf(readConfig('modelTopology', config)));
   const layers: Layers = new Map();
   for (const [prefix, parts] of findLayers(weights.keys(), kerasNames)) {
-    const norm = matchNorm(norms, prefix);
+    const norm = norms.match(prefix);
     const name = norm?.path ?? prefix;
     if (layers.has(name)) throw invalidFile('a layer', 'have a name of its own', abridged(name));
     const parameters: Parameters = new Map();

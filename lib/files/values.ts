@@ -1,4 +1,5 @@
 // Little-endian values of any alignment, as arrays of this machine.
+import { allocated } from '../validate.js';
 import type { StoredValues } from './tensors.js';
 
 const single = new Float32Array(1);
@@ -61,7 +62,8 @@ export function readValues(dtype: string, bytes: Uint8Array): StoredValues {
   const kind = kinds.get(dtype);
   if (kind === undefined) throw new Error(`dtype must be readable, got ${dtype}`);
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
-  const values = kind.create(bytes.length / kind.bytes);
+  const count = bytes.length / kind.bytes;
+  const values = allocated(count, `values of ${dtype}`, () => kind.create(count));
   for (let i = 0; i < values.length; i++) values[i] = kind.read(view, i * kind.bytes);
   return values;
 }

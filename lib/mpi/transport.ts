@@ -180,7 +180,7 @@ export class MpiTransport implements Transport {
 
   /** Values for each member to add up, all of one length. */
   #shares(mine: Float64Array, first: number, count: number): Float64Array {
-    const shares = zeros<Float64Array>('float64', this.#size * this.#shareOf(count));
+    const shares = newArray<Float64Array>('float64', this.#size * this.#shareOf(count));
     copyInto(partOf(shares, 'float64', 0, count), partOf(mine, 'float64', first, count));
     return shares;
   }
@@ -192,7 +192,7 @@ export class MpiTransport implements Transport {
   #sumOfShares(count: number): Float64Array {
     const share = this.#shareOf(count);
     const parts = this.#taken(share);
-    const sums = zeros<Float64Array>('float64', share);
+    const sums = newArray<Float64Array>('float64', share);
     for (let rank = 0; rank < this.#size; rank++)
       takeBrought(
         'allReduce',
@@ -210,7 +210,7 @@ export class MpiTransport implements Transport {
 
   /** So many values of each member. */
   #taken(count: number): Float64Array {
-    const values = zeros<Float64Array>('float64', this.#size * count);
+    const values = newArray<Float64Array>('float64', this.#size * count);
     this.#mpi.take(values);
     return values;
   }

@@ -17,7 +17,7 @@ import {
 } from '../member.js';
 import { namesOf, propertyOf } from '../properties.js';
 import { lengthOf, zeros } from '../typed-array.js';
-import { checkInteger, readOptions } from '../validate.js';
+import { checkInteger, newArray, readOptions } from '../validate.js';
 import {
   type Broken,
   capacity,
@@ -135,7 +135,7 @@ class SharedMemory implements Transport {
       );
     const memory = this.#memory;
     const values = resultLength(kind, length, memory.size);
-    if (lengthOf(this.#result) < values) this.#result = zeros('float64', values);
+    if (lengthOf(this.#result) < values) this.#result = newArray('float64', values);
     for (let first = 0; first < length || first === 0; first += capacity) {
       this.#check(memory.bring({ code: codes[kind], length }, mine, first, partOfLength(length, first)));
       this.#check(memory.wait());
@@ -146,7 +146,7 @@ class SharedMemory implements Transport {
 
   async exchangeLater(kind: Kind, mine: Float64Array, length: number): Promise<Float64Array> {
     const memory = this.#memory;
-    const result = zeros<Float64Array>('float64', resultLength(kind, length, memory.size));
+    const result = newArray<Float64Array>('float64', resultLength(kind, length, memory.size));
     for (let first = 0; first < length || first === 0; first += capacity) {
       this.#check(memory.bring({ code: codes[kind], length }, mine, first, partOfLength(length, first)));
       this.#check(await memory.waitAsync());

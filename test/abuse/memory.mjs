@@ -1,6 +1,7 @@
 // Memory runs out: to be run with a limit of the address space. What is made here is never touched.
 import assert from 'node:assert/strict';
 import { BatchNorm, FrozenBatchNorm, forwardTraining } from 'batchnorm';
+import { WorkerGroup } from 'batchnorm/workers';
 import { assertSame, frozenLayer, layer, tensorOf } from './tools.mjs';
 
 const outOfMemory = { name: 'RangeError', code: 'ERR_BATCHNORM_OUT_OF_MEMORY' };
@@ -20,6 +21,11 @@ for (let round = 0; round < 3; round++) {
   assert.throws(() => forwardTraining({ data: new Float32Array(0), shape: [0, 2 ** 31 - 1] }), outOfMemory);
   assert.throws(() => new BatchNorm(2 ** 31 - 1), outOfMemory);
 }
+const member = WorkerGroup.join(new WorkerGroup(1).handle, 0);
+const values = new Float64Array(data.buffer);
+assert.throws(() => member.allReduce(values), outOfMemory);
+assert.throws(() => member.allGather(values, values), outOfMemory);
+await assert.rejects(member.allReduceAsync(values), outOfMemory);
 const bn = layer();
 await assert.rejects(bn.forwardAsync(x), outOfMemory);
 assert.equal(bn.batchesTracked, 0);

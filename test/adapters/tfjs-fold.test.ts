@@ -1,7 +1,9 @@
 // Models of TensorFlow.js without their batch norms predict as with them, on each backend, and after saving and loading.
+import { readFileSync } from 'node:fs';
 import { afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { largestDifference } from '../../examples/difference.js';
 import { fold, install, uninstall } from '../../lib/tfjs/index.js';
+import { inFiles } from '../support/files.js';
 import { expectListed } from '../support/messages.js';
 import { Random, seedNote } from '../support/random.js';
 import { tf } from '../support/tfjs.js';
@@ -519,7 +521,7 @@ function graphOf(
   }));
   const values = weightSpecs.flatMap(({ name, shape }) =>
     Array.from({ length: shape.reduce((product, dimension) => product * dimension, 1) }, () =>
-      /variance/.test(name) ? random.uniform(0.2, 2) : random.normal(0, 0.5),
+      name === 'dim' ? 2 : /variance/.test(name) ? random.uniform(0.2, 2) : random.normal(0, 0.5),
     ),
   );
   const sizes = inputShape.map((size) => ({ size: `${size}` }));
@@ -553,6 +555,7 @@ const norm = (name: string, x: string, epsilon?: number): GraphNode => ({
 });
 const normShapes = (name: string, channels: number) =>
   Object.fromEntries(['gamma', 'beta', 'mean', 'variance'].map((part) => [`${name}/${part}`, [channels]]));
+const squeezed = (...axes: string[]): Attributes => ({ squeeze_dims: { list: { i: axes } } });
 const fusedWithBias: Attributes = { fused_ops: { list: { s: [base64('BiasAdd')] } }, num_args: { i: '1' } };
 
 interface GraphCase {
@@ -651,6 +654,74 @@ const graphs: GraphCase[] = [
       ),
     folded: 0,
     ops: ['AddV2', 'MatMul', 'Mul', 'Placeholder'],
+  },
+  {
+    what: 'one without epsilon, which TensorFlow.js takes to be 1e-3',
+    shape: [2, 5, 5, 3],
+    artifacts: () => {
+      const graph = graphOf(
+        [-1, 5, 5, 3],
+        [{ name: 'conv', op: 'Conv2D', input: ['x', 'kernel'], attr: strided }, norm('bn', 'conv')],
+        { ...normShapes('bn', 4), kernel: [3, 3, 3, 4] },
+      );
+      // The variance, beside which TensorFlow's own 1e-4 would be another result.
+      new Float32Array(graph.weightData as ArrayBuffer).fill(1e-3, 12, 16);
+      return graph;
+    },
+    folded: 1,
+    ops: ['Placeholder', '_FusedConv2D'],
+  },
+  {
+    what: 'behind a convolution over one dimension, whose bias comes before or behind what takes the other away',
+    shape: [2, 5, 1, 3],
+    artifacts: () =>
+      graphOf(
+        [-1, 5, 1, 3],
+        [
+          { name: 'conv', op: 'Conv2D', input: ['x', 'kernel'], attr: strided },
+          { name: 'squeezed', op: 'Squeeze', input: ['conv'], attr: squeezed('-2') },
+          { name: 'bias', op: 'BiasAdd', input: ['squeezed', 'one'] },
+          { name: 'mul', op: 'Mul', input: ['bias', 'scale'] },
+          { name: 'relu', op: 'Relu', input: ['mul'] },
+          { name: 'wide', op: 'ExpandDims', input: ['relu', 'dim'] },
+          { name: 'conv2', op: 'Conv2D', input: ['wide', 'kernel2'], attr: strided },
+          { name: 'bias2', op: 'AddV2', input: ['conv2', 'one'] },
+          { name: 'squeezed2', op: 'Squeeze', input: ['bias2'], attr: squeezed('2') },
+          { name: 'mul2', op: 'Mul', input: ['squeezed2', 'scale'] },
+          { name: 'add2', op: 'AddV2', input: ['mul2', 'shift'] },
+        ],
+        {
+          kernel: [3, 1, 3, 4],
+          one: [4],
+          scale: [4],
+          dim: [],
+          kernel2: [3, 1, 4, 4],
+          shift: [1, 1, 4],
+        },
+      ),
+    folded: 2,
+    ops: ['ExpandDims', 'Placeholder', 'Relu', 'Squeeze', 'Squeeze', '_FusedConv2D', '_FusedConv2D'],
+  },
+  {
+    what: 'what takes the channels away stands between',
+    shape: [2, 5, 4, 3],
+    artifacts: () =>
+      graphOf(
+        [-1, 5, 4, 3],
+        [
+          { name: 'conv', op: 'Conv2D', input: ['x', 'kernel'], attr: strided },
+          { name: 'squeezed', op: 'Squeeze', input: ['conv'], attr: squeezed('-1') },
+          { name: 'mul', op: 'Mul', input: ['squeezed', 'one'] },
+          { name: 'relu', op: 'Relu', input: ['mul'] },
+          { name: 'wide', op: 'ExpandDims', input: ['relu', 'dim'] },
+          { name: 'conv2', op: 'Conv2D', input: ['wide', 'kernel2'], attr: strided },
+          { name: 'squeezed2', op: 'Squeeze', input: ['conv2'] },
+          { name: 'mul2', op: 'Mul', input: ['squeezed2', 'one'] },
+        ],
+        { kernel: [3, 3, 3, 1], one: [1], dim: [], kernel2: [1, 1, 4, 1] },
+      ),
+    folded: 0,
+    ops: ['Conv2D', 'Conv2D', 'ExpandDims', 'Mul', 'Mul', 'Placeholder', 'Relu', 'Squeeze', 'Squeeze'],
   },
   {
     what: 'a negative variance, beside one that can be folded',
@@ -765,7 +836,34 @@ describe.each(['cpu', 'wasm'])(`fold of graph models on %s, ${seedNote}`, (backe
     expect(valuesOf(model)).toEqual(expected);
     model.dispose();
   });
+
+  // The converter leaves what stands behind dense layers and convolutions over one dimension.
+  it.each([
+    ['graph', 3],
+    ['graph-unfolded', 7],
+  ])('%s of the converter predicts what Keras says', async (folder, norms) => {
+    const model = await tf.loadGraphModel(tf.io.fromMemory(convertedTo(folder)));
+    const { model: foldedModel, folded, left } = fold(model);
+    expect([folded, left]).toEqual([norms, []]);
+    const { node } = (foldedModel as unknown as { artifacts: { modelTopology: { node: GraphNode[] } } })
+      .artifacts.modelTopology;
+    expect(node.filter(({ op }) => /FusedBatchNorm|AddV2|^BiasAdd/.test(op))).toEqual([]);
+    const x = Float32Array.from({ length: 2 * 8 * 8 * 3 }, (_, i) => Math.sin(i));
+    const values = (foldedModel.predict(tf.tensor(x, [2, 8, 8, 3])) as tf.Tensor).dataSync<'float32'>();
+    const expected = JSON.parse(readFileSync(inFiles('expected-graph.json'), 'utf8')).graph;
+    expectAlike([values], [Float32Array.from(expected)]);
+    for (const each of [foldedModel, model]) each.dispose();
+  });
 });
+
+function convertedTo(folder: string): tf.io.ModelArtifacts {
+  const { modelTopology, weightsManifest, signature } = JSON.parse(
+    readFileSync(inFiles(`${folder}/model.json`), 'utf8'),
+  );
+  const [{ weights, paths }] = weightsManifest;
+  const weightData = new Uint8Array(readFileSync(inFiles(`${folder}/${paths[0]}`))).buffer;
+  return { modelTopology, weightSpecs: weights, weightData, signature };
+}
 
 it.each<[value: unknown, message: string]>([
   [undefined, 'model must be a layers model or graph model of TensorFlow.js 4, got undefined'],

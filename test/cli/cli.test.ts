@@ -14,9 +14,11 @@ import {
 } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
+import { pathToFileURL } from 'node:url';
 import * as tf from '@tensorflow/tfjs';
 import { loadBatchNorms, writeSafetensors } from 'batchnorm/files';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { table } from '../../lib/cli/table.js';
 import { version } from '../../lib/version.js';
 import { inFiles } from '../support/files.js';
 import { patience } from '../support/patience.js';
@@ -97,6 +99,24 @@ describe('help and mistakes', () => {
 });
 
 describe('inspect', () => {
+  it('says what is wrong in a line of its own on a terminal, where a bar stood', () => {
+    const program = `${process.execPath} ${resolve(bin.batchnorm)} inspect ${join(folder, 'none.onnx')}`;
+    // util-linux has it, and Debian's bsdutils.
+    const { error, stdout } = spawnSync('script', ['-qec', program, '/dev/null'], { encoding: 'utf8' });
+    if (error) return;
+    const [bar, line, rest] = stdout.split('\r\u001b[K');
+    expect([bar, line, rest]).toEqual([
+      expect.stringMatching(/^\rreading .* 0\/1/),
+      expect.stringMatching(/^batchnorm: ENOENT.*\r\n$/),
+      undefined,
+    ]);
+  });
+
+  it('lists any number of layers', () => {
+    const rows = Array.from({ length: 200_000 }, (_, i) => [`${i}`]);
+    expect(table(['name'], rows).split('\n')).toHaveLength(rows.length + 2);
+  });
+
   it('prints a row for each batch norm, and nothing is wrong', () => {
     const { status, stdout, stderr } = run('inspect', sound, '--strict');
     expect({ status, stderr }).toEqual({ status: 0, stderr: '' });
@@ -330,6 +350,68 @@ describe('models of TensorFlow.js', () => {
     expect(existsSync(path)).toBe(true);
     rmSync(join(folder, 'model.json'));
   });
+
+  it('fold takes no name for the working directory', { timeout: patience }, () => {
+    const work = join(folder, 'unnamed');
+    mkdirSync(work);
+    writeFileSync(join(work, 'mine'), '');
+    expect(runIn(work, 'fold', path, '--out', '')).toEqual({
+      status: 2,
+      stdout: '',
+      stderr: 'batchnorm: --out must be a folder, got "" (batchnorm --help)\n',
+    });
+    expect(readdirSync(work)).toEqual(['mine']);
+  });
+
+  /** `batchnorm fold` with code that runs before its first file is written. */
+  function foldAfter(code: string, out: string) {
+    const preload = join(folder, 'preload.mjs');
+    writeFileSync(
+      preload,
+      `import fs from 'node:fs';
+      import { syncBuiltinESMExports } from 'node:module';
+      const { writeFileSync, mkdirSync } = fs;
+      fs.writeFileSync = (...args) => {
+        ${code};
+        return writeFileSync(...args);
+      };
+      syncBuiltinESMExports();`,
+    );
+    const args = [
+      '--import',
+      pathToFileURL(preload).href,
+      resolve(bin.batchnorm),
+      'fold',
+      path,
+      '--out',
+      out,
+    ];
+    return spawnSync(process.execPath, args, { encoding: 'utf8', timeout: patience });
+  }
+
+  it('fold leaves a folder alone that somebody made while it worked', { timeout: patience }, () => {
+    const out = join(folder, 'meanwhile');
+    const [folderName, fileName] = [out, join(out, 'mine')].map((name) => JSON.stringify(name));
+    const { status, stderr } = foldAfter(
+      `mkdirSync(${folderName}, { recursive: true }); writeFileSync(${fileName}, '')`,
+      out,
+    );
+    expect(stderr).toMatch(/^batchnorm: .*not empty.*\n$/);
+    expect(status).toBe(2);
+    expect(readdirSync(out)).toEqual(['mine']);
+    expect(readdirSync(folder).filter((name) => /\.(?:tmp|old)$/.test(name))).toEqual([]);
+  });
+
+  it.runIf(process.platform !== 'win32')(
+    'fold writes the whole model though a signal is to end it',
+    { timeout: patience },
+    () => {
+      const out = join(folder, 'interrupted');
+      foldAfter("process.kill(process.pid, 'SIGTERM')", out);
+      expect(readdirSync(out).sort()).toEqual(['group1-shard1of1.bin', 'model.json']);
+      expect(readdirSync(folder).filter((name) => /\.(?:tmp|old)$/.test(name))).toEqual([]);
+    },
+  );
 
   it('fold writes nothing where the times cannot be had', { timeout: patience }, () => {
     const out = join(folder, 'untimed');

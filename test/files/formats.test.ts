@@ -54,6 +54,26 @@ describe.each([
   });
 });
 
+it('a model has its batch norms wherever they stand', async () => {
+  expect([...(await loadBatchNorms(join(folder, 'places.onnx'))).keys()]).toEqual([
+    'before-conv',
+    'behind-biased-conv',
+    'behind-conv',
+    'behind-shared-conv',
+    'behind-relu',
+    'behind-matmul',
+    'behind-biased-matmul',
+    'behind-gemm',
+  ]);
+});
+
+it('a graph model of the converter has the fused batch norms that it left', async () => {
+  const model = join(folder, 'graph-unfolded', 'model.json');
+  const found = await loadBatchNorms(model);
+  expect([...found.keys()].map((name) => name.split('/').at(-1))).toEqual(Array(4).fill('FusedBatchNormV3'));
+  expect(await loadBatchNorms(join(folder, 'graph', 'model.json'))).toEqual(new Map());
+});
+
 describe('bytes and models', () => {
   it.each([
     'torch-bfloat16.safetensors',

@@ -1,6 +1,15 @@
 // Files that are damaged or made to harm: an error with a code, in bounded time and memory, whatever the bytes are.
 import { spawnSync } from 'node:child_process';
-import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import {
+  cpSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  truncateSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { BlobWriter, TextReader, Uint8ArrayReader, ZipWriter } from '@zip.js/zip.js';
@@ -201,6 +210,53 @@ describe('a model.json', () => {
     expect((await failureOf(() => loadBatchNorms(path)))?.code).toBe('ERR_BATCHNORM_FILE_TOO_LARGE');
   });
 
+  interface Norms {
+    path: string;
+    names: string[];
+  }
+
+  /** Batch norms within a model. */
+  function withNorms(count: number, around: string): Norms {
+    const names = Array.from({ length: count }, (_, i) => `n${i}`);
+    const layers = names.map((name) => ({ class_name: 'BatchNormalization', config: { name } }));
+    const inner = { class_name: 'Sequential', config: { name: around, layers } };
+    const weights = names.flatMap((name) =>
+      ['moving_mean', 'moving_variance'].map((part) => ({
+        name: `${name}/${part}`,
+        shape: [1],
+        dtype: 'float32',
+      })),
+    );
+    mkdirSync(join(folder, 'many'), { recursive: true });
+    fileOf('many/values.bin', new Uint8Array(8 * count));
+    const model = {
+      modelTopology: { class_name: 'Sequential', config: { name: 'model', layers: [inner] } },
+      weightsManifest: [{ paths: ['values.bin'], weights }],
+    };
+    return { path: fileOf('many/model.json', JSON.stringify(model)), names };
+  }
+
+  it('of any number of batch norms is gone through once', { timeout: patience }, async () => {
+    const { path, names } = withNorms(100_000, 'inner');
+    expect([...(await loadBatchNorms(path)).keys()]).toEqual(names.map((name) => `inner/${name}`));
+  });
+
+  it('with a long name around many layers is refused', async () => {
+    const { path } = withNorms(100, 'a'.repeat(1 << 20));
+    const failure = await failureOf(() => loadBatchNorms(path));
+    expect(failure?.message).toBe('names of layers must have at most 67108864 characters, got more');
+    expect(failure?.code).toBe('ERR_BATCHNORM_FILE_TOO_LARGE');
+  });
+
+  it.skipIf(process.platform === 'win32')('as long as a disk is refused', async () => {
+    const path = fileOf('sparse.json', '{');
+    truncateSync(path, 2 ** 40);
+    const failure = await failureOf(() => loadBatchNorms(path));
+    expect(failure?.message).toBe(`file must have at most ${2 ** 26} bytes, got ${2 ** 40}`);
+    expect(failure?.code).toBe('ERR_BATCHNORM_FILE_TOO_LARGE');
+    rmSync(path);
+  });
+
   it('may have names of what objects have', async () => {
     const path = changed(({ weightsManifest: [group] }) => {
       for (const weight of group.weights)
@@ -340,6 +396,32 @@ describe('an .onnx', () => {
     const failure = await failureOf(() => loadBatchNorms(fileOf('refused.onnx', bytes)));
     expect(failure?.message).toContain(text);
     expect(failure?.code).toBe(`ERR_BATCHNORM_${code}`);
+  });
+
+  // Sparse: it takes no room on the disk, but of Windows, and would take all memory.
+  it
+    .skipIf(process.platform === 'win32')
+    .each<[what: string, number: number, before: Uint8Array, text: string]>([
+      ['dimensions', 1, tensor([2, 1]), 'dims must be at most 64, got more'],
+      ['half values', 5, tensor([1, 1], [2, 10]), 'must have 1 values, got more'],
+    ])('with a list of %s as long as a disk is refused', async (_what, number, before, text) => {
+    const bytes = 2 ** 40;
+    const head = (field: number, length: number) =>
+      protobuf.Writer.create()
+        .uint32(field * 8 + 2)
+        .int64(length)
+        .finish();
+    const list = head(number, bytes);
+    const inGraph = head(5, before.length + list.length + bytes);
+    const nodes = message([1, norm]);
+    const inModel = head(7, nodes.length + inGraph.length + before.length + list.length + bytes);
+    const start = Buffer.concat([inModel, nodes, inGraph, before, list]);
+    const path = fileOf('sparse.onnx', start);
+    truncateSync(path, start.length + bytes);
+    const failure = await failureOf(() => loadBatchNorms(path));
+    expect(failure?.message).toContain(text);
+    expect(failure?.code).toBe('ERR_BATCHNORM_INVALID_FILE');
+    rmSync(path);
   });
 
   it('of graphs within graphs without end is refused', async () => {

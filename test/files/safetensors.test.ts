@@ -1,5 +1,13 @@
 // safetensors, read strictly and written.
-import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  truncateSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { type Checkpoint, readSafetensors, type StoredTensor, writeSafetensors } from 'batchnorm/files';
@@ -296,6 +304,25 @@ describe('a safetensors file', () => {
 });
 
 describe('on the disk', () => {
+  it.skipIf(process.platform === 'win32')(
+    'a tensor for which there is no memory is told as such',
+    async () => {
+      const bytes = 2 ** 42;
+      const path = join(folder, 'sparse.safetensors');
+      const header = { large: { dtype: 'U8', shape: [bytes], data_offsets: [0, bytes] } };
+      const begin = file(header);
+      writeFileSync(path, begin);
+      // Sparse: it takes no room on the disk.
+      truncateSync(path, begin.length + bytes);
+      expect(await failureOf(() => readSafetensors(path))).toEqual({
+        code: 'ERR_BATCHNORM_OUT_OF_MEMORY',
+        message: `a result must fit into memory, got ${bytes} bytes`,
+      });
+      expect(readSafetensors(path, { names: [] }).tensors.size).toBe(0);
+      rmSync(path);
+    },
+  );
+
   it('a file is replaced as a whole, and nothing is left beside it', () => {
     const path = join(folder, 'replaced.safetensors');
     writeFileSync(path, 'old');

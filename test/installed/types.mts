@@ -2,7 +2,7 @@
 import {
   BatchNorm,
   capabilities,
-  type FrozenBatchNorm,
+  FrozenBatchNorm,
   foldIntoLinear,
   type ProcessGroup,
   type Tensor,
@@ -25,8 +25,14 @@ const bits: Tensor<Uint16Array> = new BatchNorm(2, { dtype: 'bfloat16' }).forwar
 });
 // @ts-expect-error bits are no floats
 bn.forward(bits);
+const pixels = { data: new Uint8Array(4), shape: [2, 2] };
+const normalize = FrozenBatchNorm.fromMeanStd({ mean: [0, 0], std: [1, 1], dtype: 'float32' });
+const plane: Tensor<Float32Array> = normalize.run(pixels, { outAxis: 1 });
+const half: Tensor<Uint16Array> = normalize.run(pixels, { dtype: 'float16', out: new Uint16Array(4) });
+// @ts-expect-error out is another class than dtype says
+normalize.run(pixels, { dtype: 'int8', out: new Uint8Array(4) });
 const group: ProcessGroup = WorkerGroup.join(new WorkerGroup(1, { timeout: 1000 }).handle, 0);
 const stored: Promise<Map<string, StoredBatchNorm>> = loadBatchNorms('model.onnx', { timeout: 1000 });
 const member = new BatchNorm(2, { group });
 const processes: Required<ProcessGroup> = mpi({ library: 'libmpi.so.40', timeout: 1000 });
-void [later, folded, isa, member, bits, processes, stored];
+void [later, folded, isa, member, bits, processes, stored, plane, half];

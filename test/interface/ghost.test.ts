@@ -653,6 +653,34 @@ describe('groups in which there is little', () => {
     expect([bn.batchesTracked, bn.lastMoments]).toEqual([0, undefined]);
   });
 
+  it('weights of all ones change nothing in groups of one value', async () => {
+    for (const samples of [2, 3, 4]) {
+      const x = column(...[1, 2, 5, 9].slice(0, samples));
+      const dy = column(...[3, -1, 2, 4].slice(0, samples));
+      const made = () => {
+        const bn = new BatchNorm(1, { virtualBatchSize: 1, singleValue: 'running', eps: 1e-12 });
+        bn.runningMean?.fill(0.5);
+        return bn;
+      };
+      const [plain, weighted, later] = [made(), made(), made()];
+      const weights = new Uint8Array(samples).fill(1);
+      const y = plain.forward(x).data;
+      const { dx } = plain.backward(dy);
+      expectSame(weighted.forward(x, { weights }).data, y, `${samples} samples: y`);
+      expectSame(weighted.backward(dy).dx?.data ?? [], dx?.data ?? [], `${samples} samples: dx`);
+      expectSame((await later.forwardAsync(x, { weights })).data, y, `${samples} samples: y, later`);
+      for (const bn of [weighted, later]) {
+        expect(bn.stateDict()).toEqual(plain.stateDict());
+        expect(bn.lastMoments?.toJSON()).toEqual(plain.lastMoments?.toJSON());
+      }
+      const strict = () => new BatchNorm(1, { virtualBatchSize: 1 });
+      if (samples > 2)
+        expect(() => strict().forward(x, { weights })).toThrow(
+          `got shape [${samples}, 1]; call eval() or use a larger virtualBatchSize`,
+        );
+    }
+  });
+
   it('an empty batch changes nothing', () => {
     for (const shape of [
       [0, 2, 3],

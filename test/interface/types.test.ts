@@ -14,6 +14,8 @@ import { expectError } from '../support/tensors.js';
 
 const singles = tensor(Float32Array.of(1, 2, 3, 4), [2, 2]);
 const doubles = tensor(Float64Array.of(1, 2, 3, 4), [2, 2]);
+const bytes = { data: Uint8Array.of(1, 2, 3, 4), shape: [2, 2] };
+const state = { running_mean: [0, 0], running_var: [1, 1] };
 const bits = tensor(Uint16Array.of(0x3f80, 0x4000, 0x4040, 0x4080), [2, 2]);
 
 // What the compiler refuses is refused at run time too; `npm run check` compiles this file.
@@ -48,7 +50,6 @@ describe('the compiler catches', () => {
     expectError(() => bn.freeze().run(bits), TypeError);
     // @ts-expect-error: and a float64 layer Float64Array
     expectError(() => new BatchNorm(2, { dtype: 'float64' }).forward(bits), TypeError);
-    const state = { running_mean: [0, 0], running_var: [1, 1] };
     // @ts-expect-error: of bits somebody must say which they are
     expectError(() => FrozenBatchNorm.from(state).run(bits), TypeError);
   });
@@ -73,6 +74,66 @@ describe('the compiler catches', () => {
     expectError(() => forwardTraining(singles, { dtype: 'bfloat16' }), TypeError);
     // @ts-expect-error: nor are bits floats
     expectError(() => Moments.of(bits, { dtype: 'float32' }), TypeError);
+  });
+
+  it('a result that dtype and out say differently, or that inference does not give', () => {
+    const frozen = FrozenBatchNorm.from(state, { dtype: 'float32' });
+    const double = FrozenBatchNorm.from(state, { dtype: 'float64' });
+    // @ts-expect-error: dtype says another class
+    expectError(() => frozen.run(singles, { dtype: 'int8', out: new Float32Array(4) }), TypeError);
+    // @ts-expect-error: a Uint8Array is not of int8
+    expectError(() => frozen.run(bytes, { dtype: 'int8', out: new Uint8Array(4) }), TypeError);
+    // @ts-expect-error: of bits somebody must say which they are
+    expectError(() => frozen.run(singles, { out: new Uint16Array(4) }), TypeError);
+    // @ts-expect-error: of float32 no float64 comes
+    expectError(() => frozen.run(singles, { out: new Float64Array(4) }), TypeError);
+    // @ts-expect-error: not by its name either
+    expectError(() => frozen.run(singles, { dtype: 'float64' }), RangeError);
+    // @ts-expect-error: of float64 only float64 comes
+    expectError(() => double.run(doubles, { out: new Float32Array(4) }), TypeError);
+    // @ts-expect-error: whatever dtype says
+    expectError(() => double.run(doubles, { dtype: 'float32' }), TypeError);
+    const given = { mean: new Float32Array(2), variance: new Float32Array(2) };
+    // @ts-expect-error: the function likewise
+    expectError(() => forwardInference(singles, { ...given, out: new Float64Array(4) }), TypeError);
+    // @ts-expect-error: of float64 only float64 comes
+    expectError(() => forwardInference(doubles, { ...given, out: new Float32Array(4) }), TypeError);
+    // @ts-expect-error: of bits somebody must say which they are
+    expectError(() => forwardInference(singles, { ...given, out: new Uint16Array(4) }), TypeError);
+    const options = { ...given, dtype: 'int8' as const, out: new Uint8Array(4) };
+    // @ts-expect-error: dtype says another class
+    expectError(() => forwardInference(bytes, options), TypeError);
+  });
+
+  it('a dtype of the function that is not that of x, where out does not say otherwise', () => {
+    const given = { mean: new Float32Array(2), variance: new Float32Array(2) };
+    // @ts-expect-error: floats are not bits
+    expectError(() => forwardInference(singles, { ...given, dtype: 'bfloat16' }), TypeError);
+    // @ts-expect-error: nor float64
+    expectError(() => forwardInference(singles, { ...given, dtype: 'float64' }), TypeError);
+    // @ts-expect-error: nor are bits floats
+    expectError(() => forwardInference(bits, { ...given, dtype: 'float32' }), TypeError);
+    // @ts-expect-error: integers neither
+    expectError(() => forwardInference(bytes, { ...given, dtype: 'float64' }), RangeError);
+    // @ts-expect-error: in backward as well
+    expectError(() => backward(singles, singles, { ...given, dtype: 'bfloat16' }), TypeError);
+  });
+
+  it('a residual, or a gradient, of another dtype', () => {
+    const frozen = FrozenBatchNorm.from(state, { dtype: 'float32' });
+    // @ts-expect-error: it has the dtype of x
+    expectError(() => frozen.run(singles, { residual: doubles }), TypeError);
+    const given = { mean: new Float32Array(2), variance: new Float32Array(2) };
+    // @ts-expect-error: in the function likewise
+    expectError(() => forwardInference(singles, { ...given, residual: doubles }), TypeError);
+    // @ts-expect-error: in training
+    expectError(() => forwardTraining(singles, { residual: doubles }), TypeError);
+    // @ts-expect-error: and on the way back
+    expectError(() => backward(singles, singles, { ...given, residual: doubles }), TypeError);
+    // @ts-expect-error: where out is none of them either
+    expectError(() => backward(singles, singles, { ...given, out: new Float64Array(4) }), TypeError);
+    // @ts-expect-error: dy is of the dtype of x
+    expectError(() => backward(singles, doubles, given), TypeError);
   });
 
   it('a Float64Array in a layer composed of float32 ones', () => {
@@ -110,6 +171,33 @@ describe('the types say', () => {
     expectTypeOf(gradients.dWeight).toExtend<Float32Array>();
     expect([bn.weight, dWeight, gradients.dBias].every((array) => array instanceof Float32Array)).toBe(true);
     expect(forwardInference(bits, { dtype: 'bfloat16', mean, variance }).data).toBeInstanceOf(Uint16Array);
+  });
+
+  it('what inference writes: what out is, else what dtype says, else what x is', () => {
+    const frozen = FrozenBatchNorm.from(state, { dtype: 'float32' });
+    const half = FrozenBatchNorm.from(state, { dtype: 'bfloat16' });
+    const given = { mean: new Float32Array(2), variance: new Float32Array(2) };
+    const [shared, other] = [16, 16].map((size) => new Float32Array(new SharedArrayBuffer(size)));
+    expectTypeOf(frozen.run(singles).data).toEqualTypeOf<Float32Array<ArrayBuffer>>();
+    expectTypeOf(frozen.run(bytes).data).toEqualTypeOf<Float32Array>();
+    expectTypeOf(frozen.run(bytes, { dtype: 'int8' }).data).toEqualTypeOf<Int8Array>();
+    expectTypeOf(frozen.run(singles, { out: new Uint8ClampedArray(4) }).data).toExtend<Uint8ClampedArray>();
+    expectTypeOf(
+      frozen.run(singles, { dtype: 'float16', out: new Uint16Array(4) }).data,
+    ).toExtend<Uint16Array>();
+    expectTypeOf(half.run(bits, { out: new Float32Array(4) }).data).toExtend<Float32Array>();
+    expectTypeOf(half.run(bytes, { out: new Uint16Array(4) }).data).toExtend<Uint16Array>();
+    expectTypeOf(frozen.runAsync(bytes, { dtype: 'uint8' })).resolves.toExtend<{ data: Uint8Array }>();
+    expectTypeOf(
+      forwardInference(bits, { ...given, dtype: 'bfloat16', out: new Float32Array(4) }).data,
+    ).toExtend<Float32Array>();
+    expectTypeOf(forwardInference(bytes, { ...given, dtype: 'int8' }).data).toEqualTypeOf<Int8Array>();
+    expectTypeOf(
+      forwardInference(singles, { ...given, dtype: 'bfloat16', out: new Uint16Array(4) }).data,
+    ).toExtend<Uint16Array>();
+    // Of whichever memory.
+    const residual = { data: other, shape: [2, 2] };
+    expect(frozen.run(singles, { residual, out: shared }).data).toBe(shared);
   });
 
   it('that a folded layer has the dtype of the layer', () => {

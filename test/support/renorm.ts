@@ -92,12 +92,16 @@ export function backward(pass: Pass, dy: Values, of: Correction): Gradients {
   };
 }
 
-/** Parts of a batch of so many samples each; the last may be smaller, and joins the one before where it has one value per channel. */
+/**
+ * Parts of a batch of so many samples each; the last may be smaller, and joins the one before where it has one value per channel, but
+ * not where three or more have no more than that.
+ */
 export function groups(samples: number, size: number, valuesPerSample: number): [from: number, to: number][] {
   const parts: [number, number][] = [];
   for (let from = 0; from < samples; from += size) parts.push([from, Math.min(from + size, samples)]);
   const last = parts[parts.length - 1];
-  if (parts.length > 1 && (last[1] - last[0]) * valuesPerSample === 1) {
+  const areAllOne = parts.length > 2 && size * valuesPerSample === 1;
+  if (parts.length > 1 && !areAllOne && (last[1] - last[0]) * valuesPerSample === 1) {
     parts.pop();
     parts[parts.length - 1][1] = samples;
   }

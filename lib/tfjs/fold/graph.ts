@@ -26,7 +26,7 @@ interface Attribute {
   readonly i?: string;
   readonly type?: unknown;
   readonly tensor?: object;
-  readonly list?: { readonly s?: readonly string[] };
+  readonly list?: { readonly s?: readonly string[]; readonly i?: readonly string[] };
 }
 
 interface Artifacts {
@@ -72,6 +72,8 @@ const defaultEps = 1e-3;
 interface Match {
   readonly name: string;
   readonly linear: Node;
+  /** Between the two, and to stay there: takes a dimension away that is 1. */
+  readonly squeeze: Node | undefined;
   /** Between the two, or part of the batch norm. */
   readonly gone: readonly Node[];
   readonly shape: readonly number[];
@@ -169,18 +171,23 @@ function linearBefore(
   bn: FixedBatchNorm,
   rank = 1,
 ): Match {
-  let most = rank;
   const gone = [...between];
-  let linear = graph.only(x);
-  if (linear === undefined) throw new Obstacle(`what stands before it (${x}) is read elsewhere too`);
+  let most = rank;
   let bias: string | undefined;
-  const added = isSum(linear) ? graph.withConstant(linear) : undefined;
-  if (added !== undefined) {
-    gone.push(linear);
+  const addedBy = (node: Node): Node => {
+    const added = bias === undefined && isSum(node) ? graph.withConstant(node) : undefined;
+    if (added === undefined) return node;
+    gone.push(node);
     bias = added.name;
     most = Math.max(most, added.rank);
-    linear = graph.only(added.x);
-    if (linear === undefined) throw new Obstacle(`what stands before it (${added.x}) is read elsewhere too`);
+    return onlyBefore(graph, added.x);
+  };
+  let linear = addedBy(onlyBefore(graph, x));
+  let squeeze: Node | undefined;
+  // Convolutions over one dimension are made of those over two.
+  if (linear.op === 'Squeeze') {
+    squeeze = linear;
+    linear = addedBy(onlyBefore(graph, linear.input?.[0] ?? ''));
   }
   const known = linears.get(linear.op);
   if (known === undefined) throw new Obstacle(`${linear.op} (${linear.name}) stands before it`);
@@ -200,12 +207,27 @@ function linearBefore(
   if (values === undefined || shape === undefined || (bias !== undefined && biasValues === undefined))
     throw new Obstacle(`the kernel of ${linear.name} before it is no constant`);
   const outputs = outputsOf(known.layout, [shape]);
-  if (lengthOf(bn.mean) !== outputs || most > shape.length)
+  const taken = squeeze === undefined ? 0 : takenBy(squeeze, shape.length);
+  if (lengthOf(bn.mean) !== outputs || most > shape.length - taken)
     throw new Obstacle(`its values are not one for each channel of ${linear.name} before it`);
   if (biasValues !== undefined && lengthOf(biasValues) !== outputs)
     throw new Obstacle(`the bias before it is not one for each channel of ${linear.name}`);
   const layer = { kernels: [values], shapes: [shape], bias: biasValues };
-  return { name: node.name, linear, gone, shape, folded: foldedBehind(known.layout, layer, bn) };
+  return { name: node.name, linear, squeeze, gone, shape, folded: foldedBehind(known.layout, layer, bn) };
+}
+
+function onlyBefore(graph: Graph, x: string): Node {
+  const node = graph.only(x);
+  if (node === undefined) throw new Obstacle(`what stands before it (${x}) is read elsewhere too`);
+  return node;
+}
+
+/** How many dimensions a node takes away, the channels not among them. */
+function takenBy({ name, attr }: Node, rank: number): number {
+  const axes = ((attr?.axis ?? attr?.squeeze_dims)?.list?.i ?? []).map(Number);
+  if (axes.length === 0 || axes.some((axis) => axis === -1 || axis === rank - 1))
+    throw new Obstacle(`${name} before it may take the channels away`);
+  return axes.length;
 }
 
 /** The nodes and constants of a model, which are changed. */
@@ -280,7 +302,7 @@ class Graph {
     return undefined;
   }
 
-  replace({ name, linear, gone, shape, folded }: Match): void {
+  replace({ name, linear, squeeze, gone, shape, folded }: Match): void {
     const { fused } = linears.get(linear.op) as { fused: string };
     const names = [
       this.#add(`${name}/kernel`, folded.kernels[0], shape),
@@ -288,7 +310,17 @@ class Graph {
     ];
     for (const node of [linear, ...gone]) this.#nodes.delete(node.name);
     const attr = { ...linear.attr, fused_ops: { list: { s: [biasAdd] } }, num_args: { i: '1' } };
-    this.#nodes.set(name, { name, op: fused, input: [(linear.input as string[])[0], ...names], attr });
+    const place = squeeze === undefined ? name : linear.name;
+    this.#nodes.set(place, {
+      name: place,
+      op: fused,
+      input: [(linear.input as string[])[0], ...names],
+      attr,
+    });
+    if (squeeze !== undefined) {
+      this.#nodes.delete(squeeze.name);
+      this.#nodes.set(name, { ...squeeze, name, input: [place] });
+    }
     this.#readers = undefined;
   }
 

@@ -20,7 +20,7 @@ export interface FoldedModel<M> {
  * a row become one; `left` says of each that stays why.
  *
  * Layers models: sequential and functional ones, models in models, layers that are used more than once. Graph models: fused batch norms, and
- * products and sums with constants, behind Conv2D, DepthwiseConv2dNative and MatMul. Predictions differ by the rounding of weights.
+ * products and sums with constants, behind Conv2D (of one dimension too), DepthwiseConv2dNative and MatMul. Predictions differ by the rounding of weights.
  *
  * @param model is not changed, and shares the weights that stay as they are. A layers model must be built, and its layers be such as
  * `tf.loadLayersModel` could make again.
