@@ -18,7 +18,7 @@ import { pathToFileURL } from 'node:url';
 import * as tf from '@tensorflow/tfjs';
 import { loadBatchNorms, writeSafetensors } from 'batchnorm/files';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { table } from '../../lib/cli/table.js';
+import { table } from '../../lib/text.js';
 import { version } from '../../lib/version.js';
 import { inFiles } from '../support/files.js';
 import { patience } from '../support/patience.js';
