@@ -42,9 +42,10 @@ bool has_planes(const RowShape& shape) {
   return shape.outer == 1 && shape.inner >= kLeastPlane;
 }
 
-/// Where a row needs no parameters it is one plane.
-template <typename Pass>
-Pass simplified(Pass pass) {
+/// Where a row needs no parameters it is one plane. Of a forward pass: the gradients of parameters may be
+/// asked for where there are none, and dx must be the same with them and without.
+template <typename S>
+RowForward<S> simplified(RowForward<S> pass) {
   RowShape& shape = pass.shape;
   const bool affine = pass.weight || pass.bias;
   if (shape.outer == 1 && !affine) shape = {shape.samples, 1, shape.groups, 1, shape.count()};
@@ -1078,7 +1079,6 @@ void backward_rows(const Execution& execution, const RowBackward<S>& given, Grad
   }
   pass.epilogue.residual = nullptr;
   pass.mask = nullptr;
-  if (!gradients.weight && !gradients.bias) pass = simplified(pass);
   if (pass.shape.outer > 1) return backward_samples(execution, pass, gradients);
   if (is_batch_norm<S>(pass.shape, pass.centred)) return backward_plain(execution, pass, gradients);
   if (has_planes(pass.shape) && pass.centred) return backward_planes(execution, pass, gradients);

@@ -164,7 +164,8 @@ function readCall<T extends TensorArray>(
   x: TensorLike<T>,
   options: AllOptions,
 ) {
-  const { dtype: wanted, weight, bias, activation, residual, eps: givenEps } = options;
+  // Each once, for it may be a getter, and before anything is looked at.
+  const { dtype: wanted, weight, bias, activation, residual, eps: givenEps, out, mean, variance } = options;
   checkDtype(wanted);
   const input = readShape<T>('x', x, wanted);
   const { dtype } = input;
@@ -186,6 +187,9 @@ function readCall<T extends TensorArray>(
     relu: checkActivation(activation) !== undefined,
     residual: residual === undefined ? undefined : readResidual<T>(residual, input),
     given: { weight, bias } as NamedArrays,
+    out: out as T | undefined,
+    givenMean: mean,
+    givenVariance: variance,
   };
 }
 
@@ -205,7 +209,7 @@ function placeOf<T extends TensorArray>(
 
 function forward<T extends TensorArray>(of: FunctionKind, x: TensorLike<T>, options: object): RowResult<T> {
   const read = readOptions(options as AllOptions, of.forward);
-  const { input, geometry, dtype, centred, eps, weight, bias, relu, residual, given } = readCall<T>(
+  const { input, geometry, dtype, centred, eps, weight, bias, relu, residual, given, out } = readCall<T>(
     of,
     x,
     read,
@@ -213,7 +217,7 @@ function forward<T extends TensorArray>(of: FunctionKind, x: TensorLike<T>, opti
   const rows = numberOfRows(geometry);
   const mean = newArray<Float64Array>('float64', rows);
   const variance = newArray<Float64Array>('float64', rows);
-  const y = placeOf(read.out, input, residual, given);
+  const y = placeOf(out, input, residual, given);
   const pass = {
     geometry,
     centred,
@@ -234,7 +238,7 @@ function forward<T extends TensorArray>(of: FunctionKind, x: TensorLike<T>, opti
     checkVaries(variance, 'row');
   }
   forwardRows(pass);
-  const data = read.out === undefined ? inClassOf(input, y) : (read.out as T);
+  const data = out ?? inClassOf(input, y);
   return { y: { data, shape: input.shape }, mean, variance };
 }
 
@@ -255,16 +259,12 @@ function backward<T extends TensorArray>(
   x: TensorLike<T>,
   options: object,
 ): RowFunctionGradients<T> {
-  const read = readOptions(options as AllOptions, of.backward);
-  const { input, geometry, dtype, centred, eps, weight, bias, relu, residual, given } = readCall<T>(
-    of,
-    x,
-    read,
-  );
+  const call = readCall<T>(of, x, readOptions(options as AllOptions, of.backward));
+  const { input, geometry, dtype, centred, eps, weight, bias, relu, residual, given } = call;
+  const { out, givenMean, givenVariance } = call;
   const gradient = readShape<T>('dy', dy, dtype);
   checkSameShape(gradient, 'x', input.shape);
   const rows = numberOfRows(geometry);
-  const { mean: givenMean, variance: givenVariance } = read;
   if ((givenMean === undefined) !== (givenVariance === undefined))
     throw rangeError(
       givenMean === undefined ? 'mean' : 'variance',
@@ -275,7 +275,7 @@ function backward<T extends TensorArray>(
   const variance = statisticOf('variance', givenVariance, rows);
   checkLength(input);
   const others = { ...given, mean: givenMean, variance: givenVariance };
-  const dx = placeOf(read.out, gradient, residual, others);
+  const dx = placeOf(out, gradient, residual, others);
   const arithmetic = arithmeticOf(dtype);
   const dWeight = newArray<ParametersOf<T>>(arithmetic, geometry.channels);
   const dBias = newArray<ParametersOf<T>>(arithmetic, geometry.channels);
@@ -297,7 +297,7 @@ function backward<T extends TensorArray>(
   if (givenMean === undefined) passes.forwardRows({ ...shared, y: undefined });
   if (eps === 0) checkVaries(variance, 'row');
   passes.backwardRows({ ...shared, dy: gradient.data, dx, dWeight, dBias, dResidual });
-  const data = read.out === undefined ? inClassOf(gradient, dx) : (read.out as T);
+  const data = out ?? inClassOf(gradient, dx);
   return {
     dx: { data, shape: gradient.shape },
     dWeight,

@@ -1,5 +1,7 @@
 // Group, instance, layer and RMS norm as JSON.
+import { describe, isObject, rangeError } from '../errors.js';
 import { checkGiven, defined, fieldsOf, jsonVersion, type StateJSON } from '../json.js';
+import { propertyOf } from '../properties.js';
 import { countsToJSON, readLearned, stateToJSON } from '../saved.js';
 import type { DType } from '../types.js';
 import type { GroupNormConfig, InstanceNormConfig, RowNormConfig } from './config.js';
@@ -95,6 +97,9 @@ export function readNormJSON<D extends DType, L extends RowNorm<D, RowNormConfig
   json: unknown,
   make: (kind: Kind, config: InstanceNormConfig<D>) => L | undefined,
 ): L {
+  // Before what of another class has other names.
+  const type = isObject(json) ? propertyOf(json, 'type') : norm;
+  if (type !== norm) throw rangeError('json.type', `be '${norm}'`, describe(type));
   const fields = fieldsOf('json', json, fieldNames[norm]);
   const given = fieldsOf('json.config', fields.config, configNames[norm]);
   const kind = kindFromJSON(norm, fields, norm, given.axis);
