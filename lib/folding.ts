@@ -17,7 +17,7 @@ import type { RowNormConfig } from './norms/config.js';
 import { FrozenNorm } from './norms/frozen.js';
 import type { InstanceNorm } from './norms/group.js';
 import { RowNorm } from './norms/row-norm.js';
-import { type Kind, parametersOf } from './norms/rows.js';
+import { isShaped, type Kind, parametersOf } from './norms/rows.js';
 import { namesOf, propertiesOf } from './properties.js';
 import {
   checkValues,
@@ -213,7 +213,7 @@ function readBatchNorm(name: string, value: unknown): ReadBatchNorm {
     const { kind, core, running } = RowNorm.partsOf(value);
     if (running === undefined) throw rowsError(name, kind);
     const { config } = value;
-    settings = { ...config, axis: 'axis' in kind ? kind.axis : undefined };
+    settings = { ...config, axis: isShaped(kind) ? undefined : kind.axis };
     dtype = config.dtype;
     mean = { name: `${name}.runningMean`, value: running.mean };
     variance = { name: `${name}.runningVar`, value: running.variance };

@@ -138,12 +138,11 @@ export function rmsEps(dtype: DType, convention?: Convention): number {
 }
 
 export function readRMSConfig<D extends DType>(options: RMSNormOptions<D>): RowNormConfig<D> {
-  const read = readOptions(options, rmsNames);
-  const { convention } = read;
+  // Each by its name: a spread would leave out what is inherited.
+  const { eps, dtype, weight, activation, reuse, convention } = readOptions(options, rmsNames);
   if (convention !== undefined) checkOneOf('convention', convention, conventions);
-  return Object.freeze({
-    ...readRowConfig({ ...read, bias: false }, true, (dtype: D) => rmsEps(dtype, convention)),
-  });
+  const read = { eps, dtype, weight, bias: false, activation, reuse, convention };
+  return Object.freeze(readRowConfig(read, true, (checked: D) => rmsEps(checked, convention)));
 }
 
 /** What layers compute with. */

@@ -38,11 +38,22 @@ export interface RowView extends CallNames {
   readonly needsMany: boolean;
 }
 
+/** Of layer and RMS norm. */
+interface ShapedKind {
+  readonly norm: 'LayerNorm' | 'RMSNorm';
+  readonly shape: readonly number[];
+}
+
 /** Which norm it is, and over what. */
 export type Kind =
   | { readonly norm: 'GroupNorm'; readonly groups: number; readonly channels: number; readonly axis: number }
   | { readonly norm: 'InstanceNorm'; readonly channels: number; readonly axis: number }
-  | { readonly norm: 'LayerNorm' | 'RMSNorm'; readonly shape: readonly number[] };
+  | ShapedKind;
+
+/** Not by the property, which Object.prototype may have. */
+export function isShaped(kind: Kind): kind is ShapedKind {
+  return kind.norm === 'LayerNorm' || kind.norm === 'RMSNorm';
+}
 
 /** Of the calls. */
 const instanceCallNames = callNamesOf(
@@ -104,11 +115,11 @@ export function layerGeometry(
 
 /** How many values weight and bias have. */
 export function parametersOf(kind: Kind): number {
-  return 'shape' in kind ? productOf(kind.shape) : kind.channels;
+  return isShaped(kind) ? productOf(kind.shape) : kind.channels;
 }
 
 export function rowsOf(kind: Kind): RowView {
-  if ('shape' in kind)
+  if (isShaped(kind))
     return {
       ...rowCallNames,
       centred: kind.norm === 'LayerNorm',
@@ -137,7 +148,7 @@ export interface KindJSON {
 }
 
 export function kindToJSON(kind: Kind): KindJSON {
-  return 'shape' in kind ? { norm: kind.norm, shape: shapeOf(kind.shape) } : { ...kind };
+  return isShaped(kind) ? { norm: kind.norm, shape: shapeOf(kind.shape) } : { ...kind };
 }
 
 const normNames = ['GroupNorm', 'InstanceNorm', 'LayerNorm', 'RMSNorm'] as const;
@@ -196,7 +207,7 @@ export function readNormalizedShape(shape: unknown, name = 'shape'): readonly nu
 
 /** What stands first where a norm is printed. */
 export function toldKind(kind: Kind): string {
-  if ('shape' in kind) return describeShape(kind.shape);
+  if (isShaped(kind)) return describeShape(kind.shape);
   return kind.norm === 'GroupNorm' ? `${kind.groups}, ${kind.channels}` : String(kind.channels);
 }
 

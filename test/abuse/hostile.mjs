@@ -20,6 +20,18 @@ import {
   foldIntoLinear,
   forwardInference,
   forwardTraining,
+  GroupNorm,
+  groupNorm,
+  groupNormBackward,
+  InstanceNorm,
+  instanceNorm,
+  instanceNormBackward,
+  LayerNorm,
+  layerNorm,
+  layerNormBackward,
+  RMSNorm,
+  rmsNorm,
+  rmsNormBackward,
   tensor,
   updateRunningStats,
 } from 'batchnorm';
@@ -319,6 +331,40 @@ const arraysOf = (bn) => [
   ...bn.parameters().map(({ grad }) => grad),
 ];
 
+/** A group, instance, layer or RMS norm: how its layer is made, its functions, and how many values its parameters have. */
+function drawNorm(make) {
+  const { random, channels, axis } = make;
+  const group = random.pick([1, channels]);
+  const shape = random.chance(0.5) ? make.shapeOf(4).slice(1) : make.shapeOf(4).slice(2);
+  const size = shape.reduce((product, dimension) => product * dimension);
+  const ofRow = { values: size, own: { shape }, isRow: true };
+  const ofChannels = { values: channels, own: { axis } };
+  return random.pick([
+    {
+      make: (options) => new GroupNorm(group, channels, options),
+      run: groupNorm,
+      back: groupNormBackward,
+      ...ofChannels,
+      own: { axis, groups: group },
+    },
+    {
+      make: (options) => new InstanceNorm(channels, options),
+      run: instanceNorm,
+      back: instanceNormBackward,
+      ...ofChannels,
+      isInstance: true,
+    },
+    { make: (options) => new LayerNorm(shape, options), run: layerNorm, back: layerNormBackward, ...ofRow },
+    {
+      make: (options) => new RMSNorm(shape, options),
+      run: rmsNorm,
+      back: rmsNormBackward,
+      ...ofRow,
+      isRMS: true,
+    },
+  ]);
+}
+
 /** Each returns its steps: [name, call, what is looked at behind it]. Calls use nothing that could be disturbed. */
 const jobs = {
   layer(make) {
@@ -508,6 +554,84 @@ const jobs = {
     ];
   },
 
+  norms(make) {
+    // One value per sample and channel is an error of an instance norm.
+    if (make.inner === 1) make.inner = 5;
+    const norm = drawNorm(make);
+    const tracks = norm.isInstance && make.random.chance(0.5);
+    const options = make.object({
+      dtype: make.dtype,
+      axis: norm.isRow ? undefined : make.axis,
+      weight: norm.isInstance ? true : undefined,
+      bias: norm.isInstance ? true : undefined,
+      trackRunningStats: tracks ? true : undefined,
+      activation: make.maybe(() => 'relu'),
+      reuse: make.maybe(() => true),
+    });
+    const values = (name) => make.array(name, make.values(norm.values));
+    const state = make.object({
+      weight: values('state.weight'),
+      bias: norm.isRMS ? undefined : values('state.bias'),
+      running_mean: tracks ? make.perChannel('state.running_mean') : undefined,
+      running_var: tracks ? make.perChannel('state.running_var') : undefined,
+    });
+    const [x, dy] = [make.tensor('x', 4), make.tensor('dy', 4)];
+    const call = () =>
+      make.object({
+        out: make.maybe(() => make.out(4)),
+        residual: make.maybe(() => make.tensor('residual', 4)),
+      });
+    const [forward, later, frozen] = [call(), call(), call()];
+    const half = make.object({ only: 'parameters', retain: true });
+    const back = make.object({ out: make.maybe(() => make.out(4)) });
+    let layer;
+    return [
+      [
+        'new',
+        () => {
+          layer = norm.make(options);
+        },
+        () =>
+          make.watch(
+            layer.weight,
+            layer.bias,
+            layer.runningMean,
+            layer.runningVar,
+            ...layer.parameters().map(({ grad }) => grad),
+          ),
+      ],
+      ['loadStateDict', () => void layer.loadStateDict(state)],
+      ['forward', () => layer.forward(x, forward)],
+      ['half of a backward', () => layer.backward(dy, half)],
+      ['backward', () => layer.backward(dy, back)],
+      ['forwardAsync', () => layer.forwardAsync(x, later)],
+      ['backwardAsync', () => layer.backwardAsync(dy)],
+      ['stateDict', () => layer.stateDict()],
+      ['freeze', () => layer.freeze().run(x, frozen)],
+    ];
+  },
+
+  normFunctions(make) {
+    const norm = drawNorm(make);
+    const values = (name) => make.maybe(() => make.array(name, make.values(norm.values)));
+    const options = () =>
+      make.object({
+        ...norm.own,
+        eps: make.maybe(() => 1e-3),
+        weight: values('weight'),
+        bias: norm.isRMS ? undefined : values('bias'),
+        activation: make.maybe(() => 'relu'),
+        residual: make.maybe(() => make.tensor('residual', 4)),
+        out: make.maybe(() => make.out(4)),
+      });
+    const [x, dy] = [make.tensor('x', 4), make.tensor('dy', 4)];
+    const [forward, back] = [options(), options()];
+    return [
+      ['the function', () => norm.run(x, forward)],
+      ['its gradient', () => norm.back(dy, x, back)],
+    ];
+  },
+
   errors(make) {
     const { channels } = make;
     const x = make.tensor('x', 4);
@@ -515,6 +639,7 @@ const jobs = {
     const stranger = make.object({ unknown: 1 });
     const state = make.object({ weight: make.perChannel('state.weight') });
     const short = make.object({ data: make.array('x', make.values(2)), shape: [4, channels] });
+    const groups = make.object({ groups: channels + 1, axis: make.axis });
     const bn = new BatchNorm(channels, { axis: make.axis, dtype: make.dtype });
     make.watch(...arraysOf(bn));
     // An option of which somebody may have put another on Object.prototype.
@@ -528,6 +653,9 @@ const jobs = {
       ['no statistics', () => forwardInference(x, empty)],
       ['too few values', () => forwardTraining(short)],
       ['no layer', () => foldIntoLinear(empty, bn)],
+      ['groups that do not divide', () => groupNorm(x, groups)],
+      ['a norm of no place', () => new LayerNorm(0)],
+      ['a norm that does not fold', () => foldIntoLinear(short, new LayerNorm(channels))],
       ['no batch norm', () => foldIntoLinear(short, empty)],
       ['no running statistics', () => updateRunningStats(empty, empty)],
     ];

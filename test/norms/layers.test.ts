@@ -26,6 +26,28 @@ function drawnLayer(norm: Norm, dtype: (typeof dtypes)[number], index: number, o
   return { ...drawn, layer };
 }
 
+describe('what a norm is', () => {
+  it.each(Object.entries(classes))('%s reads options that its caller inherits', (name, Class) => {
+    const options = Object.create({ dtype: 'float64', eps: 0.5, activation: 'relu', reuse: true });
+    const first = name === 'group' ? [1, 4] : [4];
+    expect(new (Class as Any)(...first, options).config).toMatchObject({
+      dtype: 'float64',
+      eps: 0.5,
+      activation: 'relu',
+      reuse: true,
+    });
+  });
+
+  it('is not what somebody has put on Object.prototype', () => {
+    Object.defineProperty(Object.prototype, 'shape', { configurable: true, value: [7] });
+    try {
+      expect(new GroupNorm(2, 4).weight?.length).toBe(4);
+    } finally {
+      Reflect.deleteProperty(Object.prototype, 'shape');
+    }
+  });
+});
+
 describe(`parameters (${seedNote})`, () => {
   it.each(eachDtype)(
     'are those that there are, in the dtype of the layer: $title, $dtype',
