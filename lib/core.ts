@@ -138,7 +138,7 @@ export class LayerCore<D extends DType> {
     rows?: RowView,
   ) {
     const { dtype, weight, bias, reuse } = config;
-    this.#passes = rows ? rowPasses(passesFor<ArrayOf<D>>(dtype), rows) : passesFor(dtype);
+    this.#passes = rows ? rowPasses(passesFor<ArrayOf<D>>(dtype), rows, dtype) : passesFor(dtype);
     this.renorm = config.renorm;
     this.#y = new ResultBuffer(reuse);
     if (reuse) noteReuse();

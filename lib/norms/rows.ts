@@ -10,7 +10,8 @@ import type {
 import { type CallNames, callNamesOf } from '../call-names.js';
 import { describe, describeShape, isArray, rangeError, typeError } from '../errors.js';
 import { checkAbsent, jsonVersion } from '../json.js';
-import type { TensorArray } from '../types.js';
+import { lengthOf } from '../typed-array.js';
+import type { DType, TensorArray } from '../types.js';
 import {
   checkAxis,
   checkInteger,
@@ -19,6 +20,7 @@ import {
   geometryOf,
   isRank,
   maxChannels,
+  newArray,
   newShape,
   type ReadTensor,
   rankError,
@@ -100,18 +102,28 @@ export function layerGeometry(
   return { outer: samples, channels: productOf(wanted), inner: 1, samples, places: 1, groups: 1 };
 }
 
+/** Of no values there are no statistics, however many rows they would be. */
+function emptied(geometry: RowGeometry, size: number): RowGeometry {
+  return size === 0 ? { ...geometry, outer: 0, samples: 0 } : geometry;
+}
+
 /** How many values weight and bias have. */
 export function parametersOf(kind: Kind): number {
-  return 'shape' in kind ? productOf(kind.shape) : kind.channels;
+  return isOfShape(kind) ? productOf(kind.shape) : kind.channels;
+}
+
+/** Told by the name: nothing that stands on Object.prototype makes a norm another. */
+function isOfShape(kind: Kind): kind is Extract<Kind, { shape: unknown }> {
+  return kind.norm === 'LayerNorm' || kind.norm === 'RMSNorm';
 }
 
 export function rowsOf(kind: Kind): RowView {
-  if ('shape' in kind)
+  if (isOfShape(kind))
     return {
       ...rowCallNames,
       centred: kind.norm === 'LayerNorm',
       needsMany: false,
-      geometryOf: (input) => layerGeometry(input, kind.shape),
+      geometryOf: (input) => emptied(layerGeometry(input, kind.shape), input.size),
     };
   const { channels, axis } = kind;
   const isInstance = kind.norm === 'InstanceNorm';
@@ -121,7 +133,7 @@ export function rowsOf(kind: Kind): RowView {
     centred: true,
     // Of one value nothing is left, which in an image of one pixel is a mistake.
     needsMany: isInstance,
-    geometryOf: (input) => groupGeometry(input, axis, groups, channels),
+    geometryOf: (input) => emptied(groupGeometry(input, axis, groups, channels), input.size),
   };
 }
 
@@ -135,7 +147,7 @@ export interface KindJSON {
 }
 
 export function kindToJSON(kind: Kind): KindJSON {
-  return 'shape' in kind ? { norm: kind.norm, shape: shapeOf(kind.shape) } : { ...kind };
+  return isOfShape(kind) ? { norm: kind.norm, shape: shapeOf(kind.shape) } : { ...kind };
 }
 
 const normNames = ['GroupNorm', 'InstanceNorm', 'LayerNorm', 'RMSNorm'] as const;
@@ -147,12 +159,13 @@ const normNames = ['GroupNorm', 'InstanceNorm', 'LayerNorm', 'RMSNorm'] as const
  */
 export function kindFromJSON(
   type: string,
-  { type: given, version, ...fields }: Record<string, unknown>,
+  fields: Record<string, unknown>,
   norm?: Kind['norm'],
   axis: unknown = fields.axis,
 ): Kind {
-  if (given !== type) throw rangeError('json.type', `be '${type}'`, describe(given));
-  if (version !== jsonVersion) throw rangeError('json.version', `be ${jsonVersion}`, describe(version));
+  if (fields.type !== type) throw rangeError('json.type', `be '${type}'`, describe(fields.type));
+  if (fields.version !== jsonVersion)
+    throw rangeError('json.version', `be ${jsonVersion}`, describe(fields.version));
   const known = norm ?? checkOneOf('json.norm', fields.norm, normNames);
   const isGroup = known === 'GroupNorm';
   const hasShape = known === 'LayerNorm' || known === 'RMSNorm';
@@ -194,7 +207,7 @@ export function readNormalizedShape(shape: unknown, name = 'shape'): readonly nu
 
 /** What stands first where a norm is printed. */
 export function toldKind(kind: Kind): string {
-  if ('shape' in kind) return describeShape(kind.shape);
+  if (isOfShape(kind)) return describeShape(kind.shape);
   return kind.norm === 'GroupNorm' ? `${kind.groups}, ${kind.channels}` : String(kind.channels);
 }
 
@@ -208,7 +221,11 @@ export function productOf(shape: readonly number[]): number {
  * The passes of batch norm's layer core as passes over rows. Where statistics are constants, as in evaluation of an instance norm
  * that has running ones, they are batch norm's: of channels.
  */
-export function rowPasses<T extends TensorArray>(passes: Passes<T>, { centred }: RowView): Passes<T> {
+export function rowPasses<T extends TensorArray>(
+  passes: Passes<T>,
+  { centred }: RowView,
+  dtype: DType,
+): Passes<T> {
   const forward = (pass: ForwardPass<T>) => ({ ...pass, geometry: pass.geometry as RowGeometry, centred });
   const statistics = ({ geometry, x, mean, variance }: MomentsPass<T>) => ({
     geometry: geometry as RowGeometry,
@@ -224,7 +241,13 @@ export function rowPasses<T extends TensorArray>(passes: Passes<T>, { centred }:
     residual: undefined,
     mask: undefined,
   });
-  const backward = (pass: BackwardPass<T>) => ({ ...pass, geometry: pass.geometry as RowGeometry, centred });
+  const backward = (pass: BackwardPass<T>) => ({
+    ...pass,
+    geometry: pass.geometry as RowGeometry,
+    centred,
+    // Where what a mask lets through is kept, asked for or not: sums are made of it.
+    dResidual: pass.dResidual ?? (pass.relu && pass.mask ? newArray<T>(dtype, lengthOf(pass.x)) : undefined),
+  });
   return {
     ...passes,
     forwardTraining: (pass) => passes.forwardRows(forward(pass)),
