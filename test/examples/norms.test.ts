@@ -86,7 +86,9 @@ describe('npm run norms', () => {
     }
     expect(page.match(/<svg/g)?.length).toBe(2);
     expect(page).not.toContain('NaN');
-    expect(readFileSync(join(out, 'norms.svg'), 'utf8')).toContain('Test accuracy (in %)');
+    expect(readFileSync(join(out, 'norms.svg'), 'utf8')).toContain(
+      'Test images it gets wrong (in %, log scale)',
+    );
   });
 
   it('says what it does not know', () => {
