@@ -1,4 +1,4 @@
-import { type Case, type Pass, passes } from './cases.js';
+import { type Case, type Norm, type Pass, passes } from './cases.js';
 import { type Roofline, rooflineOf } from './contender.js';
 
 /** Of one contender, case and pass. */
@@ -20,8 +20,10 @@ export interface Accuracy {
   case: string;
   layout: Case['layout'];
   contender: string;
-  /** Relative to the true variance; of a constant channel absolute. */
-  varianceError: number;
+  /** What normalizes; absent: batch norm. */
+  norm?: Norm['name'];
+  /** Relative to the true variance; of a constant channel absolute. Absent where the contender keeps its own to itself. */
+  varianceError?: number;
   /** Largest, as a share of the largest |y|; of a constant channel absolute. */
   yError: number;
 }
