@@ -42,6 +42,20 @@ export interface Results {
   notes: string[];
 }
 
+/** For {@link readResults}: JSON alone would turn NaN into null. */
+export function writeResults(results: Results): string {
+  const asText = (_: string, value: unknown) =>
+    typeof value === 'number' && !Number.isFinite(value) ? String(value) : value;
+  return JSON.stringify(results, asText, 1);
+}
+
+/** What {@link writeResults} wrote. */
+export function readResults(text: string): Results {
+  return JSON.parse(text, (_, value) =>
+    value === 'NaN' || value === 'Infinity' || value === '-Infinity' ? Number(value) : value,
+  );
+}
+
 /** Looks measurements up. */
 export class Lookup {
   readonly #found = new Map<string, Measurement>();
