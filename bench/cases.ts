@@ -248,7 +248,7 @@ export interface Selection {
   only: string;
 }
 
-/** Large and small images in both layouts, dense layers, sequences, odd channel counts, weights and gaps, storage, short rows and views. */
+/** Large and small images in both layouts, dense layers, sequences, odd channel counts, weights and gaps, storage, other norms, short rows and views. */
 export function selectCases(selection: Selection): Case[] {
   const { dtype, only } = selection;
   const table = everyCase.filter(({ name, group, storage }) => {
