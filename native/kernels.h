@@ -460,6 +460,8 @@ struct Kernels {
   /// [Stores], where kStreamed needs the fence
   void (*scale_rows[2])(const ScaleRowsWork<T>& work);
   void (*sum_rows)(const RowSumsWork<T>& work);
+  /// totals += sums, which become 0
+  void (*end_columns)(size_t columns, T* sums, double* totals);
   void (*grad_rows[2])(const GradRowsWork<T>& work);
 };
 

@@ -154,8 +154,9 @@ struct alignas(kAlignment) Room {
 template <typename T>
 class Columns {
  public:
-  Columns(Scratch& scratch, const RowShape& shape, const T* weight, const T* bias)
-      : values_(shape.of_sample()), fold_(fold_of<T>(values_)) {
+  /// `folds`: whether tiles of several samples are asked for.
+  Columns(Scratch& scratch, const RowShape& shape, const T* weight, const T* bias, bool folds)
+      : values_(shape.of_sample()), fold_(folds ? fold_of<T>(values_) : 1) {
     const size_t width = values_ * fold_ + kLanes<T>;
     const auto take = [&](const T* from, T otherwise) {
       T* const to = scratch.template take<T>(width);
@@ -163,9 +164,13 @@ class Columns {
         std::fill_n(to, width, otherwise);
         return static_cast<const T*>(to);
       }
-      for (size_t channel = 0; channel < shape.parameters(); channel++)
-        std::fill_n(to + channel * shape.inner, shape.inner, from[channel]);
-      for (size_t at = values_; at < width; at++) to[at] = to[at - values_];
+      if (shape.inner == 1)
+        std::copy_n(from, values_, to);
+      else
+        for (size_t channel = 0; channel < shape.parameters(); channel++)
+          std::fill_n(to + channel * shape.inner, shape.inner, from[channel]);
+      for (size_t at = values_; at < width; at += values_)
+        std::copy_n(to, std::min(values_, width - at), to + at);
       return static_cast<const T*>(to);
     };
     none_ = take(nullptr, T{0});
@@ -379,7 +384,8 @@ void forward_contiguous(const Execution& execution, const RowForward<S>& pass, d
     kernels.normalization({rows.end - at, pass.eps, mean + at, variance + at, nullptr, nullptr, c.mean + at,
                            c.scale + at, c.offset + at});
   };
-  const Columns<T> columns(scratch, shape, pass.weight, pass.bias);
+  const bool plain = pass.epilogue.residual == nullptr && pass.epilogue.activation == kIdentity;
+  const Columns<T> columns(scratch, shape, pass.weight, pass.bias, !plain);
   const ColumnWriter<S> writer(execution, pass, plan.stores, c, columns);
   sum_and_write(settle, &writer);
 }
@@ -749,8 +755,8 @@ class ColumnGradients {
         pass_(pass),
         gradients_(gradients),
         shape_(pass.shape),
-        columns_(scratch_, pass.shape, pass.weight, pass.bias),
         plain_(pass.epilogue.activation == kIdentity),
+        columns_(scratch_, pass.shape, pass.weight, pass.bias, !plain_),
         block_(
             std::clamp<size_t>((plain_ ? kPlainValues : kBlockValues) / columns_.values(), 1, kStretch * 8)),
         chunk_(round_up(std::clamp<size_t>(kChunkValues / columns_.values(), 32, 128), block_)),
@@ -781,6 +787,7 @@ class ColumnGradients {
       for (T** array : {&worker.slope, &worker.constant}) *array = take(rows_of_block);
       for (double** array : {&worker.first_total, &worker.second_total})
         *array = scratch_.template take<double>(rows_of_block * kLanes<T>);
+      for (T* array : {worker.column_first, worker.column_second}) std::fill_n(array, padded, T{0});
       for (double** array : {&worker.dy, &worker.dy_normalized})
         *array = scratch_.template take<double>(rows_of_block);
     }
@@ -838,7 +845,6 @@ class ColumnGradients {
     const T* const x = values_.read(pass_.x + at, count, worker.normalized);
     const T* const dy = values_.read(pass_.dy + at, count, worker.wide);
     const Normalization<T> r = rows_.from(row);
-    for (T* array : {worker.column_first, worker.column_second}) std::fill_n(array, values, T{0});
     // Rows of a group share their columns: with one group all do.
     const size_t together = shape_.groups == 1 ? rows : 1;
     const size_t distance = std::min(kAheadBytes / sizeof(S), count);
@@ -848,10 +854,8 @@ class ColumnGradients {
                          r.offset + i, columns_.from(column).scale, worker.column_first + column,
                          worker.column_second + column, worker.dy + i, worker.dy_normalized + i});
     }
-    for (size_t column = 0; column < values; column++) {
-      dy_total[column] += static_cast<double>(worker.column_first[column]);
-      product_total[column] += static_cast<double>(worker.column_second[column]);
-    }
+    kernels_.end_columns(values, worker.column_first, dy_total);
+    kernels_.end_columns(values, worker.column_second, product_total);
     if (!gradients_.input) return;
     const double each = static_cast<double>(length);
     for (size_t i = 0; i < rows; i++) {
@@ -962,8 +966,8 @@ class ColumnGradients {
   const Gradients<S>& gradients_;
   const RowShape& shape_;
   Scratch scratch_;
-  const Columns<T> columns_;
   const bool plain_;
+  const Columns<T> columns_;
   const size_t block_;
   const size_t chunk_;
   const size_t tasks_;

@@ -292,7 +292,7 @@ export class Monitor {
 
 /**
  * Watches batch norms while a network learns: how far running statistics are from the batch, dead channels, channels without a gradient,
- * updates that were rejected, and what a ReLU behind them makes 0. It costs some microseconds per layer and step, and changes nothing.
+ * updates that were rejected, and what a ReLU behind them makes 0. It costs some tens of microseconds per layer and step, and changes nothing.
  *
  * @param layers one at least, each under a name of its own. They may be in any mode, and new.
  * @param options `every`, `folder`, `title`.

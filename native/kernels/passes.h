@@ -632,6 +632,7 @@ constexpr batchnorm::Kernels<T> all_kernels() {
       {grad_weights<kChannelsFirst, T>, grad_weights<kChannelsLast, T>},
       {scale_rows<kCached, T>, scale_rows<kPast, T>},
       sum_rows<T>,
+      end_columns<T>,
       {grad_rows<kCached, T>, grad_rows<kPast, T>}};
 }
 

@@ -144,6 +144,14 @@ ALWAYS_INLINE void sum_some_rows(const RowSumsWork<T>& work, size_t row) {
 }
 
 template <typename T>
+void end_columns(size_t columns, T* __restrict sums, double* __restrict totals) {
+  for (size_t column = 0; column < columns; column++) {
+    totals[column] += static_cast<double>(sums[column]);
+    sums[column] = 0;
+  }
+}
+
+template <typename T>
 void sum_rows(const RowSumsWork<T>& work) {
   size_t row = 0;
   for (; row + 4 <= work.rows; row += 4) sum_some_rows<4>(work, row);
