@@ -1,4 +1,4 @@
-// Batch norms folded into the layers beside them: arithmetic on a few weights, once, before serving.
+// Norms folded into the layers beside them: arithmetic on a few weights, once, before serving.
 import { type Activation, checkActivation } from './activation.js';
 import { BatchNorm } from './batchnorm.js';
 import { type Convention, conventions, defaultsOf } from './conventions.js';
@@ -13,6 +13,11 @@ import {
   typeError,
 } from './errors.js';
 import { constructorKey, FrozenBatchNorm } from './frozen.js';
+import type { RowNormConfig } from './norms/config.js';
+import { FrozenNorm } from './norms/frozen.js';
+import type { InstanceNorm } from './norms/group.js';
+import { RowNorm } from './norms/row-norm.js';
+import { type Kind, parametersOf } from './norms/rows.js';
 import { namesOf, propertiesOf } from './properties.js';
 import {
   checkValues,
@@ -107,14 +112,21 @@ export interface FixedBatchNorm {
 }
 
 /**
- * What can be folded. Of a {@link BatchNorm} it is the running statistics that count, in training mode too; a
- * {@link FrozenBatchNorm} may have been disposed of.
+ * What can be folded. Of a {@link BatchNorm}, and of an {@link InstanceNorm} with running statistics, it is these that count, in
+ * training mode too; a {@link FrozenBatchNorm} may have been disposed of.
  */
 export type FoldableBatchNorm<D extends DType = DType> =
   | BatchNorm<D>
+  | InstanceNorm<D>
   | FrozenBatchNorm<D>
   | FixedBatchNorm
   | Readonly<Record<string, unknown>>;
+
+/**
+ * A group, instance, layer or RMS norm, whose weight and bias alone can be folded, into the linear layer after it. A {@link FrozenNorm}
+ * may have been disposed of.
+ */
+export type FoldableNorm<D extends DType = DType> = RowNorm<D, RowNormConfig<D>, object> | FrozenNorm<D>;
 
 const settingNames = namesOf(['eps', 'axis', 'activation', 'convention']);
 /** What its values may be called, by convention. */
@@ -140,6 +152,17 @@ interface ReadBatchNorm {
   eps: number;
   axis: number | undefined;
   dtype: DType | undefined;
+  activation: Activation | undefined;
+}
+
+/** What a norm does to each channel once it has normalized, checked. */
+interface ReadAffine {
+  name: string;
+  channels: number;
+  /** 1 for each where there are none. */
+  scale: FloatArray | undefined;
+  /** 0 for each where there are none. */
+  shift: FloatArray | undefined;
   activation: Activation | undefined;
 }
 
@@ -186,8 +209,19 @@ function readBatchNorm(name: string, value: unknown): ReadBatchNorm {
     variance = { name: `${name}.variance`, value: value.parts.variance };
     weight = { name: `${name}.weight`, value: value.parts.weight };
     bias = { name: `${name}.bias`, value: value.parts.bias };
-  } else if (value instanceof BatchNorm || value instanceof FrozenBatchNorm)
-    throw typeError(name, 'be a layer itself', value);
+  } else if (RowNorm.isLayer(value)) {
+    const { kind, core, running } = RowNorm.partsOf(value);
+    if (running === undefined) throw rowsError(name, kind);
+    const { config } = value;
+    settings = { ...config, axis: 'axis' in kind ? kind.axis : undefined };
+    dtype = config.dtype;
+    mean = { name: `${name}.runningMean`, value: running.mean };
+    variance = { name: `${name}.runningVar`, value: running.variance };
+    weight = { name: `${name}.weight`, value: core.weight };
+    bias = { name: `${name}.bias`, value: core.bias };
+  } else if (FrozenNorm.isNorm(value)) {
+    throw rowsError(name, FrozenNorm.partsOf(value).kind);
+  } else if (isPretended(value)) throw typeError(name, 'be a layer itself', value);
   else {
     const { eps, axis, activation, convention } = propertiesOf(value as FixedBatchNorm, settingNames);
     const defaults = defaultsOf(convention, undefined);
@@ -226,6 +260,63 @@ function readBatchNorm(name: string, value: unknown): ReadBatchNorm {
     axis: axis === undefined ? undefined : checkAxis(axis, `${name}.axis`),
     dtype,
     activation: checkActivation(activation ?? undefined, `${name}.activation`),
+  };
+}
+
+/** A proxy of a layer, or what inherits from its prototype. */
+function isPretended(value: object): boolean {
+  return (
+    value instanceof BatchNorm ||
+    value instanceof FrozenBatchNorm ||
+    value instanceof RowNorm ||
+    value instanceof FrozenNorm
+  );
+}
+
+function rowsError(name: string, { norm }: Kind): Error {
+  const cure =
+    norm === 'InstanceNorm'
+      ? 'keep it, or train it with trackRunningStats'
+      : 'keep it; foldBeforeLinear() takes its weight and bias';
+  return rangeError(
+    name,
+    'have constants for statistics',
+    `the ${norm}, which finds those of each input; ${cure}`,
+    'NOT_FOLDABLE',
+  );
+}
+
+/** What stands before a linear layer: of a batch norm all of it, of another norm weight and bias. */
+function readBefore(name: string, value: unknown): ReadAffine {
+  checkObject(name, value);
+  const isLayer = RowNorm.isLayer(value);
+  if (isLayer ? RowNorm.partsOf(value).running !== undefined : !FrozenNorm.isNorm(value)) {
+    const bn = readBatchNorm(name, value);
+    const scale = scaleOf(bn);
+    return { ...bn, scale, shift: applied(bn, scale, undefined) };
+  }
+  let kind: Kind;
+  let given: { weight: FloatArray | undefined; bias: FloatArray | undefined };
+  let activation: Activation | undefined;
+  if (isLayer) {
+    const parts = RowNorm.partsOf(value);
+    kind = parts.kind;
+    given = parts.core;
+    activation = value.config.activation;
+  } else {
+    const parts = FrozenNorm.partsOf(value as FrozenNorm);
+    kind = parts.kind;
+    given = parts;
+    activation = parts.activation;
+  }
+  const channels = parametersOf(kind);
+  const { weight, bias } = given;
+  return {
+    name,
+    channels,
+    scale: weight && checkValues(`${name}.weight`, weight, channels),
+    shift: bias && checkValues(`${name}.bias`, bias, channels),
+    activation,
   };
 }
 
@@ -291,7 +382,11 @@ function readLayer<T extends FloatArray>(name: string, value: unknown): ReadLaye
   };
 }
 
-function checkChannels({ name, channels }: ReadBatchNorm, wanted: number, of: string): void {
+function checkChannels(
+  { name, channels }: { name: string; channels: number },
+  wanted: number,
+  of: string,
+): void {
   if (channels !== wanted) throw rangeError(name, `have ${wanted} channels (${of})`, String(channels));
 }
 
@@ -388,7 +483,8 @@ function foldInto<T extends FloatArray>(layer: ReadLayer<T>, bnValue: unknown): 
  * @returns a convolution with shape, groups and transposed of `conv`, new arrays of the dtype of its weight, and always
  *   a bias. `{ ...conv, ...foldIntoConv(conv, bn) }` keeps all else that `conv` has.
  * @throws TypeError (`ERR_BATCHNORM_INVALID_TYPE`), RangeError (`ERR_BATCHNORM_INVALID_VALUE`, `ERR_BATCHNORM_OUT_OF_MEMORY`) for
- *   what does not fit, with `ERR_BATCHNORM_NOT_FOLDABLE` for an activation between; Error
+ *   what does not fit, with `ERR_BATCHNORM_NOT_FOLDABLE` for an activation between and for a norm that finds the statistics of each
+ *   input (group, layer and RMS norm, instance norm without running statistics), of which nothing can be folded here; Error
  *   (`ERR_BATCHNORM_NO_RUNNING_STATS`) for a BatchNorm without running statistics.
  * @example
  * import { BatchNorm, foldIntoConv } from 'batchnorm';
@@ -409,7 +505,8 @@ export function foldIntoConv<T extends FloatArray>(conv: Conv<T>, bn: FoldableBa
  * @param bn with as many channels as `linear` has outputs; a BatchNorm by its running statistics, whatever its mode.
  * @returns a linear layer of the same shape, new arrays of the dtype of its weight, and always a bias.
  * @throws TypeError (`ERR_BATCHNORM_INVALID_TYPE`), RangeError (`ERR_BATCHNORM_INVALID_VALUE`, `ERR_BATCHNORM_OUT_OF_MEMORY`) for
- *   what does not fit, with `ERR_BATCHNORM_NOT_FOLDABLE` for an activation between; Error
+ *   what does not fit, with `ERR_BATCHNORM_NOT_FOLDABLE` for an activation between and for a norm that finds the statistics of each
+ *   input (group, layer and RMS norm, instance norm without running statistics), of which nothing can be folded here; Error
  *   (`ERR_BATCHNORM_NO_RUNNING_STATS`) for a BatchNorm without running statistics.
  * @example
  * import { foldIntoLinear } from 'batchnorm';
@@ -427,9 +524,11 @@ export function foldIntoLinear<T extends FloatArray>(
 }
 
 /**
- * Folds a batch norm into the linear layer after it: one linear layer equal to linear(bn(x)) in inference.
+ * Folds a batch norm into the linear layer after it: one linear layer equal to linear(bn(x)) in inference. Of a norm that finds the
+ * statistics of each input, as layer and RMS norm do, it folds weight and bias: the linear layer then wants the same norm without
+ * them before it, `new LayerNorm(shape, { eps, weight: false, bias: false })`, which is faster in training and inference alike.
  *
- * It cannot be folded in training, where the batch norm has an activation, or where something else uses its result. Nor
+ * A batch norm cannot be folded in training, where it has an activation, or where something else uses its result. Nor
  * into a convolution that pads with zeros: they are zeros of the batch norm's result, for which x would have to be
  * padded with mean − bias / s, another value in each channel. Give an unpadded convolution with a kernel of one value as
  * a linear layer; before any other keep the batch norm. After a flattening each channel is several inputs: give plain
@@ -437,9 +536,11 @@ export function foldIntoLinear<T extends FloatArray>(
  *
  * With s = weight / √(variance + eps) and t = bias − mean · s of the batch norm, weight'[o, i] = weight[o, i] · s[i] and
  * bias'[o] = bias[o] + Σᵢ weight[o, i] · t[i], in double, rounded once. Where means are large beside the deviations, the
- * new layer subtracts two large numbers: in float32 that costs digits which the batch norm itself would have kept.
+ * new layer subtracts two large numbers: in float32 that costs digits which the batch norm itself would have kept. Of the other norms
+ * s is the weight and t the bias, which costs none.
  *
- * @param bn with as many channels as `linear` has inputs; a BatchNorm by its running statistics, whatever its mode.
+ * @param bn with as many channels as `linear` has inputs; a BatchNorm by its running statistics, whatever its mode. Of a layer or RMS
+ *   norm, as many places of a row.
  * @param linear is not changed. Its bias may be of either dtype; its activation is that of the result.
  * @returns a linear layer of the same shape, new arrays of the dtype of its weight, and always a bias.
  * @throws TypeError (`ERR_BATCHNORM_INVALID_TYPE`), RangeError (`ERR_BATCHNORM_INVALID_VALUE`, `ERR_BATCHNORM_OUT_OF_MEMORY`) for
@@ -452,12 +553,18 @@ export function foldIntoLinear<T extends FloatArray>(
  * const bn = { mean: Float64Array.of(1, 1), variance: Float64Array.of(4, 4), eps: 1e-12 };
  * const { weight, bias } = foldBeforeLinear(bn, linear);
  * console.log(weight, bias); // Float32Array(4) [ 0.5, 1, 1.5, 2 ] Float32Array(2) [ -1.5, -3.5 ]
+ * @example
+ * import { foldBeforeLinear, LayerNorm } from 'batchnorm';
+ *
+ * const norm = new LayerNorm(2).loadStateDict({ weight: [2, 10], bias: [1, 0] });
+ * const { weight, bias } = foldBeforeLinear(norm, { weight: Float32Array.of(1, 2), shape: [1, 2] });
+ * console.log(weight, bias); // Float32Array(2) [ 2, 20 ] Float32Array(1) [ 1 ]
  */
 export function foldBeforeLinear<T extends FloatArray>(
-  bn: FoldableBatchNorm,
+  bn: FoldableBatchNorm | FoldableNorm,
   linear: Linear<T>,
 ): FoldedLinear<T> {
-  const read = readBatchNorm('bn', bn);
+  const read = readBefore('bn', bn);
   const {
     weight: given,
     dtype,
@@ -471,18 +578,17 @@ export function foldBeforeLinear<T extends FloatArray>(
   );
   const outputs = shape[0];
   const inputs = shape[1];
-  checkNoActivation('bn', read.activation, 'the batch norm and the layer');
+  checkNoActivation('bn', read.activation, 'the norm and the layer');
   checkChannels(read, inputs, 'inputs of linear');
-  const scale = scaleOf(read);
-  const shift = applied(read, scale, undefined);
+  const { scale, shift } = read;
   const weight = copyAs<T>(dtype, given);
   const bias = newArray<T>(dtype, outputs);
   for (let output = 0; output < outputs; output++) {
     let sum = givenBias ? givenBias[output] : 0;
     for (let input = 0; input < inputs; input++) {
       const i = output * inputs + input;
-      sum += weight[i] * shift[input];
-      weight[i] *= scale[input];
+      if (shift) sum += weight[i] * shift[input];
+      if (scale) weight[i] *= scale[input];
     }
     bias[output] = sum;
   }
@@ -502,7 +608,8 @@ export function foldBeforeLinear<T extends FloatArray>(
  *   the result.
  * @returns a frozen layer with the axis (default 1) and the dtype (default: either) of those that have one.
  * @throws TypeError (`ERR_BATCHNORM_INVALID_TYPE`), RangeError (`ERR_BATCHNORM_INVALID_VALUE`, `ERR_BATCHNORM_OUT_OF_MEMORY`) for
- *   what does not fit, with `ERR_BATCHNORM_NOT_FOLDABLE` for an activation between; Error
+ *   what does not fit, with `ERR_BATCHNORM_NOT_FOLDABLE` for an activation between and for a norm that finds the statistics of each
+ *   input (group, layer and RMS norm, instance norm without running statistics), of which nothing can be folded here; Error
  *   (`ERR_BATCHNORM_NO_RUNNING_STATS`) for a BatchNorm without running statistics.
  * @example
  * import { BatchNorm, compose } from 'batchnorm';

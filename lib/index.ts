@@ -23,6 +23,7 @@ export {
   compose,
   type FixedBatchNorm,
   type FoldableBatchNorm,
+  type FoldableNorm,
   type FoldedConv,
   type FoldedLinear,
   foldBeforeLinear,

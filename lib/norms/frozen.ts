@@ -132,6 +132,11 @@ export class FrozenNorm<D extends DType = DType> {
   }
 
   /** @internal */
+  static partsOf<D extends DType>(norm: FrozenNorm<D>): FrozenNormParts<D> {
+    return norm.#parts;
+  }
+
+  /** @internal */
   constructor(key: typeof constructorKey, parts: FrozenNormParts<D>) {
     if (key !== constructorKey)
       throw typeError('FrozenNorm', 'be made by freeze() of a layer or fromJSON()', key);

@@ -1,5 +1,5 @@
 /**
- * Batch norm of TensorFlow.js models, computed by this library.
+ * Batch norm and layer norm of TensorFlow.js models, computed by this library.
  *
  * @module batchnorm/tfjs
  */
@@ -13,6 +13,7 @@ export { type FoldedModel, fold, type Left } from './fold/index.js';
 import { followContainers, type Models } from './frozen.js';
 import { fusedBatchNorm, fusedBatchNormGradient, kernelName } from './kernel.js';
 import { type BatchNormalization, type Call, fusedCall, type Trainable } from './layer.js';
+import { type LayerNormalization, layerNormCall } from './layer-norm.js';
 import { followMasks, type Masks } from './masks.js';
 import { replace } from './replace.js';
 
@@ -52,7 +53,7 @@ export type TensorFlowBackend = 'cpu' | 'wasm';
 export interface Installation {
   /** Where `tf.batchNorm` and its gradient are replaced. */
   readonly backends: readonly TensorFlowBackend[];
-  /** Whether `tf.layers.batchNormalization` is replaced, on these backends. */
+  /** Whether `tf.layers.batchNormalization` and `tf.layers.layerNormalization` are replaced, on these backends. */
   readonly layers: boolean;
 }
 
@@ -110,8 +111,8 @@ const stocks = new WeakMap<object, tfc.KernelConfig | tfc.GradConfig>();
 
 /**
  * Lets this library compute the batch norms of TensorFlow.js, in all models, those that exist already too: `tf.batchNorm` with
- * its gradient on the backends `cpu` and `wasm`, and `tf.layers.batchNormalization` in training and inference. Values are read
- * and written where the backend keeps them. Models are saved and loaded as before.
+ * its gradient on the backends `cpu` and `wasm`, and `tf.layers.batchNormalization` in training and inference; and its layer norms,
+ * `tf.layers.layerNormalization` over the last axis or axes. Values are read and written where the backend keeps them. Models are saved and loaded as before.
  *
  * A backend that is imported later (`@tensorflow/tfjs-backend-wasm`) is not replaced, and another copy of TensorFlow.js that is
  * loaded later puts its own back: install again then. What is in place already stays as it is; an option that is given counts
@@ -155,7 +156,7 @@ export function install(tf: TensorFlow, options?: InstallOptions): Installation 
   if (present !== undefined && masks !== undefined) present.masks = masks;
   const undoLayers =
     prototype !== undefined && present === undefined
-      ? replaceLayers(core, tf as Models, prototype, settings)
+      ? replaceLayers(core, tf as Models, prototype, layerNormPrototype(tf), settings)
       : undefined;
   if (undoLayers || !instances.some((instance) => isOf(instance, core, prototype)))
     instances.push({ core, prototype, undoLayers: undoLayers ?? (() => {}) });
@@ -184,7 +185,7 @@ export function installed(tf: TensorFlow): Installation {
 }
 
 /**
- * Gives TensorFlow.js its own batch norm back. Harmless where nothing is installed.
+ * Gives TensorFlow.js its own norms back. Harmless where nothing is installed.
  *
  * @param tf a module that was installed to: the others stay as they are, and so do the kernels and gradients that they share
  * with it. Without it, all.
@@ -243,6 +244,7 @@ function replaceLayers(
   core: typeof tfc,
   models: Models,
   prototype: Prototype,
+  layerNorm: object | undefined,
   settings: Settings,
 ): () => void {
   const isReplaced = (backend: string) => isOurs(core.getKernel(kernelName, backend));
@@ -252,6 +254,10 @@ function replaceLayers(
     replace(prototype, 'call', ({ value, ...rest }) => ({
       ...rest,
       value: marked(fusedCall(core, value as Call, isReplaced, settings), settings),
+    })),
+    replace(layerNorm, 'call', ({ value, ...rest }) => ({
+      ...rest,
+      value: layerNormCall(core, value, isReplaced),
     })),
   ];
   return () => {
@@ -283,7 +289,17 @@ function checkModule(tf: TensorFlow): typeof tfc {
 /** The class of `tf.layers.batchNormalization`, which TensorFlow.js does not export. */
 function layerPrototype(tf: TensorFlow): Prototype | undefined {
   const { layers } = tf as { layers?: { batchNormalization?: (args: object) => BatchNormalization } };
+  return prototypeOf(layers?.batchNormalization) as Prototype | undefined;
+}
+
+/** The same of `tf.layers.layerNormalization`. */
+function layerNormPrototype(tf: TensorFlow): object | undefined {
+  const { layers } = tf as { layers?: { layerNormalization?: (args: object) => LayerNormalization } };
+  return prototypeOf(layers?.layerNormalization);
+}
+
+function prototypeOf(make: ((args: object) => object) | undefined): object | undefined {
   // A name of its own: TensorFlow.js counts the layers that have none, and names the weights of models after that.
-  const layer = layers?.batchNormalization?.({ name: 'batchnorm' });
-  return layer && (Object.getPrototypeOf(layer) as Prototype);
+  const layer = make?.({ name: 'batchnorm' });
+  return layer && (Object.getPrototypeOf(layer) as object);
 }

@@ -83,8 +83,26 @@ export function fusedCall(
   };
 }
 
-const numbers = ['float32', 'int32', 'bool'];
-const variableNames = ['gamma', 'beta', 'movingMean', 'movingVariance'] as const;
+/** The dtypes that are computed, as floats. */
+export const numbers = ['float32', 'int32', 'bool'];
+
+export function checkInput(x: tfc.Tensor): void {
+  checkAlive('x', x, 'dispose of it after the call, or take it out of tf.tidy() by tf.keep()');
+}
+
+/** @param variables by their names in the layer; null or undefined where it has none. */
+export function checkVariables(
+  name: string,
+  variables: Readonly<Record<string, LayerVariable | null | undefined>>,
+): void {
+  for (const [key, variable] of Object.entries(variables))
+    if (variable?.val.isDisposed)
+      checkAlive(
+        `${key} of layer "${name}"`,
+        variable.val,
+        "getWeights() gives the layer's own tensors: dispose of clones of them",
+      );
+}
 
 /**
  * What apply() leaves to call(), and call() by itself does not look at.
@@ -92,17 +110,9 @@ const variableNames = ['gamma', 'beta', 'movingMean', 'movingVariance'] as const
  * @returns the axis, counted from the first.
  */
 function check(layer: BatchNormalization, x: tfc.Tensor): number {
-  const { name } = layer;
-  checkAlive('x', x, 'dispose of it after the call, or take it out of tf.tidy() by tf.keep()');
-  for (const key of variableNames) {
-    const variable = layer[key];
-    if (variable?.val.isDisposed)
-      checkAlive(
-        `${key} of layer "${name}"`,
-        variable.val,
-        "getWeights() gives the layer's own tensors: dispose of clones of them",
-      );
-  }
+  const { name, gamma, beta, movingMean, movingVariance } = layer;
+  checkInput(x);
+  checkVariables(name, { gamma, beta, movingMean, movingVariance });
   const given = Number(layer.axis);
   const axis = given < 0 ? given + x.rank : given;
   const [channels] = layer.movingMean.read().shape;

@@ -2,16 +2,16 @@
 import type * as tfc from '@tensorflow/tfjs-core';
 import type { Presence } from '../backend/backend.js';
 import { passesFor } from '../backend/index.js';
-import { stateError } from '../errors.js';
 import { presentPass } from '../presence.js';
 import { updateRunningArrays } from '../running.js';
 import { throughPresent } from '../through.js';
-import { copyInto, filled, lengthOf } from '../typed-array.js';
+import { copyInto, filled } from '../typed-array.js';
 import { type Geometry, geometryOf, newArray } from '../validate.js';
-import { gradientDepth, plain } from './kernel.js';
+import { plain } from './kernel.js';
 import type { BatchNormalization } from './layer.js';
 import { weightsOf } from './masks.js';
 import type { Memory } from './memory.js';
+import { record } from './recorded.js';
 
 /** What a call normalizes, and with what. */
 interface Batch {
@@ -66,7 +66,7 @@ export function train(
   return y;
 }
 
-/** One call on the tape, with a gradient for x and for each parameter that is there. Fills the statistics. */
+/** One call on the tape. Fills the statistics. */
 function normalize(
   tf: typeof tfc,
   memory: Memory,
@@ -74,89 +74,43 @@ function normalize(
   { geometry, presence, count, mean, variance }: Batch,
   { epsilon: eps, gamma, beta, movingMean, movingVariance }: BatchNormalization,
 ): tfc.Tensor {
-  const { channels } = geometry;
-  const scale = gamma?.read();
-  const offset = beta?.read();
   const passes = passesFor<Float32Array>('float32');
-  // By the time of the gradient another backend may be current.
-  const holder = tf.backend();
-  const toTensor = (info: tfc.TensorInfo) => tf.engine().makeTensorFromTensorInfo(info, holder);
-
-  const recorded = tf.customGrad((...args: (tfc.Tensor | tfc.GradSaveFunc)[]) => {
-    const save = args[args.length - 1] as tfc.GradSaveFunc;
-    save(scale ? [x, scale] : [x]);
-    const [y] = memory.compute(
-      [x, scale, offset, movingMean.read(), movingVariance.read()],
-      [x.shape],
-      ([values, weight, bias, oldMean, oldVariance], [result]) => {
-        if (lengthOf(values) === 0) return;
-        const pass = { ...plain, geometry, eps, x: values, y: result, weight, bias, mean, variance };
-        if (presence === undefined) {
-          passes.forwardTraining(pass);
-          return;
-        }
-        if (count > 0) passes.momentsOfPresent(presentPass(pass, presence));
-        else {
-          copyInto(mean, oldMean);
-          copyInto(variance, oldVariance);
-        }
-        passes.forwardInference(pass);
-      },
-    );
-    const gradFunc = (dy: tfc.Tensor, saved: tfc.Tensor[]) => {
-      // What follows is not on the tape: the outer gradient would lack it.
-      if (gradientDepth(tf) > 0)
-        throw stateError(
-          'NOT_DIFFERENTIABLE',
-          'a batch norm whose gradient is differentiated must be called within the inner tf.grad, got one from outside',
-        );
-      const [savedX, savedScale] = saved as [tfc.Tensor, tfc.Tensor | undefined];
-      return memory
-        .compute(
-          [dy, savedX, savedScale],
-          [x.shape, scale?.shape, offset?.shape],
-          ([dyValues, values, weight], [dx, dWeight, dBias]) => {
-            if (lengthOf(values) === 0) {
-              if (dWeight) filled(dWeight, 0);
-              if (dBias) filled(dBias, 0);
-              return;
-            }
-            const pass = {
-              ...plain,
-              geometry,
-              eps,
-              training: true,
-              dy: dyValues,
-              x: values,
-              mean,
-              variance,
-              weight,
-              bias: undefined,
-              dx,
-              dWeight,
-              dBias,
-              dResidual: undefined,
-            };
-            if (presence === undefined) {
-              passes.backward(pass);
-              return;
-            }
-            // 0 of them says that the statistics are constants.
-            const counts = filled(newArray<Float64Array>('float64', channels), count);
-            throughPresent(passes, pass, {
-              presence,
-              given: undefined,
-              gather: undefined,
-              gatherLater: undefined,
-              counts,
-              dWeights: undefined,
-            });
-          },
-        )
-        .filter((info) => info !== undefined)
-        .map(toTensor);
-    };
-    return { value: toTensor(y), gradFunc };
+  const shared = { ...plain, geometry, eps, mean, variance };
+  return record(tf, memory, {
+    norm: 'batch norm',
+    x,
+    gamma,
+    beta,
+    constants: [movingMean.read(), movingVariance.read()],
+    forward(values, [oldMean, oldVariance]) {
+      const pass = { ...shared, ...values };
+      if (presence === undefined) {
+        passes.forwardTraining(pass);
+        return;
+      }
+      if (count > 0) passes.momentsOfPresent(presentPass(pass, presence));
+      else {
+        copyInto(mean, oldMean);
+        copyInto(variance, oldVariance);
+      }
+      passes.forwardInference(pass);
+    },
+    backward(values) {
+      const pass = { ...shared, ...values, training: true, bias: undefined, dResidual: undefined };
+      if (presence === undefined) {
+        passes.backward(pass);
+        return;
+      }
+      // 0 of them says that the statistics are constants.
+      const counts = filled(newArray<Float64Array>('float64', geometry.channels), count);
+      throughPresent(passes, pass, {
+        presence,
+        given: undefined,
+        gather: undefined,
+        gatherLater: undefined,
+        counts,
+        dWeights: undefined,
+      });
+    },
   });
-  return recorded(...[x, scale, offset].filter((tensor) => tensor !== undefined));
 }

@@ -6,10 +6,15 @@ import {
   type FixedBatchNorm,
   type FloatArray,
   type FoldableBatchNorm,
+  type FoldableNorm,
   FrozenBatchNorm,
   foldBeforeLinear,
   foldIntoConv,
   foldIntoLinear,
+  GroupNorm,
+  InstanceNorm,
+  LayerNorm,
+  RMSNorm,
 } from '../../lib/index.js';
 import { expectListed } from '../support/messages.js';
 import { Random, seedNote } from '../support/random.js';
@@ -415,6 +420,86 @@ describe(`linear layers (${seedNote})`, () => {
   });
 });
 
+describe(`norms that find the statistics of each input (${seedNote})`, () => {
+  /** Those that may stand before a linear layer of so many inputs, with and without weight and bias, made alike. */
+  const makers: [string, (inputs: number, options: object) => FoldableNorm & { freeze(): unknown }][] = [
+    ['LayerNorm', (inputs, options) => new LayerNorm<FloatDType>(inputs, options)],
+    ['LayerNorm of two dimensions', (inputs, options) => new LayerNorm<FloatDType>([inputs, 1], options)],
+    ['GroupNorm', (inputs, options) => new GroupNorm<FloatDType>(1, inputs, options)],
+  ];
+  const run = (norm: Wrong, x: Doubles, dtype: FloatDType, shape = x.shape) =>
+    Float64Array.from(norm.forward({ data: typed(dtype, x.data), shape }).data as FloatArray);
+
+  for (const dtype of dtypes)
+    it.each(makers)(`foldBeforeLinear takes weight and bias of the %s, ${dtype}`, (name, make) => {
+      const random = new Random();
+      for (let round = 0; round < 30; round++) {
+        const { linear, x, inputs } = drawLinear(random, dtype);
+        const [hasWeight, hasBias] = [random.uniform() < 0.4, random.uniform() < 0.4];
+        const norm = make(inputs, { dtype, weight: hasWeight, bias: hasBias }) as Wrong;
+        const plain = make(inputs, { dtype, weight: false, bias: false });
+        const { weight, bias } = randomParameters(random, dtype, inputs);
+        norm.weight?.set(weight);
+        norm.bias?.set(bias);
+        const shape = name.includes('two') ? [...x.shape, 1] : x.shape;
+        const right = convolve({ ...x, data: run(norm, x, dtype, shape) }, linear, pointwise).data;
+        for (const form of [norm, norm.freeze()]) {
+          const folded = expectUnmodified(
+            { weight: linear.weight, bias: linear.bias ?? undefined, 'bn.weight': norm.weight ?? undefined },
+            () => foldBeforeLinear(form as FoldableNorm, linear),
+          );
+          const of = { ...x, data: run(plain, x, dtype, shape) };
+          const actual = convolve(of, folded, pointwise).data;
+          const terms = largest(magnitude(of, folded, pointwise)) + 1;
+          expectClose(actual, right, rounding[dtype] * 4 * terms, 'y');
+          expect(folded.weight.constructor).toBe(linear.weight.constructor);
+          expect(folded.weight.buffer).not.toBe(linear.weight.buffer);
+        }
+      }
+    });
+
+  it('foldBeforeLinear takes the weight of an RMS norm, rounded once, and makes a bias of zeros', () => {
+    const random = new Random();
+    const norm = new RMSNorm(5);
+    norm.weight?.set(randomNormals(random, 'float32', 5));
+    const linear = { weight: randomNormals(random, 'float32', 15), shape: [3, 5] };
+    const folded = foldBeforeLinear(norm, linear);
+    const expected = Float32Array.from(linear.weight, (value, i) => value * (norm.weight?.[i % 5] ?? 0));
+    expectSame(folded.weight, expected, 'weight');
+    expectSame(folded.bias, [0, 0, 0], 'bias');
+  });
+
+  it('foldBeforeLinear has float32 parameters of a norm of 16 bits', () => {
+    const norm = new LayerNorm(2, { dtype: 'bfloat16' }).loadStateDict({ weight: [2, 3], bias: [0.1, 0] });
+    const folded = foldBeforeLinear(norm, { weight: Float64Array.of(1, 1), shape: [1, 2] });
+    expectSame(folded.weight, [2, 3], 'weight');
+    expectSame(folded.bias, [Math.fround(0.1)], 'bias');
+  });
+
+  it.each(dtypes)(
+    'an instance norm with running statistics folds as the batch norm that it freezes to, %s',
+    (dtype) => {
+      const random = new Random();
+      const { conv, outputs } = drawConv(random, dtype, 2, false);
+      const norm = new InstanceNorm<FloatDType>(outputs, {
+        dtype,
+        weight: true,
+        bias: true,
+        trackRunningStats: true,
+      });
+      const { weight, bias } = randomParameters(random, dtype, outputs);
+      const { mean, variance } = randomStatistics(random, outputs);
+      norm.loadStateDict({ weight, bias, running_mean: mean, running_var: variance, num_batches_tracked: 1 });
+      const frozen = norm.freeze() as FrozenBatchNorm<FloatDType>;
+      expect(foldIntoConv(conv, norm)).toEqual(foldIntoConv(conv, frozen));
+      const after = { weight: randomNormals(random, dtype, outputs), shape: [1, outputs] };
+      expect(foldBeforeLinear(norm, after)).toEqual(foldBeforeLinear(frozen, after));
+      const x = { data: randomNormals(random, dtype, outputs * 4), shape: [2, outputs, 2] };
+      expect(compose<FloatDType>(norm, frozen).run(x)).toEqual(compose(frozen, frozen).run(x));
+    },
+  );
+});
+
 describe(`compose (${seedNote})`, () => {
   it.each(dtypes)('gives second(first(x)) in one layer, %s', (dtype) => {
     const random = new Random();
@@ -735,6 +820,63 @@ describe('errors of folding', () => {
       'bn must have running statistics, got trackRunningStats: false',
       'NO_RUNNING_STATS',
     ],
+    ...(
+      [
+        ['GroupNorm', new GroupNorm(2, 8)],
+        ['LayerNorm', new LayerNorm(8)],
+        ['RMSNorm', new RMSNorm(8)],
+        ['LayerNorm', new LayerNorm(8).freeze()],
+        ['GroupNorm', new GroupNorm(2, 8).freeze()],
+      ] as const
+    ).flatMap(([name, norm]): (typeof cases)[number][] =>
+      Object.entries({
+        foldIntoConv: () => foldIntoConv(conv(), norm as Wrong),
+        foldIntoLinear: () => foldIntoLinear(linear(), norm as Wrong),
+        compose: () => compose(norm as Wrong, fixed(8)),
+      }).map(([call, action]) => [
+        `${norm.constructor.name} (${name}) to ${call}`,
+        action,
+        RangeError,
+        `${call === 'compose' ? 'first' : 'bn'} must have constants for statistics, got the ${name}, which finds those of each input; keep it; foldBeforeLinear() takes its weight and bias`,
+        'NOT_FOLDABLE',
+      ]),
+    ),
+    [
+      'instance norm without running statistics',
+      () => foldIntoConv(conv(), new InstanceNorm(8)),
+      RangeError,
+      'bn must have constants for statistics, got the InstanceNorm, which finds those of each input; keep it, or train it with trackRunningStats',
+      'NOT_FOLDABLE',
+    ],
+    [
+      'layer norm of other places than the inputs that it is before',
+      () => foldBeforeLinear(new LayerNorm([2, 3]), linear()),
+      RangeError,
+      'bn must have 4 channels (inputs of linear), got 6',
+    ],
+    [
+      'layer norm with an activation before a linear layer',
+      () => foldBeforeLinear(new LayerNorm(4, { activation: 'relu' }).freeze(), linear()),
+      RangeError,
+      'bn.activation must be absent (it stands between the norm and the layer), got "relu"',
+      'NOT_FOLDABLE',
+    ],
+    [
+      'layer norm whose weight is not finite',
+      () => {
+        const norm = new LayerNorm(4);
+        norm.weight?.fill(Number.NaN, 2, 3);
+        foldBeforeLinear(norm, linear());
+      },
+      RangeError,
+      'bn.weight must be finite, got NaN in channel 2',
+    ],
+    [
+      'a proxy of a layer norm',
+      () => foldBeforeLinear(new Proxy(new LayerNorm(4), {}), linear()),
+      TypeError,
+      'bn must be a layer itself, got an object',
+    ],
     [
       'activation that is not known',
       () => foldIntoConv(conv(), { ...fixed(8), activation: 'gelu' as Wrong }),
@@ -752,7 +894,7 @@ describe('errors of folding', () => {
       'activation after the batch norm and before the layer',
       () => foldBeforeLinear(fused(4), linear()),
       RangeError,
-      'bn.activation must be absent (it stands between the batch norm and the layer), got "relu"',
+      'bn.activation must be absent (it stands between the norm and the layer), got "relu"',
       'NOT_FOLDABLE',
     ],
     [

@@ -3,16 +3,25 @@
 
 #include <fuzzer/FuzzedDataProvider.h>
 
+#include "norms.h"
 #include "passes.h"
 
 namespace {
 
+/// Values of a tensor. Mostly few: what is large is slow, and no path needs it but those of several threads
+/// and blocks.
+size_t read_budget(FuzzedDataProvider& bytes) {
+  return size_t{1} << (bytes.ConsumeProbability<float>() < 0.95f ? bytes.ConsumeIntegralInRange<int>(0, 12)
+                                                                 : bytes.ConsumeIntegralInRange<int>(13, 17));
+}
+
+double read_eps(FuzzedDataProvider& bytes) {
+  return bytes.PickValueInArray({1e-5, 1e-12, 1e-300, 1.0, 1e300});
+}
+
 Case read_case(FuzzedDataProvider& bytes) {
   Case c;
-  // Mostly small: what is large is slow, and no path needs it but those of several threads and blocks.
-  const size_t budget =
-      size_t{1} << (bytes.ConsumeProbability<float>() < 0.95f ? bytes.ConsumeIntegralInRange<int>(0, 12)
-                                                              : bytes.ConsumeIntegralInRange<int>(13, 17));
+  const size_t budget = read_budget(bytes);
   const auto up_to = [&](size_t most) { return bytes.ConsumeIntegralInRange<size_t>(1, most); };
   c.shape.channels = up_to(budget < 5000 ? budget : 5000);
   const size_t count = budget / c.shape.channels;
@@ -21,7 +30,7 @@ Case read_case(FuzzedDataProvider& bytes) {
   c.shape.outer = bytes.ConsumeIntegralInRange<size_t>(0, count / c.shape.inner);
   c.filling = static_cast<Filling>(bytes.ConsumeIntegralInRange<int>(0, kFillings - 1));
   c.seed = bytes.ConsumeIntegral<uint32_t>();
-  c.eps = bytes.PickValueInArray({1e-5, 1e-12, 1e-300, 1.0, 1e300});
+  c.eps = read_eps(bytes);
   c.weight = bytes.ConsumeBool();
   c.bias = bytes.ConsumeBool();
   c.relu = bytes.ConsumeBool();
@@ -29,6 +38,30 @@ Case read_case(FuzzedDataProvider& bytes) {
   c.mask = bytes.ConsumeBool();
   c.input_gradient = bytes.ConsumeBool();
   c.parameter_gradients = bytes.ConsumeBool();
+  return c;
+}
+
+norms::Case read_norm(FuzzedDataProvider& bytes) {
+  norms::Case c;
+  size_t left = read_budget(bytes);
+  /// A dimension of what is left; often 1.
+  const auto take = [&] {
+    const size_t size = bytes.ConsumeBool() ? 1 : bytes.ConsumeIntegralInRange<size_t>(1, left);
+    left /= size;
+    return size;
+  };
+  c.shape.channels = take();
+  c.shape.inner = take();
+  c.shape.groups = take();
+  c.shape.outer = take();
+  // None at all, at times.
+  c.shape.samples = bytes.ConsumeIntegralInRange<size_t>(0, left);
+  c.filling = static_cast<Filling>(bytes.ConsumeIntegralInRange<int>(0, kFillings - 1));
+  c.seed = bytes.ConsumeIntegral<uint32_t>();
+  c.eps = read_eps(bytes);
+  for (bool* choice : {&c.centred, &c.weight, &c.bias, &c.relu, &c.residual, &c.mask, &c.input_gradient,
+                       &c.weight_gradient, &c.bias_gradient})
+    *choice = bytes.ConsumeBool();
   return c;
 }
 
@@ -53,14 +86,18 @@ void test(const Case& c, Manner m) {
   }
 }
 
-}  // namespace
+template <typename S>
+void test(const norms::Case& c, Manner m) {
+  const norms::Inputs<S> inputs(c);
+  const auto expected = norms::expect<S>(c, inputs);
+  for (const auto* table : batchnorm::kernel_tables()) {
+    m.execution.kernels = table;
+    norms::compare<S>(c, m, *norms::run<S>(c, inputs, m), *expected);
+  }
+}
 
-extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  FuzzedDataProvider bytes(data, size);
-  const bool is_double = bytes.ConsumeBool();
-  const bool is_half = bytes.ConsumeBool();
-  Case c = read_case(bytes);
-  const Manner m = read_manner(bytes);
+template <typename AnyCase>
+void test_any(AnyCase c, const Manner& m, bool is_double, bool is_half) {
   c.storage = is_double ? batchnorm::kFloat16 : batchnorm::kBfloat16;
   if (is_half)
     test<batchnorm::Half>(c, m);
@@ -68,5 +105,21 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     test<double>(c, m);
   else
     test<float>(c, m);
+}
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  FuzzedDataProvider bytes(data, size);
+  const bool is_double = bytes.ConsumeBool();
+  const bool is_half = bytes.ConsumeBool();
+  const bool is_norm = bytes.ConsumeIntegralInRange<int>(0, 2) == 0;
+  if (is_norm) {
+    const norms::Case c = read_norm(bytes);
+    test_any(c, read_manner(bytes), is_double, is_half);
+  } else {
+    const Case c = read_case(bytes);
+    test_any(c, read_manner(bytes), is_double, is_half);
+  }
   return 0;
 }

@@ -11,6 +11,7 @@
 #include <thread>
 
 #include "conversions.h"
+#include "norms.h"
 #include "passes.h"
 #include "plan.h"
 #include "queue.h"
@@ -436,6 +437,7 @@ int main(int count, char** arguments) {
   }
   passed += conversions::test_all();
   passed += storages::test_all(best_only ? 41 : once ? 5 : 1);
+  passed += norms::test_all(tables(), once || best_only, threads_only);
   size_t number = 0;
   for (const Shape shape : kShapes) {
     test_shape<float>(shape, number++);

@@ -93,16 +93,22 @@ describe(`a forward (${seedNote})`, () => {
     expect(() => layer.backward(dy, { of: { data: x.data, shape: x.shape } })).toThrow(noForward);
   });
 
-  it.each(each)('is kept by retain, and gone through in halves: $title', ({ norm, index }) => {
-    const { layer, x, dy } = drawnLayer(norm, 'float32', index);
-    const y = layer.forward(x);
+  it.each(
+    each.flatMap((one) => [
+      { ...one, behind: 'nothing', fused: false },
+      { ...one, behind: 'a residual and a ReLU', fused: true },
+    ]),
+  )('is kept by retain, and gone through in halves: $title, $behind behind', ({ norm, index, fused }) => {
+    const { layer, x, dy } = drawnLayer(norm, 'float32', index, fused ? { activation: 'relu' } : {});
+    const y = layer.forward(x, fused ? { residual: dy } : {});
     const whole = layer.backward(dy, { retain: true });
     const input = layer.backward(dy, { of: y, only: 'input' });
     const parameters = layer.backward(dy, { of: y, only: 'parameters' });
-    expect(Object.keys(input)).toEqual(['dx']);
+    expect(Object.keys(input)).toEqual(fused ? ['dx', 'dResidual'] : ['dx']);
     expect(parameters.dx).toBeUndefined();
     expectSame(input.dx.data, whole.dx.data, 'dx');
     expectSame(parameters.dWeight, whole.dWeight, 'dWeight');
+    expectSame(parameters.dBias ?? [], whole.dBias ?? [], 'dBias');
     expect(() => layer.backward(dy, { of: y })).toThrow(noForward);
   });
 
