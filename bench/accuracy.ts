@@ -2,7 +2,7 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { kinds } from '../test/support/data.js';
-import { type Case, type DType, type Layout, sizeOf } from './cases.js';
+import { type Case, type DType, type Layout, rowOf, rowsOf, sizeOf } from './cases.js';
 import { arrayFor, eps, type Values } from './contender.js';
 import type { Worker } from './process.js';
 import type { Accuracy } from './results.js';
@@ -63,9 +63,58 @@ const layouts: readonly Layout[] = ['channels-first', 'channels-last'];
 /** The names of the hard cases, in their order. */
 export const hardCaseNames = hardCases.map(({ name }) => name);
 
+const normData = { name: '1e4 ± 1e-2', data: normal(1e4, 1e-2) };
+const [tokens, places] = [1024, 768];
+
+/** Data with a large mean, normalized by what a sample has. */
+const normCases: readonly Omit<Case, 'dtype'>[] = [
+  ...layouts.map((layout) => ({
+    ...caseOf({ name: 'group', ...place }, layout, 'float32'),
+    norm: { name: 'group', groups: 2 } as const,
+  })),
+  {
+    name: 'layer',
+    group: 'accuracy',
+    layout: 'channels-last',
+    shape: [tokens, places],
+    outer: tokens,
+    channels: places,
+    inner: 1,
+    offset: 0,
+    norm: { name: 'layer', groups: 1 },
+  },
+];
+
+/** Data, and what is made of them. */
+interface Trial {
+  name: string;
+  subject: Case;
+  fill(x: Values): void;
+}
+
+function trialsOf(dtype: DType): Trial[] {
+  const ofBatch = layouts.flatMap((layout) =>
+    hardCases.map((hard): Trial => {
+      const subject = caseOf(hard, layout, dtype);
+      return { name: hard.name, subject, fill: (x) => fill(x, hard, subject) };
+    }),
+  );
+  const ofRows = normCases.map(
+    (it): Trial => ({
+      name: normData.name,
+      subject: { ...it, dtype },
+      fill(x) {
+        const value = normData.data();
+        for (let i = 0; i < x.length; i++) x[i] = value();
+      },
+    }),
+  );
+  return [...ofBatch, ...ofRows];
+}
+
 /** Calls of `done` of {@link measureAccuracy}. */
 export function accuracySteps(workers: readonly Worker[]): number {
-  return hardCases.length * layouts.length * workers.length;
+  return trialsOf('float32').length * workers.length;
 }
 
 /** The error of every contender on the hard cases, against double arithmetic on the same values. */
@@ -78,35 +127,34 @@ export async function measureAccuracy(
   const folder = mkdtempSync(join(tmpdir(), 'batchnorm-bench-'));
   const found: Accuracy[] = [];
   try {
-    for (const layout of layouts)
-      for (const hard of hardCases) {
-        const subject = caseOf(hard, layout, dtype);
-        const x = arrayFor(subject, sizeOf(subject));
-        fill(x, hard, subject);
-        const file = join(folder, 'x');
-        writeFileSync(file, x);
-        const statistics = trueStatistics(x, subject);
-        for (const worker of workers) {
-          const target = join(folder, 'y');
-          writeFileSync(target, new Uint8Array(x.byteLength));
-          const { variance, error } = await worker.ask({ train: subject, x: file, y: target });
-          done();
-          const contender = worker.entry.name;
-          if (error !== undefined) note(`${contender}, ${hard.name}, ${layout}: ${error}`);
-          if (variance === undefined) continue;
-          const y = arrayFor(subject, x.length);
-          new Uint8Array(y.buffer).set(readFileSync(target));
-          const errors = errorsOf(subject, x, y, variance, statistics);
-          found.push({ case: hard.name, layout, contender, ...errors });
-        }
+    for (const { name, subject, fill } of trialsOf(dtype)) {
+      const { layout, norm } = subject;
+      const x = arrayFor(subject, sizeOf(subject));
+      fill(x);
+      const file = join(folder, 'x');
+      writeFileSync(file, x);
+      const statistics = trueStatistics(x, subject);
+      for (const worker of workers) {
+        const target = join(folder, 'y');
+        writeFileSync(target, new Uint8Array(x.byteLength));
+        const { ready, variance, error } = await worker.ask({ train: subject, x: file, y: target });
+        done();
+        const contender = worker.entry.name;
+        if (error !== undefined) note(`${contender}, ${[norm?.name, name].join(' ')}, ${layout}: ${error}`);
+        if (!ready) continue;
+        const y = arrayFor(subject, x.length);
+        new Uint8Array(y.buffer).set(readFileSync(target));
+        const errors = errorsOf(subject, x, y, variance, statistics);
+        found.push({ case: name, layout, contender, ...(norm && { norm: norm.name }), ...errors });
       }
+    }
   } finally {
     rmSync(folder, { recursive: true });
   }
   return found;
 }
 
-function caseOf({ name, channels, batch, side }: HardCase, layout: Layout, dtype: DType): Case {
+function caseOf({ name, channels, batch, side }: Omit<HardCase, 'data'>, layout: Layout, dtype: DType): Case {
   const area = side * side;
   const first = layout === 'channels-first';
   return {
@@ -136,56 +184,46 @@ interface Statistics {
 }
 
 /**
- * Two passes in double; the first value as the shift makes those of a constant channel exact. Good to about 1e-14, so
- * that no smaller error of a float64 contender means anything.
+ * Two passes in double over what is normalized together; the first value as the shift makes those of a constant row exact. Good to
+ * about 1e-14, so that no smaller error of a float64 contender means anything.
  */
-function trueStatistics(x: Values, { outer, channels, inner }: Case): Statistics {
-  const count = outer * inner;
-  const mean = new Float64Array(channels);
-  const variance = new Float64Array(channels);
-  for (let c = 0; c < channels; c++) {
-    const each = (visit: (value: number) => void) => {
-      for (let n = 0; n < outer; n++)
-        for (let i = 0, at = (n * channels + c) * inner; i < inner; i++, at++) visit(x[at]);
-    };
-    const shift = x[c * inner];
-    let sum = 0;
-    each((value) => {
-      sum += value - shift;
-    });
-    const rest = sum / count;
-    let squares = 0;
-    each((value) => {
-      squares += (value - shift - rest) ** 2;
-    });
-    mean[c] = shift + rest;
-    variance[c] = squares / count;
+function trueStatistics(x: Values, subject: Case): Statistics {
+  const rows = rowsOf(subject);
+  const row = rowOf(subject);
+  const count = x.length / rows;
+  const [shift, mean, variance] = [0, 1, 2].map(() => new Float64Array(rows));
+  for (let i = x.length; i-- > 0; ) shift[row(i)] = x[i];
+  for (let i = 0; i < x.length; i++) mean[row(i)] += x[i] - shift[row(i)];
+  for (let r = 0; r < rows; r++) mean[r] /= count;
+  for (let i = 0; i < x.length; i++) variance[row(i)] += (x[i] - shift[row(i)] - mean[row(i)]) ** 2;
+  for (let r = 0; r < rows; r++) {
+    mean[r] += shift[r];
+    variance[r] /= count;
   }
   return { mean, variance };
 }
 
 function errorsOf(
-  { outer, channels, inner }: Case,
+  subject: Case,
   x: Values,
   y: Values,
-  variance: readonly number[],
+  variance: readonly number[] | undefined,
   truth: Statistics,
 ): Pick<Accuracy, 'varianceError' | 'yError'> {
-  let varianceError = 0;
+  const row = rowOf(subject);
   let largest = 0;
   let difference = 0;
-  for (let c = 0; c < channels; c++) {
-    const off = Math.abs(variance[c] - truth.variance[c]);
-    varianceError = worse(varianceError, off / (truth.variance[c] || 1));
-    const r = 1 / Math.sqrt(truth.variance[c] + eps);
-    for (let n = 0; n < outer; n++)
-      for (let i = 0, at = (n * channels + c) * inner; i < inner; i++, at++) {
-        const expected = (x[at] - truth.mean[c]) * r;
-        largest = Math.max(largest, Math.abs(expected));
-        difference = worse(difference, Math.abs(y[at] - expected));
-      }
+  for (let i = 0; i < x.length; i++) {
+    const r = row(i);
+    const expected = (x[i] - truth.mean[r]) / Math.sqrt(truth.variance[r] + eps);
+    largest = Math.max(largest, Math.abs(expected));
+    difference = worse(difference, Math.abs(y[i] - expected));
   }
-  return { varianceError, yError: difference / (largest || 1) };
+  const varianceError = variance?.reduce(
+    (worst, value, r) => worse(worst, Math.abs(value - truth.variance[r]) / (truth.variance[r] || 1)),
+    0,
+  );
+  return { yError: difference / (largest || 1), ...(varianceError !== undefined && { varianceError }) };
 }
 
 /** The larger one, and NaN where either is: nothing is worse. */

@@ -25,8 +25,17 @@ export interface Case {
   counts?: Counts;
   /** In what the tensors lie in memory, or what is made of it; absent: in their dtype. */
   storage?: Storage;
-  /** The case of the same shape in float32, whose time is the measure; absent: none. */
+  /** What is normalized by itself, if not each channel of the batch; absent: batch norm. */
+  norm?: Norm;
+  /** The case of batch norm of the same shape in float32, whose time is the measure; absent: none. */
   twin?: string;
+}
+
+/** A norm of rows. */
+export interface Norm {
+  name: 'group' | 'instance' | 'layer' | 'RMS';
+  /** Of the channels of each sample: all of them together are a row of layer and RMS norm, of instance norm each alone. */
+  groups: number;
 }
 
 /** Bits of 16, pixels of uint8 that become planes of float32, float32 that becomes bfloat16 and the other way round. */
@@ -114,6 +123,34 @@ function inBits(cases: readonly Case[]): Case[] {
   );
 }
 
+/** Beside batch norm of the same shape, whose inference is the measure of theirs. */
+function norm(name: Norm['name'], it: Case, groups: number): Case {
+  return {
+    ...it,
+    name: `${name} ${name === 'layer' || name === 'RMS' ? nameOf(it.shape) : it.name}`,
+    group: 'norms',
+    norm: { name, groups },
+    twin: it.name,
+  };
+}
+
+function norms(): Case[] {
+  const pictures = images('', 32, 256, 56);
+  const dense = [
+    last('norms', 4096, 768),
+    last('norms', 512, 4096),
+    last('norms', 32, 1024, 128),
+    last('norms', 1, 768),
+    last('norms', 8192, 64),
+  ];
+  return [
+    ...pictures.map((it) => norm('group', it, 32)),
+    ...pictures.map((it) => norm('instance', it, it.channels)),
+    ...dense,
+    ...(['layer', 'RMS'] as const).flatMap((name) => dense.map((it) => norm(name, it, 1))),
+  ];
+}
+
 function converted(storage: Storage, it: Case): Case {
   return { ...it, name: `${storage} ${it.name.replace(' last', '')}`, group: 'storage', storage };
 }
@@ -161,6 +198,7 @@ const everyCase: readonly Case[] = [
     converted(storage, last('', 8192, 2048)),
     converted(storage, last('', 64, 1024)),
   ]),
+  ...norms(),
   ...shortRows(),
   ...atEachPlaceOfLine([last('', 8, 256, 14, 14), last('', 1, 64, 112, 112), last('', 1024, 1024)]),
 ];
@@ -173,6 +211,7 @@ const quick = new Set(
     ...counting(images('', 32, 256, 56)),
     ...inBits(images('', 32, 256, 56)),
     converted('pictures', last('', 32, 3, 224, 224)),
+    ...norms().filter(({ name }) => name.startsWith('group') || name.includes('(4096, 768)')),
     ...images('', 32, 256, 56),
     ...images('', 32, 512, 28),
     ...images('', 32, 2048, 7),
@@ -186,6 +225,8 @@ const doubles = new Set([
   ...quick,
   ...[...images('', 32, 64, 112), first('', 128, 64, 1000), last('', 32, 256)].map(({ name }) => name),
 ]);
+
+const onlyFloat32 = new Set(['misaligned', 'norms']);
 
 /** Near-square matrices from 64 bytes to 100 MB, a factor of two apart. */
 function sweep(): Case[] {
@@ -207,19 +248,39 @@ export interface Selection {
   only: string;
 }
 
-/** Large and small images in both layouts, dense layers, sequences, odd channel counts, weights and gaps, storage, short rows and views. */
+/** Large and small images in both layouts, dense layers, sequences, odd channel counts, weights and gaps, storage, other norms, short rows and views. */
 export function selectCases(selection: Selection): Case[] {
   const { dtype, only } = selection;
   const table = everyCase.filter(({ name, group, storage }) => {
     if (storage !== undefined && dtype !== 'float32') return false;
     if (selection.quick) return quick.has(name) || cliffs.has(group);
-    return dtype === 'float32' || cliffs.has(group) || (doubles.has(name) && group !== 'misaligned');
+    return dtype === 'float32' || cliffs.has(group) || (doubles.has(name) && !onlyFloat32.has(group));
   });
   const isAsked = ({ name, group }: Case) => name.includes(only) || group.includes(only);
   const twins = new Set(table.filter(isAsked).map(({ twin }) => twin));
   return [...table, ...(selection.sweep ? sweep() : [])]
     .filter((it) => isAsked(it) || twins.has(it.name))
     .map((it) => (dtype === 'float32' ? it : { ...it, dtype, name: `${it.name} f64` }));
+}
+
+/** What is normalized by itself: channels of batch norm, and of other norms groups of each sample. */
+export function rowsOf({ norm, channels, ...subject }: Case): number {
+  return norm === undefined ? channels : samplesOf({ norm, ...subject }) * norm.groups;
+}
+
+/** The row of the value at a place of the memory. */
+export function rowOf(subject: Case): (place: number) => number {
+  const { norm, channels, inner } = subject;
+  const channel = (place: number) => Math.floor(place / inner) % channels;
+  if (norm === undefined) return channel;
+  const { groups } = norm;
+  const [ofSample, ofGroup] = [sizeOf(subject) / samplesOf(subject), channels / groups];
+  return (place) => Math.floor(place / ofSample) * groups + Math.floor(channel(place) / ofGroup);
+}
+
+/** Layer and RMS norm know of no samples but rows. */
+function samplesOf({ norm, shape, outer }: Pick<Case, 'norm' | 'shape' | 'outer'>): number {
+  return norm?.name === 'layer' || norm?.name === 'RMS' ? outer : shape[0];
 }
 
 /** Values in the tensor. */

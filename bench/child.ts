@@ -51,9 +51,9 @@ async function answer(request: Request): Promise<Reply> {
   prepared = await contender(request.train, buffersFor(request.train, x));
   const trained = await prepared?.train?.();
   if (trained) writeFileSync(request.y, trained.y);
-  const variance = trained && Array.from(trained.variance);
+  const variance = trained?.variance && Array.from(trained.variance);
   await dispose();
-  return { ready: variance !== undefined, variance };
+  return { ready: trained !== undefined, variance };
 }
 
 process.on('message', async (request: Request) => {

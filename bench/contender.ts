@@ -26,7 +26,7 @@ export interface Prepared {
   calls: Partial<Record<Pass | Roofline, Call>>;
   /** How the library has decided to do a pass, in words. */
   planOf?(pass: Pass | Roofline): string | undefined;
-  /** One training forward with weight 1 and bias 0: what it makes of y, and the biased variance of each channel. */
+  /** One training forward with weight 1 and bias 0: what it makes of y, and the biased variance of each row (batch norm: channel). */
   train?(): Promise<Trained> | Trained;
   /** Gives back what the garbage collector cannot. */
   dispose?(): Promise<void> | void;
@@ -34,7 +34,8 @@ export interface Prepared {
 
 export interface Trained {
   y: Values;
-  variance: ArrayLike<number>;
+  /** Absent where a library keeps it to itself. */
+  variance?: ArrayLike<number>;
 }
 
 /** A library: undefined for a case that it cannot do. */

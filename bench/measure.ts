@@ -1,4 +1,4 @@
-import { type Case, type Pass, passes } from './cases.js';
+import { type Case, type Pass, passes, rowsOf, sizeOf } from './cases.js';
 import { type Roofline, rooflines } from './contender.js';
 import type { Worker } from './process.js';
 import { type Measurement, median } from './results.js';
@@ -27,7 +27,7 @@ export async function measureCase(
   { rounds, milliseconds, stop, done, note }: Effort,
 ): Promise<Measurement[]> {
   const able = new Set<Worker>();
-  const valuesPerChannel = subject.outer * subject.inner;
+  const valuesPerRow = sizeOf(subject) / rowsOf(subject);
   for (const worker of workers) {
     const { ready, error } = await worker.ask({ prepare: subject });
     if (ready) able.add(worker);
@@ -42,8 +42,8 @@ export async function measureCase(
       for (const worker of workers) {
         if (stop.aborted) return [];
         const { name } = worker.entry;
-        // One value per channel has no batch statistics to speak of, though some compute them.
-        const asked = able.has(worker) && (pass === 'inference' || pass === 'copy' || valuesPerChannel > 1);
+        // One value per row has no statistics to speak of, though some compute them.
+        const asked = able.has(worker) && (pass === 'inference' || pass === 'copy' || valuesPerRow > 1);
         const { samples, plan, error } = asked ? await worker.ask({ measure: pass, milliseconds }) : {};
         done();
         if (error !== undefined) {

@@ -13,7 +13,7 @@ const { values } = parseArgs({
     dtype: { type: 'string', default: 'float32' },
     /** Part of the name or of the group of a case. */
     only: { type: 'string', default: '' },
-    /** Ten cases instead of all, large ones with weights and gaps and in 16 bits, and those where a cliff would show. */
+    /** Ten cases instead of all, large ones with weights and gaps and in 16 bits, some norms, and those where a cliff would show. */
     quick: { type: 'boolean', default: false },
     /** Tensors of 64 bytes to 100 MB besides. */
     sweep: { type: 'boolean', default: false },

@@ -16,7 +16,7 @@ import { noiseNote } from './report/noise.js';
 import { page } from './report/page.js';
 import { accuracyTables, compareTable, speedTables, type TextTable, targetTable } from './report/tables.js';
 import { terminalTable } from './report/terminal.js';
-import { Lookup, type Results } from './results.js';
+import { Lookup, type Results, readResults, writeResults } from './results.js';
 import { buildRevision, type Revision } from './revision.js';
 
 async function measure(entries: readonly Entry[], notes: string[]): Promise<Results> {
@@ -117,7 +117,7 @@ function tablesOf(lookup: Lookup): TextTable[] {
 }
 
 const measured: Results = options.from
-  ? JSON.parse(readFileSync(options.from, 'utf8'))
+  ? readResults(readFileSync(options.from, 'utf8'))
   : await (options.compare ? compare(options.compare) : everyContender());
 const noise = noiseNote(measured.measurements);
 const results = noise === undefined ? measured : { ...measured, notes: [...measured.notes, noise] };
@@ -129,7 +129,7 @@ for (const note of results.notes) console.log(note);
 
 mkdirSync(options.out, { recursive: true });
 const json = join(options.out, options.compare ? 'compare.json' : 'bench.json');
-if (!options.from) writeFileSync(json, JSON.stringify(measured, null, 1));
+if (!options.from) writeFileSync(json, writeResults(measured));
 const html = join(options.out, options.compare ? 'compare.html' : 'bench.html');
 writeFileSync(html, page(lookup, tables));
 console.log(`All measurements: ${options.from || json}, page: ${html}`);

@@ -148,7 +148,7 @@ function backwardChannelsFirst(
   }
 }
 
-function sumOf(x: Values, start: number, end: number): number {
+export function sumOf(x: Values, start: number, end: number): number {
   let s0 = 0;
   let s1 = 0;
   let s2 = 0;
@@ -164,7 +164,7 @@ function sumOf(x: Values, start: number, end: number): number {
   return s0 + s1 + (s2 + s3);
 }
 
-function squaredDeviationsOf(x: Values, start: number, end: number, center: number): number {
+export function squaredDeviationsOf(x: Values, start: number, end: number, center: number): number {
   let s0 = 0;
   let s1 = 0;
   let s2 = 0;
@@ -184,7 +184,13 @@ function squaredDeviationsOf(x: Values, start: number, end: number, center: numb
   return s0 + s1 + (s2 + s3);
 }
 
-function deviationProductsOf(dy: Values, x: Values, start: number, end: number, center: number): number {
+export function deviationProductsOf(
+  dy: Values,
+  x: Values,
+  start: number,
+  end: number,
+  center: number,
+): number {
   let s0 = 0;
   let s1 = 0;
   let s2 = 0;
@@ -200,7 +206,7 @@ function deviationProductsOf(dy: Values, x: Values, start: number, end: number, 
   return s0 + s1 + (s2 + s3);
 }
 
-function normalizeRun(
+export function normalizeRun(
   x: Values,
   y: Values,
   start: number,

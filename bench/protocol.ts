@@ -16,7 +16,7 @@ export interface Reply {
   samples?: number[];
   /** How this library has decided to do it, in words. */
   plan?: string;
-  /** Biased, per channel. */
+  /** Biased, per channel or, of other norms, row; absent where the library does not tell. */
   variance?: number[];
   /** What the library threw. */
   error?: string;

@@ -1,4 +1,4 @@
-import { type Case, type Pass, passes } from './cases.js';
+import { type Case, type Norm, type Pass, passes } from './cases.js';
 import { type Roofline, rooflineOf } from './contender.js';
 
 /** Of one contender, case and pass. */
@@ -20,8 +20,10 @@ export interface Accuracy {
   case: string;
   layout: Case['layout'];
   contender: string;
-  /** Relative to the true variance; of a constant channel absolute. */
-  varianceError: number;
+  /** What normalizes; absent: batch norm. */
+  norm?: Norm['name'];
+  /** Relative to the true variance; of a constant channel absolute. Absent where the contender keeps its own to itself. */
+  varianceError?: number;
   /** Largest, as a share of the largest |y|; of a constant channel absolute. */
   yError: number;
 }
@@ -38,6 +40,20 @@ export interface Results {
   accuracy: Accuracy[];
   /** What went wrong or was left out. */
   notes: string[];
+}
+
+/** For {@link readResults}: JSON alone would turn NaN into null. */
+export function writeResults(results: Results): string {
+  const asText = (_: string, value: unknown) =>
+    typeof value === 'number' && !Number.isFinite(value) ? String(value) : value;
+  return JSON.stringify(results, asText, 1);
+}
+
+/** What {@link writeResults} wrote. */
+export function readResults(text: string): Results {
+  return JSON.parse(text, (_, value) =>
+    value === 'NaN' || value === 'Infinity' || value === '-Infinity' ? Number(value) : value,
+  );
 }
 
 /** Looks measurements up. */

@@ -1,5 +1,5 @@
-import { bytesOf, type Case, type Pass, passes } from './cases.js';
-import { geometricMean, type Lookup, ratio } from './results.js';
+import { bytesOf, type Case, type Norm, type Pass, passes } from './cases.js';
+import { geometricMean, type Lookup, type Measurement, ratio } from './results.js';
 
 interface Target {
   name: string;
@@ -11,6 +11,8 @@ interface Target {
   nanoseconds?: number;
   /** Of the time of the same shape in float32, with any number of threads. */
   ofTwin?: number;
+  /** How many times as fast as batch norm of the same shape, or as another library with as many threads. */
+  times?: { than: 'batch norm' | 'PyTorch' | 'onnxruntime'; least: number };
 }
 
 /** A cell of the table of targets. */
@@ -139,16 +141,46 @@ const storageTargets: readonly Target[] = [
   },
 ];
 
+const normNames: readonly Norm['name'][] = ['group', 'instance', 'layer', 'RMS'];
+
+const normTargets: readonly Target[] = normNames.flatMap((name): Target[] => {
+  const holds = ({ norm }: Case) => norm?.name === name;
+  const label = `${name} norm`;
+  return [
+    {
+      name: `${label}, training, from 12 MB`,
+      pass: 'training',
+      holds: (it) => holds(it) && bytesOf(it) >= 12 * megabyte,
+      fractions: [0.6, 0.6],
+    },
+    {
+      name: `${label}, inference`,
+      pass: 'inference',
+      holds,
+      times: { than: 'batch norm', least: 0.85 },
+    },
+    { name: `${label}, inference`, pass: 'inference', holds, times: { than: 'onnxruntime', least: 1.2 } },
+    ...passes.map((pass): Target => {
+      return { name: `${label}, ${pass}`, pass, holds, times: { than: 'PyTorch', least: 1.2 } };
+    }),
+  ];
+});
+
 /** Every target against this run. */
 export function judge(lookup: Lookup): Cell[] {
   const { cases, threads } = lookup.results;
   // What is asked for is asked of values that all count alike.
   const judged = cases.filter(({ group, counts }) => group !== 'sweep' && counts === undefined);
-  const [plain, stored] = [false, true].map((isStored) =>
-    judged.filter(({ storage }) => (storage !== undefined) === isStored),
-  );
-  return [...targets, ...storageTargets].flatMap((target) => {
-    const subjects = (storageTargets.includes(target) ? stored : plain).filter(target.holds);
+  const stored = judged.filter(({ storage }) => storage !== undefined);
+  const normed = judged.filter(({ norm }) => norm !== undefined);
+  const plain = judged.filter((it) => !stored.includes(it) && !normed.includes(it));
+  const tables = [
+    { rows: targets, of: plain },
+    { rows: storageTargets, of: stored },
+    { rows: normTargets, of: normed },
+  ].flatMap(({ rows, of }) => rows.map((target) => ({ target, of })));
+  return tables.flatMap(({ target, of }) => {
+    const subjects = of.filter(target.holds);
     const { nanoseconds, fractions } = target;
     // The times are those of float32.
     if (nanoseconds !== undefined)
@@ -161,11 +193,18 @@ export function judge(lookup: Lookup): Cell[] {
         ),
       ];
     return [...new Set([1, threads])].flatMap((count) => {
+      if (target.times !== undefined) return [timesCell(lookup, target, count, target.times, subjects)];
       if (target.ofTwin !== undefined) return [twinCell(lookup, target, count, target.ofTwin, subjects)];
       const fraction = fractions?.[count === 1 ? 0 : 1];
       return fraction === undefined ? [] : [fractionCell(lookup, target, count, fraction, subjects)];
     });
   });
+}
+
+/** Of a case. */
+interface Found {
+  name: string;
+  value: number;
 }
 
 function fractionCell(
@@ -175,24 +214,11 @@ function fractionCell(
   fraction: number,
   subjects: readonly Case[],
 ): Cell {
-  const found = subjects.flatMap((subject) => {
+  const found = subjects.flatMap((subject): Found[] => {
     const value = lookup.fraction(subject, pass, `native ${threads}T`);
     return value === undefined ? [] : [{ name: subject.name, value }];
   });
-  const worst = found.reduce<(typeof found)[number] | undefined>(
-    (a, b) => (a && a.value <= b.value ? a : b),
-    undefined,
-  );
-  return {
-    name,
-    threads,
-    target: `≥ ${fraction.toFixed(2)}`,
-    // Two decimals are what the target has.
-    reached: worst && Math.round(worst.value * 100) >= Math.round(fraction * 100),
-    geometricMean: worst ? geometricMean(found.map(({ value }) => value)).toFixed(2) : '-',
-    worst: worst?.value.toFixed(2) ?? '-',
-    worstCase: worst?.name ?? '-',
-  };
+  return { name, threads, target: `≥ ${fraction.toFixed(2)}`, ...atLeast(fraction, found) };
 }
 
 function twinCell(
@@ -202,24 +228,75 @@ function twinCell(
   most: number,
   subjects: readonly Case[],
 ): Cell {
-  const { cases } = lookup.results;
-  const found = subjects.flatMap((subject) => {
-    const twin = cases.find((it) => it.name === subject.twin);
-    const [own, other] = [subject, twin].map((it) => it && lookup.find(it, pass, `native ${threads}T`));
+  const found = subjects.flatMap((subject): Found[] => {
+    const [own, other] = [subject, twinOf(lookup, subject)].map(
+      (it) => it && lookup.find(it, pass, `native ${threads}T`),
+    );
     return own && other ? [{ name: subject.name, value: ratio(own, other) }] : [];
   });
-  const worst = found.reduce<(typeof found)[number] | undefined>(
-    (a, b) => (a && a.value >= b.value ? a : b),
-    undefined,
+  return { name, threads, target: `≤ ${most.toFixed(2)} of float32's time`, ...atMost(most, found) };
+}
+
+function timesCell(
+  lookup: Lookup,
+  { name, pass }: Target,
+  threads: number,
+  { than, least }: NonNullable<Target['times']>,
+  subjects: readonly Case[],
+): Cell {
+  const own = `native ${threads}T`;
+  const other = lookup.results.contenders.find((it) => it.name.startsWith(than) && it.threads === threads);
+  const slower = (subject: Case): Measurement | undefined => {
+    if (than !== 'batch norm') return other && lookup.find(subject, pass, other.name);
+    const twin = twinOf(lookup, subject);
+    return twin && lookup.find(twin, pass, own);
+  };
+  const found = subjects.flatMap((subject): Found[] => {
+    const [a, b] = [slower(subject), lookup.find(subject, pass, own)];
+    return a && b ? [{ name: subject.name, value: ratio(a, b) }] : [];
+  });
+  return { name, threads, target: `≥ ${least.toFixed(2)} × ${than}`, ...atLeast(least, found) };
+}
+
+function twinOf({ results }: Lookup, { twin }: Case): Case | undefined {
+  return results.cases.find(({ name }) => name === twin);
+}
+
+type Verdict = Omit<Cell, 'name' | 'threads' | 'target'>;
+
+function atLeast(bound: number, found: readonly Found[]): Verdict {
+  return verdictOf(
+    found,
+    (a, b) => a.value - b.value,
+    ({ value }) => hundredths(value) >= hundredths(bound),
   );
+}
+
+function atMost(bound: number, found: readonly Found[]): Verdict {
+  return verdictOf(
+    found,
+    (a, b) => b.value - a.value,
+    ({ value }) => hundredths(value) <= hundredths(bound),
+  );
+}
+
+/** Two decimals are what the targets have. */
+function hundredths(value: number): number {
+  return Math.round(value * 100);
+}
+
+function verdictOf(
+  found: readonly Found[],
+  worstFirst: (a: Found, b: Found) => number,
+  isReached: (worst: Found) => boolean,
+): Verdict {
+  const [worst] = [...found].sort(worstFirst);
+  if (worst === undefined) return { reached: undefined, geometricMean: '-', worst: '-', worstCase: '-' };
   return {
-    name,
-    threads,
-    target: `≤ ${most.toFixed(2)} of float32's time`,
-    reached: worst && Math.round(worst.value * 100) <= Math.round(most * 100),
-    geometricMean: worst ? geometricMean(found.map(({ value }) => value)).toFixed(2) : '-',
-    worst: worst?.value.toFixed(2) ?? '-',
-    worstCase: worst?.name ?? '-',
+    reached: isReached(worst),
+    geometricMean: geometricMean(found.map(({ value }) => value)).toFixed(2),
+    worst: worst.value.toFixed(2),
+    worstCase: worst.name,
   };
 }
 

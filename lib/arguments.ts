@@ -4,6 +4,7 @@ import {
   describeShape,
   isObject,
   oneValuePerChannelError,
+  oneValuePerRowError,
   rangeError,
   stateError,
   typeError,
@@ -152,7 +153,10 @@ export function readForward<D extends DType>(
   const isSingle = (hasOne || isEachOne) && singleValue === 'running';
   const isOfBatch = (training && !isSingle) || running === undefined;
   if (isOfBatch && isEachOne) throw oneValuePerChannelError(input.shape, training, 'virtualBatchSize');
-  if (isOfBatch && hasOne) throw oneValuePerChannelError(input.shape, training);
+  if (isOfBatch && hasOne)
+    throw rows
+      ? oneValuePerRowError(input.shape, running !== undefined)
+      : oneValuePerChannelError(input.shape, training);
   const origin: Origin = !isOfBatch
     ? 'running'
     : givenMoments !== undefined

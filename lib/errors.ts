@@ -100,6 +100,16 @@ export function oneValuePerChannelError(
   );
 }
 
+/** The same of an instance norm, of which each sample has statistics of its own. */
+export function oneValuePerRowError(shape: readonly number[], hasRunning: boolean): Error {
+  const cure = hasRunning ? '; call eval()' : '';
+  return withCode(
+    RangeError,
+    'ONE_VALUE_PER_CHANNEL',
+    `an instance norm needs more than one value per sample and channel, got shape ${describeShape(shape)}${cure}`,
+  );
+}
+
 /** For a call that is right, at the wrong time. */
 export function stateError(reason: Reason, message: string, cause?: unknown): Error {
   return withCode(Error, reason, message, cause);

@@ -17,7 +17,7 @@ import type { RowNormConfig } from './norms/config.js';
 import { FrozenNorm } from './norms/frozen.js';
 import type { InstanceNorm } from './norms/group.js';
 import { RowNorm } from './norms/row-norm.js';
-import { isShaped, type Kind, parametersOf } from './norms/rows.js';
+import { isOfShape, type Kind, parametersOf } from './norms/rows.js';
 import { namesOf, propertiesOf } from './properties.js';
 import {
   checkValues,
@@ -213,7 +213,7 @@ function readBatchNorm(name: string, value: unknown): ReadBatchNorm {
     const { kind, core, running } = RowNorm.partsOf(value);
     if (running === undefined) throw rowsError(name, kind);
     const { config } = value;
-    settings = { ...config, axis: isShaped(kind) ? undefined : kind.axis };
+    settings = { ...config, axis: isOfShape(kind) ? undefined : kind.axis };
     dtype = config.dtype;
     mean = { name: `${name}.runningMean`, value: running.mean };
     variance = { name: `${name}.runningVar`, value: running.variance };

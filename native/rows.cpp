@@ -445,8 +445,9 @@ void forward_samples(const Execution& execution, const RowForward<S>& pass, doub
 /// Coefficients of a backward pass, one for each channel that is seen.
 template <typename T>
 struct RowCoefficients {
-  /// Of y, which an activation asks for; and of the row.
+  /// Of y, which an activation asks for.
   Normalization<T> y;
+  /// By which dy is scaled; or behind an activation, which scales it by that of y, what is left of the mean.
   T* weight;
   T* slope;
   T* constant;
@@ -469,9 +470,8 @@ class ScaledWriter final : public TileWriter {
   using T = Compute<S>;
 
  public:
-  /// `none` are zeros for a piece.
-  ScaledWriter(const Execution& execution, Layout layout, Stores stores, const RowBackward<S>& pass, S* dx,
-               const RowCoefficients<T>& coefficients, const T* none)
+  ScaledWriter(Scratch& scratch, const Execution& execution, Layout layout, Stores stores,
+               const RowBackward<S>& pass, S* dx, const RowCoefficients<T>& coefficients)
       : kernels_(kernels_of<T>(*execution.kernels)),
         fence_(execution.kernels->fence),
         values_(execution),
@@ -480,7 +480,8 @@ class ScaledWriter final : public TileWriter {
         pass_(pass),
         dx_(dx),
         c_(coefficients),
-        none_(none) {}
+        none_(alike(scratch, T{0})),
+        ones_(alike(scratch, T{1})) {}
 
   void write(const Tile& tile, size_t at, size_t channel) const override {
     // Pieces have no gaps: several whole rows, or a part of one.
@@ -505,28 +506,34 @@ class ScaledWriter final : public TileWriter {
     const T* dy = values_.read(pass_.dy + at, count, scaled.values);
     const T* const x = values_.read(pass_.x + at, count, room.values);
     const Normalization<T> y = c_.y.from(channel);
-    if (pass_.epilogue.activation != kIdentity)
+    const bool gated = pass_.epilogue.activation != kIdentity;
+    if (gated) {
       kernels_.frozen_grad_input.alone[kCached][layout_](
           GradInputWork<T>{tile, dy, x, {}, scaled.values, nullptr, y.mean, none_, none_, y.scale, y.offset});
-    else
-      kernels_.normalize[0][kIdentity].alone[kCached][layout_](
-          NormalizeWork<T>{tile, dy, nullptr, {}, scaled.values, none_, c_.weight + channel, none_});
+      normalize(tile, x, {y.mean, c_.scale + channel, c_.weight + channel}, room.values);
+    } else {
+      normalize(tile, dy, {none_, c_.weight + channel, none_}, scaled.values);
+    }
     const bool streams = stores_ == kStreamed && (layout_ == kChannelsLast || tile.columns >= kLanes<T>);
     const Stores stores = streams ? kStreamed : kCached;
     T* const dx = values_.target(dx_ + at, scaled.values);
     kernels_.grad_input[kOpen].alone[values_.stores_of(stores)][layout_](
         GradInputWork<T>{tile,
                          scaled.values,
-                         x,
+                         gated ? room.values : x,
                          {},
                          dx,
                          nullptr,
-                         y.mean,
+                         gated ? none_ : y.mean,
                          c_.slope + channel,
                          c_.constant + channel,
-                         c_.scale + channel,
+                         gated ? ones_ : c_.scale + channel,
                          none_});
     values_.wrote(stores, dx, count, dx_ + at);
+  }
+  void normalize(const Tile& tile, const T* from, const Normalization<const T>& c, T* to) const {
+    kernels_.normalize[0][kIdentity].alone[kCached][layout_](
+        NormalizeWork<T>{tile, from, nullptr, {}, to, c.mean, c.scale, c.offset});
   }
 
   const Kernels<T>& kernels_;
@@ -538,6 +545,7 @@ class ScaledWriter final : public TileWriter {
   S* const dx_;
   const RowCoefficients<T> c_;
   const T* const none_;
+  const T* const ones_;
 };
 
 double inverse_of(double variance, double eps) {
@@ -571,15 +579,22 @@ void settle_rows(const RowBackward<S>& pass, Range rows, GradientSums sums, size
       gradient += weight * sums.dy[begin + i];
       product += weight * (sums.dy_xc[begin + i] - low * sums.dy[begin + i]);
     }
-    // Behind an activation, what scales dy is the scale of y, with the inverse deviation in it.
-    const double factor = gated ? inverse : 1;
-    const double slope = inverse * (inverse * product / count) * factor;
-    const double constant = (pass.centred ? gradient / count : 0) * factor - low * slope;
-    std::fill_n(to.slope + begin, shape.channels, held<T>(slope));
-    std::fill_n(to.constant + begin, shape.channels, held<T>(constant));
-    std::fill_n(to.scale + begin, shape.channels, held<T>(inverse / factor));
-    for (size_t i = 0; i < shape.channels; i++)
-      to.weight[begin + i] = pass.weight ? pass.weight[row % shape.groups * shape.channels + i] : T{1};
+    const double mean_gradient = pass.centred ? gradient / count : 0;
+    const double mean_product = inverse * product / count;
+    if (gated) {
+      // What scales dy is the scale of y, with the inverse deviation in it; x is normalized, for the square
+      // of that may be no number.
+      std::fill_n(to.slope + begin, shape.channels, held<T>(inverse * mean_product));
+      std::fill_n(to.constant + begin, shape.channels, held<T>(inverse * mean_gradient));
+      std::fill_n(to.weight + begin, shape.channels, held<T>(-low * inverse));
+    } else {
+      const double slope = inverse * mean_product;
+      std::fill_n(to.slope + begin, shape.channels, held<T>(slope));
+      std::fill_n(to.constant + begin, shape.channels, held<T>(mean_gradient - low * slope));
+      for (size_t i = 0; i < shape.channels; i++)
+        to.weight[begin + i] = pass.weight ? pass.weight[row % shape.groups * shape.channels + i] : T{1};
+    }
+    std::fill_n(to.scale + begin, shape.channels, held<T>(inverse));
   }
 }
 
@@ -661,8 +676,7 @@ void backward_planes(const Execution& execution, const RowBackward<S>& pass, con
     if (!gradients.input) return;
     settle_rows(pass, {channels.begin / shape.channels, channels.end / shape.channels}, to, 0, c);
   };
-  const ScaledWriter<S> writer(execution, kChannelsFirst, plan.stores, pass, gradients.input, c,
-                               alike(scratch, T{0}));
+  const ScaledWriter<S> writer(scratch, execution, kChannelsFirst, plan.stores, pass, gradients.input, c);
   sum_settle_write<S>(scratch, kernels, plan, partition, sums, settle, partition,
                       gradients.input ? &writer : nullptr);
   for (size_t sample = 0; sample < shape.samples; sample++) {
@@ -725,7 +739,8 @@ void backward_samples(const Execution& execution, const RowBackward<S>& pass, co
     const Range rows = {sample * shape.groups, (sample + 1) * shape.groups};
     settle_rows(pass, rows, sums, sample * parameters, of_channels);
     // What comes later needs no more memory than this.
-    if (sample == 0) Scratch::keep(8 * padded_width(tiling) * sizeof(T) + sizeof(Room<T>) + 16 * kAlignment);
+    if (sample == 0)
+      Scratch::keep(8 * padded_width(tiling) * sizeof(T) + 2 * sizeof(Room<T>) + 16 * kAlignment);
     Scratch scratch;
     const auto lay_out = [&](const T* from) { return laid_out(scratch, kernels, tiling, from); };
     const RowCoefficients<T>& c = of_channels;
@@ -734,8 +749,8 @@ void backward_samples(const Execution& execution, const RowBackward<S>& pass, co
                                      lay_out(c.slope),
                                      lay_out(c.constant),
                                      lay_out(c.scale)};
-    const ScaledWriter<S> writer(execution, tiling.layout(), plan.stores, part, gradients.input + at, laid,
-                                 alike(scratch, T{0}));
+    const ScaledWriter<S> writer(scratch, execution, tiling.layout(), plan.stores, part, gradients.input + at,
+                                 laid);
     sweep<S>(plan.crew, tiling, writer, false);
   }
   of_parameters.write(gradients.weight, gradients.bias);

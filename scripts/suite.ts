@@ -7,6 +7,9 @@ export const computing = [
   'test/interface/folding.test.ts',
   'test/interface/layer.test.ts',
   'test/interface/moments.test.ts',
+  'test/norms/textbook.test.ts',
+  'test/norms/layers.test.ts',
+  'test/norms/edges.test.ts',
 ] as const;
 
 /** The WebAssembly backend has ways of its own with memory and with turns of the event loop. */

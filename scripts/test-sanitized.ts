@@ -32,7 +32,16 @@ const leftOut = [...measuring, ...(values.short ? large : [])];
  */
 const leftOutFiles = [
   'test/mpi/**',
-  ...(values.short ? ['test/examples/**', 'test/kernels/hunt.test.ts'] : []),
+  ...(values.short
+    ? [
+        'test/examples/**',
+        'test/kernels/hunt.test.ts',
+        // Native tests go all their ways.
+        'test/norms/bits.test.ts',
+        'test/norms/numerics.test.ts',
+        'test/norms/frameworks.test.ts',
+      ]
+    : []),
 ];
 
 function isas(environment: NodeJS.ProcessEnv) {

@@ -4,6 +4,7 @@ import { pathToFileURL } from 'node:url';
 import { bytesOf } from '../cases.js';
 import type { Contender, Prepared, Values } from '../contender.js';
 import { eps } from '../contender.js';
+import { normContender } from '../norms.js';
 import { storageCalls } from '../storage.js';
 
 interface RooflineAddon {
@@ -68,6 +69,11 @@ export async function native(threadCount: number, root: string): Promise<Contend
       const [a, b, c] = [x, dy, y].map((values) => new Float32Array(values.buffer, 0, bytesOf(subject) / 4));
       return { calls: { ...stored, copy: fastest(a, undefined, c), sum: fastest(a, b, c) } };
     }
+    const limits = { copy: fastest(x, undefined, y), sum: fastest(x, dy, dx) };
+    if (subject.norm !== undefined) {
+      const { calls, train } = normContender(subject, subject.norm, buffers, library);
+      return { calls: { ...calls, ...limits }, train };
+    }
     const shape = inner === 1 ? [outer, channels] : [outer, channels, inner];
     const input = { data: x, shape };
     const gradient = { data: dy, shape };
@@ -86,10 +92,8 @@ export async function native(threadCount: number, root: string): Promise<Contend
       const kept = 'zeroGrad' in trained ? { out: dx, retain: true } : { out: dx };
       calls.backward = () => trained.backward(gradient, kept);
     }
-    calls.copy = fastest(x, undefined, y);
-    calls.sum = fastest(x, dy, dx);
     return {
-      calls,
+      calls: { ...calls, ...limits },
       planOf(pass) {
         // The passes over values that count differently have no such choices.
         if (pass === 'copy' || pass === 'sum' || counts) return undefined;

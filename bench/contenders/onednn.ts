@@ -1,7 +1,7 @@
 import { existsSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { fileURLToPath } from 'node:url';
-import { type Case, type Pass, sizeOf } from '../cases.js';
+import { type Case, type Norm, type Pass, rowsOf, sizeOf } from '../cases.js';
 import { type Buffers, type Call, type Contender, eps } from '../contender.js';
 import { bitsFor } from '../storage.js';
 
@@ -14,19 +14,26 @@ export function hasOneDnn(): boolean {
 
 /** In the layout of the case, or in oneDNN's own: blocks of 16 channels. Its threads are OpenMP's. */
 export function oneDnn(blocked: boolean): Contender {
-  const { prepare } = createRequire(import.meta.url)(fileURLToPath(addon)) as {
+  const { prepare, hasGroupNorm } = createRequire(import.meta.url)(fileURLToPath(addon)) as {
+    hasGroupNorm: boolean;
     prepare(settings: object): Record<Pass, Call>;
   };
   return (subject, buffers) => {
-    const { channels, dtype, layout, outer, inner, counts, storage } = subject;
+    const { channels, dtype, layout, outer, inner, counts, storage, norm } = subject;
     const { y, weight, bias } = buffers;
     if (storage !== undefined && !(storage in types)) return undefined;
     if (counts || dtype !== 'float32' || (blocked && (layout !== 'channels-first' || channels % 16 !== 0)))
       return undefined;
-    const [batch] = subject.shape;
-    const mean = new Float32Array(channels);
-    const variance = new Float32Array(channels).fill(1);
+    const name = nameOf(norm);
+    if (norm !== undefined && (blocked || name === undefined || (name === 'group' && !hasGroupNorm)))
+      return undefined;
+    const batch = name === 'layer' ? outer : subject.shape[0];
+    const rows = rowsOf(subject);
+    const mean = new Float32Array(rows);
+    const variance = new Float32Array(rows).fill(1);
     const calls = prepare({
+      norm: name,
+      groups: norm?.groups ?? 1,
       batch,
       channels,
       space: (outer * inner) / batch,
@@ -41,7 +48,7 @@ export function oneDnn(blocked: boolean): Contender {
       dBias: new Float32Array(channels),
     });
     return {
-      calls: outer * inner > 1 ? calls : { inference: calls.inference },
+      calls: sizeOf(subject) > rows ? calls : { inference: calls.inference },
       // What is random anyway is as good in blocks; what is to be judged is not.
       train: blocked
         ? undefined
@@ -51,6 +58,20 @@ export function oneDnn(blocked: boolean): Contender {
           },
     };
   };
+}
+
+/** What oneDNN calls a norm: that of a channel alone is a group norm to it; RMS norm it has in its newest versions alone. */
+function nameOf(norm: Norm | undefined): 'batch' | 'layer' | 'group' | undefined {
+  switch (norm?.name) {
+    case undefined:
+      return 'batch';
+    case 'RMS':
+      return undefined;
+    case 'layer':
+      return 'layer';
+    default:
+      return 'group';
+  }
 }
 
 /** What oneDNN calls the types that it has. */

@@ -1,3 +1,5 @@
+import type { Norm } from '../cases.js';
+
 /** A field of a protobuf message: a varint, or bytes with their length. */
 function field(number: number, value: number | string | Uint8Array): Buffer {
   if (typeof value === 'number') return Buffer.from([...varint(number << 3), ...varint(value)]);
@@ -38,6 +40,8 @@ function constant(name: string, values: Float32Array): Buffer {
   return message(field(1, values.length), field(2, 1), field(8, name), field(9, raw));
 }
 
+const elementTypes = { float32: 1, float64: 11 } as const;
+
 /** The graph of one operator. */
 export interface BatchNormModel {
   shape: readonly number[];
@@ -49,12 +53,54 @@ export interface BatchNormModel {
   constants?: Readonly<Record<string, Float32Array>>;
 }
 
+/** The graph of one operator of rows: inputs x, scale and, but for RMS norm, b, output y. */
+export interface NormModel {
+  norm: Norm;
+  shape: readonly number[];
+  channels: number;
+  dtype: 'float32' | 'float64';
+  eps: number;
+}
+
+/** What an operator is called, and an opset that has it. */
+const operators = {
+  group: { type: 'GroupNormalization', opset: 21 },
+  instance: { type: 'InstanceNormalization', opset: 22 },
+  layer: { type: 'LayerNormalization', opset: 17 },
+  RMS: { type: 'RMSNormalization', opset: 23 },
+} as const;
+
+/** An ONNX model of GroupNormalization, InstanceNormalization, LayerNormalization or RMSNormalization. */
+export function normModel({ norm: { name, groups }, shape, channels, dtype, eps }: NormModel): Buffer {
+  const elementType = elementTypes[dtype];
+  const { type, opset } = operators[name];
+  const inputs = name === 'RMS' ? ['x', 'scale'] : ['x', 'scale', 'b'];
+  const node = message(
+    ...inputs.map((input) => field(1, input)),
+    field(2, 'y'),
+    field(4, type),
+    field(5, floatAttribute('epsilon', eps)),
+    ...(name === 'group' ? [field(5, intAttribute('num_groups', groups))] : []),
+  );
+  const graph = message(
+    field(1, node),
+    field(2, 'norm'),
+    ...inputs.map((input) => field(11, tensorInfo(input, elementType, input === 'x' ? shape : [channels]))),
+    field(12, tensorInfo('y', elementType, shape)),
+  );
+  return modelOf(graph, opset);
+}
+
+function modelOf(graph: Buffer, opset: number): Buffer {
+  return message(field(1, 8), field(7, graph), field(8, message(field(1, ''), field(2, opset))));
+}
+
 /**
  * An ONNX model of one BatchNormalization of opset 15: inputs x, scale, b, mean and var, output y. In training also
  * running_mean and running_var, which are those of the batch: with momentum 0 nothing of the old ones is left.
  */
 export function onnxModel({ shape, channels, dtype, eps, training, constants = {} }: BatchNormModel): Buffer {
-  const elementType = dtype === 'float32' ? 1 : 11;
+  const elementType = elementTypes[dtype];
   const inputs = ['x', 'scale', 'b', 'mean', 'var'];
   const outputs = training ? ['y', 'running_mean', 'running_var'] : ['y'];
   const info = (name: string) =>
@@ -74,6 +120,5 @@ export function onnxModel({ shape, channels, dtype, eps, training, constants = {
     ...inputs.filter((name) => !(name in constants)).map((name) => field(11, info(name))),
     ...outputs.map((name) => field(12, info(name))),
   );
-  const opset = message(field(1, ''), field(2, 15));
-  return message(field(1, 8), field(7, graph), field(8, opset));
+  return modelOf(graph, 15);
 }

@@ -1,5 +1,6 @@
-import { arrayFor, type Contender, eps, type Values } from '../contender.js';
-import { onnxModel } from './onnx-model.js';
+import type { Case, Norm } from '../cases.js';
+import { arrayFor, type Buffers, type Contender, eps, type Prepared, type Values } from '../contender.js';
+import { normModel, onnxModel } from './onnx-model.js';
 import { requirePeer } from './peers.js';
 
 type Tensors = Record<string, { data: Values }>;
@@ -27,7 +28,10 @@ export function loadOnnxRuntime(): OnnxRuntime {
 /** BatchNormalization of opset 15 with results given; it has no channels-last, and no backward outside of training builds. */
 export function onnxruntime(threads: number): Contender {
   const { Tensor, InferenceSession } = loadOnnxRuntime();
-  return async (subject, { x, y, weight, bias, mean, variance }) => {
+  const settings = { intraOpNumThreads: threads, interOpNumThreads: 1 };
+  return async (subject, buffers) => {
+    if (subject.norm) return prepareNorm(subject, subject.norm, buffers);
+    const { x, y, weight, bias, mean, variance } = buffers;
     const { layout, shape, channels, dtype, counts, storage } = subject;
     if (counts || storage || (layout === 'channels-last' && shape.length > 2)) return undefined;
     const each = { ...subject, offset: 0, line: undefined };
@@ -52,10 +56,7 @@ export function onnxruntime(threads: number): Contender {
       running_var: perChannel(variance),
     };
     const create = (training: boolean) =>
-      InferenceSession.create(onnxModel({ shape, channels, dtype, eps, training }), {
-        intraOpNumThreads: threads,
-        interOpNumThreads: 1,
-      });
+      InferenceSession.create(onnxModel({ shape, channels, dtype, eps, training }), settings);
     const inference = await create(false);
     const training = await create(true);
     return {
@@ -73,4 +74,31 @@ export function onnxruntime(threads: number): Contender {
       },
     };
   };
+
+  /** The forward alone, which is that of inference; group and instance norm have no channels-last. */
+  async function prepareNorm(
+    subject: Case,
+    norm: Norm,
+    { x, y, weight, bias }: Buffers,
+  ): Promise<Prepared | undefined> {
+    const { layout, shape, channels, dtype } = subject;
+    const isOfRows = norm.name === 'layer' || norm.name === 'RMS';
+    if (layout === 'channels-last' && !isOfRows) return undefined;
+    const perChannel = (values: Values) => new Tensor(dtype, values, [channels]);
+    const feeds: Tensors = {
+      x: new Tensor(dtype, x, shape),
+      scale: perChannel(weight),
+      ...(norm.name !== 'RMS' && { b: perChannel(bias) }),
+    };
+    const fetches: Tensors = { y: new Tensor(dtype, y, shape) };
+    const session = await InferenceSession.create(normModel({ norm, shape, channels, dtype, eps }), settings);
+    return {
+      calls: { inference: () => session.run(feeds, fetches) },
+      async train() {
+        const results = await session.run(feeds, fetches);
+        return { y: results.y.data };
+      },
+      dispose: () => session.release(),
+    };
+  }
 }

@@ -13,10 +13,15 @@ calls = {}
 
 def shaped(case, values):
     tensor = values.view(case["shape"])
-    if case["layout"] == "channels-first" or len(case["shape"]) == 2:
+    if case["layout"] == "channels-first" or len(case["shape"]) == 2 or is_of_places(case):
         return tensor
     # PyTorch sees NCHW dimensions; the memory stays as it is.
     return tensor.movedim(-1, 1)
+
+
+def is_of_places(case):
+    """Of the last dimensions, wherever others have their channels."""
+    return "norm" in case and case["norm"]["name"] in ("layer", "RMS")
 
 
 def dtype_of(case):
@@ -121,6 +126,50 @@ def prepare_storage(case):
         prepare_passes(case, x, dy, weight, bias)
 
 
+class Norm:
+    """Group, instance, layer and RMS norm. Those that have no operator for backward go through autograd."""
+
+    def __init__(self, case, x, weight, bias):
+        self.x, self.weight, self.bias = x, weight, bias
+        self.name, self.groups = case["norm"]["name"], case["norm"]["groups"]
+        self.places = [case["channels"]]
+
+    def sizes(self):
+        samples, channels = self.x.shape[:2]
+        return samples, channels, self.x[0, 0].numel(), self.groups
+
+    def forward(self):
+        """y, and of group and layer norm the mean and 1 / sqrt(variance + eps) of each row."""
+        if self.name == "group":
+            return torch.native_group_norm(self.x, self.weight, self.bias, *self.sizes(), EPS)
+        if self.name == "layer":
+            return torch.native_layer_norm(self.x, self.places, self.weight, self.bias, EPS)
+        if self.name == "RMS":
+            return (torch.rms_norm(self.x, self.places, self.weight, EPS),)
+        return (torch.instance_norm(self.x, self.weight, self.bias, None, None, True, 0.1, EPS, False),)
+
+    def backward_of(self, dy):
+        """Of a forward that this does."""
+        every = [True, True, True]
+        if self.name in ("group", "layer"):
+            _, mean, invstd = self.forward()
+            if self.name == "group":
+                call = torch.ops.aten.native_group_norm_backward
+                return lambda: call(dy, self.x, mean, invstd, self.weight, *self.sizes(), every)
+            call = torch.ops.aten.native_layer_norm_backward
+            return lambda: call(dy, self.x, self.places, mean, invstd, self.weight, self.bias, every)
+        learned = [self.weight] if self.name == "RMS" else [self.weight, self.bias]
+        inputs = [tensor.requires_grad_() for tensor in [self.x, *learned]]
+        with torch.enable_grad():
+            (y,) = self.forward()
+        return lambda: torch.autograd.grad(y, inputs, dy, retain_graph=True)
+
+
+def prepare_norm(case, x, dy, weight, bias):
+    calls["inference"] = calls["training"] = Norm(case, x, weight, bias).forward
+    calls["backward"] = Norm(case, x.detach().clone(), weight.clone(), bias.clone()).backward_of(dy)
+
+
 def prepare(case):
     calls.clear()
     if "storage" in case:
@@ -130,6 +179,9 @@ def prepare(case):
     x = shaped(case, values_for(case, size))
     dy = shaped(case, values_for(case, size))
     weight, bias = values_for(case, case["channels"]), values_for(case, case["channels"])
+    if "norm" in case:
+        prepare_norm(case, x, dy, weight, bias)
+        return {"ready": True}
     if "counts" in case:
         prepare_counting(case, x, dy, weight, bias)
         return {"ready": True}
@@ -178,6 +230,10 @@ def train(case, source, target):
     x = shaped(case, torch.from_file(source, size=size, dtype=dtype_of(case)))
     mean, variance = statistics(case)
     ones = torch.ones_like(mean)
+    if "norm" in case:
+        y, _, invstd = Norm(case, x, ones, torch.zeros_like(ones)).forward()
+        shaped(case, torch.from_file(target, shared=True, size=size, dtype=dtype_of(case))).copy_(y)
+        return {"ready": True, "variance": (invstd.double().flatten() ** -2 - EPS).tolist()}
     y, _, _ = torch.native_batch_norm(x, ones, torch.zeros_like(ones), mean, variance, True, 1.0, EPS)
     shaped(case, torch.from_file(target, shared=True, size=size, dtype=dtype_of(case))).copy_(y)
     # The running variance is the unbiased one.

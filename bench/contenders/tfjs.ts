@@ -48,8 +48,8 @@ export async function tfjs(backend: 'cpu' | 'wasm'): Promise<Contender> {
   }
   if (!(await tf.setBackend(backend)))
     throw new Error(`The tfjs backend must be able to start, got a failure of ${backend}`);
-  return ({ layout, shape, dtype, counts, storage }, buffers) => {
-    if (counts || storage || layout !== 'channels-last' || dtype !== 'float32') return undefined;
+  return ({ layout, shape, dtype, counts, storage, norm }, buffers) => {
+    if (counts || storage || norm || layout !== 'channels-last' || dtype !== 'float32') return undefined;
     const x = tf.tensor(buffers.x, shape);
     const dy = tf.tensor(buffers.dy, shape);
     const [scale, offset] = [tf.tensor(buffers.weight), tf.tensor(buffers.bias)];

@@ -1,10 +1,12 @@
-// oneDNN (version 2 or 3) as a contender: its three batch norm primitives on the caller's arrays, float32 or
-// 16 bits. Built where its headers are installed.
+// oneDNN (version 2 or 3) as a contender: its three primitives of batch norm, layer norm and, from
+// version 3.2 on, group norm, on the caller's arrays, float32 or 16 bits. Built where its headers are
+// installed.
 
 #include <napi.h>
 
 #include <memory>
 #include <oneapi/dnnl/dnnl.hpp>
+#include <string>
 #include <unordered_map>
 #include <utility>
 
@@ -12,6 +14,8 @@ namespace {
 
 using dnnl::batch_normalization_backward;
 using dnnl::batch_normalization_forward;
+using dnnl::layer_normalization_backward;
+using dnnl::layer_normalization_forward;
 using dnnl::memory;
 using dnnl::normalization_flags;
 using dnnl::prop_kind;
@@ -36,30 +40,81 @@ Napi::Function as_call(Napi::Env env, dnnl::stream stream, Step step) {
   });
 }
 
-batch_normalization_forward::primitive_desc forward_of(const dnnl::engine& engine, prop_kind kind,
-                                                       const memory::desc& tensor, float eps,
-                                                       normalization_flags flags) {
+/// The three passes of a norm.
+struct Primitives {
+  dnnl::primitive inference;
+  dnnl::primitive training;
+  dnnl::primitive backward;
+};
+
+Primitives batch_norm(const dnnl::engine& engine, const memory::desc& tensor, float eps) {
+  const auto forward_of = [&](prop_kind kind, normalization_flags flags) {
 #if DNNL_VERSION_MAJOR >= 3
-  return {engine, kind, tensor, tensor, eps, flags};
+    return batch_normalization_forward::primitive_desc(engine, kind, tensor, tensor, eps, flags);
 #else
-  return {{kind, tensor, eps, flags}, engine};
+    return batch_normalization_forward::primitive_desc({kind, tensor, eps, flags}, engine);
 #endif
+  };
+  const auto inference =
+      forward_of(prop_kind::forward_inference, kAffine | normalization_flags::use_global_stats);
+  const auto training = forward_of(prop_kind::forward_training, kAffine);
+#if DNNL_VERSION_MAJOR >= 3
+  const batch_normalization_backward::primitive_desc backward(engine, prop_kind::backward, tensor, tensor,
+                                                              tensor, eps, kAffine, training);
+#else
+  const batch_normalization_backward::primitive_desc backward(
+      {prop_kind::backward, tensor, tensor, eps, kAffine}, engine, training);
+#endif
+  return {batch_normalization_forward(inference), batch_normalization_forward(training),
+          batch_normalization_backward(backward)};
 }
 
-batch_normalization_backward::primitive_desc backward_of(
-    const dnnl::engine& engine, const memory::desc& tensor, float eps,
-    const batch_normalization_forward::primitive_desc& forward) {
+Primitives layer_norm(const dnnl::engine& engine, const memory::desc& tensor, float eps) {
+  const auto forward_of = [&](prop_kind kind) {
 #if DNNL_VERSION_MAJOR >= 3
-  return {engine, prop_kind::backward, tensor, tensor, tensor, eps, kAffine, forward};
+    return layer_normalization_forward::primitive_desc(engine, kind, tensor, tensor, eps, kAffine);
 #else
-  return {{prop_kind::backward, tensor, tensor, eps, kAffine}, engine, forward};
+    return layer_normalization_forward::primitive_desc({kind, tensor, eps, kAffine}, engine);
 #endif
+  };
+  const auto training = forward_of(prop_kind::forward_training);
+#if DNNL_VERSION_MAJOR >= 3
+  const layer_normalization_backward::primitive_desc backward(engine, prop_kind::backward, tensor, tensor,
+                                                              tensor, eps, kAffine, training);
+#else
+  const layer_normalization_backward::primitive_desc backward(
+      {prop_kind::backward, tensor, tensor, eps, kAffine}, engine, training);
+#endif
+  return {layer_normalization_forward(forward_of(prop_kind::forward_inference)),
+          layer_normalization_forward(training), layer_normalization_backward(backward)};
 }
 
-/// prepare({batch, channels, space, format, type, eps, x, dy, y, dx, weight, bias, mean, variance, dWeight,
-/// dBias}): {inference, training, backward}. Arrays must live as long as what is returned: Float32Array, and
-/// of tensors of another type than 'f32' Uint16Array. format: 'nchw', 'nhwc' or 'nChw16c'; type: 'f32',
-/// 'bf16' or 'f16'.
+#if DNNL_VERSION_MAJOR > 3 || (DNNL_VERSION_MAJOR == 3 && DNNL_VERSION_MINOR >= 2)
+constexpr bool kHasGroupNorm = true;
+
+Primitives group_norm(const dnnl::engine& engine, const memory::desc& tensor, float eps, memory::dim groups) {
+  const auto forward_of = [&](prop_kind kind) {
+    return dnnl::group_normalization_forward::primitive_desc(engine, kind, tensor, tensor, groups, eps,
+                                                             kAffine);
+  };
+  const auto training = forward_of(prop_kind::forward_training);
+  const dnnl::group_normalization_backward::primitive_desc backward(
+      engine, prop_kind::backward, tensor, tensor, tensor, groups, eps, kAffine, training);
+  return {dnnl::group_normalization_forward(forward_of(prop_kind::forward_inference)),
+          dnnl::group_normalization_forward(training), dnnl::group_normalization_backward(backward)};
+}
+#else
+constexpr bool kHasGroupNorm = false;
+
+Primitives group_norm(const dnnl::engine&, const memory::desc&, float, memory::dim) {
+  throw dnnl::error(dnnl_unimplemented, "oneDNN has group normalization from version 3.2 on");
+}
+#endif
+
+/// prepare({norm, groups, batch, channels, space, format, type, eps, x, dy, y, dx, weight, bias, mean,
+/// variance, dWeight, dBias}): {inference, training, backward}. Arrays must live as long as what is returned:
+/// Float32Array, and of tensors of another type than 'f32' Uint16Array. norm: 'batch', 'layer', whose rows
+/// are the batch, or 'group'; format: 'nchw', 'nhwc' or 'nChw16c'; type: 'f32', 'bf16' or 'f16'.
 Napi::Value prepare(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   const Napi::Object given = info[0].As<Napi::Object>();
@@ -68,6 +123,7 @@ Napi::Value prepare(const Napi::CallbackInfo& info) {
     const Napi::TypedArray array = given.Get(name).As<Napi::TypedArray>();
     return static_cast<char*>(array.ArrayBuffer().Data()) + array.ByteOffset();
   };
+  const std::string norm = given.Get("norm").As<Napi::String>();
   const std::string format = given.Get("format").As<Napi::String>();
   const auto tag = format == "nhwc"   ? memory::format_tag::nhwc
                    : format == "nchw" ? memory::format_tag::nchw
@@ -80,33 +136,41 @@ Napi::Value prepare(const Napi::CallbackInfo& info) {
   try {
     const dnnl::engine engine(dnnl::engine::kind::cpu, 0);
     const dnnl::stream stream(engine);
-    const memory::desc tensor({number("batch"), number("channels"), number("space"), 1}, type, tag);
+    const memory::dim batch = number("batch");
+    const memory::dim groups = number("groups");
+    const memory::desc tensor =
+        norm == "layer" ? memory::desc({batch, number("channels")}, type, memory::format_tag::ab)
+                        : memory::desc({batch, number("channels"), number("space"), 1}, type, tag);
     const memory::desc per_channel({number("channels")}, memory::data_type::f32, memory::format_tag::a);
+    const memory::desc per_row =
+        norm == "layer"   ? memory::desc({batch}, memory::data_type::f32, memory::format_tag::a)
+        : norm == "group" ? memory::desc({batch, groups}, memory::data_type::f32, memory::format_tag::ab)
+                          : per_channel;
     const auto values = [&](const char* name) { return memory(tensor, engine, pointer(name)); };
     const auto channels = [&](const char* name) { return memory(per_channel, engine, pointer(name)); };
+    const auto rows = [&](const char* name) { return memory(per_row, engine, pointer(name)); };
     const std::unordered_map<int, memory> forward = {
         {DNNL_ARG_SRC, values("x")},          {DNNL_ARG_DST, values("y")},
         {DNNL_ARG_SCALE, channels("weight")}, {DNNL_ARG_SHIFT, channels("bias")},
-        {DNNL_ARG_MEAN, channels("mean")},    {DNNL_ARG_VARIANCE, channels("variance")}};
+        {DNNL_ARG_MEAN, rows("mean")},        {DNNL_ARG_VARIANCE, rows("variance")}};
     const std::unordered_map<int, memory> backward = {{DNNL_ARG_SRC, values("x")},
                                                       {DNNL_ARG_DIFF_DST, values("dy")},
                                                       {DNNL_ARG_DIFF_SRC, values("dx")},
                                                       {DNNL_ARG_SCALE, channels("weight")},
                                                       {DNNL_ARG_SHIFT, channels("bias")},
-                                                      {DNNL_ARG_MEAN, channels("mean")},
-                                                      {DNNL_ARG_VARIANCE, channels("variance")},
+                                                      {DNNL_ARG_MEAN, rows("mean")},
+                                                      {DNNL_ARG_VARIANCE, rows("variance")},
                                                       {DNNL_ARG_DIFF_SCALE, channels("dWeight")},
                                                       {DNNL_ARG_DIFF_SHIFT, channels("dBias")}};
-    const auto inference = forward_of(engine, prop_kind::forward_inference, tensor, eps,
-                                      kAffine | normalization_flags::use_global_stats);
-    const auto training = forward_of(engine, prop_kind::forward_training, tensor, eps, kAffine);
+    const auto [inference, training, backward_pass] = norm == "layer" ? layer_norm(engine, tensor, eps)
+                                                      : norm == "group"
+                                                          ? group_norm(engine, tensor, eps, groups)
+                                                          : batch_norm(engine, tensor, eps);
     const auto arrays = std::make_shared<Napi::ObjectReference>(Napi::Persistent(given));
     Napi::Object calls = Napi::Object::New(env);
-    calls.Set("inference", as_call(env, stream, {batch_normalization_forward(inference), forward, arrays}));
-    calls.Set("training", as_call(env, stream, {batch_normalization_forward(training), forward, arrays}));
-    calls.Set("backward", as_call(env, stream,
-                                  {batch_normalization_backward(backward_of(engine, tensor, eps, training)),
-                                   backward, arrays}));
+    calls.Set("inference", as_call(env, stream, {inference, forward, arrays}));
+    calls.Set("training", as_call(env, stream, {training, forward, arrays}));
+    calls.Set("backward", as_call(env, stream, {backward_pass, backward, arrays}));
     return calls;
   } catch (const dnnl::error& error) {
     throw Napi::Error::New(env, error.message);
@@ -114,6 +178,7 @@ Napi::Value prepare(const Napi::CallbackInfo& info) {
 }
 
 Napi::Object initialize(Napi::Env env, Napi::Object exports) {
+  exports.Set("hasGroupNorm", kHasGroupNorm);
   exports.Set("prepare", Napi::Function::New<prepare>(env));
   return exports;
 }

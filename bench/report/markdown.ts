@@ -36,6 +36,8 @@ export function markdown(results: Results, tables: readonly TextTable[]): string
           'of tfjs contains the forward: it has no other. oneDNN blocked has its data in its own layout of 16 channels. Rows',
           'with weights have one for each position, with a mask the last positions of samples do not count, a quarter of all, and',
           'with missing values 1 % of x is imputed; there PyTorch computes by hand, for it has no such batch norm.',
+          'Rows of group, instance, layer and RMS norm are named so; all have weight and bias, RMS norm its weight. Inference finds the',
+          'statistics as training does, and onnxruntime and plain JS have one forward for both.',
         ]
       : [
           'Each kind of data is one that `npm run hunt` searches among; 200,704 values a channel, "4 M values" as it says.',

@@ -179,12 +179,16 @@ export function errorPlots(lookup: Lookup): string | undefined {
   const sizable = tabulated(cases).filter((subject) => sizeOf(subject) >= 2e5);
   const points = (['channels-first', 'channels-last'] as const).flatMap((layout) =>
     contenders.flatMap(({ name }) => {
-      const errors = accuracy.filter((it) => it.contender === name && it.layout === layout);
+      const errors = accuracy.filter(
+        (it) => it.contender === name && it.layout === layout && it.norm === undefined,
+      );
       const fractions = sizable
         .filter((subject) => subject.layout === layout)
         .flatMap((subject) => lookup.fraction(subject, 'training', name) ?? []);
       if (errors.length === 0 || fractions.length === 0) return [];
-      const error = Math.max(...errors.flatMap(({ varianceError, yError }) => [varianceError, yError]));
+      const error = Math.max(
+        ...errors.flatMap(({ varianceError, yError }) => [varianceError ?? yError, yError]),
+      );
       return [{ contender: name, layout, error, fraction: geometricMean(fractions) }];
     }),
   );

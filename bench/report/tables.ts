@@ -1,6 +1,6 @@
 import { hardCaseNames } from '../accuracy.js';
 import { bytesOf, type Case, passes } from '../cases.js';
-import { geometricMean, type Lookup, ratio } from '../results.js';
+import { type Accuracy, geometricMean, type Lookup, ratio } from '../results.js';
 import { judge } from '../targets.js';
 import { duration, error, share } from './format.js';
 
@@ -40,19 +40,49 @@ export function accuracyTables({ results }: Lookup): TextTable[] {
   const { accuracy, contenders } = results;
   const rows = (['channels-first', 'channels-last'] as const).flatMap((layout) =>
     contenders.flatMap(({ name }) => {
-      const own = accuracy.filter((it) => it.contender === name && it.layout === layout);
+      const own = accuracy.filter(
+        (it) => it.contender === name && it.layout === layout && it.norm === undefined,
+      );
       if (own.length === 0) return [];
       const cells = hardCaseNames.map((hard) => {
         const found = own.find((it) => it.case === hard);
-        return found ? `${error(found.varianceError)} / ${error(found.yError)}` : '-';
+        return found ? errorCell(found) : '-';
       });
       return [[name, layout, ...cells]];
     }),
   );
-  if (rows.length === 0) return [];
   const title =
     'Error in training: variance (relative) / y (share of the largest); both absolute where x is constant';
-  return [{ title, head: ['', 'layout', ...hardCaseNames], rows }];
+  const tables = [
+    { title, head: ['', 'layout', ...hardCaseNames], rows },
+    normAccuracyTable(accuracy, contenders),
+  ];
+  return tables.filter((table) => table.rows.length > 0);
+}
+
+function normAccuracyTable(
+  accuracy: readonly Accuracy[],
+  contenders: Lookup['results']['contenders'],
+): TextTable {
+  const every = accuracy.flatMap((it) => (it.norm === undefined ? [] : [{ ...it, column: columnOf(it) }]));
+  const columns = [...new Set(every.map(({ column }) => column))];
+  return {
+    title: 'Error of group and layer norm: variance (relative) / y (share of the largest)',
+    head: ['', ...columns],
+    rows: contenders.flatMap(({ name }) => {
+      const own = every.filter(({ contender }) => contender === name);
+      const cells = columns.map((column) => own.find((it) => it.column === column));
+      return own.length === 0 ? [] : [[name, ...cells.map((it) => (it ? errorCell(it) : '-'))]];
+    }),
+  };
+}
+
+function columnOf({ norm, case: data, layout }: Accuracy): string {
+  return norm === 'layer' ? `${norm}, ${data}` : `${norm}, ${data}, ${layout}`;
+}
+
+function errorCell({ varianceError, yError }: Accuracy): string {
+  return `${varianceError === undefined ? '-' : error(varianceError)} / ${error(yError)}`;
 }
 
 /** The targets, reached or not. */

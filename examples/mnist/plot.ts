@@ -22,6 +22,9 @@ export const CURVE_COLORS = {
   first: ['#0b6e99', '#4fb3dc'],
   second: ['#c2571a', '#f08a4b'],
   third: ['#6b4e9b', '#b79be0'],
+  fourth: ['#2f7d32', '#7cc47f'],
+  fifth: ['#a8326e', '#ec86b8'],
+  sixth: ['#5c6370', '#a6adba'],
 } satisfies Record<string, Color>;
 
 /** Points per epoch: each is the mean over its share of the steps, which single batches are too noisy for. */

@@ -9,7 +9,7 @@ import {
 } from './network.js';
 import { shuffle } from './random.js';
 
-/** Images per step. It divides 60,000 and 10,000, so that every batch is full. */
+/** Images per step, unless another number is asked for. It divides 60,000 and 10,000, so that every batch is full. */
 export const BATCH = 100;
 
 /** How the training ran: loss and share of right answers on the batch of every step, before the step was taken. */
@@ -35,6 +35,8 @@ export interface TrainingOptions {
   readonly momentum: number;
   readonly random: () => number;
   readonly prepare?: Prepare;
+  /** Images per step. Default {@link BATCH}. */
+  readonly batch?: number;
   onStep(step: number, epoch: number, loss: number): void;
 }
 
@@ -43,25 +45,26 @@ export interface TrainingOptions {
  * and each epoch sees the images in a new order.
  */
 export function train(network: Trainable, digits: Digits, options: TrainingOptions): History {
-  const stepsPerEpoch = Math.floor(digits.count / BATCH);
+  const { batch = BATCH } = options;
+  const stepsPerEpoch = Math.floor(digits.count / batch);
   const losses = new Float64Array(options.epochs * stepsPerEpoch);
   const accuracies = new Float64Array(losses.length);
   const descent = new MomentumDescent(network.parameters(), options.momentum);
   const order = Uint32Array.from({ length: digits.count }, (_, i) => i);
-  const x = activations(BATCH, digits.pixels);
-  const labels = new Uint8Array(BATCH);
-  const dLogits = activations(BATCH, CLASSES);
+  const x = activations(batch, digits.pixels);
+  const labels = new Uint8Array(batch);
+  const dLogits = activations(batch, CLASSES);
   let step = 0;
   for (let epoch = 0; epoch < options.epochs; epoch++) {
     shuffle(order, options.random);
     let sum = 0;
     for (let i = 0; i < stepsPerEpoch; i++) {
-      const indices = order.subarray(i * BATCH, (i + 1) * BATCH);
+      const indices = order.subarray(i * batch, (i + 1) * batch);
       load(digits, indices, x, labels);
       options.prepare?.(x.data, indices);
       const logits = network.forward(x);
       losses[step] = softmaxCrossEntropy(logits, labels, dLogits);
-      accuracies[step] = countRight(logits, labels) / BATCH;
+      accuracies[step] = countRight(logits, labels) / batch;
       network.backward(dLogits);
       descent.step(options.learningRate * (1 - step / losses.length));
       sum += losses[step];

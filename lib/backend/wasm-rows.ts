@@ -46,7 +46,8 @@ export function rowPassesOf<T extends TensorArray>(
     if (y && residual) checkApart('out', y, { 'residual.data': residual });
     // The bits of a mask lie where its values do in the tensor.
     const fitting = Math.max(1, Math.floor(partBytes / (ofSample * valueBytes)));
-    const some = mask || ofSample === 0 ? samples : Math.min(samples, fitting);
+    // One part at least, which finds that there is nothing.
+    const some = Math.max(1, mask || ofSample === 0 ? samples : Math.min(samples, fitting));
     const each = some * ofSample * valueBytes;
     const bytes = bytesFor(each, x, residual) + bytesFor(undefined, weight, bias, mean, variance, mask);
     const compute = () =>

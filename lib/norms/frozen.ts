@@ -4,7 +4,7 @@ import type { Passes, RowForwardPass, RowGeometry } from '../backend/backend.js'
 import { passesFor } from '../backend/index.js';
 import type { AsyncOptions } from '../calls.js';
 import { arithmeticOf, dtypeNames } from '../dtype.js';
-import { stateError, typeError } from '../errors.js';
+import { oneValuePerRowError, stateError, typeError } from '../errors.js';
 import { inferLater } from '../infer-later.js';
 import { inspect, inspectedOf } from '../inspect.js';
 import { defined, fieldsOf, jsonVersion, partFrom, type StateJSON, toNumbers } from '../json.js';
@@ -37,6 +37,7 @@ import {
   type RowView,
   rowsOf,
   toldKind,
+  valuesOfRow,
 } from './rows.js';
 
 /** What {@link FrozenNorm.run} may be given besides x. */
@@ -182,8 +183,10 @@ export class FrozenNorm<D extends DType = DType> {
     const y = out ?? newResult<ArrayOf<D>>(input.dtype, input.size);
     const rows = numberOfRows(geometry);
     if (lengthOf(this.#mean) !== rows) {
-      this.#mean = newArray('float64', rows);
+      // Both or none.
+      const mean = newArray<Float64Array>('float64', rows);
       this.#variance = newArray('float64', rows);
+      this.#mean = mean;
     }
     const pass = this.#pass(geometry, { x: input.data, y, residual }, this.#mean, this.#variance);
     if (pass.eps === 0) {
@@ -317,6 +320,8 @@ export class FrozenNorm<D extends DType = DType> {
     const { out: givenOut, residual: givenResidual } = readOptions(options, names);
     const input = readShape<ArrayOf<D>>('x', x, this.#parts.dtype);
     const geometry = this.#rows.geometryOf(input);
+    if (this.#rows.needsMany && valuesOfRow(geometry) === 1 && input.size > 0)
+      throw oneValuePerRowError(input.shape, false);
     const residual = givenResidual === undefined ? undefined : readResidual(givenResidual, input);
     checkLength(input);
     if (residual !== undefined) checkLength(residual);

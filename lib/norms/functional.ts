@@ -265,13 +265,14 @@ function backward<T extends TensorArray>(
   const gradient = readShape<T>('dy', dy, dtype);
   checkSameShape(gradient, 'x', input.shape);
   const rows = numberOfRows(geometry);
-  if ((givenMean === undefined) !== (givenVariance === undefined))
+  if (centred && (givenMean === undefined) !== (givenVariance === undefined))
     throw rangeError(
       givenMean === undefined ? 'mean' : 'variance',
       'be given beside the other of mean and variance',
       'undefined',
     );
-  const mean = statisticOf('mean', givenMean, rows);
+  // Of RMS norm it is 0, whatever was given.
+  const mean = statisticOf('mean', centred ? givenMean : undefined, rows);
   const variance = statisticOf('variance', givenVariance, rows);
   checkLength(input);
   const others = { ...given, mean: givenMean, variance: givenVariance };
@@ -294,7 +295,7 @@ function backward<T extends TensorArray>(
     residual: residual?.data,
     mask: undefined,
   };
-  if (givenMean === undefined) passes.forwardRows({ ...shared, y: undefined });
+  if (givenVariance === undefined) passes.forwardRows({ ...shared, y: undefined });
   if (eps === 0) checkVaries(variance, 'row');
   passes.backwardRows({ ...shared, dy: gradient.data, dx, dWeight, dBias, dResidual });
   const data = out ?? inClassOf(gradient, dx);

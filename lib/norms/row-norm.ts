@@ -287,7 +287,12 @@ export abstract class RowNorm<
    * console.log(norm.weight); // Float32Array(2) [ 2, 3 ]
    */
   loadStateDict(state: AnyState, options?: StateOptions): this {
-    loadState(RowNorm.partsOf(this), state, options);
+    const parts = RowNorm.partsOf(this);
+    // What Keras calls the weight of an RMSNormalization, ONNX does too.
+    const { norm } = this.#kind;
+    const convention =
+      norm === 'RMSNorm' && parts.config.convention === 'keras' ? 'onnx' : parts.config.convention;
+    loadState({ ...parts, config: { ...parts.config, convention } }, state, options);
     return this;
   }
 

@@ -10,7 +10,6 @@ import type {
 import { type CallNames, callNamesOf } from '../call-names.js';
 import { describe, describeShape, isArray, rangeError, typeError } from '../errors.js';
 import { checkAbsent, jsonVersion } from '../json.js';
-import { newResult } from '../result.js';
 import { lengthOf } from '../typed-array.js';
 import type { DType, TensorArray } from '../types.js';
 import {
@@ -21,6 +20,7 @@ import {
   geometryOf,
   isRank,
   maxChannels,
+  newArray,
   newShape,
   type ReadTensor,
   rankError,
@@ -38,22 +38,11 @@ export interface RowView extends CallNames {
   readonly needsMany: boolean;
 }
 
-/** Of layer and RMS norm. */
-interface ShapedKind {
-  readonly norm: 'LayerNorm' | 'RMSNorm';
-  readonly shape: readonly number[];
-}
-
 /** Which norm it is, and over what. */
 export type Kind =
   | { readonly norm: 'GroupNorm'; readonly groups: number; readonly channels: number; readonly axis: number }
   | { readonly norm: 'InstanceNorm'; readonly channels: number; readonly axis: number }
-  | ShapedKind;
-
-/** Not by the property, which Object.prototype may have. */
-export function isShaped(kind: Kind): kind is ShapedKind {
-  return kind.norm === 'LayerNorm' || kind.norm === 'RMSNorm';
-}
+  | { readonly norm: 'LayerNorm' | 'RMSNorm'; readonly shape: readonly number[] };
 
 /** Of the calls. */
 const instanceCallNames = callNamesOf(
@@ -113,18 +102,28 @@ export function layerGeometry(
   return { outer: samples, channels: productOf(wanted), inner: 1, samples, places: 1, groups: 1 };
 }
 
+/** Of no values there are no statistics, however many rows they would be. */
+function emptied(geometry: RowGeometry, size: number): RowGeometry {
+  return size === 0 ? { ...geometry, outer: 0, samples: 0 } : geometry;
+}
+
 /** How many values weight and bias have. */
 export function parametersOf(kind: Kind): number {
-  return isShaped(kind) ? productOf(kind.shape) : kind.channels;
+  return isOfShape(kind) ? productOf(kind.shape) : kind.channels;
+}
+
+/** Told by the name: nothing that stands on Object.prototype makes a norm another. */
+export function isOfShape(kind: Kind): kind is Extract<Kind, { shape: unknown }> {
+  return kind.norm === 'LayerNorm' || kind.norm === 'RMSNorm';
 }
 
 export function rowsOf(kind: Kind): RowView {
-  if (isShaped(kind))
+  if (isOfShape(kind))
     return {
       ...rowCallNames,
       centred: kind.norm === 'LayerNorm',
       needsMany: false,
-      geometryOf: (input) => layerGeometry(input, kind.shape),
+      geometryOf: (input) => emptied(layerGeometry(input, kind.shape), input.size),
     };
   const { channels, axis } = kind;
   const isInstance = kind.norm === 'InstanceNorm';
@@ -134,7 +133,7 @@ export function rowsOf(kind: Kind): RowView {
     centred: true,
     // Of one value nothing is left, which in an image of one pixel is a mistake.
     needsMany: isInstance,
-    geometryOf: (input) => groupGeometry(input, axis, groups, channels),
+    geometryOf: (input) => emptied(groupGeometry(input, axis, groups, channels), input.size),
   };
 }
 
@@ -148,7 +147,7 @@ export interface KindJSON {
 }
 
 export function kindToJSON(kind: Kind): KindJSON {
-  return isShaped(kind) ? { norm: kind.norm, shape: shapeOf(kind.shape) } : { ...kind };
+  return isOfShape(kind) ? { norm: kind.norm, shape: shapeOf(kind.shape) } : { ...kind };
 }
 
 const normNames = ['GroupNorm', 'InstanceNorm', 'LayerNorm', 'RMSNorm'] as const;
@@ -160,12 +159,13 @@ const normNames = ['GroupNorm', 'InstanceNorm', 'LayerNorm', 'RMSNorm'] as const
  */
 export function kindFromJSON(
   type: string,
-  { type: given, version, ...fields }: Record<string, unknown>,
+  fields: Record<string, unknown>,
   norm?: Kind['norm'],
   axis: unknown = fields.axis,
 ): Kind {
-  if (given !== type) throw rangeError('json.type', `be '${type}'`, describe(given));
-  if (version !== jsonVersion) throw rangeError('json.version', `be ${jsonVersion}`, describe(version));
+  if (fields.type !== type) throw rangeError('json.type', `be '${type}'`, describe(fields.type));
+  if (fields.version !== jsonVersion)
+    throw rangeError('json.version', `be ${jsonVersion}`, describe(fields.version));
   const known = norm ?? checkOneOf('json.norm', fields.norm, normNames);
   const isGroup = known === 'GroupNorm';
   const hasShape = known === 'LayerNorm' || known === 'RMSNorm';
@@ -207,7 +207,7 @@ export function readNormalizedShape(shape: unknown, name = 'shape'): readonly nu
 
 /** What stands first where a norm is printed. */
 export function toldKind(kind: Kind): string {
-  if (isShaped(kind)) return describeShape(kind.shape);
+  if (isOfShape(kind)) return describeShape(kind.shape);
   return kind.norm === 'GroupNorm' ? `${kind.groups}, ${kind.channels}` : String(kind.channels);
 }
 
@@ -245,8 +245,8 @@ export function rowPasses<T extends TensorArray>(
     ...pass,
     geometry: pass.geometry as RowGeometry,
     centred,
-    // Rows are summed behind the mask, which takes room where nobody asks for this gradient too.
-    dResidual: pass.dResidual ?? (pass.mask && newResult<T>(dtype, lengthOf(pass.dy))),
+    // Where what a mask lets through is kept, asked for or not: sums are made of it.
+    dResidual: pass.dResidual ?? (pass.relu && pass.mask ? newArray<T>(dtype, lengthOf(pass.x)) : undefined),
   });
   return {
     ...passes,

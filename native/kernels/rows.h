@@ -107,7 +107,8 @@ ALWAYS_INLINE void sum_some_rows(const RowSumsWork<T>& work, size_t row) {
     const size_t end = work.columns - begin < stretch ? work.columns : begin + stretch;
     Terms<T> sums[Rows];
     const auto visit = [&](size_t column, auto lanes) INLINED {
-      const Vec<T> weight = Vec<T>::load(work.weight + column);
+      // What lies beyond the row is another's.
+      const Vec<T> weight = Vec<T>::load(work.weight + column, lanes, zero);
       const Terms<T> of_column = tree_of<0, Rows>([&](size_t i) INLINED {
         const Vec<T> mean = Vec<T>::broadcast(work.mean[row + i]);
         const Vec<T> gradient = Vec<T>::load(dy + i * work.columns + column, lanes, zero);
@@ -120,8 +121,8 @@ ALWAYS_INLINE void sum_some_rows(const RowSumsWork<T>& work, size_t row) {
       });
       T* const first = work.column_dy + column;
       T* const second = work.column_product + column;
-      (Vec<T>::load(first) + of_column.first).store(first);
-      (Vec<T>::load(second) + of_column.second).store(second);
+      (Vec<T>::load(first, lanes, zero) + of_column.first).store(first, lanes);
+      (Vec<T>::load(second, lanes, zero) + of_column.second).store(second, lanes);
     };
     size_t column = begin;
     for (; column + kLanes<T> <= end; column += kLanes<T>) {
