@@ -86,7 +86,7 @@ function expectRefused(call: () => unknown, code: string, parts: readonly string
     INVALID_TYPE: TypeError,
     UNKNOWN_OPTION: TypeError,
     BUFFER_CHANGED: Error,
-    NOT_FOLDABLE: Error,
+    NOT_FOLDABLE: RangeError,
   }[code];
   expect(Object.getPrototypeOf(error)).toBe((Class ?? RangeError).prototype);
   expectListed(error.message);
@@ -525,12 +525,12 @@ function common(kind: NormKind): Refused[] {
     [
       'folding into a linear layer',
       () => (foldIntoLinear as Any)({ weight: new Float32Array(16), shape: [4, 4] }, layer()),
-      'INVALID_TYPE',
+      'NOT_FOLDABLE',
     ],
     [
       'folding into a convolution',
       () => (foldIntoConv as Any)({ weight: new Float32Array(16), shape: [4, 4, 1, 1] }, layer()),
-      'INVALID_TYPE',
+      'NOT_FOLDABLE',
     ],
   ];
 }
