@@ -169,7 +169,8 @@ export class FrozenNorm<D extends DType = DType> {
    * @param options `out` to write to memory that is there already, `residual` to add a tensor.
    * @returns y, in `out` or new.
    * @throws TypeError (`ERR_BATCHNORM_INVALID_TYPE`, `ERR_BATCHNORM_UNKNOWN_OPTION`), RangeError
-   *   (`ERR_BATCHNORM_INVALID_VALUE`, `ERR_BATCHNORM_OVERLAP`, `ERR_BATCHNORM_OUT_OF_MEMORY`) for what does not fit, Error
+   *   (`ERR_BATCHNORM_INVALID_VALUE`, `ERR_BATCHNORM_OVERLAP`, `ERR_BATCHNORM_OUT_OF_MEMORY`) for what does not fit, RangeError
+   *   (`ERR_BATCHNORM_ONE_VALUE_PER_CHANNEL`) of an instance norm with one value per sample and channel, Error
    *   (`ERR_BATCHNORM_DISPOSED`) after disposal, (`ERR_BATCHNORM_BUFFER_CHANGED`) where a getter takes memory away; then nothing is written.
    * @example
    * import { LayerNorm } from 'batchnorm';
@@ -205,7 +206,7 @@ export class FrozenNorm<D extends DType = DType> {
    * @returns a promise of the result, in `out`, in the memory that was moved in, or new. Nothing is thrown: it rejects. With eps 0 a row that does not vary has NaN.
    * @throws what {@link run} throws; RangeError (`ERR_BATCHNORM_NOT_TRANSFERABLE`) for memory that cannot be moved in; the reason of
    *   `signal`. In full: `ERR_BATCHNORM_INVALID_TYPE`, `ERR_BATCHNORM_UNKNOWN_OPTION`, `ERR_BATCHNORM_INVALID_VALUE`,
-   *   `ERR_BATCHNORM_OVERLAP`, `ERR_BATCHNORM_OUT_OF_MEMORY`, `ERR_BATCHNORM_DISPOSED`, `ERR_BATCHNORM_NOT_TRANSFERABLE`,
+   *   `ERR_BATCHNORM_ONE_VALUE_PER_CHANNEL`, `ERR_BATCHNORM_OVERLAP`, `ERR_BATCHNORM_OUT_OF_MEMORY`, `ERR_BATCHNORM_DISPOSED`, `ERR_BATCHNORM_NOT_TRANSFERABLE`,
    *   `ERR_BATCHNORM_BUFFER_CHANGED`, `ERR_BATCHNORM_NO_THREAD`.
    * @example
    * import { LayerNorm } from 'batchnorm';
