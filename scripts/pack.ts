@@ -1,8 +1,8 @@
 // The package and its dependencies as tarballs, so that it can be installed with no registry in reach.
 import { spawnSync } from 'node:child_process';
 import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { dirname, join, resolve } from 'node:path';
-import ts from 'typescript';
+import { join, resolve } from 'node:path';
+import { buildSync } from 'esbuild';
 import manifest from '../package.json' with { type: 'json' };
 import { run } from './run.js';
 
@@ -32,17 +32,19 @@ export function packAll(destination: string): { tarball: string; dependencies: s
   };
 }
 
-/** A file of test/ for those who have nothing but the package: its data in it, for not every tool takes JSON. */
+/** A file of test/ for those who have nothing but the package: with what it imports in it, and its data, for not every tool takes JSON. */
 export function forConsumer(path: string, format: 'esm' | 'cjs'): string {
-  const source = readFileSync(path, 'utf8')
-    .replaceAll('../../lib/index.js', 'batchnorm')
-    .replace(
-      /^import (\w+) from '\.\/([\w.]+)' with { type: 'json' };$/m,
-      (_, name, file) => `const ${name} = ${readFileSync(join(dirname(path), file), 'utf8')};`,
-    );
-  const module = format === 'esm' ? ts.ModuleKind.ESNext : ts.ModuleKind.CommonJS;
-  return ts.transpileModule(source, { compilerOptions: { target: ts.ScriptTarget.ES2022, module } })
-    .outputText;
+  const library = '../../lib/index.js';
+  const { outputFiles } = buildSync({
+    entryPoints: [path],
+    bundle: true,
+    write: false,
+    format,
+    platform: 'node',
+    target: 'es2022',
+    external: [library],
+  });
+  return outputFiles[0].text.replaceAll(library, 'batchnorm');
 }
 
 /** Packages of the registry in a folder of their own under build/, unless they are there. */
