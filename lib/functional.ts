@@ -6,7 +6,7 @@ import { arithmeticOf, integerNamed, isInteger } from './dtype.js';
 import { typeError } from './errors.js';
 import { checkSums, type GradientSums, sumsError } from './gradient-sums.js';
 import { checkMoments, checkWhole, evenCountOf, Moments, momentsOf } from './moments.js';
-import { defaultEps, type PassOptions, passNames, readPass } from './pass.js';
+import { defaultEps, type PassOptions, passNames, readPass, resultFor } from './pass.js';
 import {
   checkMissing,
   checkPresent,
@@ -61,7 +61,6 @@ import {
   checkInteger,
   checkLength,
   checkObject,
-  checkOut,
   checkPerChannel,
   checkSameShape,
   checkVariance,
@@ -69,7 +68,6 @@ import {
   copyOf,
   geometryOf,
   inClassOf,
-  type NamedArrays,
   newArray,
   newMemory,
   type ReadTensor,
@@ -238,21 +236,6 @@ const backwardNames = namesOf([
 const runningNames = namesOf(['runningMean', 'runningVar']);
 const batchNames = namesOf(['mean', 'variance', 'count', 'moments']);
 const updateNames = namesOf(['decay', 'unbiasedRunningVar']);
-
-/** Where `out` is to be written, or a new array. Its checks come last: no code of the caller's runs after them. */
-function resultFor<T extends TensorArray>(
-  out: T | undefined,
-  inPlace: ReadTensor<T>,
-  residual: ReadTensor<T> | undefined,
-  others: NamedArrays,
-): T {
-  checkLength(inPlace);
-  if (residual !== undefined) checkLength(residual);
-  if (out === undefined) return newResult(inPlace.dtype, inPlace.size);
-  const result = checkOut(out, inPlace);
-  checkApart('out', result, others);
-  return result;
-}
 
 /**
  * Normalizes x with the mean and the biased variance of each channel: y = (x − mean) / √(variance + eps) · weight + bias

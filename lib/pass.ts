@@ -1,11 +1,15 @@
 // What the functions read of x and their options.
 import { type Activation, checkActivation } from './activation.js';
 import { arithmeticOf } from './dtype.js';
+import { newResult } from './result.js';
 import type { DType, DTypeOf, FloatArray, ParametersOf, TensorArray, TensorLike } from './types.js';
 import {
+  checkApart,
   checkAxis,
   checkDtype,
   checkEps,
+  checkLength,
+  checkOut,
   checkPerChannel,
   type Geometry,
   geometryOf,
@@ -89,4 +93,19 @@ export function readPass<T extends TensorArray>(
     residual: residual === undefined ? undefined : readResidual<T>(residual, input),
     given: { weight, bias },
   };
+}
+
+/** Where `out` is to be written, or a new array. Its checks come last: no code of the caller's runs after them. */
+export function resultFor<T extends TensorArray>(
+  out: T | undefined,
+  inPlace: ReadTensor<T>,
+  residual: ReadTensor<T> | undefined,
+  others: NamedArrays,
+): T {
+  checkLength(inPlace);
+  if (residual !== undefined) checkLength(residual);
+  if (out === undefined) return newResult(inPlace.dtype, inPlace.size);
+  const result = checkOut(out, inPlace);
+  checkApart('out', result, others);
+  return result;
 }

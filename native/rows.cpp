@@ -1,7 +1,7 @@
 // Rows as batch norm: where a row is a channel of another view of the same memory, its passes serve. What is
 // different: a group of channels shares its statistics (channels are summed, groups settled), and in layer
-// norm each column of a row has a weight of its own, so that a row is normalized and then its columns scaled,
-// a piece at a time in the nearest cache. All kernels are batch norm's.
+// norm each column of a row has a weight of its own: for that are the kernels of kernels/rows.h, and where an
+// activation or a residual follows, batch norm's, a piece at a time in the nearest cache.
 //
 // Changes bits: the order in which the sums of channels become those of rows, and those of rows those of
 // parameters.

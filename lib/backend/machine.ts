@@ -56,6 +56,8 @@ export type NumericFunction = (...args: (number | boolean)[]) => number;
 
 export type AnyArray = ValueArray;
 
+/** Of each tensor, what stays in a cache while it is copied in, computed and copied out. */
+export const partBytes = 2 ** 17;
 /** Arrays begin at lines, as the module's own do. */
 const lineBytes = 64;
 /** Memory that is kept from call to call. What needs more gets its own, and gives it back to the module, not to the system. */

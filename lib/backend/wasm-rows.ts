@@ -4,16 +4,13 @@ import { arithmeticOf, dtypes } from '../dtype.js';
 import type { DType, TensorArray } from '../types.js';
 import { checkApart, isInPlace } from '../validate.js';
 import { type Passes, type RowBackwardPass, type RowForwardPass, rowMaskBytes } from './backend.js';
-import { bytesFor, checkLengths, type Machine, now, type Part } from './machine.js';
+import { bytesFor, checkLengths, type Machine, now, type Part, partBytes } from './machine.js';
 import type { Prepared, Turns } from './turns.js';
 
 type RowPasses<T extends TensorArray> = Pick<
   Passes<T>,
   'forwardRows' | 'forwardRowsLater' | 'backwardRows' | 'backwardRowsLater'
 >;
-
-/** Of a tensor, what stays in a cache while it is copied in, computed and copied out. */
-const partBytes = 2 ** 17;
 
 export function rowPassesOf<T extends TensorArray>(
   dtype: DType,

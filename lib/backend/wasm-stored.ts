@@ -4,11 +4,9 @@ import { bufferOf, byteLengthOf, bytesOf, extentOf, lengthOf, viewOfBytes, zeros
 import type { ValueArray } from '../types.js';
 import { checkApart } from '../validate.js';
 import type { Backend, StoredPass } from './backend.js';
-import { checkLengths, type Machine, now, roundUp } from './machine.js';
+import { checkLengths, type Machine, now, partBytes, roundUp } from './machine.js';
 import type { Prepared, Turns } from './turns.js';
 
-/** What stays in a cache on its way. */
-const partBytes = 2 ** 17;
 /** As in native/kernels.h. */
 const storageBytes = [4, 2, 2, 1, 1, 2];
 const halfBytes = 2;

@@ -27,6 +27,7 @@ import {
   outOfMemory,
   type Part,
   type Pointer,
+  partBytes,
   roundUp,
 } from './machine.js';
 import { type Prepared, Turns } from './turns.js';
@@ -35,8 +36,6 @@ import { presentPassesOf } from './wasm-presence.js';
 import { rowPassesOf } from './wasm-rows.js';
 import { storedPassesOf } from './wasm-stored.js';
 
-/** Of each tensor, what stays in a cache while it is copied in, computed and copied out. */
-const partBytes = 2 ** 17;
 /** Shorter runs cost more to copy one by one than is won. */
 const runBytes = 2 ** 12;
 /** Of a channel at least so many values, beside which the arithmetic of its coefficients is little. */

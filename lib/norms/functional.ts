@@ -4,19 +4,17 @@ import type { RowGeometry } from '../backend/backend.js';
 import { passesFor } from '../backend/index.js';
 import { arithmeticOf } from '../dtype.js';
 import { rangeError } from '../errors.js';
-import { defaultEps } from '../pass.js';
+import { defaultEps, resultFor } from '../pass.js';
 import { type Names, namesOf } from '../properties.js';
 import { newResult } from '../result.js';
 import { lengthOf } from '../typed-array.js';
 import type { DType, DTypeOf, FloatArray, ParametersOf, Tensor, TensorArray, TensorLike } from '../types.js';
 import {
-  checkApart,
   checkAxis,
   checkDtype,
   checkEps,
   checkLength,
   checkObject,
-  checkOut,
   checkPerChannel,
   checkSameShape,
   checkVariance,
@@ -193,20 +191,6 @@ function readCall<T extends TensorArray>(
   };
 }
 
-function placeOf<T extends TensorArray>(
-  out: unknown,
-  input: ReadTensor<T>,
-  residual: ReadTensor<T> | undefined,
-  others: NamedArrays,
-): T {
-  checkLength(input);
-  if (residual !== undefined) checkLength(residual);
-  if (out === undefined) return newResult(input.dtype, input.size);
-  const result = checkOut<T>(out, input);
-  checkApart('out', result, others);
-  return result;
-}
-
 function forward<T extends TensorArray>(of: FunctionKind, x: TensorLike<T>, options: object): RowResult<T> {
   const read = readOptions(options as AllOptions, of.forward);
   const { input, geometry, dtype, centred, eps, weight, bias, relu, residual, given, out } = readCall<T>(
@@ -217,7 +201,7 @@ function forward<T extends TensorArray>(of: FunctionKind, x: TensorLike<T>, opti
   const rows = numberOfRows(geometry);
   const mean = newArray<Float64Array>('float64', rows);
   const variance = newArray<Float64Array>('float64', rows);
-  const y = placeOf(out, input, residual, given);
+  const y = resultFor(out, input, residual, given);
   const pass = {
     geometry,
     centred,
@@ -276,7 +260,7 @@ function backward<T extends TensorArray>(
   const variance = statisticOf('variance', givenVariance, rows);
   checkLength(input);
   const others = { ...given, mean: givenMean, variance: givenVariance };
-  const dx = placeOf(out, gradient, residual, others);
+  const dx = resultFor(out, gradient, residual, others);
   const arithmetic = arithmeticOf(dtype);
   const dWeight = newArray<ParametersOf<T>>(arithmetic, geometry.channels);
   const dBias = newArray<ParametersOf<T>>(arithmetic, geometry.channels);

@@ -45,11 +45,9 @@ export type Kind =
   | { readonly norm: 'LayerNorm' | 'RMSNorm'; readonly shape: readonly number[] };
 
 /** Of the calls. */
-const instanceCallNames = callNamesOf(
-  ['out', 'updateStats', 'residual'],
-  ['out', 'only', 'of', 'accumulate', 'retain'],
-);
-const rowCallNames = callNamesOf(['out', 'residual'], ['out', 'only', 'of', 'accumulate', 'retain']);
+const backwardNames = ['out', 'only', 'of', 'accumulate', 'retain'];
+const instanceCallNames = callNamesOf(['out', 'updateStats', 'residual'], backwardNames);
+const rowCallNames = callNamesOf(['out', 'residual'], backwardNames);
 
 export function numberOfRows(geometry: Geometry): number {
   const { samples, groups } = geometry as RowGeometry;

@@ -11,15 +11,7 @@ import {
   rmsNormBackward,
 } from 'batchnorm';
 import { afterEach, describe, expect, it } from 'vitest';
-
-function errorOf(call: () => unknown): unknown {
-  try {
-    call();
-  } catch (error) {
-    return error;
-  }
-  return undefined;
-}
+import { errorOf } from '../support/error-of.js';
 
 const wave = (size: number, scale = 1) =>
   Float32Array.from({ length: size }, (_, i) => Math.sin(7 * i + 1) * scale);

@@ -16,6 +16,7 @@ import {
   rmsNorm,
   rmsNormBackward,
 } from '../../lib/index.js';
+import { errorOf } from '../support/error-of.js';
 import { expectListed } from '../support/messages.js';
 import { normKinds } from '../support/norm-cases.js';
 import type { NormKind } from '../support/norm-reference.js';
@@ -65,15 +66,6 @@ const norms: Record<NormKind, { over: object; forward: Any; backward: Any; layer
   };
 
 type Refused = [title: string, call: () => unknown, code: string, ...parts: string[]];
-
-function errorOf(call: () => unknown): Error & { code?: string } {
-  try {
-    call();
-  } catch (error) {
-    return error as Error;
-  }
-  throw new Error('the call must throw');
-}
 
 function expectRefused(call: () => unknown, code: string, parts: readonly string[]): void {
   const error = errorOf(call);
