@@ -154,13 +154,13 @@ Napi::Value prepare(const Napi::CallbackInfo& info) {
         {DNNL_ARG_SCALE, channels("weight")}, {DNNL_ARG_SHIFT, channels("bias")},
         {DNNL_ARG_MEAN, rows("mean")},        {DNNL_ARG_VARIANCE, rows("variance")}};
     std::unordered_map<int, memory> backward = {{DNNL_ARG_SRC, values("x")},
-                                                      {DNNL_ARG_DIFF_DST, values("dy")},
-                                                      {DNNL_ARG_DIFF_SRC, values("dx")},
-                                                      {DNNL_ARG_SCALE, channels("weight")},
-                                                      {DNNL_ARG_MEAN, rows("mean")},
-                                                      {DNNL_ARG_VARIANCE, rows("variance")},
-                                                      {DNNL_ARG_DIFF_SCALE, channels("dWeight")},
-                                                      {DNNL_ARG_DIFF_SHIFT, channels("dBias")}};
+                                                {DNNL_ARG_DIFF_DST, values("dy")},
+                                                {DNNL_ARG_DIFF_SRC, values("dx")},
+                                                {DNNL_ARG_SCALE, channels("weight")},
+                                                {DNNL_ARG_MEAN, rows("mean")},
+                                                {DNNL_ARG_VARIANCE, rows("variance")},
+                                                {DNNL_ARG_DIFF_SCALE, channels("dWeight")},
+                                                {DNNL_ARG_DIFF_SHIFT, channels("dBias")}};
     // Batch norm's primitive of version 3 refuses what it does not read.
     if (norm == "layer") backward.insert({DNNL_ARG_SHIFT, channels("bias")});
     const auto [inference, training, backward_pass] = norm == "layer" ? layer_norm(engine, tensor, eps)
