@@ -505,32 +505,56 @@ class LinesOfRows {
   typename Map::OfChannel coefficients_;
 };
 
+/// Columns that are written at once where rows are wide: the nearest cache holds five arrays of their
+/// coefficients. Past the caches memory likes longer rows.
+constexpr size_t kColumnsAtOnce = 1024;
+template <bool Stream>
+constexpr size_t kWideRow = Stream ? 2 * kColumnsAtOnce : kColumnsAtOnce;
+
 /// Maps a channels-last tile without gaps line by line of the output. A line may begin at any column and
-/// reach into the next row, which is why the coefficients go on beyond the last column.
+/// reach into the next row, which is why the coefficients go on beyond the last column. Of wide rows some
+/// columns at a time: dx of (512, 4096) takes 460 us otherwise, so 265.
 template <bool Stream, typename S, typename Map>
 ALWAYS_INLINE void write_lines_of_columns(Tile tile, S* to, const Map& map) {
   constexpr size_t lanes = kLanes<Compute<S>>;
-  const size_t total = tile.rows * tile.columns;
-  size_t at = before_first_line(to, total);
-  if (at > 0)
-    store_values(map.apply(map.coefficients(ColumnChannels{0}), Quad<1, size_t, size_t>{0, 0, 0, at, at}, 0),
-                 to, at);
-  size_t column = at % tile.columns;
-  for (; at + lanes <= total; at += lanes) {
-    const Quad<1, AllLanes, AllLanes> line{at, 0, at, {}, {}};
-    const auto values = map.apply(map.coefficients(ColumnChannels{column}), line, 0);
-    if constexpr (Stream)
-      stream_values(values, to + at);
-    else
-      store_values(values, to + at, AllLanes{});
-    map.prefetch(line, tile.ahead.distance);
-    column += lanes;
-    if (column >= tile.columns) column -= tile.columns;
+  const size_t columns = tile.columns;
+  const size_t total = tile.rows * columns;
+  const size_t before = before_first_line(to, total);
+  if (before > 0)
+    store_values(
+        map.apply(map.coefficients(ColumnChannels{0}), Quad<1, size_t, size_t>{0, 0, 0, before, before}, 0),
+        to, before);
+  const size_t lines_end = before + (total - before) / lanes * lanes;
+  // Writes lines from `at`, which lies in column `column`, up to `end`.
+  const auto write_lines = [&](size_t at, size_t end, size_t column, size_t distance) INLINED {
+    for (; at < end; at += lanes) {
+      const Quad<1, AllLanes, AllLanes> line{at, 0, at, {}, {}};
+      const auto values = map.apply(map.coefficients(ColumnChannels{column}), line, 0);
+      if constexpr (Stream)
+        stream_values(values, to + at);
+      else
+        store_values(values, to + at, AllLanes{});
+      map.prefetch(line, distance);
+      column += lanes;
+      if (column >= columns) column -= columns;
+    }
+  };
+  if (columns <= kWideRow<Stream> || columns % lanes != 0) {
+    write_lines(before, lines_end, before % columns, tile.ahead.distance);
+  } else {
+    // What is asked for lies in a row to come, under these columns.
+    const size_t distance = (tile.ahead.distance / (4 * kColumnsAtOnce) + 1) * columns;
+    for (size_t column = 0; column < columns; column += kColumnsAtOnce) {
+      const size_t some = columns - column < kColumnsAtOnce ? columns - column : kColumnsAtOnce;
+      for (size_t at = before + column; at < lines_end; at += columns)
+        write_lines(at, at + some < lines_end ? at + some : lines_end, before + column, distance);
+    }
   }
-  if (at < total)
-    store_values(map.apply(map.coefficients(ColumnChannels{column}),
-                           Quad<1, size_t, size_t>{at, 0, at, total - at, total - at}, 0),
-                 to + at, total - at);
+  if (lines_end < total)
+    store_values(
+        map.apply(map.coefficients(ColumnChannels{lines_end % columns}),
+                  Quad<1, size_t, size_t>{lines_end, 0, lines_end, total - lines_end, total - lines_end}, 0),
+        to + lines_end, total - lines_end);
 }
 
 }  // namespace
