@@ -44,6 +44,14 @@ import { evenCountOf, type Moments } from './moments.js';
 import { numberOfRows, type RowView, rowPasses } from './norms/rows.js';
 import { operate, readAsync, Sequence } from './operations.js';
 import {
+  checkApart,
+  checkApartFromOwn,
+  checkElsewhere,
+  isInPlace,
+  type OwnArrays,
+  ownArraysOf,
+} from './overlap.js';
+import {
   checkForward,
   type Forward,
   fingerprintOf,
@@ -63,21 +71,15 @@ import { throughForward, throughForwardLater, throughPresent, throughPresentLate
 import { copyInto, filled, lengthOf, shareBuffer } from './typed-array.js';
 import type { ArrayOf, DType, FloatArray, ParametersOf, Tensor, TensorArray, TensorLike } from './types.js';
 import {
-  checkApart,
-  checkElsewhere,
   checkKept,
   checkLength,
   checkOut,
   copyOf,
   inClassOf,
-  isInPlace,
-  type NamedArrays,
   newArray,
   newBytes,
   shapeOf,
 } from './validate.js';
-
-const { hasOwn } = Object;
 
 /** A copy of what there is. */
 function copied<T extends FloatArray>(array: T | undefined): T | undefined {
@@ -120,7 +122,7 @@ export class LayerCore<D extends DType> {
   readonly #dx: ResultBuffer<ArrayOf<D>>;
   readonly #dResidual: ResultBuffer<ArrayOf<D>>;
   /** The layer's gradients by the names that messages give them. */
-  readonly #grads: NamedArrays;
+  readonly #grads: OwnArrays;
   readonly #forwards = new Forwards<ArrayOf<D>>();
   readonly #sets: HeldSets<ParametersOf<ArrayOf<D>>>;
   readonly #statistics: Statistics<D>;
@@ -153,14 +155,15 @@ export class LayerCore<D extends DType> {
     // Before anything is computed, where memory may be lacking.
     this.#sets.release(this.#sets.make());
     this.#sets.release(this.#sets.make());
-    this.#grads = { 'the gradient of weight': this.weightGrad, 'the gradient of bias': this.biasGrad };
-    const arrays = {
+    const grads = { 'the gradient of weight': this.weightGrad, 'the gradient of bias': this.biasGrad };
+    this.#grads = ownArraysOf(grads);
+    const arrays = ownArraysOf({
       weight: this.weight,
       bias: this.bias,
       runningMean: running?.mean,
       runningVar: running?.variance,
-      ...this.#grads,
-    };
+      ...grads,
+    });
     this.#layer = { channels, config, running, arrays, rows };
     this.#names = rows ?? callNames;
     this.#statistics = new Statistics(this.#layer, this.#passes, this.#sets);
@@ -245,7 +248,7 @@ export class LayerCore<D extends DType> {
           'OVERLAP',
         );
     }
-    if (transfer) checkElsewhere('x.data', input.data, this.#layer.arrays);
+    if (transfer) checkElsewhere('x.data', input.data, this.#layer.arrays.all);
     this.checkOwn();
     const residual = call.residual && stage(call.residual, dtype);
     const given = transfer ? input.data : stage(input.data, dtype);
@@ -314,8 +317,8 @@ export class LayerCore<D extends DType> {
     const { dtype, reuse } = this.#layer.config;
     checkLength(gradient);
     // The gradients of the parameters are written before dx is.
-    checkApart('dy.data', data, this.#grads);
-    checkApart('x.data', forward.x, this.#grads);
+    checkApartFromOwn('dy.data', data, this.#grads);
+    checkApartFromOwn('x.data', forward.x, this.#grads);
     if (accumulate) this.checkOwn();
     if (forward.groups && out !== undefined) {
       isInPlace(out, 'dy.data', data);
@@ -370,7 +373,7 @@ export class LayerCore<D extends DType> {
       checkOut(out, call.gradient);
       isInPlace(out, 'dy.data', data);
     }
-    if (transfer) checkElsewhere('dy.data', data, this.#layer.arrays);
+    if (transfer) checkElsewhere('dy.data', data, this.#layer.arrays.all);
     const kept = transfer ? data : stage(data, dtype);
     const sums = call.sums && GradientSums.merge(call.sums);
     return this.#calls.inTurn(signal, async () => {
@@ -474,11 +477,8 @@ export class LayerCore<D extends DType> {
 
   /** The caller may have detached them. */
   checkOwn(): void {
-    for (const name in this.#layer.arrays) {
-      // What somebody has added to Object.prototype is no array.
-      const array = hasOwn(this.#layer.arrays, name) ? this.#layer.arrays[name] : undefined;
-      if (array) checkKept(name, array, this.#layer.channels);
-    }
+    const { all, count, names } = this.#layer.arrays;
+    for (let i = 0; i < count; i++) checkKept(names[i], all[names[i]] as FloatArray, this.#layer.channels);
   }
 
   /** The caller may have taken the memory of the layer's own away. */

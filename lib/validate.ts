@@ -36,14 +36,12 @@ import { suggestionFor } from './suggest.js';
 import {
   bitsOf,
   copyInto,
-  extentOf,
   halvesOf,
   hasHalves,
   isAttached,
   lengthOf,
   memoryOf,
   partOf,
-  shareBuffer,
   typedArrayType,
   valuesOf,
   zeroBytes,
@@ -707,51 +705,6 @@ export function checkOut<T extends TensorArray>(out: unknown, tensor: ReadTensor
   if (length !== tensor.size)
     throw rangeError('out', `have ${tensor.size} values (${tensor.shape.join(' x ')})`, String(length));
   return result;
-}
-
-/** Arrays by the names that messages give them. */
-export type NamedArrays = Readonly<Record<string, ValueArray | null | undefined>>;
-
-/** An array must share no memory with others. */
-export function checkApart(name: string, array: ValueArray, others: NamedArrays): void {
-  for (const other in others) {
-    // What somebody has added to Object.prototype is no array.
-    const input = hasOwn(others, other) ? others[other] : undefined;
-    const shared = input ? sharedBytes(array, input) : 0;
-    if (shared > 0) throw overlapError(name, `not overlap ${other}`, shared);
-  }
-}
-
-/** What is given away takes its buffer along: nothing else may lie there, empty as it may be. */
-export function checkElsewhere(name: string, array: TensorArray, others: NamedArrays): void {
-  for (const other in others) {
-    const kept = hasOwn(others, other) ? others[other] : undefined;
-    if (kept && shareBuffer(array, kept))
-      throw rangeError(name, `lie elsewhere than ${other} with transfer: true`, 'the same buffer', 'OVERLAP');
-  }
-}
-
-/**
- * Whether a result begins where an input does. It may then take that input's place; otherwise it must not overlap it.
- * Backends check it, last of all: the native one sees memory that two SharedArrayBuffer objects map.
- */
-export function isInPlace(result: ValueArray, name: string, input: ValueArray): boolean {
-  const shared = sharedBytes(result, input);
-  if (shared === 0) return false;
-  if (extentOf(result).begin === extentOf(input).begin) return true;
-  throw overlapError('out', `be ${name} itself or not overlap it`, shared);
-}
-
-function sharedBytes(a: ValueArray, b: ValueArray): number {
-  // Nearly always different buffers: nothing more to ask then.
-  if (!shareBuffer(a, b)) return 0;
-  const first = extentOf(a);
-  const second = extentOf(b);
-  return Math.max(0, Math.min(first.end, second.end) - Math.max(first.begin, second.begin));
-}
-
-function overlapError(name: string, rule: string, bytes: number): Error {
-  return rangeError(name, rule, `views that share ${bytes} bytes`, 'OVERLAP');
 }
 
 /** The caller may have detached or shrunk its memory since it was checked. */

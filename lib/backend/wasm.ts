@@ -2,10 +2,10 @@
 // and results, which take the place of the input, out of it; binding/wasm.cpp is the other side.
 import { arithmeticOf, dtypes } from '../dtype.js';
 import { stateError } from '../errors.js';
+import { checkApart, isInPlace } from '../overlap.js';
 import { platform } from '../platform/node.js';
 import { bytesOf, lengthOf, viewOfBytes } from '../typed-array.js';
 import type { DType, ParametersOf, TensorArray } from '../types.js';
-import { checkApart, isInPlace } from '../validate.js';
 import {
   type Backend,
   type BackwardPass,
