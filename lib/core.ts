@@ -151,7 +151,13 @@ export class LayerCore<D extends DType> {
     this.bias = bias ? newArray(arithmetic, channels) : undefined;
     this.weightGrad = weight ? newArray(arithmetic, channels) : undefined;
     this.biasGrad = bias ? newArray(arithmetic, channels) : undefined;
-    this.#sets = new HeldSets(arithmetic, channels, weight, bias);
+    // The bias of rows is asked for by an activation alone.
+    this.#sets = new HeldSets(
+      arithmetic,
+      channels,
+      weight,
+      bias && !(rows && config.activation === undefined),
+    );
     // Before anything is computed, where memory may be lacking.
     this.#sets.release(this.#sets.make());
     this.#sets.release(this.#sets.make());
@@ -189,7 +195,7 @@ export class LayerCore<D extends DType> {
         ? newResult<ArrayOf<D>>(dtype, input.size)
         : (out ?? this.#y.take(dtype, input.size, input.data, residual));
       const forward = this.#forwardOf(call, input.data, false, held, found);
-      const pass = this.#forwardPass(forward, y, residual);
+      const pass = this.#forwardPass(forward, y, residual, this.bias);
       const { forwardTraining, forwardInference, inferPresent } = this.#passes;
       const inPlace = forward.groups
         ? forwardGroups(this.#passes, pass, dtype, forward.groups, present?.presence)
@@ -254,6 +260,7 @@ export class LayerCore<D extends DType> {
     const given = transfer ? input.data : stage(input.data, dtype);
     const held = this.#sets.make(this.#statisticsOf(call));
     this.#holdParameters(held);
+    const bias = held.bias ?? copied(this.bias);
     return this.#calls.inTurn(signal, async () => {
       checkKept('x.data', given, input.size);
       const isApart = call.division !== undefined && mayOverlap(out, input.data, call.residual);
@@ -272,7 +279,7 @@ export class LayerCore<D extends DType> {
       const { forwardTrainingLater, forwardInferenceLater, inferPresentLater } = this.#passes;
       const begin = () => {
         forward.x = take();
-        return this.#forwardPass(forward, y, residual);
+        return this.#forwardPass(forward, y, residual, bias);
       };
       const finish = (inPlace: boolean) => {
         this.checkOwn();
@@ -461,7 +468,7 @@ export class LayerCore<D extends DType> {
   }
 
   clear(): void {
-    this.#forwards.clear();
+    this.#forwards.clear((forward) => this.#free(forward));
   }
 
   zeroGrad(): void {
@@ -562,9 +569,13 @@ export class LayerCore<D extends DType> {
     const { forward, busy, leavesInput, leavesParameters } = pending;
     if (forward === undefined || busy > 0 || leavesInput || leavesParameters) return;
     pending.forward = undefined;
-    this.#sets.release(forward.held);
-    if (forward.isOwn) unstage(forward.x);
-    if (forward.mask !== undefined && this.#layer.config.reuse) this.#mask = forward.mask;
+    this.#free(forward);
+  }
+
+  #free({ held, isOwn, x, mask }: Forward<ArrayOf<D>>): void {
+    this.#sets.release(held);
+    if (isOwn) unstage(x);
+    if (mask !== undefined && this.#layer.config.reuse) this.#mask = mask;
   }
 
   /** Where one backward writes a gradient: beside the layer's where it is to be added. */
@@ -590,6 +601,7 @@ export class LayerCore<D extends DType> {
     { x, geometry, held, renormed, mask }: Forward<ArrayOf<D>>,
     y: ArrayOf<D>,
     residual: ArrayOf<D> | undefined,
+    bias: ParametersOf<ArrayOf<D>> | undefined,
   ): ForwardPass<ArrayOf<D>> {
     return {
       geometry,
@@ -597,7 +609,7 @@ export class LayerCore<D extends DType> {
       x: x as ArrayOf<D>,
       y,
       weight: renormed ? renormed.weight : held.weight,
-      bias: renormed ? renormed.bias : held.bias,
+      bias: renormed ? renormed.bias : (held.bias ?? bias),
       mean: held.mean,
       variance: held.variance,
       relu: this.#layer.config.activation !== undefined,
