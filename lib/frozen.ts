@@ -575,14 +575,19 @@ export class FrozenBatchNorm<D extends DType = DType> {
       stride === undefined &&
       strides === undefined &&
       isShape(shape === undefined ? dims : shape, last.shape) &&
-      isAnotherOf(data, last) &&
-      (out === undefined || isAnotherOf(out, last)) &&
+      typedArrayType(data) === last.type &&
+      (out === undefined || typedArrayType(out) === last.type) &&
       // What stands in a shape may be a getter that has disposed of it.
       !this.#disposed
     ) {
-      const y = out === undefined ? newResult<T>(last.dtype, last.size) : out;
-      last.passes.runFrozen(last.outer, last.inner, last.memory, data as T, y);
-      return { data: y, shape: shapeOf(last.shape) };
+      const y = out === undefined ? newResult<T>(last.dtype, last.size) : (out as T);
+      try {
+        // Checks how long they are, last of all.
+        last.passes.runFrozen(last.outer, last.inner, last.memory, data as T, y);
+        return { data: y, shape: shapeOf(last.shape) };
+      } catch {
+        // Nothing is written: what is wrong is said below.
+      }
     }
     return this.#runAny<T>(
       x,
@@ -885,11 +890,6 @@ function readConstants(name: string, values: unknown, channels: number | undefin
     copy[i] = value;
   }
   return copy;
-}
-
-/** Whether an array has the type and the length of those of a run. */
-function isAnotherOf(array: unknown, { type, size }: LastRun): boolean {
-  return typedArrayType(array) === type && lengthOf(array as TensorArray) === size;
 }
 
 function disposedError(call: string): Error {
