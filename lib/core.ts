@@ -44,14 +44,6 @@ import { evenCountOf, type Moments } from './moments.js';
 import { numberOfRows, type RowView, rowPasses } from './norms/rows.js';
 import { operate, readAsync, Sequence } from './operations.js';
 import {
-  checkApart,
-  checkApartFromOwn,
-  checkElsewhere,
-  isInPlace,
-  type OwnArrays,
-  ownArraysOf,
-} from './overlap.js';
-import {
   checkForward,
   type Forward,
   fingerprintOf,
@@ -71,15 +63,21 @@ import { throughForward, throughForwardLater, throughPresent, throughPresentLate
 import { copyInto, filled, lengthOf, shareBuffer } from './typed-array.js';
 import type { ArrayOf, DType, FloatArray, ParametersOf, Tensor, TensorArray, TensorLike } from './types.js';
 import {
+  checkApart,
+  checkElsewhere,
   checkKept,
   checkLength,
   checkOut,
   copyOf,
   inClassOf,
+  isInPlace,
+  type NamedArrays,
   newArray,
   newBytes,
   shapeOf,
 } from './validate.js';
+
+const { hasOwn } = Object;
 
 /** A copy of what there is. */
 function copied<T extends FloatArray>(array: T | undefined): T | undefined {
@@ -122,7 +120,7 @@ export class LayerCore<D extends DType> {
   readonly #dx: ResultBuffer<ArrayOf<D>>;
   readonly #dResidual: ResultBuffer<ArrayOf<D>>;
   /** The layer's gradients by the names that messages give them. */
-  readonly #grads: OwnArrays;
+  readonly #grads: NamedArrays;
   readonly #forwards = new Forwards<ArrayOf<D>>();
   readonly #sets: HeldSets<ParametersOf<ArrayOf<D>>>;
   readonly #statistics: Statistics<D>;
@@ -151,25 +149,18 @@ export class LayerCore<D extends DType> {
     this.bias = bias ? newArray(arithmetic, channels) : undefined;
     this.weightGrad = weight ? newArray(arithmetic, channels) : undefined;
     this.biasGrad = bias ? newArray(arithmetic, channels) : undefined;
-    // The bias of rows is asked for by an activation alone.
-    this.#sets = new HeldSets(
-      arithmetic,
-      channels,
-      weight,
-      bias && !(rows && config.activation === undefined),
-    );
+    this.#sets = new HeldSets(arithmetic, channels, weight, bias);
     // Before anything is computed, where memory may be lacking.
     this.#sets.release(this.#sets.make());
     this.#sets.release(this.#sets.make());
-    const grads = { 'the gradient of weight': this.weightGrad, 'the gradient of bias': this.biasGrad };
-    this.#grads = ownArraysOf(grads);
-    const arrays = ownArraysOf({
+    this.#grads = { 'the gradient of weight': this.weightGrad, 'the gradient of bias': this.biasGrad };
+    const arrays = {
       weight: this.weight,
       bias: this.bias,
       runningMean: running?.mean,
       runningVar: running?.variance,
-      ...grads,
-    });
+      ...this.#grads,
+    };
     this.#layer = { channels, config, running, arrays, rows };
     this.#names = rows ?? callNames;
     this.#statistics = new Statistics(this.#layer, this.#passes, this.#sets);
@@ -195,7 +186,7 @@ export class LayerCore<D extends DType> {
         ? newResult<ArrayOf<D>>(dtype, input.size)
         : (out ?? this.#y.take(dtype, input.size, input.data, residual));
       const forward = this.#forwardOf(call, input.data, false, held, found);
-      const pass = this.#forwardPass(forward, y, residual, this.bias);
+      const pass = this.#forwardPass(forward, y, residual);
       const { forwardTraining, forwardInference, inferPresent } = this.#passes;
       const inPlace = forward.groups
         ? forwardGroups(this.#passes, pass, dtype, forward.groups, present?.presence)
@@ -254,13 +245,12 @@ export class LayerCore<D extends DType> {
           'OVERLAP',
         );
     }
-    if (transfer) checkElsewhere('x.data', input.data, this.#layer.arrays.all);
+    if (transfer) checkElsewhere('x.data', input.data, this.#layer.arrays);
     this.checkOwn();
     const residual = call.residual && stage(call.residual, dtype);
     const given = transfer ? input.data : stage(input.data, dtype);
     const held = this.#sets.make(this.#statisticsOf(call));
     this.#holdParameters(held);
-    const bias = held.bias ?? copied(this.bias);
     return this.#calls.inTurn(signal, async () => {
       checkKept('x.data', given, input.size);
       const isApart = call.division !== undefined && mayOverlap(out, input.data, call.residual);
@@ -279,7 +269,7 @@ export class LayerCore<D extends DType> {
       const { forwardTrainingLater, forwardInferenceLater, inferPresentLater } = this.#passes;
       const begin = () => {
         forward.x = take();
-        return this.#forwardPass(forward, y, residual, bias);
+        return this.#forwardPass(forward, y, residual);
       };
       const finish = (inPlace: boolean) => {
         this.checkOwn();
@@ -324,8 +314,8 @@ export class LayerCore<D extends DType> {
     const { dtype, reuse } = this.#layer.config;
     checkLength(gradient);
     // The gradients of the parameters are written before dx is.
-    checkApartFromOwn('dy.data', data, this.#grads);
-    checkApartFromOwn('x.data', forward.x, this.#grads);
+    checkApart('dy.data', data, this.#grads);
+    checkApart('x.data', forward.x, this.#grads);
     if (accumulate) this.checkOwn();
     if (forward.groups && out !== undefined) {
       isInPlace(out, 'dy.data', data);
@@ -380,7 +370,7 @@ export class LayerCore<D extends DType> {
       checkOut(out, call.gradient);
       isInPlace(out, 'dy.data', data);
     }
-    if (transfer) checkElsewhere('dy.data', data, this.#layer.arrays.all);
+    if (transfer) checkElsewhere('dy.data', data, this.#layer.arrays);
     const kept = transfer ? data : stage(data, dtype);
     const sums = call.sums && GradientSums.merge(call.sums);
     return this.#calls.inTurn(signal, async () => {
@@ -468,7 +458,7 @@ export class LayerCore<D extends DType> {
   }
 
   clear(): void {
-    this.#forwards.clear((forward) => this.#free(forward));
+    this.#forwards.clear();
   }
 
   zeroGrad(): void {
@@ -484,8 +474,11 @@ export class LayerCore<D extends DType> {
 
   /** The caller may have detached them. */
   checkOwn(): void {
-    const { all, count, names } = this.#layer.arrays;
-    for (let i = 0; i < count; i++) checkKept(names[i], all[names[i]] as FloatArray, this.#layer.channels);
+    for (const name in this.#layer.arrays) {
+      // What somebody has added to Object.prototype is no array.
+      const array = hasOwn(this.#layer.arrays, name) ? this.#layer.arrays[name] : undefined;
+      if (array) checkKept(name, array, this.#layer.channels);
+    }
   }
 
   /** The caller may have taken the memory of the layer's own away. */
@@ -569,13 +562,9 @@ export class LayerCore<D extends DType> {
     const { forward, busy, leavesInput, leavesParameters } = pending;
     if (forward === undefined || busy > 0 || leavesInput || leavesParameters) return;
     pending.forward = undefined;
-    this.#free(forward);
-  }
-
-  #free({ held, isOwn, x, mask }: Forward<ArrayOf<D>>): void {
-    this.#sets.release(held);
-    if (isOwn) unstage(x);
-    if (mask !== undefined && this.#layer.config.reuse) this.#mask = mask;
+    this.#sets.release(forward.held);
+    if (forward.isOwn) unstage(forward.x);
+    if (forward.mask !== undefined && this.#layer.config.reuse) this.#mask = forward.mask;
   }
 
   /** Where one backward writes a gradient: beside the layer's where it is to be added. */
@@ -601,7 +590,6 @@ export class LayerCore<D extends DType> {
     { x, geometry, held, renormed, mask }: Forward<ArrayOf<D>>,
     y: ArrayOf<D>,
     residual: ArrayOf<D> | undefined,
-    bias: ParametersOf<ArrayOf<D>> | undefined,
   ): ForwardPass<ArrayOf<D>> {
     return {
       geometry,
@@ -609,7 +597,7 @@ export class LayerCore<D extends DType> {
       x: x as ArrayOf<D>,
       y,
       weight: renormed ? renormed.weight : held.weight,
-      bias: renormed ? renormed.bias : (held.bias ?? bias),
+      bias: renormed ? renormed.bias : held.bias,
       mean: held.mean,
       variance: held.variance,
       relu: this.#layer.config.activation !== undefined,

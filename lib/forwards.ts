@@ -10,15 +10,10 @@ interface Last<T extends TensorArray> {
   evaluation: Pending<T> | undefined;
 }
 
-function forget<T extends TensorArray>(
-  pending: Pending<T> | undefined,
-  free: (forward: Forward<T>) => void,
-): void {
+function forget<T extends TensorArray>(pending: Pending<T> | undefined): void {
   if (pending?.state !== 'done') return;
-  const { forward, busy } = pending;
   pending.state = 'cleared';
   pending.forward = undefined;
-  if (forward !== undefined && busy === 0) free(forward);
 }
 
 function note<T extends TensorArray>(last: Last<T>, pending: Pending<T>): void {
@@ -81,12 +76,11 @@ export class Forwards<T extends TensorArray> {
     return checkPending(pending, this.#clears, training, halves);
   }
 
-  /** @param free is given what nobody goes back through any more. */
-  clear(free: (forward: Forward<T>) => void): void {
+  clear(): void {
     this.#clears++;
-    forget(this.#done.training, free);
-    forget(this.#done.evaluation, free);
-    forget(this.#called.training, free);
-    forget(this.#called.evaluation, free);
+    forget(this.#done.training);
+    forget(this.#done.evaluation);
+    forget(this.#called.training);
+    forget(this.#called.evaluation);
   }
 }

@@ -6,7 +6,6 @@ import { arithmeticOf, integerNamed, isInteger } from './dtype.js';
 import { typeError } from './errors.js';
 import { checkSums, type GradientSums, sumsError } from './gradient-sums.js';
 import { checkMoments, checkWhole, evenCountOf, Moments, momentsOf } from './moments.js';
-import { checkApart } from './overlap.js';
 import { defaultEps, type PassOptions, passNames, readPass, resultFor } from './pass.js';
 import {
   checkMissing,
@@ -52,6 +51,7 @@ import type {
 } from './types.js';
 import {
   channelsOf,
+  checkApart,
   checkAxis,
   checkBoolean,
   checkDivisors,

@@ -204,6 +204,24 @@ struct GradInputWork {
   const Compute<S>* offset;
 };
 
+/// dx = (dy * weight - (x - mean) * slope - constant) * scale, with coefficients of channels all, of the dy
+/// that an activation lets through: where (x - mean) * y_scale + y_offset is above zero. Tiles and
+/// coefficients are as for kStreamed.
+template <typename T>
+struct WeightedGradInputWork {
+  Tile tile;
+  const T* dy;
+  const T* x;
+  T* dx;
+  const T* mean;
+  const T* slope;
+  const T* constant;
+  const T* scale;
+  const T* weight;
+  const T* y_scale;
+  const T* y_offset;
+};
+
 /// to = from where the mask has a bit, else +0: `count` neighbouring values.
 template <typename S>
 struct MaskWork {
@@ -310,6 +328,20 @@ struct GradWeightsWork {
   double* dweights;
 };
 
+/// The sums of deviations from shift, which is found on the way and near the mean of the row, and of their
+/// squares, of rows without gaps; or of what is not centred the squares about 0.
+template <typename T>
+struct RowMomentsWork {
+  size_t rows;
+  size_t columns;
+  double share;  ///< 1 / columns
+  bool centred;
+  const T* x;
+  T* shift;
+  double* first;
+  double* second;
+};
+
 /// y = ((x - mean) * scale + offset) * weight + bias, of rows without gaps: mean, scale and offset are those
 /// of rows, weight and bias of columns, as per-channel arrays of channels-last.
 template <typename T>
@@ -324,6 +356,12 @@ struct ScaleRowsWork {
   const T* offset;
   const T* weight;
   const T* bias;
+};
+
+/// y = dy where that is above zero, else 0.
+template <typename T>
+struct GateRowsWork : ScaleRowsWork<T> {
+  const T* dy;
 };
 
 /// Of rows normalized like that before they are scaled, n = (x - mean) * scale + offset: column sums += dy,
@@ -343,6 +381,20 @@ struct RowSumsWork {
   T* column_product;
   double* dy_sum;
   double* product_sum;
+};
+
+/// What such sums become: slope and constant of the gradient of x.
+template <typename T>
+struct RowSlopesWork {
+  size_t rows;
+  double share;  ///< 1 / columns
+  bool centred;
+  const double* dy_sum;
+  const double* product_sum;
+  const T* scale;
+  const T* offset;
+  T* slope;
+  T* constant;
 };
 
 /// dx = (dy * weight - (x - mean) * slope - constant) * scale, likewise.
@@ -452,7 +504,9 @@ struct Kernels {
   /// dx = scale * what a ReLU lets through of dy, for statistics that carry no gradient. Without one
   /// normalize does that.
   WritingPass<GradInputWork<T>, GradSumsWork<T>> frozen_grad_input;
-  /// [Stores]; kStreamed needs the fence as well.
+  /// [Stores][Layout]; kStreamed needs the fence as well.
+  void (*weighted_grad_input[2][2])(const WeightedGradInputWork<T>& work);
+  /// [Stores], likewise.
   void (*apply_mask[2])(const MaskWork<T>& work);
   /// The passes over values of which not all count alike, all [Layout]. Their sums are in double.
   void (*present_moments[2])(const PresentMomentsWork<T>& work);
@@ -460,9 +514,12 @@ struct Kernels {
   void (*present_grad_sums[2])(const PresentGradSumsWork<T>& work);
   void (*present_grad_input[2])(const PresentGradInputWork<T>& work);
   void (*grad_weights[2])(const GradWeightsWork<T>& work);
+  void (*moments_of_rows)(const RowMomentsWork<T>& work);
   /// [Stores], where kStreamed needs the fence
   void (*scale_rows[2])(const ScaleRowsWork<T>& work);
+  void (*gate_rows)(const GateRowsWork<T>& work);
   void (*sum_rows)(const RowSumsWork<T>& work);
+  void (*slopes_of_rows)(const RowSlopesWork<T>& work);
   /// totals += sums, which become 0
   void (*end_columns)(size_t columns, T* sums, double* totals);
   void (*grad_rows[2])(const GradRowsWork<T>& work);

@@ -1,5 +1,5 @@
 // The passes of group, instance, layer and RMS norm: a row has statistics of its own, and its weight and bias
-// are those of its channels. What rows share with batch norm is batch norm's: see rows.cpp.
+// are those of its channels. What rows share with batch norm is batch norm's: see rows_forward.cpp.
 #pragma once
 
 #include "batchnorm.h"

@@ -241,6 +241,33 @@ struct FrozenGradInput {
   }
 };
 
+/// Where dy has a weight that is not a part of the scale: it may be 0, and stand inside the sums.
+template <typename T>
+struct WeightedGradInput {
+  const batchnorm::WeightedGradInputWork<T> work;
+
+  using OfChannel = Coefficients<T, 7>;
+  template <typename Channel>
+  ALWAYS_INLINE OfChannel coefficients(Channel channel) const {
+    return {{channel.coefficient(work.mean), channel.coefficient(work.slope),
+             channel.coefficient(work.constant), channel.coefficient(work.scale),
+             channel.coefficient(work.weight), channel.coefficient(work.y_scale),
+             channel.coefficient(work.y_offset)}};
+  }
+  template <typename Quad>
+  ALWAYS_INLINE Vec<T> apply(const OfChannel& c, Quad quad, size_t index) const {
+    const Vec<T> deviation = quad.load(work.x, index, c.of[0]) - c.of[0];
+    const Vec<T> gradient =
+        keep_positive(quad.load(work.dy, index, c.of[0]), normalized(deviation, c.of[5], c.of[6]));
+    return ((gradient * c.of[4] - deviation * c.of[1]) - c.of[2]) * c.of[3];
+  }
+  template <typename Quad>
+  ALWAYS_INLINE void prefetch(Quad quad, size_t distance) const {
+    quad.prefetch(work.x, distance);
+    quad.prefetch(work.dy, distance);
+  }
+};
+
 /// Writes map.apply over the quads of a channel.
 template <typename S, typename Map>
 struct Writer {
@@ -411,6 +438,20 @@ void write(const Work<T>& work) {
   if constexpr (std::is_same_v<Fused, ::Fused<batchnorm::kRelu, true>>)
     if (work.mask.bytes && !writes_lines<Stores == batchnorm::kStreamed, Layout, T>(work.tile))
       set_mask(work);
+}
+
+template <batchnorm::Stores Stores, batchnorm::Layout Layout, typename T>
+void weighted_grad_input(const batchnorm::WeightedGradInputWork<T>& work) {
+  using Map = WeightedGradInput<T>;
+  constexpr bool stream = Stores == batchnorm::kStreamed;
+  const Map map{work};
+  const Tile tile = work.tile;
+  T* const to = work.dx;
+  if constexpr (Layout == batchnorm::kChannelsFirst) {
+    LinesOfRows<stream, T, Map>(tile, to, map).finish();
+  } else {
+    write_lines_of_columns<stream>(tile, to, map);
+  }
 }
 
 template <typename Fused, typename T, template <typename> class Work, template <typename> class Sums>
@@ -632,14 +673,19 @@ constexpr batchnorm::Kernels<T> all_kernels() {
        writing_pass<Recomputed, T, GradInputWork, GradSumsWork>(),
        writing_pass<Masked, T, GradInputWork, GradSumsWork>()},
       writing_pass<Frozen, T, GradInputWork, GradSumsWork>(),
+      {{weighted_grad_input<kCached, kChannelsFirst, T>, weighted_grad_input<kCached, kChannelsLast, T>},
+       {weighted_grad_input<kPast, kChannelsFirst, T>, weighted_grad_input<kPast, kChannelsLast, T>}},
       {apply_mask<kCached, T>, apply_mask<kPast, T>},
       {present_moments<kChannelsFirst, T>, present_moments<kChannelsLast, T>},
       {present_normalize<kChannelsFirst, T>, present_normalize<kChannelsLast, T>},
       {present_grad_sums<kChannelsFirst, T>, present_grad_sums<kChannelsLast, T>},
       {present_grad_input<kChannelsFirst, T>, present_grad_input<kChannelsLast, T>},
       {grad_weights<kChannelsFirst, T>, grad_weights<kChannelsLast, T>},
+      moments_of_rows<T>,
       {scale_rows<kCached, T>, scale_rows<kPast, T>},
+      gate_rows<T>,
       sum_rows<T>,
+      slopes_of_rows<T>,
       end_columns<T>,
       {grad_rows<kCached, T>, grad_rows<kPast, T>}};
 }

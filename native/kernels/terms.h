@@ -34,10 +34,39 @@ ALWAYS_INLINE auto sum_of(Quad quad, const Term& term) {
   if constexpr (Quad::kSize > 0) {
     return tree_of<0, Quad::kSize>(term);
   } else {
-    decltype(term(0)) terms[kQuad];
+    decltype(term(0)) terms[kQuad] = {};
     for (size_t i = 0; i < quad.size(); i++) terms[i] = term(i);
     return (terms[0] + terms[1]) + (terms[2] + terms[3]);
   }
+}
+
+/// As many doubles as are in 64 bytes: of float, lanes that are so far apart are added.
+template <typename T>
+ALWAYS_INLINE Vec<double> in_double(const Vec<T>& values) {
+  if constexpr (kLanes<T> == kLanes<double>) {
+    return values;
+  } else {
+    T lanes[kLanes<T>];
+    values.store(lanes);
+    return Vec<double>::widen(lanes) + Vec<double>::widen(lanes + kLanes<double>);
+  }
+}
+
+template <size_t First, size_t Count, typename Get>
+ALWAYS_INLINE Vec<double> pairs_of(const Get& get) {
+  if constexpr (Count == 1)
+    return get(First);
+  else
+    return add_pairs(pairs_of<First, Count / 2>(get), pairs_of<First + Count / 2, Count / 2>(get));
+}
+
+/// The sum of all lanes of get(i) in lane i < Count, a power of two: neighbours are added, and neighbours of
+/// those, of all vectors at once.
+template <size_t Count, typename Get>
+ALWAYS_INLINE Vec<double> sums_of_lanes(const Get& get) {
+  Vec<double> sums = pairs_of<0, Count>(get);
+  for (size_t lanes = Count; lanes < kLanes<double>; lanes *= 2) sums = add_pairs(sums, sums);
+  return sums;
 }
 
 /// Adds the lanes to as many doubles.

@@ -90,6 +90,10 @@ struct Register<double> {
   friend ALWAYS_INLINE Register add(Register a, Register b) { return {_mm256_add_pd(a.value, b.value)}; }
   friend ALWAYS_INLINE Register subtract(Register a, Register b) { return {_mm256_sub_pd(a.value, b.value)}; }
   friend ALWAYS_INLINE Register multiply(Register a, Register b) { return {_mm256_mul_pd(a.value, b.value)}; }
+  /// Sums of neighbours: of the pairs of a, then of those of b.
+  friend ALWAYS_INLINE Register add_pairs(Register a, Register b) {
+    return {_mm256_permute4x64_pd(_mm256_hadd_pd(a.value, b.value), _MM_SHUFFLE(3, 1, 2, 0))};
+  }
   ALWAYS_INLINE __m256d is_positive() const { return _mm256_cmp_pd(value, _mm256_setzero_pd(), _CMP_NLE_UQ); }
   ALWAYS_INLINE unsigned positive() const { return static_cast<unsigned>(_mm256_movemask_pd(is_positive())); }
   ALWAYS_INLINE Register keep(unsigned lanes) const {

@@ -84,6 +84,13 @@ struct Register<double> {
   friend ALWAYS_INLINE Register add(Register a, Register b) { return {_mm512_add_pd(a.value, b.value)}; }
   friend ALWAYS_INLINE Register subtract(Register a, Register b) { return {_mm512_sub_pd(a.value, b.value)}; }
   friend ALWAYS_INLINE Register multiply(Register a, Register b) { return {_mm512_mul_pd(a.value, b.value)}; }
+  /// Sums of neighbours: of the pairs of a, then of those of b.
+  friend ALWAYS_INLINE Register add_pairs(Register a, Register b) {
+    const __m512i even = _mm512_setr_epi64(0, 2, 4, 6, 8, 10, 12, 14);
+    const __m512i odd = _mm512_setr_epi64(1, 3, 5, 7, 9, 11, 13, 15);
+    return {_mm512_add_pd(_mm512_permutex2var_pd(a.value, even, b.value),
+                          _mm512_permutex2var_pd(a.value, odd, b.value))};
+  }
   ALWAYS_INLINE unsigned positive() const {
     return _mm512_cmp_pd_mask(value, _mm512_setzero_pd(), _CMP_NLE_UQ);
   }

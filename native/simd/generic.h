@@ -59,6 +59,10 @@ struct Register {
   friend ALWAYS_INLINE Register add(Register a, Register b) { return {a.value + b.value}; }
   friend ALWAYS_INLINE Register subtract(Register a, Register b) { return {a.value - b.value}; }
   friend ALWAYS_INLINE Register multiply(Register a, Register b) { return {a.value * b.value}; }
+  /// Of doubles, sums of neighbours: of the pair of a, then of that of b.
+  friend ALWAYS_INLINE Register add_pairs(Register a, Register b) {
+    return {Vector{a.value[0], b.value[0]} + Vector{a.value[1], b.value[1]}};
+  }
   /// One bit per lane: whether it is above zero or NaN.
   ALWAYS_INLINE unsigned positive() const {
     const Mask is_not = value <= Vector{};

@@ -99,6 +99,8 @@ struct Register<double> {
   friend ALWAYS_INLINE Register add(Register a, Register b) { return {vaddq_f64(a.value, b.value)}; }
   friend ALWAYS_INLINE Register subtract(Register a, Register b) { return {vsubq_f64(a.value, b.value)}; }
   friend ALWAYS_INLINE Register multiply(Register a, Register b) { return {vmulq_f64(a.value, b.value)}; }
+  /// Sums of neighbours: of the pairs of a, then of those of b.
+  friend ALWAYS_INLINE Register add_pairs(Register a, Register b) { return {vpaddq_f64(a.value, b.value)}; }
   static ALWAYS_INLINE uint64x2_t bits() {
     const uint64_t lanes[kLanes] = {1, 2};
     return vld1q_u64(lanes);

@@ -67,6 +67,18 @@ struct Vec {
   friend ALWAYS_INLINE Vec operator*(Vec a, Vec b) {
     return make([&](size_t i) { return multiply(a.registers[i], b.registers[i]); });
   }
+  /// Sums of neighbouring lanes: those of the pairs of a, then those of the pairs of b.
+  friend ALWAYS_INLINE Vec add_pairs(Vec a, Vec b) {
+    if constexpr (kRegisters == 1) {
+      return {{add_pairs(a.registers[0], b.registers[0])}};
+    } else {
+      constexpr size_t half = kRegisters / 2;
+      return make([&](size_t i) {
+        const Register<T>* const from = i < half ? a.registers + 2 * i : b.registers + 2 * (i - half);
+        return add_pairs(from[0], from[1]);
+      });
+    }
+  }
   /// a in the lanes in which `of` is above zero or NaN, +0 in the others.
   friend ALWAYS_INLINE Vec keep_positive(Vec a, Vec of) {
     return make([&](size_t i) { return keep_positive(a.registers[i], of.registers[i]); });

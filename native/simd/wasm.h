@@ -88,6 +88,11 @@ struct Register {
   friend ALWAYS_INLINE Register multiply(Register a, Register b) {
     return {Lanes<T>::multiply(a.value, b.value)};
   }
+  /// Of doubles, sums of neighbours: of the pair of a, then of that of b.
+  friend ALWAYS_INLINE Register add_pairs(Register a, Register b) {
+    return {Lanes<T>::add(wasm_i64x2_shuffle(a.value, b.value, 0, 2),
+                          wasm_i64x2_shuffle(a.value, b.value, 1, 3))};
+  }
   /// One bit per lane: whether it is above zero or NaN.
   ALWAYS_INLINE unsigned positive() const {
     return Lanes<T>::to_bits(Lanes<T>::not_positive(value)) ^ ((1u << kLanes) - 1);

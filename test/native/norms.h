@@ -186,8 +186,9 @@ void compare(const Case& c, const Manner& m, const Results<S>& actual, const Res
 
 constexpr size_t kNever = ~size_t{0};
 
-/// Each is there for a path of native/rows.cpp: planes, columns and samples, rows that are shorter and longer
-/// than a piece, rows in several groups, samples that are laid side by side, more than one chunk and thread.
+/// Each is there for a path of native/rows_forward.cpp or rows_backward.cpp: planes, columns and samples,
+/// rows that are shorter and longer than a piece, rows in several groups, samples that are laid side by side,
+/// more than one chunk and thread.
 constexpr RowShape kShapes[] = {
     {2, 1, 3, 4, 49},   {3, 1, 2, 2, 1500}, {1, 1, 1, 3, 20001}, {9, 1, 4, 5, 333},  {4, 1, 7, 1, 33},
     {2, 1, 2, 1, 9000}, {5, 1, 1, 1, 16},   {1, 1, 1, 1, 1},     {50, 1, 1, 40, 1},  {700, 1, 1, 3, 1},
