@@ -303,7 +303,11 @@ ALWAYS_INLINE void sum_some_rows(const RowSumsWork<T>& given, size_t row) {
       (Vec<T>::load(second, lanes, zero) + of_column.second).store(second, lanes);
     };
     size_t column = begin;
-    for (; column + kLanes<T> <= end; column += kLanes<T>) {
+    // One form for all lanes and for some, where code should be small.
+    if constexpr (kSmallCode)
+      for (; column < end; column += kLanes<T>)
+        visit(column, end - column < kLanes<T> ? end - column : kLanes<T>);
+    for (; !kSmallCode && column + kLanes<T> <= end; column += kLanes<T>) {
       visit(column, AllLanes{});
       // Line by line, whichever row it is of.
       for (size_t i = 0; i < Rows; i++) {
@@ -311,7 +315,7 @@ ALWAYS_INLINE void sum_some_rows(const RowSumsWork<T>& given, size_t row) {
         prefetch(x + Rows * column + i * kLanes<T>, work.distance);
       }
     }
-    if (column < end) visit(column, end - column);
+    if (!kSmallCode && column < end) visit(column, end - column);
     for (size_t i = 0; i < Rows; i++) {
       totals[i][0] = totals[i][0] + in_double(sums[i].first);
       totals[i][1] = totals[i][1] + in_double(sums[i].second);
