@@ -194,14 +194,14 @@ bool are_short(const RowShape& shape) {
   return !has_planes(shape) && shape.count() <= kMostOfRow<S>;
 }
 
-/// Squares about 0 that float32 has lost digits of, or all, are summed again: a first sum of NaN asks for it.
-/// Of zeros there are none.
+/// Squares that float32 has lost digits of, or all, are summed again: a first sum of NaN asks for it, for the
+/// sum of deviations from the mean may be 0 as well. Of values that all are the shift there are none.
 template <typename T>
 void mark_lost(const T* x, Range rows, size_t length, const Partials<T>& sums) {
   constexpr double kLeastSquare = sizeof(T) == sizeof(float) ? 0x1p-120 : 0;
   for (size_t row = rows.begin; row < rows.end; row++, x += length) {
     const bool lost = sums.second[row] < kLeastSquare * static_cast<double>(length) &&
-                      std::any_of(x, x + length, [](T value) { return value != 0; });
+                      std::any_of(x, x + length, [&](T value) { return value != sums.shifts[row]; });
     if (lost) sums.first[row] = std::numeric_limits<double>::quiet_NaN();
   }
 }
@@ -242,7 +242,7 @@ void forward_short(const Execution& execution, const RowForward<S>& pass, double
           values.read(pass.x + at * length, count * length, rooms + worker * round_up(room, kLanes<T>));
       kernels.moments_of_rows({count, length, 1 / static_cast<double>(length), pass.centred, x,
                                partials.shifts + at, partials.first + at, partials.second + at});
-      if (!pass.centred) mark_lost(x, rows, length, partials);
+      mark_lost(x, rows, length, partials);
       sums.check({0, 1}, rows, partials);
       sums.merge(rows, partials, mean, variance);
       centre(rows, pass.centred, mean, variance);
