@@ -652,6 +652,7 @@ constexpr batchnorm::Kernels<T> all_kernels() {
        conversion<batchnorm::kInt16>()},                                                                   \
       transpose,                                                                                           \
       {take_pixels<2, 2>, take_pixels<3, 3>, take_pixels<3, 4>, take_pixels<4, 4>},                        \
+      {bytes_taker<2, 2>(), bytes_taker<3, 3>(), bytes_taker<3, 4>(), bytes_taker<4, 4>()},                \
       {put_pixels<2>, put_pixels<3>, put_pixels<4>},                                                       \
       all_kernels<float>(),                                                                                \
       all_kernels<double>(),                                                                               \
