@@ -472,9 +472,8 @@ struct Kernels {
 
 /// Kernels that read and write 16 bits themselves, of the passes that move the most; all nullptr where the
 /// ISA has none. Those that write want rows without gaps, of at least kLanes<float> values in kChannelsFirst,
-/// and coefficients as for kStreamed. Those that sum want whole additions: in kChannelsFirst rows of a
-/// multiple of 8 * kLanes<float> values, in kChannelsLast a multiple of 8 rows and of kLanes<float> columns.
-/// None knows a mask.
+/// and coefficients as for kStreamed. Those that sum want whole additions in kChannelsLast: a multiple of 8
+/// rows and of kLanes<float> columns. None knows a mask.
 struct HalfKernels {
   template <template <typename> class Work>
   struct Written {
