@@ -317,25 +317,25 @@ ALWAYS_INLINE void for_each_column_written(Tile tile, size_t before, Open open) 
 }
 
 /// The same for passes that sum, for every eight rows: coefficients and sums are loaded once for both quads.
+/// The first vector has `before` columns, so that the others begin where lines do.
 template <typename T, typename Open>
-ALWAYS_INLINE void for_each_column_summed(Tile tile, bool ends_stretch, Open open) {
+ALWAYS_INLINE void for_each_column_summed(Tile tile, size_t before, bool ends_stretch, Open open) {
   using Channel = decltype(open(ColumnChannels{0}));
   constexpr size_t step = 2 * kQuad;
   constexpr size_t stretch = batchnorm::kStretch * step;
   for (size_t row = 0; row < tile.rows; row += step) {
     const size_t rows = tile.rows - row < step ? tile.rows - row : step;
-    const bool ends = ends_stretch && ((row + rows) % stretch == 0 || row + rows == tile.rows);
-    size_t done = 0;
+    size_t done = before;
     // What nearly all of a tile is, in a loop of its own.
     if (rows == step) {
       for (; done + kLanes<T> <= tile.columns; done += kLanes<T>) {
         Channel channel = open(ColumnChannels{done});
         channel.visit(quad_of_rows<kQuad>(tile, row, done, AllLanes{}),
                       quad_of_rows<kQuad>(tile, row + kQuad, done, AllLanes{}));
-        channel.close(ends);
+        channel.close(false);
       }
     }
-    for_each_vector<T>(tile, done, [&](size_t column, auto lanes) INLINED {
+    const auto visit_vector = [&](size_t column, auto lanes) INLINED {
       Channel channel = open(ColumnChannels{column});
       const auto add = [&](auto hold, auto visit_held) INLINED {
         if (rows > kQuad) {
@@ -358,8 +358,21 @@ ALWAYS_INLINE void for_each_column_summed(Tile tile, bool ends_stretch, Open ope
             [&](size_t from, size_t many)
                 INLINED { channel.visit_held(any_rows(tile, from, column, count, many)); });
       }
-      channel.close(ends);
-    });
+      channel.close(false);
+    };
+    const struct {
+      size_t column, columns;
+    } parts[] = {{0, before}, {done, tile.columns}};
+    // In a loop, for one copy of the code.
+    for (const auto& part : parts) {
+      Tile of = tile;
+      of.columns = part.columns;
+      for_each_vector<T>(of, part.column, visit_vector);
+    }
+    // Vectors of columns that overlap have sums in common: a stretch ends when all are done.
+    if (ends_stretch && ((row + rows) % stretch == 0 || row + rows == tile.rows))
+      for (size_t column = 0; column < tile.columns; column += kLanes<T>)
+        open(ColumnChannels{column}).close(true);
   }
 }
 
@@ -369,6 +382,16 @@ ALWAYS_INLINE size_t before_first_line(const S* to, size_t total) {
   const size_t misaligned = reinterpret_cast<size_t>(to) % 64 / sizeof(S);
   const size_t before = misaligned == 0 ? 0 : kLanes<S> - misaligned;
   return before < total ? before : total;
+}
+
+/// The same of columns that are read: 0 where rows lie differently, or are so short that one vector more
+/// costs as much as loads that straddle lines.
+template <typename S>
+ALWAYS_INLINE size_t columns_before_line_read(Tile tile, const S* from) {
+  constexpr size_t kWide = 16;
+  constexpr size_t lanes = kLanes<Compute<S>>;
+  const bool alike = tile.columns >= kWide * lanes && tile.stride % lanes == 0;
+  return alike ? before_first_line(from, tile.columns) : 0;
 }
 
 /// How late the rows of for_each_column_written begin, for stores that straddle lines cost two.

@@ -363,7 +363,8 @@ void sum(const Work<T>& work) {
   if constexpr (Layout == batchnorm::kChannelsFirst)
     for_each_row<T>(work.tile, work.ends_stretch, channel_of);
   else
-    for_each_column_summed<T>(work.tile, work.ends_stretch, channel_of);
+    for_each_column_summed<T>(work.tile, columns_before_line_read(work.tile, work.x), work.ends_stretch,
+                              channel_of);
 }
 
 /// Line by line wherever lines go on from row to row: stores that straddle lines cost two. In channels-last
