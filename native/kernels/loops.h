@@ -518,8 +518,15 @@ class LinesOfRows {
   OfChannel coefficients_;
 };
 
+/// Columns that are written at once where rows are wide: the nearest cache holds five arrays of their
+/// coefficients. Past the caches memory likes longer rows.
+constexpr size_t kColumnsAtOnce = 1024;
+template <bool Stream>
+constexpr size_t kWideRow = Stream ? 2 * kColumnsAtOnce : kColumnsAtOnce;
+
 /// Maps a channels-last tile without gaps line by line of the output. A line may begin at any column and
-/// reach into the next row, which is why the coefficients go on beyond the last column.
+/// reach into the next row, which is why the coefficients go on beyond the last column. Of wide rows some
+/// columns at a time: dx of (512, 4096) takes 460 us otherwise, so 265.
 template <bool Stream, typename S, typename Map>
 ALWAYS_INLINE void write_lines_of_columns(Tile tile, S* to, const Map& map) {
   using T = Compute<S>;
@@ -540,41 +547,55 @@ ALWAYS_INLINE void write_lines_of_columns(Tile tile, S* to, const Map& map) {
                    to + at, count);
     }
   };
-  size_t at = before_first_line(to, total);
-  if (at > 0) write_parts(0, at, 0);
-  size_t column = at % columns;
   const auto write_line = [&](size_t at, const auto& of_vector) INLINED {
     write_whole_line<Stream>(to + at, [&](size_t i) INLINED {
       return map.apply(of_vector(i), Quad<1, AllLanes, AllLanes>{at + i * lanes, 0, at, {}, {}}, 0);
     });
   };
-  const auto ask_ahead = [&](size_t line) INLINED {
-    map.prefetch(Quad<vectors, AllLanes, AllLanes>{line, lanes, line, {}, {}}, tile.ahead.distance);
+  const auto ask_ahead = [&](size_t line, size_t distance) INLINED {
+    map.prefetch(Quad<vectors, AllLanes, AllLanes>{line, lanes, line, {}, {}}, distance);
   };
-  if constexpr (vectors == 2 && !Stream) {
-    // Some rows at a time, which share coefficients.
+  // Writes lines from `at`, which lies in column `column`, up to `end`.
+  const auto write_lines = [&](size_t at, size_t end, size_t column, size_t distance) INLINED {
+    for (; at < end; at += kLanes<S>) {
+      const size_t first = column;
+      const size_t last = vectors > 1 ? next(column) : column;
+      write_line(at, [&](size_t i) INLINED { return of_columns(i == 0 ? first : last); });
+      ask_ahead(at, distance);
+      column = next(last);
+    }
+  };
+  const size_t before = before_first_line(to, total);
+  if (before > 0) write_parts(0, before, 0);
+  const size_t lines_end = before + (total - before) / kLanes<S> * kLanes<S>;
+  const bool alike = columns % kLanes<S> == 0;
+  size_t begin = before;
+  if constexpr (vectors > 1 && !Stream) {
+    // Some rows at a time, which share coefficients: to load those of each line takes as long as the rest.
     constexpr size_t kRows = kQuad;
-    if (columns % kLanes<S> == 0)
-      for (; total - at >= kRows * columns + kLanes<S>; at += kRows * columns) {
-        const size_t end = column + columns;
-        for (size_t place = at, from = column; from < end; from += kLanes<S>, place += kLanes<S>) {
-          const size_t first = from >= columns ? from - columns : from;
-          const auto a = of_columns(first), b = of_columns(next(first));
-          for (size_t row = 0; row < kRows; row++) {
-            write_line(place + row * columns, [&](size_t i) INLINED { return i == 0 ? a : b; });
-            ask_ahead(at + kRows * (place - at) + row * kLanes<S>);
-          }
+    for (; alike && lines_end - begin >= kRows * columns; begin += kRows * columns)
+      for (size_t done = 0; done < columns; done += kLanes<S>) {
+        const size_t column = before + done;
+        const size_t wrapped = column >= columns ? column - columns : column;
+        const auto first = of_columns(wrapped), last = of_columns(next(wrapped));
+        for (size_t row = 0; row < kRows; row++) {
+          write_line(begin + row * columns + done, [&](size_t i) INLINED { return i == 0 ? first : last; });
+          ask_ahead(begin + kRows * done + row * kLanes<S>, tile.ahead.distance);
         }
       }
   }
-  for (; at + kLanes<S> <= total; at += kLanes<S>) {
-    const size_t first = column;
-    const size_t second = vectors > 1 ? next(column) : column;
-    write_line(at, [&](size_t i) INLINED { return of_columns(i == 0 ? first : second); });
-    ask_ahead(at);
-    column = next(second);
+  if (columns <= kWideRow<Stream> || !alike) {
+    write_lines(begin, lines_end, begin % columns, tile.ahead.distance);
+  } else {
+    // What is asked for lies in a row to come, under these columns.
+    const size_t distance = (tile.ahead.distance / (4 * kColumnsAtOnce) + 1) * columns;
+    for (size_t column = 0; column < columns; column += kColumnsAtOnce) {
+      const size_t some = columns - column < kColumnsAtOnce ? columns - column : kColumnsAtOnce;
+      for (size_t at = begin + column; at < lines_end; at += columns)
+        write_lines(at, at + some < lines_end ? at + some : lines_end, before + column, distance);
+    }
   }
-  if (at < total) write_parts(at, total, column);
+  if (lines_end < total) write_parts(lines_end, total, lines_end % columns);
 }
 
 }  // namespace
