@@ -1,6 +1,6 @@
 // Changes one constant, comparison, sign, branch or step of the arithmetic at a time and says which changes no test
-// notices: npm run mutate, or `-- --file native/sums.h --every 5`, `-- --file native/sums.h --line 120`. Builds a copy, for
-// generic CPUs alone.
+// notices: npm run mutate, or `-- --file native/sums.h --every 5`, `-- --line native/sums.h:120`; `--stages 1` runs the
+// quickest tests alone. Builds a copy, for generic CPUs alone.
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
 import {
   appendFileSync,
@@ -8,6 +8,7 @@ import {
   existsSync,
   mkdirSync,
   readFileSync,
+  statSync,
   symlinkSync,
   writeFileSync,
 } from 'node:fs';
@@ -51,21 +52,26 @@ const golden = ['kernels/invariants'];
 
 const { values } = parseArgs({
   options: {
-    file: { type: 'string', multiple: true, default: Object.keys(sources) },
+    file: { type: 'string', multiple: true },
     line: { type: 'string', multiple: true, default: [] },
     every: { type: 'string', default: '1' },
-    from: { type: 'string', default: '0' },
+    stages: { type: 'string', default: '9' },
   },
 });
-const unknown = values.file.find((file) => !(file in sources));
+const lineFiles = values.line.map((place) => place.split(':')[0]);
+const files = values.file ?? (lineFiles.length > 0 ? [...new Set(lineFiles)] : Object.keys(sources));
+const unknown = [...files, ...lineFiles].find((file) => !(file in sources));
 if (unknown !== undefined)
   throw new RangeError(`--file must be one of ${Object.keys(sources).join(', ')}, got ${unknown}`);
-const every = Number(values.every);
-if (!Number.isInteger(every) || every < 1)
-  throw new RangeError(`--every must be a positive integer, got ${values.every}`);
-const from = Number(values.from);
-if (!Number.isInteger(from) || from < 0)
-  throw new RangeError(`--from must be a non-negative integer, got ${values.from}`);
+const [every, stages] = (['every', 'stages'] as const).map((name) => {
+  const value = Number(values[name]);
+  if (!Number.isInteger(value) || value < 1)
+    throw new RangeError(`--${name} must be a positive integer, got ${values[name]}`);
+  return value;
+});
+
+/** The stages of tests that a change of a file is shown to. */
+const stagesOf = (file: string): Stages => [...sources[file], golden].slice(0, stages);
 
 /** What is put in place of what. */
 const replacements: readonly (readonly [RegExp, (found: string) => string])[] = [
@@ -108,7 +114,7 @@ function mutantsOf(file: string): Mutant[] {
   const lines = readFileSync(file, 'utf8').split('\n');
   const end = streamed[file] === undefined ? -1 : lines.findIndex((line) => line.includes(streamed[file]));
   return lines.slice(0, end < 0 ? undefined : end).flatMap((line, i) => {
-    if (apart.test(line) || (values.line.length > 0 && !values.line.includes(String(i + 1)))) return [];
+    if (apart.test(line) || (values.line.length > 0 && !values.line.includes(`${file}:${i + 1}`))) return [];
     const [code] = line.split('//');
     return replacements.flatMap(([pattern, replace]) =>
       [...code.matchAll(pattern)]
@@ -122,6 +128,11 @@ function mutantsOf(file: string): Mutant[] {
 }
 
 const folder = resolve('build/mutants');
+
+/** Whether something must be copied: what is the same need not be compiled again. */
+const differs = (from: string, to: string) =>
+  statSync(from).isDirectory() || !existsSync(to) || !readFileSync(from).equals(readFileSync(to));
+
 mkdirSync(folder, { recursive: true });
 for (const part of [
   'native',
@@ -135,7 +146,7 @@ for (const part of [
   'package.json',
   'binary.cjs',
 ])
-  cpSync(part, `${folder}/${part}`, { recursive: true, preserveTimestamps: true });
+  cpSync(part, `${folder}/${part}`, { recursive: true, filter: differs });
 for (const part of ['vitest.config.ts', 'tsconfig.json', 'README.md']) cpSync(part, `${folder}/${part}`);
 if (!existsSync(`${folder}/node_modules`)) symlinkSync(resolve('node_modules'), `${folder}/node_modules`);
 // What is compiled again and again is little of the time of the tests: kernels alone are worth a look of the optimizer.
@@ -165,37 +176,46 @@ function passes(files: readonly string[], milliseconds: number): Promise<boolean
       detached: true,
     },
   );
-  const end = () => process.kill(-(child.pid as number), 'SIGKILL');
+  const end = () => {
+    try {
+      process.kill(-(child.pid as number), 'SIGKILL');
+    } catch {
+      // None is left.
+    }
+  };
+  const stop = () => {
+    end();
+    process.exit(1);
+  };
   const timer = setTimeout(end, milliseconds);
+  const signals = ['SIGINT', 'SIGTERM'] as const;
+  for (const signal of signals) process.on(signal, stop);
   return new Promise((done) =>
     child.once('exit', (status) => {
       clearTimeout(timer);
-      try {
-        end();
-      } catch {
-        // None is left.
-      }
+      for (const signal of signals) process.off(signal, stop);
+      end();
       done(status === 0);
     }),
   );
 }
 
-const mutants = values.file.flatMap(mutantsOf).filter((_, i) => i % every === from % every);
+const mutants = files.flatMap(mutantsOf).filter((_, i) => i % every === 0);
 console.log(`${mutants.length} changes`);
 if (!build()) throw new Error('the addon must compile without a change, got an error of the compiler');
 /** How long the tests of a stage may take: a multiple of what they take without a change. */
 const most = new Map<readonly string[], number>();
-for (const stage of new Set([...values.file.flatMap((file) => sources[file]), golden])) {
+for (const stage of new Set(files.flatMap(stagesOf))) {
   const start = performance.now();
   if (!(await passes(stage, 600_000)))
     throw new Error(`the tests of ${stage.join(', ')} must pass without a change, got a failure`);
-  most.set(stage, 10_000 + 5 * (performance.now() - start));
+  most.set(stage, 60_000 + 5 * (performance.now() - start));
 }
 
 /** The tests that noticed. */
 async function killerOf(file: string): Promise<string | undefined> {
   if (!build()) return 'the compiler';
-  for (const stage of [...sources[file], golden])
+  for (const stage of stagesOf(file))
     if (!(await passes(stage, most.get(stage) as number))) return stage === golden ? 'golden' : stage.join();
   return undefined;
 }

@@ -572,6 +572,42 @@ describe(`values up to the largest (${seedNote})`, () => {
     expectSame(variance, [Number.POSITIVE_INFINITY], 'variance');
   });
 
+  // Where an ulp is as large as a deviation whose square, but not whose variance, doubles hold.
+  it.each([3, 8, 13])('%i of 16 doubles that are an ulp larger have the variance of two values', (larger) => {
+    const [least, ulp] = [2 ** 563, 2 ** 511];
+    for (const shape of [
+      [16, 1],
+      [2, 1, 8],
+    ]) {
+      const data = Float64Array.from({ length: 16 }, (_, i) => least + (i < larger ? ulp : 0));
+      const { mean, variance } = forwardTraining({ data, shape });
+      const share = larger / 16;
+      expectClose(
+        mean.map((value) => value - least),
+        [share * ulp],
+        ulp / 2,
+        'mean',
+      );
+      const expected = share * (1 - share) * ulp * ulp;
+      expectClose(variance, [expected], 1e-11 * expected, 'variance');
+    }
+  });
+
+  // Equal terms are all rounded the same way: added one to the other they are off by more than 1e-11.
+  it.each([
+    [1_000_000, 1],
+    [10, 1, 100_000],
+  ])('a million squares beyond the doubles have a variance that is right to 1e-11, %i x %i', (...shape) => {
+    const size = 1.2e154;
+    const data = Float64Array.from({ length: 1_000_000 }, (_, i) => (i % 3 === 0 ? -size / 2 : size));
+    const { mean, variance } = forwardTraining({ data, shape });
+    const share = 333_334 / 1_000_000;
+    const expectedMean = size * (1 - 1.5 * share);
+    const expected = 2.25 * share * (1 - share) * 1.44e308;
+    expectClose(mean, [expectedMean], 1e-11 * size, 'mean');
+    expectClose(variance, [expected], 1e-11 * expected, 'variance');
+  });
+
   eachSummedKind('statistics are those of the textbook at any size', ({ dtype, layout }) => {
     const random = new Random();
     let overflows = 0;
