@@ -200,6 +200,26 @@ describe('values that are not finite', () => {
   });
 });
 
+describe('a variance and an eps that are less than 1e-77 together count as that in float32', () => {
+  it.each(titled.filter(({ norm }) => norm.kind !== 'rms'))(
+    'where no gradient is left: $title',
+    ({ norm }) => {
+      const { parameters } = placesOf(norm);
+      const x = fromRows(norm, 'float32', () => 0);
+      const dy = fromRows(norm, 'float32', (_, row) => row - 1.5);
+      const bias = new Float32Array(parameters).fill(2);
+      for (const tiny of [1e-78, 1e-200]) {
+        const options = { eps: tiny, bias };
+        const { y } = normalize(norm, x, options);
+        expect((y.data as Float32Array).every((value) => value === 2)).toBe(true);
+        const { dx } = goBack(norm, dy, x, options);
+        const wrong = (dx.data as Float32Array).findIndex((value) => value !== 0);
+        expect(wrong, `where dx is not 0 with eps ${tiny}`).toBe(-1);
+      }
+    },
+  );
+});
+
 describe('eps 0', () => {
   it.each(titled.filter(({ norm }) => norm.kind !== 'rms'))(
     'is refused of a row that does not vary, before anything is written: $title',
