@@ -15,7 +15,7 @@ import {
 import { resolve } from 'node:path';
 import { parseArgs } from 'node:util';
 import { run } from './run.js';
-import { survivors } from './survivors.js';
+import { survivors, unseen } from './survivors.js';
 
 /** Test files that are run in one process; a later stage where the earlier ones notice nothing. */
 type Stages = readonly (readonly string[])[];
@@ -111,17 +111,19 @@ interface Mutant {
 }
 
 function mutantsOf(file: string): Mutant[] {
+  const known = Object.keys(survivors[file] ?? {});
   const lines = readFileSync(file, 'utf8').split('\n');
   const end = streamed[file] === undefined ? -1 : lines.findIndex((line) => line.includes(streamed[file]));
   return lines.slice(0, end < 0 ? undefined : end).flatMap((line, i) => {
-    if (apart.test(line) || (values.line.length > 0 && !values.line.includes(`${file}:${i + 1}`))) return [];
+    if (apart.test(line) || Object.keys(unseen).some((part) => line.includes(part))) return [];
+    if (values.line.length > 0 && !values.line.includes(`${file}:${i + 1}`)) return [];
     const [code] = line.split('//');
     return replacements.flatMap(([pattern, replace]) =>
       [...code.matchAll(pattern)]
         .map(
           ({ 0: found, index }) => code.slice(0, index) + replace(found) + code.slice(index + found.length),
         )
-        .filter((text) => !survivors[file]?.some(({ changed }) => text.trim().startsWith(changed)))
+        .filter((text) => !known.some((changed) => text.trim().startsWith(changed)))
         .map((text) => ({ file, line: i + 1, text, source: lines.with(i, text).join('\n') })),
     );
   });
