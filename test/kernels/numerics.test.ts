@@ -433,6 +433,38 @@ describe(`values that are not finite (${seedNote})`, () => {
       }
     });
 
+    eachSummedKind(`a channel with ${title} has the mean of the textbook`, ({ dtype, layout }) => {
+      const random = new Random();
+      const mean = values.reduce((sum, value) => sum + value);
+      for (const size of dtype === 'float32' ? [1, 1e30] : [1, 1e200])
+        for (const [outer, inner] of [
+          [3, 1],
+          [50, 1],
+          [3, 3],
+          [3, 49],
+          [2, 9001],
+        ]) {
+          const shape = layout.shape(outer, channels, inner);
+          const extents = extentsOf(shape, layout.axis);
+          const clean = randomNormals(random, dtype, sizeOf(extents)).map((value) => size * value);
+          const sources = Array.from({ length: inner > 1000 ? 2 : 10 }, () => {
+            let x: FloatArray;
+            // Two values may be drawn the same place.
+            do x = poisoned(random, clean as FloatArray, extents, 2, values);
+            while (
+              channelValues(x, extents, 2).filter((value) => !Number.isFinite(value)).length < values.length
+            );
+            return x;
+          });
+          const full = fromChannels(dtype, extents, (c, i) => (c === 2 ? values[i % values.length] : i));
+          for (const data of [...sources, full]) {
+            const actual = forwardTraining({ data, shape }, { axis: layout.axis });
+            expectSame([actual.mean[2]], [mean], `mean of [${shape}], ${size}`);
+            expect(actual.variance[2], 'variance').toBeNaN();
+          }
+        }
+    });
+
     eachSummedKind(`${title} is one value of y in inference`, ({ dtype, layout }) => {
       const random = new Random();
       const shape = layout.shape(3, channels, 49);
