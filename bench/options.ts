@@ -1,5 +1,10 @@
+import { existsSync } from 'node:fs';
+import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import type { DType } from './cases.js';
+
+/** Where npm run bench:python installs PyTorch and oneDNN. */
+const installed = fileURLToPath(new URL('peers/python/bin/python', import.meta.url));
 
 const { values } = parseArgs({
   allowNegative: true,
@@ -22,7 +27,7 @@ const { values } = parseArgs({
     /** Parts of the names of contenders, separated by commas; this library is always there. */
     contenders: { type: 'string', default: '' },
     /** The interpreter that may have PyTorch. */
-    python: { type: 'string', default: 'python3' },
+    python: { type: 'string', default: existsSync(installed) ? installed : 'python3' },
     /** Times; without them the errors alone, which another machine does not change. */
     speed: { type: 'boolean', default: true },
     /** The error on the hard cases too. */

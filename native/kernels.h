@@ -111,11 +111,14 @@ using Compute = typename ComputeOf<S>::Type;
 template <typename T>
 constexpr size_t kLanes = 64 / sizeof(T);
 
-/// Whether channels-last rows without gaps are written from line to line of the result: where all lie alike,
-/// and are more than the parts at both ends are worth.
+/// From so many channels-last rows on the parts of lines at both ends are worth it to write from line to
+/// line.
+constexpr size_t kLineRows = 16;
+
+/// Whether channels-last rows without gaps are written from line to line of the result, and all lie alike.
 template <typename T>
 ALWAYS_INLINE constexpr bool goes_by_lines(size_t rows, size_t columns) {
-  return rows >= 16 && columns % kLanes<T> == 0;
+  return rows >= kLineRows && columns % kLanes<T> == 0;
 }
 
 /// Additions, of up to eight vectors each, that a lane makes in T before it becomes a double: kMostDistant

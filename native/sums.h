@@ -18,7 +18,7 @@ struct Partials {
   Partials() = default;
   Partials(Scratch& scratch, size_t chunks, size_t channels)
       : stride(channels),
-        shifts(scratch.take<T>(chunks * channels)),
+        shifts(scratch.take<T>(chunks * channels + kLanes<T>)),
         first(scratch.take<double>(chunks * channels)),
         second(scratch.take<double>(chunks * channels)) {}
 
@@ -76,10 +76,11 @@ class Accumulators {
       return sums;
     }
     const size_t at = has_totals_ ? index * count : partials.at(chunk, channels.begin);
+    const size_t totals = has_totals_ ? count : round_up(channels.end - channels.begin, kLanes<T>);
     LaneSums<T> sums = {first_, second_, (has_totals_ ? first_totals_ : partials.first) + at,
                         (has_totals_ ? second_totals_ : partials.second) + at};
-    std::fill_n(sums.first_total, count, 0.0);
-    std::fill_n(sums.second_total, count, 0.0);
+    std::fill_n(sums.first_total, totals, 0.0);
+    std::fill_n(sums.second_total, totals, 0.0);
     return sums;
   }
 
@@ -103,8 +104,8 @@ class Accumulators {
  private:
   size_t size(size_t channels) const {
     if (layout_ == kChannelsFirst) return channels * kLanes<T>;
-    // Another vector is read of several columns.
-    return round_up(channels * columns_of_channel_, kLanes<T>) + (columns_of_channel_ > 1 ? kLanes<T> : 0);
+    // Vectors may begin in the middle of one.
+    return round_up(channels * columns_of_channel_, kLanes<T>) + kLanes<T>;
   }
 
   Layout layout_;

@@ -5,13 +5,17 @@
 namespace batchnorm {
 namespace {
 
+/// What the nearest cache of any CPU holds.
+constexpr size_t kNearBytes = size_t{32} << 10;
+
 /// Spans of about kBlockBytes that cover a tensor, for the passes that sum nothing.
 template <typename S>
 class Sweep {
   using T = Compute<S>;
 
  public:
-  explicit Sweep(const Tiling<T>& tiling) : tiling_(tiling) {
+  explicit Sweep(const Tiling<T>& tiling)
+      : tiling_(tiling), ahead_(ahead_bytes(tiling.shape().size() * sizeof(S)) / sizeof(S)) {
     const Shape& shape = tiling.shape();
     const size_t values = kBlockBytes / sizeof(S);
     if (tiling.layout() == kChannelsLast) {
@@ -47,12 +51,13 @@ class Sweep {
       span = {first, std::min(rows_, shape.outer - first), piece.begin, piece.end - piece.begin};
       channels = part(shape.channels, channels_, index / pieces_ % stacks_);
     }
-    tiling_.for_each_tile(span, channels.begin, channels.end, straight_ahead(kAheadBytes / sizeof(S)),
+    tiling_.for_each_tile(span, channels.begin, channels.end, straight_ahead(ahead_),
                           [&](Tile tile, size_t offset) { visit(tile, offset, channels.begin); });
   }
 
  private:
   const Tiling<T>& tiling_;
+  const size_t ahead_;
   /// Of a span: samples (channels-first) or rows (channels-last).
   size_t rows_ = 1;
   /// Channels-first: channels of a span, and in how many such stacks they lie in a sample.
@@ -67,10 +72,10 @@ class Sweep {
 
 template <typename S>
 void sweep(const Crew& crew, const Tiling<Compute<S>>& tiling, const TileWriter& writer, bool backwards) {
-  constexpr size_t kAhead = kAheadBytes / sizeof(S);
   const size_t size = tiling.shape().size();
   if (size <= kBlockBytes / sizeof(S)) {
-    tiling.for_each_tile(straight_ahead(size <= kAhead ? 0 : kAhead),
+    // What the nearest cache holds is near.
+    tiling.for_each_tile(straight_ahead(size <= kNearBytes / sizeof(S) ? 0 : kAheadInCaches / sizeof(S)),
                          [&](Tile tile, size_t at) { writer.write(tile, at, 0); });
     return writer.finish();
   }

@@ -1,5 +1,5 @@
 // oneDNN (version 2 or 3) as a contender: its three primitives of batch norm, layer norm and, from
-// version 3.2 on, group norm, on the caller's arrays, float32 or 16 bits. Built where its headers are
+// version 3.3 on, group norm, on the caller's arrays, float32 or 16 bits. Built where its headers are
 // installed.
 
 #include <napi.h>
@@ -89,7 +89,7 @@ Primitives layer_norm(const dnnl::engine& engine, const memory::desc& tensor, fl
           layer_normalization_forward(training), layer_normalization_backward(backward)};
 }
 
-#if DNNL_VERSION_MAJOR > 3 || (DNNL_VERSION_MAJOR == 3 && DNNL_VERSION_MINOR >= 2)
+#if DNNL_VERSION_MAJOR > 3 || (DNNL_VERSION_MAJOR == 3 && DNNL_VERSION_MINOR >= 3)
 constexpr bool kHasGroupNorm = true;
 
 Primitives group_norm(const dnnl::engine& engine, const memory::desc& tensor, float eps, memory::dim groups) {
@@ -107,7 +107,7 @@ Primitives group_norm(const dnnl::engine& engine, const memory::desc& tensor, fl
 constexpr bool kHasGroupNorm = false;
 
 Primitives group_norm(const dnnl::engine&, const memory::desc&, float, memory::dim) {
-  throw dnnl::error(dnnl_unimplemented, "oneDNN has group normalization from version 3.2 on");
+  throw dnnl::error(dnnl_unimplemented, "oneDNN has group normalization from version 3.3 on");
 }
 #endif
 
@@ -153,15 +153,16 @@ Napi::Value prepare(const Napi::CallbackInfo& info) {
         {DNNL_ARG_SRC, values("x")},          {DNNL_ARG_DST, values("y")},
         {DNNL_ARG_SCALE, channels("weight")}, {DNNL_ARG_SHIFT, channels("bias")},
         {DNNL_ARG_MEAN, rows("mean")},        {DNNL_ARG_VARIANCE, rows("variance")}};
-    const std::unordered_map<int, memory> backward = {{DNNL_ARG_SRC, values("x")},
-                                                      {DNNL_ARG_DIFF_DST, values("dy")},
-                                                      {DNNL_ARG_DIFF_SRC, values("dx")},
-                                                      {DNNL_ARG_SCALE, channels("weight")},
-                                                      {DNNL_ARG_SHIFT, channels("bias")},
-                                                      {DNNL_ARG_MEAN, rows("mean")},
-                                                      {DNNL_ARG_VARIANCE, rows("variance")},
-                                                      {DNNL_ARG_DIFF_SCALE, channels("dWeight")},
-                                                      {DNNL_ARG_DIFF_SHIFT, channels("dBias")}};
+    std::unordered_map<int, memory> backward = {{DNNL_ARG_SRC, values("x")},
+                                                {DNNL_ARG_DIFF_DST, values("dy")},
+                                                {DNNL_ARG_DIFF_SRC, values("dx")},
+                                                {DNNL_ARG_SCALE, channels("weight")},
+                                                {DNNL_ARG_MEAN, rows("mean")},
+                                                {DNNL_ARG_VARIANCE, rows("variance")},
+                                                {DNNL_ARG_DIFF_SCALE, channels("dWeight")},
+                                                {DNNL_ARG_DIFF_SHIFT, channels("dBias")}};
+    // Batch norm's primitive of version 3 refuses what it does not read.
+    if (norm == "layer") backward.insert({DNNL_ARG_SHIFT, channels("bias")});
     const auto [inference, training, backward_pass] = norm == "layer" ? layer_norm(engine, tensor, eps)
                                                       : norm == "group"
                                                           ? group_norm(engine, tensor, eps, groups)

@@ -363,14 +363,20 @@ void sum(const Work<T>& work) {
   if constexpr (Layout == batchnorm::kChannelsFirst)
     for_each_row<T>(work.tile, work.ends_stretch, channel_of);
   else
-    for_each_column_summed<T>(work.tile, work.ends_stretch, channel_of);
+    for_each_column_summed<T>(work.tile, columns_before_line_read(work.tile, work.x), work.ends_stretch,
+                              channel_of);
 }
 
-/// Line by line wherever lines go on from row to row: stores that straddle lines cost two.
+/// Line by line wherever lines go on from row to row: stores that straddle lines cost two. In channels-last
+/// each line loads coefficients of its own, which is worth it where a register is a line, or code should be
+/// small.
 template <bool Stream, batchnorm::Layout Layout, typename T>
 ALWAYS_INLINE bool writes_lines(Tile tile) {
-  return Stream ||
-         (Layout == batchnorm::kChannelsFirst && tile.stride == tile.columns && tile.columns >= kLanes<T>);
+  if (Stream) return true;
+  if (tile.stride != tile.columns) return false;
+  return Layout == batchnorm::kChannelsFirst
+             ? tile.columns >= kLanes<T>
+             : (kSmallCode || Vec<T>::kRegisters == 1) && tile.rows >= batchnorm::kLineRows;
 }
 
 template <batchnorm::Stores Stores, batchnorm::Layout Layout, typename Fused, typename T,
@@ -382,10 +388,11 @@ ALWAYS_INLINE void write_tile(const Work<T>& work) {
   const bool lines = writes_lines<stream, Layout, T>(tile);
   const auto map = map_of<Fused, stream>(work, lines);
   using Map = decltype(map_of<Fused, stream>(work, lines));
-  if constexpr (Layout == batchnorm::kChannelsFirst) {
-    if (lines) return LinesOfRows<stream, T, Map>(tile, to, map).finish();
-  } else if (stream) {
-    return write_lines_of_columns<true>(tile, to, map);
+  if (lines) {
+    if constexpr (Layout == batchnorm::kChannelsFirst)
+      return LinesOfRows<stream, T, Map>(tile, to, map).finish();
+    else
+      return write_lines_of_columns<stream>(tile, to, map);
   }
   const auto channel_of = [&](auto channel) INLINED {
     return Writer<T, Map>{map, to, tile.ahead.distance, map.coefficients(channel)};
