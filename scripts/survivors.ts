@@ -43,4 +43,14 @@ export const survivors: Readonly<Record<string, Readonly<Record<string, string>>
     'if (!sums) {': 'sums of columns are 0 already: a stretch that ends leaves them so',
     'Scratch::keep(': 'memory that is kept',
   },
+  'native/stored.cpp': {
+    'if (!samples_ > fold) samples_ -=': 'which part of y is made at a time',
+    'const size_t misaligned = ': 'of what goes past the caches, to which generic CPUs have no way',
+    'const size_t lead = ': 'of what goes past the caches',
+    'lead_ = ': 'of what goes past the caches',
+    '(piece.place - misaligned)': 'of what goes past the caches',
+    'const bool streamed = pass.x.at == pass.y': 'of what goes past the caches',
+    'const bool follow = stride == static_cast<ptrdiff_t>(channels) && count':
+      'pixels one after the other are read together, or one by one',
+  },
 };
