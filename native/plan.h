@@ -19,10 +19,10 @@ constexpr size_t kLargeChannelBytes = size_t{4} << 20;
 constexpr size_t kBytesPerThread = size_t{64} << 10;
 /// Waking a sleeping thread takes as long as this much work.
 constexpr size_t kWakeBytes = size_t{1} << 20;
-/// What a group has of a sample at least. Less than a page is a walk from page to page, once for each group,
-/// on which threads wait for each other's lines: backward of (512, 512, 7, 7) took 27 ms, and takes 9; of
-/// (1000, 32, 7, 7) 5.3 and 0.6, with two threads 2.1 and 0.3.
-constexpr size_t kLeastRunBytes = size_t{4} << 10;
+/// What a group has of a tensor in a sample at least, by how many tensors the sums read. Less is a walk from
+/// page to page, once for each group, on which threads wait for each other's lines: backward of (512, 512, 7,
+/// 7) took 27 ms, and takes 9; of (1000, 32, 7, 7) 5.3 and 0.6, with two threads 2.1 and 0.3.
+constexpr size_t kLeastRunBytes[] = {size_t{4} << 10, size_t{2} << 10};
 /// Columns whose coefficients and sums stay in the nearest cache.
 constexpr size_t kBlockColumns = 4096;
 /// The same where a channel has several, whose sums are collected and whose shifts are spread beside that
@@ -149,7 +149,8 @@ Plan plan_of(const Execution& execution, const Partition<Compute<S>>& partition,
   if (partition.layout() == kChannelsFirst && channel_bytes <= kLargeChannelBytes &&
       (crew.threads == 1 || shape.channels >= 2 * crew.threads)) {
     const Plan plan = plan_of_groups<S>(execution, partition, traffic, crew, stores);
-    if (plan.group == shape.channels || plan.group * shape.inner * sizeof(S) >= kLeastRunBytes) return plan;
+    const size_t run_bytes = plan.group * shape.inner * sizeof(S);
+    if (plan.group == shape.channels || run_bytes >= kLeastRunBytes[traffic.summed - 1]) return plan;
   }
   return plan_of_whole<S>(execution, partition, crew, stores);
 }
