@@ -123,7 +123,7 @@ function mutantsOf(file: string): Mutant[] {
         .map(
           ({ 0: found, index }) => code.slice(0, index) + replace(found) + code.slice(index + found.length),
         )
-        .filter((text) => !known.some((changed) => text.trim().startsWith(changed)))
+        .filter((text) => text !== code && !known.some((changed) => text.trim().startsWith(changed)))
         .map((text) => ({ file, line: i + 1, text, source: lines.with(i, text).join('\n') })),
     );
   });
