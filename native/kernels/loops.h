@@ -277,23 +277,13 @@ ALWAYS_INLINE void for_each_vector(Tile tile, size_t column, Visit visit) {
 /// that caches lose them ((1024, 1024) with AVX2: 109 us, so 87).
 template <typename T, typename Open>
 ALWAYS_INLINE void write_columns(Tile tile, size_t row, size_t end, size_t column, Open open) {
-  constexpr size_t kAtOnce = kSmallCode ? kQuad : 2;
-  for (; row < end; row += kAtOnce) {
-    const size_t rows = end - row < kAtOnce ? end - row : kAtOnce;
+  for (; row < end; row += 2) {
     for_each_vector<T>(tile, column, [&](size_t column, auto lanes) INLINED {
       const auto channel = open(ColumnChannels{column});
-      const auto visit = [&](auto quad) INLINED { channel.visit(quad); };
-      constexpr bool whole = std::is_same_v<decltype(lanes), AllLanes>;
-      if constexpr (!kSmallCode) {
-        if (rows == kAtOnce) return visit(quad_of_rows<kAtOnce>(tile, row, column, lanes));
-        visit(quad_of_rows<1>(tile, row, column, lanes));
-      } else {
-        if constexpr (whole)
-          if (rows == kQuad) return visit(quad_of_rows<kQuad>(tile, row, column, lanes));
-        size_t count = kLanes<T>;
-        if constexpr (!whole) count = lanes;
-        visit(any_rows(tile, row, column, count, rows));
-      }
+      if (row + 2 <= end)
+        channel.visit(quad_of_rows<2>(tile, row, column, lanes));
+      else
+        channel.visit(quad_of_rows<1>(tile, row, column, lanes));
     });
   }
 }
@@ -302,7 +292,7 @@ ALWAYS_INLINE void write_columns(Tile tile, size_t row, size_t end, size_t colum
 /// next one, but for what is left at both ends of the tile.
 template <typename T, typename Open>
 ALWAYS_INLINE void for_each_column_written(Tile tile, size_t before, Open open) {
-  if (kSmallCode || before == 0) return write_columns<T>(tile, 0, tile.rows, 0, open);
+  if (before == 0) return write_columns<T>(tile, 0, tile.rows, 0, open);
   const struct {
     size_t row, end, column, columns;
   } parts[] = {{0, 1, 0, before},
@@ -539,7 +529,7 @@ ALWAYS_INLINE void write_lines_of_columns(Tile tile, S* to, const Map& map) {
       if (column >= columns) column -= columns;
     }
   };
-  if (columns <= kWideRow<Stream> || columns % lanes != 0) {
+  if (kSmallCode || columns <= kWideRow<Stream> || columns % lanes != 0) {
     write_lines(before, lines_end, before % columns, tile.ahead.distance);
   } else {
     // What is asked for lies in a row to come, under these columns.

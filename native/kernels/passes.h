@@ -369,14 +369,13 @@ void sum(const Work<T>& work) {
 
 /// Line by line wherever lines go on from row to row: stores that straddle lines cost two. In channels-last
 /// each line loads coefficients of its own, which is worth it where a register is a line, or code should be
-/// small.
+/// small; there tiles have no gaps.
 template <bool Stream, batchnorm::Layout Layout, typename T>
 ALWAYS_INLINE bool writes_lines(Tile tile) {
-  if (Stream) return true;
+  constexpr bool last = Layout == batchnorm::kChannelsLast;
+  if (Stream || (last && kSmallCode)) return true;
   if (tile.stride != tile.columns) return false;
-  return Layout == batchnorm::kChannelsFirst
-             ? tile.columns >= kLanes<T>
-             : (kSmallCode || Vec<T>::kRegisters == 1) && tile.rows >= batchnorm::kLineRows;
+  return last ? Vec<T>::kRegisters == 1 && tile.rows >= batchnorm::kLineRows : tile.columns >= kLanes<T>;
 }
 
 template <batchnorm::Stores Stores, batchnorm::Layout Layout, typename Fused, typename T,
@@ -394,13 +393,15 @@ ALWAYS_INLINE void write_tile(const Work<T>& work) {
     else
       return write_lines_of_columns<stream>(tile, to, map);
   }
-  const auto channel_of = [&](auto channel) INLINED {
-    return Writer<T, Map>{map, to, tile.ahead.distance, map.coefficients(channel)};
-  };
-  if constexpr (Layout == batchnorm::kChannelsFirst)
-    for_each_row<T>(tile, false, channel_of);
-  else
-    for_each_column_written<T>(tile, columns_before_line(tile, to), channel_of);
+  if constexpr (Layout == batchnorm::kChannelsFirst || !kSmallCode) {
+    const auto channel_of = [&](auto channel) INLINED {
+      return Writer<T, Map>{map, to, tile.ahead.distance, map.coefficients(channel)};
+    };
+    if constexpr (Layout == batchnorm::kChannelsFirst)
+      for_each_row<T>(tile, false, channel_of);
+    else
+      for_each_column_written<T>(tile, columns_before_line(tile, to), channel_of);
+  }
 }
 
 template <batchnorm::Stores Stores, batchnorm::Layout Layout, typename Fused, typename T,
