@@ -378,7 +378,7 @@ ALWAYS_INLINE size_t before_first_line(const S* to, size_t total) {
 /// costs as much as loads that straddle lines.
 template <typename S>
 ALWAYS_INLINE size_t columns_before_line_read(Tile tile, const S* from) {
-  constexpr size_t kWide = 16;
+  constexpr size_t kWide = 32;
   constexpr size_t lanes = kLanes<Compute<S>>;
   const bool alike = tile.columns >= kWide * lanes && tile.stride % lanes == 0;
   return alike ? before_first_line(from, tile.columns) : 0;
