@@ -43,11 +43,13 @@ export function storageCalls(subject: Case, library: StorageLibrary): Prepared['
     }
     case 'encode': {
       const values = Float32Array.from({ length: sizeOf(subject) }, (_, i) => Math.sin(i));
-      return { inference: () => library.encode(values, 'bfloat16') };
+      const out = new Uint16Array(sizeOf(subject)).fill(1);
+      return { inference: () => library.encode(values, 'bfloat16', { out }) };
     }
     case 'decode': {
       const values = bitsFor('bfloat16', sizeOf(subject), 1);
-      return { inference: () => library.decode(values, 'bfloat16') };
+      const out = new Float32Array(sizeOf(subject)).fill(1);
+      return { inference: () => library.decode(values, 'bfloat16', { out }) };
     }
   }
 }

@@ -45,8 +45,12 @@ inline Execution execution_of(napi_env env, Storage storage, size_t most_threads
   const Instance& settings = instance_of(env);
   const size_t threads =
       std::clamp<size_t>(thread_count.load(std::memory_order_relaxed), 1, std::max<size_t>(1, most_threads));
-  return {settings.kernels, threads, settings.cache_bytes,
-          std::min(settings.most_stream_bytes, settings.stream_bytes_per_thread * threads), storage};
+  return {settings.kernels,
+          threads,
+          settings.cache_bytes,
+          std::min(settings.most_stream_bytes, settings.stream_bytes_per_thread * threads),
+          storage,
+          settings.most_stream_bytes};
 }
 
 /// Thrown where an array is not as long as it was when lib/ looked.

@@ -34,6 +34,7 @@ import { throughForward, throughPresent } from './through.js';
 import { lengthOf, typedArrayType } from './typed-array.js';
 import type {
   AnyDType,
+  DType,
   DTypeOf,
   FloatArray,
   NamedResultOf,
@@ -42,6 +43,8 @@ import type {
   ResultArrayOf,
   ResultDType,
   ResultOf,
+  Said,
+  Saying,
   Tensor,
   TensorArray,
   TensorLike,
@@ -134,9 +137,14 @@ export type DefaultInferenceResultOf<T extends ValueArray, N extends AnyDType> =
       : ResultArrayOf<N>
     : Float32Array;
 
-/** Of floats `dtype` says what the result is only where `out` is another array. */
+/** Of bits `dtype` must say what x is; of floats it says what the result is, only where `out` is another array. */
 export type ResultNamed<T extends ValueArray, N extends AnyDType> = [N] extends [never]
-  ? unknown
+  ? T extends Uint16Array
+    ? {
+        /** Of x. */
+        readonly dtype: DTypeOf<T>;
+      }
+    : unknown
   : T extends Float32Array
     ? N extends 'float32'
       ? unknown
@@ -260,9 +268,9 @@ const updateNames = namesOf(['decay', 'unbiasedRunningVar']);
  * console.log(mean, variance, count); // Float64Array(2) [ 2, 20 ] Float64Array(2) [ 1, 100 ] 2
  * console.log(y.data); // Float32Array(4) [ -1, -1, 1, 1 ]
  */
-export function forwardTraining<T extends TensorArray>(
+export function forwardTraining<T extends Said<N>, N extends DType = never>(
   x: TensorLike<T>,
-  options: ForwardTrainingOptions<T> = {},
+  options: ForwardTrainingOptions<T> & Saying<N> = {},
 ): TrainingResult<T> {
   const read = readOptions(options, trainingNames);
   const { out, moments, weights, outside, missing } = read;
@@ -455,10 +463,10 @@ function inferStored(
  * const { dWeight, dBias } = backward(dy, x, { mean, variance, eps: 1e-12 });
  * console.log(dWeight, dBias); // Float32Array(2) [ 0, 2 ] Float32Array(2) [ 2, 4 ]
  */
-export function backward<T extends TensorArray>(
+export function backward<T extends Said<N>, N extends DType = never>(
   dy: TensorLike<T>,
   x: TensorLike<T>,
-  options: BackwardOptions<T>,
+  options: BackwardOptions<T> & Saying<N>,
 ): Gradients<T> {
   checkObject('options', options);
   const read = readOptions(options, backwardNames);

@@ -20,7 +20,7 @@ import { areCallsUntouched, namesOf, propertiesOf } from './properties.js';
 import { newResult } from './result.js';
 import { stage, unstage } from './staging.js';
 import { lengthOf } from './typed-array.js';
-import type { DType, FloatArray, TensorArray, TensorLike } from './types.js';
+import type { DType, FloatArray, Said, Saying, TensorArray, TensorLike } from './types.js';
 import {
   checkDivisor,
   checkElsewhere,
@@ -142,10 +142,10 @@ export class GradientSums {
    * const dy = { data: Float32Array.of(1, 2), shape: [2, 1] };
    * console.log(GradientSums.of(dy, x, { moments: Moments.of(x) }).sumDyXmu[0]); // 1
    */
-  static of<T extends TensorArray>(
+  static of<T extends Said<N>, N extends DType = never>(
     dy: TensorLike<T>,
     x: TensorLike<T>,
-    options: GradientSumsOptions<T>,
+    options: GradientSumsOptions<T> & Saying<N>,
   ): GradientSums {
     checkObject('options', options);
     const pass = readSums<T>(dy, x, readOptions(options, optionNames));
@@ -172,10 +172,10 @@ export class GradientSums {
    * const { sumDy } = await GradientSums.ofAsync(x, x, { moments: Moments.of(x) });
    * console.log(sumDy[0]); // 4
    */
-  static async ofAsync<T extends TensorArray>(
+  static async ofAsync<T extends Said<N>, N extends DType = never>(
     dy: TensorLike<T>,
     x: TensorLike<T>,
-    options: GradientSumsOptions<T> & AsyncOptions,
+    options: GradientSumsOptions<T> & Saying<N> & AsyncOptions,
   ): Promise<GradientSums> {
     checkObject('options', options);
     const { signal, transfer } = readAsync(options);

@@ -16,7 +16,7 @@ export {
 } from './batchnorm.js';
 export type { BatchNormConfig, BatchNormOptions } from './config.js';
 export type { Convention, Decay } from './conventions.js';
-export { decode, encode } from './convert.js';
+export { type ConversionOptions, decode, encode } from './convert.js';
 export type { HalfDType } from './dtype.js';
 export {
   type Conv,
@@ -145,6 +145,8 @@ export type {
   ResultDType,
   ResultDTypeOf,
   ResultOf,
+  Said,
+  Saying,
   Tensor,
   TensorArray,
   TensorLike,

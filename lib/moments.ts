@@ -16,7 +16,7 @@ import {
 import { areCallsUntouched, namesOf, propertiesOf } from './properties.js';
 import { stage, unstage } from './staging.js';
 import { filled, lengthOf } from './typed-array.js';
-import type { DType, DTypeOf, FloatArray, TensorArray, TensorLike } from './types.js';
+import type { DType, DTypeOf, FloatArray, Said, Saying, TensorArray, TensorLike } from './types.js';
 import {
   checkAxis,
   checkDivisor,
@@ -147,7 +147,10 @@ export class Moments {
    * const { mean, variance } = Moments.of({ data: Float32Array.of(1, 10, 3, 30), shape: [2, 2] });
    * console.log(mean, variance); // Float64Array(2) [ 2, 20 ] Float64Array(2) [ 1, 100 ]
    */
-  static of<T extends TensorArray>(x: TensorLike<T>, options?: MomentsOptions<DTypeOf<T>>): Moments {
+  static of<T extends Said<N>, N extends DType = never>(
+    x: TensorLike<T>,
+    options?: MomentsOptions<DTypeOf<T>> & Saying<N>,
+  ): Moments {
     const { input, geometry, present } = readInput<T>(x, readOptions(options, optionNames));
     const { count, mean, variance } = roomFor(geometry);
     const passes = passesFor<T>(input.dtype);
@@ -177,9 +180,9 @@ export class Moments {
    * const { mean } = await Moments.ofAsync({ data: Float32Array.of(1, 10, 3, 30), shape: [2, 2] });
    * console.log(mean); // Float64Array(2) [ 2, 20 ]
    */
-  static async ofAsync<T extends TensorArray>(
+  static async ofAsync<T extends Said<N>, N extends DType = never>(
     x: TensorLike<T>,
-    options?: MomentsOptions<DTypeOf<T>> & AsyncOptions,
+    options?: MomentsOptions<DTypeOf<T>> & Saying<N> & AsyncOptions,
   ): Promise<Moments> {
     const { signal, transfer } = readAsync(options);
     const { input, geometry, present } = readInput<T>(x, readOptions(options, asyncOptionNames));

@@ -107,6 +107,15 @@ export type DTypeOf<T extends TensorArray> = T extends Float32Array
       ? 'bfloat16' | 'float16'
       : 'float16';
 
+/** What says its data type: an array by its class, bits by a `dtype` beside it. Without one, N is never. */
+export type Said<N extends AnyDType> = FloatArray | HalfArray | ([N] extends [never] ? never : Uint16Array);
+
+/** A `dtype` that options say. */
+export interface Saying<N extends AnyDType> {
+  /** Of x: to be said of a Uint16Array, whose bits may be bfloat16 or float16. Default: what the data are. */
+  dtype?: N;
+}
+
 /** What the parameters beside such a tensor are in, and their gradients: those of 16 bits are computed in float32. */
 export type ParametersOf<T extends TensorArray> = T extends FloatArray ? T : Float32Array;
 

@@ -132,18 +132,20 @@ size_t lead_of(const Mask& mask) {
 void Access<Half>::centres(const Kernels<float>& kernels, const Half* const (&from)[9], size_t stride,
                            size_t channels, float* to) const {
   constexpr size_t kTogether = 64;
-  Half near[kTogether];
-  float wide[9][kTogether];
-  const float* rows[9];
-  for (size_t i = 0; i < 9; i++) rows[i] = wide[i];
+  Half near[9 * kTogether];
+  float wide[9 * kTogether];
   for (size_t begin = 0; begin < channels; begin += kTogether) {
     const size_t count = std::min(kTogether, channels - begin);
+    const float* rows[9];
     for (size_t i = 0; i < 9; i++) {
       const Half* const first = from[i] + begin * stride;
-      if (stride > 1)
-        for (size_t channel = 0; channel < count; channel++) near[channel] = first[channel * stride];
-      conversion_.widen(stride > 1 ? near : first, count, wide[i]);
+      rows[i] = wide + i * count;
+      if (stride == 1) conversion_.widen(first, count, wide + i * count);
+      for (size_t channel = 0; channel < count && stride > 1; channel++)
+        near[i * count + channel] = first[channel * stride];
     }
+    // One call for all: for each value by itself it took a seventh of a training pass.
+    if (stride > 1) conversion_.widen(near, 9 * count, wide);
     kernels.centres(rows, 1, count, to + begin);
   }
 }
@@ -202,20 +204,11 @@ bool ends_stretch(bool with_tile, Layout layout, const Tile& tile, const Piece& 
 /// Calls sum_whole(part) for the parts of a work that kernels of Half can sum, sum_rest(part) for the others.
 template <typename Work, typename Whole, typename Rest>
 void for_each_part(Layout layout, const Work& work, Whole sum_whole, Rest sum_rest) {
+  if (layout == kChannelsFirst) return sum_whole(work);
   const Tile& tile = work.tile;
   const auto with = [&](auto sum, const Piece& piece, bool ends) {
     if (piece.rows > 0 && piece.columns > 0) sum(part_of(work, layout, piece, ends));
   };
-  if (layout == kChannelsFirst) {
-    constexpr size_t addition = 8 * kLanes<float>;
-    // Two calls for each row are worth it where the first of them has something to do.
-    const size_t whole = tile.columns < 4 * addition ? 0 : tile.columns - tile.columns % addition;
-    const bool is_all = whole == tile.columns;
-    with(sum_whole, {0, tile.rows, 0, whole},
-         is_all ? work.ends_stretch : whole % (kStretch * addition) == 0);
-    with(sum_rest, {0, tile.rows, whole, tile.columns - whole}, work.ends_stretch);
-    return;
-  }
   const size_t columns = tile.columns - tile.columns % kLanes<float>;
   const size_t rows = tile.rows - tile.rows % 8;
   const size_t stretches = rows == tile.rows ? rows : rows - rows % (kStretch * 8);

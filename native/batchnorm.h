@@ -33,6 +33,9 @@ struct Execution {
   size_t stream_bytes;
   /// What tensors of Half hold: the only thing here that a result depends on.
   Storage storage = kBfloat16;
+  /// The most that stream_bytes is with any number of threads, for passes that read less than they write: 0
+  /// for the same.
+  size_t most_stream_bytes = 0;
 };
 
 /// What follows the normalization: y = activation(normalized x + residual).

@@ -80,7 +80,9 @@ constexpr size_t bytes_of(Storage storage) {
 struct Conversion {
   void (*widen)(const void* from, size_t count, float* to);
   void (*narrow)(const float* from, size_t count, void* to);
-  /// narrow, with the whole lines of `to` past the caches. Needs the fence.
+  /// The same, with the whole lines of `to` past the caches; they ask memory for what follows. Need the
+  /// fence.
+  void (*stream_wide)(const void* from, size_t count, float* to);
   void (*stream)(const float* from, size_t count, void* to);
 };
 
@@ -527,9 +529,8 @@ struct Kernels {
 
 /// Kernels that read and write 16 bits themselves, of the passes that move the most; all nullptr where the
 /// ISA has none. Those that write want rows without gaps, of at least kLanes<float> values in kChannelsFirst,
-/// and coefficients as for kStreamed. Those that sum want whole additions: in kChannelsFirst rows of a
-/// multiple of 8 * kLanes<float> values, in kChannelsLast a multiple of 8 rows and of kLanes<float> columns.
-/// None knows a mask.
+/// and coefficients as for kStreamed. Those that sum want whole additions in kChannelsLast: a multiple of 8
+/// rows and of kLanes<float> columns. None knows a mask.
 struct HalfKernels {
   template <template <typename> class Work>
   struct Written {
@@ -549,6 +550,7 @@ struct HalfKernels {
 struct PixelsWork {
   size_t count;  ///< pixels
   float* pixels;
+  const unsigned char* bytes;  ///< of take_bytes, in the place of `pixels`
   float* rows[4];
   float mean[4], scale[4], offset[4];  ///< of the channels, in the order of the rows
   bool relu;
@@ -572,6 +574,9 @@ struct KernelTable {
                     ptrdiff_t to_stride);
   /// Pixels to rows: of 2 channels, of 3, of 3 of 4, and of 4
   void (*take_pixels[4])(const PixelsWork& work);
+  /// The same of pixels of uint8; nullptr where the ISA has none. Reads no further than the last pixel's last
+  /// channel.
+  void (*take_bytes[4])(const PixelsWork& work);
   /// Rows to pixels: of 2 channels, of 3, of 4
   void (*put_pixels[3])(const PixelsWork& work);
   Kernels<float> f32;

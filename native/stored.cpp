@@ -12,6 +12,8 @@ namespace {
 
 /// Values of a piece: with what it is made of it stays in the nearest cache, and on a small stack.
 constexpr size_t kPiece = 4096;
+/// The same where pixels become rows of the result at once, so that nothing has to stay anywhere.
+constexpr size_t kPieceOfRows = kBlockBytes / sizeof(float);
 /// Channels of a piece where they lie side by side in x and apart in y.
 constexpr size_t kChannelsAbreast = 64;
 /// Pieces end where lines of y do, if y begins where one does.
@@ -73,7 +75,8 @@ class Reader {
   /// Reads with the kernel taking(), which normalizes: rows `apart` values apart, those of the channels in
   /// the order of `work`.
   void take(const Piece& piece, PixelsWork work, float* to, size_t apart, float* room) const {
-    const auto kernel = kernels_.take_pixels[taking()];
+    const auto of_bytes = x_.storage == kUint8 ? kernels_.take_bytes[taking()] : nullptr;
+    const auto kernel = of_bytes ? of_bytes : kernels_.take_pixels[taking()];
     const bool backwards = x_.channel_stride < 0;
     const size_t channels = shape_.channels, stride = static_cast<size_t>(x_.inner.stride());
     if (backwards)
@@ -85,12 +88,13 @@ class Reader {
           x_.outer.offset_of(piece.sample + sample) - (backwards ? static_cast<ptrdiff_t>(channels) - 1 : 0);
       float* const rows = to + sample * channels * apart;
       for_each_run(x_.inner, piece.place, piece.places, [&](ptrdiff_t run, size_t first, size_t count) {
-        const size_t most = kPiece / stride - kPiece / stride % kWholeLines;
+        // Bytes need no room.
+        const size_t most = of_bytes ? count : kPiece / stride - kPiece / stride % kWholeLines;
         for (size_t done = 0; done < count; done += most) {
           work.count = std::min(most, count - done);
+          work.bytes = at(offset + run + static_cast<ptrdiff_t>(done * stride));
           // To the last value of the last pixel, behind which there may be nothing.
-          widen_(at(offset + run + static_cast<ptrdiff_t>(done * stride)),
-                 (work.count - 1) * stride + channels, room);
+          if (!of_bytes) widen_(work.bytes, (work.count - 1) * stride + channels, room);
           for (size_t channel = 0; channel < channels; channel++)
             work.rows[backwards ? channels - 1 - channel : channel] = rows + channel * apart + first + done;
           kernel(work);
@@ -290,14 +294,16 @@ class Reader {
 /// How y is cut into pieces.
 class Cut {
  public:
-  /// `lead`: places of a plane before its first whole line, where pieces end with lines after those.
-  Cut(const Tiling<float>& tiling, bool moves_channels, size_t lead = 0) : shape_(tiling.shape()) {
+  /// `most`: values of a piece. `lead`: places of a plane before its first whole line, where pieces end with
+  /// lines after those.
+  Cut(const Tiling<float>& tiling, bool moves_channels, size_t most = kPiece, size_t lead = 0)
+      : shape_(tiling.shape()) {
     const size_t sample = shape_.channels * shape_.inner;
     channels_ = shape_.channels;
     places_ = shape_.inner;
     samples_ = 1;
-    if (sample <= kPiece) {
-      samples_ = std::min(shape_.outer, kPiece / sample);
+    if (sample <= most) {
+      samples_ = std::min(shape_.outer, most / sample);
       if (tiling.layout() == kChannelsLast && tiling.rows() > 0) {
         // Of whole rows.
         const size_t fold = tiling.width() / sample;
@@ -305,10 +311,10 @@ class Cut {
       }
     } else if (moves_channels) {
       channels_ = std::min(shape_.channels, kChannelsAbreast);
-      places_ = std::min(shape_.inner, whole(kPiece / channels_));
+      places_ = std::min(shape_.inner, whole(most / channels_));
     } else {
       places_ = std::min(shape_.inner, kPiece);
-      channels_ = std::min(shape_.channels, whole(kPiece / places_));
+      channels_ = std::min(shape_.channels, whole(most / places_));
     }
     channel_parts_ = divide_up(shape_.channels, channels_);
     lead_ = places_ < shape_.inner ? lead : 0;
@@ -421,16 +427,9 @@ void convert_all(const Execution& execution, size_t count, bool streamed, Conver
 void widen(const Execution& execution, Storage storage, const void* from, size_t count, float* to) {
   const bool streamed = count * sizeof(float) >= execution.stream_bytes;
   const Conversion& conversion = execution.kernels->conversions[storage];
-  const auto stream = execution.kernels->conversions[kFloat32].stream;
   convert_all(execution, count, streamed, [&](size_t first, size_t many) {
-    if (!streamed)
-      return conversion.widen(value_at(from, storage, static_cast<ptrdiff_t>(first)), many, to + first);
-    alignas(kAlignment) float piece[kPiece];
-    for (size_t done = 0; done < many; done += kPiece) {
-      const size_t some = std::min(kPiece, many - done);
-      conversion.widen(value_at(from, storage, static_cast<ptrdiff_t>(first + done)), some, piece);
-      stream(piece, some, to + first + done);
-    }
+    const void* const part = value_at(from, storage, static_cast<ptrdiff_t>(first));
+    (streamed ? conversion.stream_wide : conversion.widen)(part, many, to + first);
   });
 }
 
@@ -489,7 +488,11 @@ void run_stored(const Execution& execution, const StoredPass& pass) {
   const Reader reader(kernels, shape, pass.x);
   const Normalizer normalizer(kernels.f32, tiling, frozen.activation, coefficients, bias);
   const size_t x_bytes = bytes_of(pass.x.storage), y_bytes = bytes_of(pass.y_storage);
-  const bool streamed = pass.x.at != pass.y && shape.size() * y_bytes >= execution.stream_bytes;
+  // What is small beside the result leaves it more of the caches, and what reads it next finds it there.
+  const size_t stream_bytes = x_bytes < y_bytes
+                                  ? std::max(execution.stream_bytes, execution.most_stream_bytes)
+                                  : execution.stream_bytes;
+  const bool streamed = pass.x.at != pass.y && shape.size() * y_bytes >= stream_bytes;
   const Conversion& conversion = kernels.conversions[pass.y_storage];
   const auto put = streamed ? conversion.stream : conversion.narrow;
   const auto widen_residual = kernels.conversions[pass.residual_storage].widen;
@@ -505,26 +508,27 @@ void run_stored(const Execution& execution, const StoredPass& pass) {
     std::copy_n(of.offset, shape.channels, pixels.offset);
     pixels.relu = frozen.activation == kRelu;
   }
-  // Rows that begin at lines, or all as far behind one, need not be written twice.
-  const bool rows_at_lines = takes && streamed && pass.y_storage == kFloat32 &&
-                             shape.inner % kLanes<float> == 0 && pass.x.inner.is_one_run();
+  // Rows need not be written twice: through the caches, or where all begin at lines, or as far behind one.
   const size_t misaligned = reinterpret_cast<uintptr_t>(pass.y) % kAlignment / sizeof(float);
-  const size_t lead = rows_at_lines && misaligned > 0 ? kLanes<float> - misaligned : 0;
-  const Cut cut(tiling, reader.moves_channels(), lead);
+  const bool alike = takes && shape.inner % kLanes<float> == 0 && pass.x.inner.is_one_run() &&
+                     (misaligned == 0 || shape.channels * shape.inner > kPieceOfRows);
+  const bool to_rows = takes && pass.y_storage == kFloat32 && (alike || !streamed);
+  const size_t lead = to_rows && alike && misaligned > 0 ? kLanes<float> - misaligned : 0;
+  const size_t most = to_rows ? kPieceOfRows : kPiece;
+  const Cut cut(tiling, reader.moves_channels(), most, lead);
   const size_t pieces = cut.size();
-  constexpr size_t block = kBlockBytes / (kPiece * sizeof(float));
+  const size_t block = kBlockBytes / (most * sizeof(float));
   work(Crew(execution, shape.size() * (x_bytes + y_bytes)), divide_up(pieces, block),
        [&](size_t task, size_t) {
          alignas(kAlignment) float values[kPiece], room[kPiece];
          const Range range = part(pieces, block, task);
          for (size_t index = range.begin; index < range.end; index++) {
            const Piece piece = cut.piece(index);
-           if (rows_at_lines && piece.places % kLanes<float> == 0 &&
-               (piece.place + misaligned) % kLanes<float> == 0) {
+           if (to_rows) {
              float* const rows = static_cast<float*>(pass.y) + piece.sample * shape.channels * shape.inner;
-             PixelsWork streamed_rows = pixels;
-             streamed_rows.streams = true;
-             reader.take(piece, streamed_rows, rows + piece.place, shape.inner, room);
+             PixelsWork rows_of_y = pixels;
+             rows_of_y.streams = streamed && (piece.place + misaligned) % kLanes<float> == 0;
+             reader.take(piece, rows_of_y, rows + piece.place, shape.inner, room);
              continue;
            }
            if (takes)

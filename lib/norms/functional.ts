@@ -8,7 +8,17 @@ import { defaultEps, resultFor } from '../pass.js';
 import { type Names, namesOf } from '../properties.js';
 import { newResult } from '../result.js';
 import { lengthOf } from '../typed-array.js';
-import type { DType, DTypeOf, FloatArray, ParametersOf, Tensor, TensorArray, TensorLike } from '../types.js';
+import type {
+  DType,
+  DTypeOf,
+  FloatArray,
+  ParametersOf,
+  Said,
+  Saying,
+  Tensor,
+  TensorArray,
+  TensorLike,
+} from '../types.js';
 import {
   checkAxis,
   checkDtype,
@@ -306,9 +316,9 @@ function backward<T extends TensorArray>(
  * const { y, mean } = groupNorm({ data: Float32Array.of(1, 3, 10, 30), shape: [1, 4] }, { groups: 2, eps: 1e-12 });
  * console.log(y.data, mean); // Float32Array(4) [ -1, 1, -1, 1 ] Float64Array(2) [ 2, 20 ]
  */
-export function groupNorm<T extends TensorArray>(
+export function groupNorm<T extends Said<N>, N extends DType = never>(
   x: TensorLike<T>,
-  options: GroupNormFunctionOptions<T>,
+  options: GroupNormFunctionOptions<T> & Saying<N>,
 ): RowResult<T> {
   checkObject('options', options);
   return forward<T>(group, x, options);
@@ -335,10 +345,10 @@ export function groupNorm<T extends TensorArray>(
  * const dy = { data: Float32Array.of(1, 2, 3, 4), shape: [1, 4] };
  * console.log(groupNormBackward(dy, x, { groups: 2, eps: 1e-12 }).dWeight); // Float32Array(4) [ -1, 2, -3, 4 ]
  */
-export function groupNormBackward<T extends TensorArray>(
+export function groupNormBackward<T extends Said<N>, N extends DType = never>(
   dy: TensorLike<T>,
   x: TensorLike<T>,
-  options: GroupNormFunctionOptions<T> & RowStatistics,
+  options: GroupNormFunctionOptions<T> & RowStatistics & Saying<N>,
 ): RowFunctionGradients<T> {
   checkObject('options', options);
   return backward<T>(group, dy, x, options);
@@ -359,9 +369,9 @@ export function groupNormBackward<T extends TensorArray>(
  * const { y } = instanceNorm({ data: Float32Array.of(1, 3, 10, 30), shape: [1, 2, 2] }, { eps: 1e-12 });
  * console.log(y.data); // Float32Array(4) [ -1, 1, -1, 1 ]
  */
-export function instanceNorm<T extends TensorArray>(
+export function instanceNorm<T extends Said<N>, N extends DType = never>(
   x: TensorLike<T>,
-  options: InstanceNormFunctionOptions<T> = {},
+  options: InstanceNormFunctionOptions<T> & Saying<N> = {},
 ): RowResult<T> {
   return forward<T>(instance, x, options);
 }
@@ -381,10 +391,10 @@ export function instanceNorm<T extends TensorArray>(
  * const x = { data: Float32Array.of(1, 3), shape: [1, 1, 2] };
  * console.log(instanceNormBackward(x, x, { eps: 1e-12 }).dBias); // Float32Array(1) [ 4 ]
  */
-export function instanceNormBackward<T extends TensorArray>(
+export function instanceNormBackward<T extends Said<N>, N extends DType = never>(
   dy: TensorLike<T>,
   x: TensorLike<T>,
-  options: InstanceNormFunctionOptions<T> & RowStatistics = {},
+  options: InstanceNormFunctionOptions<T> & RowStatistics & Saying<N> = {},
 ): RowFunctionGradients<T> {
   return backward<T>(instance, dy, x, options);
 }
@@ -403,9 +413,9 @@ export function instanceNormBackward<T extends TensorArray>(
  * const { y, mean } = layerNorm({ data: Float32Array.of(1, 3, 10, 30), shape: [2, 2] }, { eps: 1e-12 });
  * console.log(y.data, mean); // Float32Array(4) [ -1, 1, -1, 1 ] Float64Array(2) [ 2, 20 ]
  */
-export function layerNorm<T extends TensorArray>(
+export function layerNorm<T extends Said<N>, N extends DType = never>(
   x: TensorLike<T>,
-  options: LayerNormFunctionOptions<T> = {},
+  options: LayerNormFunctionOptions<T> & Saying<N> = {},
 ): RowResult<T> {
   return forward<T>(layer, x, options);
 }
@@ -425,10 +435,10 @@ export function layerNorm<T extends TensorArray>(
  * const x = { data: Float32Array.of(1, 3), shape: [1, 2] };
  * console.log(layerNormBackward(x, x, { eps: 1e-12 }).dWeight); // Float32Array(2) [ -1, 3 ]
  */
-export function layerNormBackward<T extends TensorArray>(
+export function layerNormBackward<T extends Said<N>, N extends DType = never>(
   dy: TensorLike<T>,
   x: TensorLike<T>,
-  options: LayerNormFunctionOptions<T> & RowStatistics = {},
+  options: LayerNormFunctionOptions<T> & RowStatistics & Saying<N> = {},
 ): RowFunctionGradients<T> {
   return backward<T>(layer, dy, x, options);
 }
@@ -446,9 +456,9 @@ export function layerNormBackward<T extends TensorArray>(
  *
  * console.log(rmsNorm({ data: Float32Array.of(2, -2), shape: [1, 2] }, { eps: 1e-12 }).y.data); // Float32Array(2) [ 1, -1 ]
  */
-export function rmsNorm<T extends TensorArray>(
+export function rmsNorm<T extends Said<N>, N extends DType = never>(
   x: TensorLike<T>,
-  options: RMSNormFunctionOptions<T> = {},
+  options: RMSNormFunctionOptions<T> & Saying<N> = {},
 ): RowResult<T> {
   return forward<T>(rms, x, options);
 }
@@ -468,10 +478,10 @@ export function rmsNorm<T extends TensorArray>(
  * const x = { data: Float32Array.of(2, -2), shape: [1, 2] };
  * console.log(rmsNormBackward(x, x, { eps: 1e-12 }).dWeight); // Float32Array(2) [ 2, 2 ]
  */
-export function rmsNormBackward<T extends TensorArray>(
+export function rmsNormBackward<T extends Said<N>, N extends DType = never>(
   dy: TensorLike<T>,
   x: TensorLike<T>,
-  options: RMSNormFunctionOptions<T> & RowStatistics = {},
+  options: RMSNormFunctionOptions<T> & RowStatistics & Saying<N> = {},
 ): Omit<RowFunctionGradients<T>, 'dBias'> {
   const { dBias: _, ...gradients } = backward<T>(rms, dy, x, options);
   return gradients;

@@ -366,12 +366,11 @@ ALWAYS_INLINE void for_each_column_summed(Tile tile, size_t before, bool ends_st
   }
 }
 
-/// Values before the first place of `to` where a whole Vec lies in one line (of 64 bytes), at most `total`.
+/// Values before the first line (of 64 bytes) of `to`, at most `total`.
 template <typename S>
 ALWAYS_INLINE size_t before_first_line(const S* to, size_t total) {
-  constexpr size_t lanes = kLanes<Compute<S>>;
-  const size_t misaligned = reinterpret_cast<size_t>(to) % (lanes * sizeof(S)) / sizeof(S);
-  const size_t before = misaligned == 0 ? 0 : lanes - misaligned;
+  const size_t misaligned = reinterpret_cast<size_t>(to) % 64 / sizeof(S);
+  const size_t before = misaligned == 0 ? 0 : kLanes<S> - misaligned;
   return before < total ? before : total;
 }
 
@@ -379,7 +378,7 @@ ALWAYS_INLINE size_t before_first_line(const S* to, size_t total) {
 /// costs as much as loads that straddle lines.
 template <typename S>
 ALWAYS_INLINE size_t columns_before_line_read(Tile tile, const S* from) {
-  constexpr size_t kWide = 16;
+  constexpr size_t kWide = 32;
   constexpr size_t lanes = kLanes<Compute<S>>;
   const bool alike = tile.columns >= kWide * lanes && tile.stride % lanes == 0;
   return alike ? before_first_line(from, tile.columns) : 0;
@@ -392,14 +391,17 @@ ALWAYS_INLINE size_t columns_before_line(Tile tile, const T* to) {
   return lines ? before_first_line(to, tile.columns) : 0;
 }
 
-/// Maps a channels-first tile without gaps line by line of the output, some lines at a time. A line that two
+/// Maps a channels-first tile without gaps line by line of the output, some lines at a time. A line that
 /// channels share gets a mix of their coefficients: writing its parts one after the other would cost a read
-/// of the line. Rows hold at least kLanes<T> values.
+/// of the line. Rows hold at least a Vec of values.
 template <bool Stream, typename S, typename Map>
 class LinesOfRows {
   using T = Compute<S>;
+  using OfChannel = typename Map::OfChannel;
 
  public:
+  static constexpr size_t kVectors = kVectorsOfLine<S>;
+
   ALWAYS_INLINE LinesOfRows(Tile tile, S* to, const Map& map)
       : map_(map),
         to_(to),
@@ -411,15 +413,18 @@ class LinesOfRows {
         coefficients_(map.coefficients(RowChannel{0})) {
     // A store that waits for its line holds up those after it: parts of lines are asked for in time.
     if (Stream) prefetch_to_write(to + total_ - 1);
-    if (at_ > 0) write_part(coefficients_, {0, 0, 0, at_, at_});
+    if (at_ == 0) return;
+    write_parts(0, at_);
+    // Of words a row may be shorter than a line.
+    if (kVectors > 1 && at_ > end_) begin_row(at_ / columns_);
   }
 
   /// Writes the next Count lines, or what there is; asks memory for nothing.
   template <size_t Count>
   ALWAYS_INLINE void write() {
-    if (end_ < at_ + Count * kLanes<T>) return write_across(Count);
-    for (size_t i = 0; i < Count; i++) write_line(coefficients_, at_ + i * kLanes<T>);
-    at_ += Count * kLanes<T>;
+    if (end_ < at_ + Count * kLanes<S>) return write_across(Count);
+    for (size_t i = 0; i < Count; i++) write_line(coefficients_, at_ + i * kLanes<S>);
+    at_ += Count * kLanes<S>;
   }
 
   /// Writes what is left.
@@ -429,60 +434,68 @@ class LinesOfRows {
     size_t at = at_;
     size_t end = end_;
     for (size_t row = row_;;) {
-      for (; at + kLanes<T> <= end; at += kLanes<T>) {
+      for (; at + kLanes<S> <= end; at += kLanes<S>) {
         write_line(of_row, at);
         map_.prefetch(line(at), distance);
       }
-      if (end == total_) break;
-      row++;
-      const auto of_next = map_.coefficients(RowChannel{row});
-      if (at < end) {
-        write_line(select(end - at, of_row, of_next), at);
-        map_.prefetch(line(at), distance);
-        at += kLanes<T>;
-      }
-      of_row = of_next;
-      end += columns_;
+      if (at + kLanes < S >> total_) break;
+      write_mixed(of_row, row, end, at);
+      map_.prefetch(line(at), distance);
+      at += kLanes<S>;
     }
-    if (at < total_) write_part(of_row, {at, 0, at, total_ - at, total_ - at});
+    if (at < total_) write_parts(at, total_);
   }
 
  private:
+  void begin_row(size_t row) {
+    row_ = row;
+    end_ = (row + 1) * columns_;
+    coefficients_ = map_.coefficients(RowChannel{row});
+  }
   /// Out of line: it would take registers from the loops that come here once per row.
   __attribute__((noinline)) void write_across(size_t count) {
-    for (; count > 0; count--) {
-      if (end_ < at_ + kLanes<T>) {
-        if (!cross()) return;
-      } else {
+    for (; count > 0 && at_ + kLanes<S> <= total_; count--, at_ += kLanes<S>) {
+      if (at_ + kLanes<S> <= end_)
         write_line(coefficients_, at_);
-        at_ += kLanes<T>;
-      }
+      else
+        write_mixed(coefficients_, row_, end_, at_);
     }
   }
-  /// Goes on to the next row, where there is one, and writes the line that both share, where there is one.
-  ALWAYS_INLINE bool cross() {
-    if (end_ == total_) return false;
-    row_++;
-    const auto next = map_.coefficients(RowChannel{row_});
-    if (at_ < end_) {
-      write_line(select(end_ - at_, coefficients_, next), at_);
-      at_ += kLanes<T>;
+  ALWAYS_INLINE void write_line(const OfChannel& of_line, size_t at) const {
+    write_whole_line<Stream>(
+        to_ + at, [&](size_t i) INLINED { return map_.apply(of_line, vector(at + i * kLanes<T>), 0); });
+  }
+  /// A line that goes beyond the end of a row, which becomes the one that it ends in.
+  ALWAYS_INLINE void write_mixed(OfChannel& of_row, size_t& row, size_t& end, size_t at) const {
+    write_whole_line<Stream>(to_ + at, [&](size_t i) INLINED {
+      const size_t first = at + i * kLanes<T>;
+      if (first + kLanes<T> <= end) return map_.apply(of_row, vector(first), 0);
+      row++;
+      const OfChannel of_next = map_.coefficients(RowChannel{row});
+      const OfChannel mixed = first < end ? select(end - first, of_row, of_next) : of_next;
+      of_row = of_next;
+      end += columns_;
+      return map_.apply(mixed, vector(first), 0);
+    });
+  }
+  /// Values [at, end), which are no whole line.
+  __attribute__((noinline)) void write_parts(size_t at, size_t end) const {
+    while (at < end) {
+      const size_t row = at / columns_;
+      const size_t of_row = (row + 1) * columns_ - at;
+      size_t count = end - at < kLanes<T> ? end - at : kLanes<T>;
+      if (of_row < count) count = of_row;
+      store_values(
+          map_.apply(map_.coefficients(RowChannel{row}), Quad<1, size_t, size_t>{at, 0, at, count, count}, 0),
+          to_ + at, count);
+      at += count;
     }
-    coefficients_ = next;
-    end_ += columns_;
-    return true;
   }
-  ALWAYS_INLINE void write_line(const typename Map::OfChannel& of_line, size_t at) const {
-    const Vec<T> values = map_.apply(of_line, line(at), 0);
-    if constexpr (Stream)
-      stream_values(values, to_ + at);
-    else
-      store_values(values, to_ + at, AllLanes{});
+  static ALWAYS_INLINE Quad<1, AllLanes, AllLanes> vector(size_t at) { return {at, 0, at, {}, {}}; }
+  /// What is read of a line.
+  static ALWAYS_INLINE Quad<kVectors, AllLanes, AllLanes> line(size_t at) {
+    return {at, kLanes<T>, at, {}, {}};
   }
-  ALWAYS_INLINE void write_part(const typename Map::OfChannel& of_part, Quad<1, size_t, size_t> part) const {
-    store_values(map_.apply(of_part, part, 0), to_ + part.at, part.lanes);
-  }
-  static ALWAYS_INLINE Quad<1, AllLanes, AllLanes> line(size_t at) { return {at, 0, at, {}, {}}; }
 
   const Map map_;
   S* const to_;
@@ -492,7 +505,7 @@ class LinesOfRows {
   size_t row_ = 0;
   size_t at_;
   size_t end_;
-  typename Map::OfChannel coefficients_;
+  OfChannel coefficients_;
 };
 
 /// Columns that are written at once where rows are wide: the nearest cache holds five arrays of their
@@ -506,45 +519,73 @@ constexpr size_t kWideRow = Stream ? 2 * kColumnsAtOnce : kColumnsAtOnce;
 /// columns at a time: dx of (512, 4096) takes 460 us otherwise, so 265.
 template <bool Stream, typename S, typename Map>
 ALWAYS_INLINE void write_lines_of_columns(Tile tile, S* to, const Map& map) {
-  constexpr size_t lanes = kLanes<Compute<S>>;
+  using T = Compute<S>;
+  constexpr size_t lanes = kLanes<T>;
+  constexpr size_t vectors = kVectorsOfLine<S>;
   const size_t columns = tile.columns;
   const size_t total = tile.rows * columns;
-  const size_t before = before_first_line(to, total);
-  if (before > 0)
-    store_values(
-        map.apply(map.coefficients(ColumnChannels{0}), Quad<1, size_t, size_t>{0, 0, 0, before, before}, 0),
-        to, before);
-  const size_t lines_end = before + (total - before) / lanes * lanes;
-  // Writes lines from `at`, which lies in column `column`, up to `end`.
-  const auto write_lines = [&](size_t at, size_t end, size_t column, size_t distance) INLINED {
-    for (; at < end; at += lanes) {
-      const Quad<1, AllLanes, AllLanes> line{at, 0, at, {}, {}};
-      const auto values = map.apply(map.coefficients(ColumnChannels{column}), line, 0);
-      if constexpr (Stream)
-        stream_values(values, to + at);
-      else
-        store_values(values, to + at, AllLanes{});
-      map.prefetch(line, distance);
-      column += lanes;
-      if (column >= columns) column -= columns;
+  const auto next = [=](size_t column) INLINED {
+    column += lanes;
+    return column >= columns ? column - columns : column;
+  };
+  const auto of_columns = [&](size_t column) INLINED { return map.coefficients(ColumnChannels{column}); };
+  /// Values [at, end), which are no whole line.
+  const auto write_parts = [&](size_t at, size_t end, size_t column) INLINED {
+    for (; at < end; at += lanes, column = next(column)) {
+      const size_t count = end - at < lanes ? end - at : lanes;
+      store_values(map.apply(of_columns(column), Quad<1, size_t, size_t>{at, 0, at, count, count}, 0),
+                   to + at, count);
     }
   };
-  if (kSmallCode || columns <= kWideRow<Stream> || columns % lanes != 0) {
-    write_lines(before, lines_end, before % columns, tile.ahead.distance);
+  const auto write_line = [&](size_t at, const auto& of_vector) INLINED {
+    write_whole_line<Stream>(to + at, [&](size_t i) INLINED {
+      return map.apply(of_vector(i), Quad<1, AllLanes, AllLanes>{at + i * lanes, 0, at, {}, {}}, 0);
+    });
+  };
+  const auto ask_ahead = [&](size_t line, size_t distance) INLINED {
+    map.prefetch(Quad<vectors, AllLanes, AllLanes>{line, lanes, line, {}, {}}, distance);
+  };
+  // Writes lines from `at`, which lies in column `column`, up to `end`.
+  const auto write_lines = [&](size_t at, size_t end, size_t column, size_t distance) INLINED {
+    for (; at < end; at += kLanes<S>) {
+      const size_t first = column;
+      const size_t last = vectors > 1 ? next(column) : column;
+      write_line(at, [&](size_t i) INLINED { return of_columns(i == 0 ? first : last); });
+      ask_ahead(at, distance);
+      column = next(last);
+    }
+  };
+  const size_t before = before_first_line(to, total);
+  if (before > 0) write_parts(0, before, 0);
+  const size_t lines_end = before + (total - before) / kLanes<S> * kLanes<S>;
+  const bool alike = columns % kLanes<S> == 0;
+  size_t begin = before;
+  if constexpr (vectors > 1 && !Stream) {
+    // Some rows at a time, which share coefficients: to load those of each line takes as long as the rest.
+    constexpr size_t kRows = kQuad;
+    for (; alike && lines_end - begin >= kRows * columns; begin += kRows * columns)
+      for (size_t done = 0; done < columns; done += kLanes<S>) {
+        const size_t column = before + done;
+        const size_t wrapped = column >= columns ? column - columns : column;
+        const auto first = of_columns(wrapped), last = of_columns(next(wrapped));
+        for (size_t row = 0; row < kRows; row++) {
+          write_line(begin + row * columns + done, [&](size_t i) INLINED { return i == 0 ? first : last; });
+          ask_ahead(begin + kRows * done + row * kLanes<S>, tile.ahead.distance);
+        }
+      }
+  }
+  if (kSmallCode || columns <= kWideRow<Stream> || !alike) {
+    write_lines(begin, lines_end, begin % columns, tile.ahead.distance);
   } else {
     // What is asked for lies in a row to come, under these columns.
     const size_t distance = (tile.ahead.distance / (4 * kColumnsAtOnce) + 1) * columns;
     for (size_t column = 0; column < columns; column += kColumnsAtOnce) {
       const size_t some = columns - column < kColumnsAtOnce ? columns - column : kColumnsAtOnce;
-      for (size_t at = before + column; at < lines_end; at += columns)
+      for (size_t at = begin + column; at < lines_end; at += columns)
         write_lines(at, at + some < lines_end ? at + some : lines_end, before + column, distance);
     }
   }
-  if (lines_end < total)
-    store_values(
-        map.apply(map.coefficients(ColumnChannels{lines_end % columns}),
-                  Quad<1, size_t, size_t>{lines_end, 0, lines_end, total - lines_end, total - lines_end}, 0),
-        to + lines_end, total - lines_end);
+  if (lines_end < total) write_parts(lines_end, total, lines_end % columns);
 }
 
 }  // namespace

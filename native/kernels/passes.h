@@ -559,11 +559,10 @@ ALWAYS_INLINE batchnorm::GradInputWork<S> as(const batchnorm::GradInputWork<batc
           work.offset};
 }
 
-/// As sum, of tiles without tails: see HalfKernels.
+/// As sum; in channels-last of tiles without tails: see HalfKernels.
 template <batchnorm::Layout Layout, typename Fused, typename S, template <typename> class Work>
 void sum_words(const Work<batchnorm::Half>& halves) {
   constexpr size_t lanes = kLanes<float>;
-  constexpr size_t quad = kQuad * lanes;
   const Work<S> work = as<S>(halves);
   const Tile tile = work.tile;
   NoLines none;
@@ -572,15 +571,7 @@ void sum_words(const Work<batchnorm::Half>& halves) {
     return Sum<decltype(open(channel)), NoLines>{open(channel), none};
   };
   if constexpr (Layout == batchnorm::kChannelsFirst) {
-    for (size_t row = 0; row < tile.rows; row++) {
-      auto channel = channel_of(RowChannel{row});
-      const size_t first = row * tile.stride;
-      for (size_t column = 0; column < tile.columns; column += 2 * quad) {
-        if (column > 0 && column % (batchnorm::kStretch * 2 * quad) == 0) channel.end_stretch();
-        channel.visit(whole_quad<float>(first + column), whole_quad<float>(first + column + quad));
-      }
-      channel.close(work.ends_stretch);
-    }
+    for_each_row<float>(tile, work.ends_stretch, channel_of);
   } else {
     for (size_t row = 0; row < tile.rows; row += 2 * kQuad) {
       const size_t end = row + 2 * kQuad;
@@ -706,6 +697,7 @@ constexpr batchnorm::Kernels<T> all_kernels() {
        conversion<batchnorm::kInt16>()},                                                                   \
       transpose,                                                                                           \
       {take_pixels<2, 2>, take_pixels<3, 3>, take_pixels<3, 4>, take_pixels<4, 4>},                        \
+      {bytes_taker<2, 2>(), bytes_taker<3, 3>(), bytes_taker<3, 4>(), bytes_taker<4, 4>()},                \
       {put_pixels<2>, put_pixels<3>, put_pixels<4>},                                                       \
       all_kernels<float>(),                                                                                \
       all_kernels<double>(),                                                                               \

@@ -104,6 +104,7 @@ ALWAYS_INLINE Stored<S> narrow_value(float value) {
 template <batchnorm::Storage S>
 struct PortableLine {
   static constexpr size_t kValues = 64 / batchnorm::bytes_of(S);
+  template <bool Stream>
   static ALWAYS_INLINE void widen(const Stored<S>* from, float* to) {
     for (size_t i = 0; i < kValues; i++) to[i] = widen_value<S>(from[i]);
   }

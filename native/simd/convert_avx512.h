@@ -11,8 +11,14 @@ template <batchnorm::Storage S>
 struct StoredLine {
   static constexpr size_t kValues = 64 / batchnorm::bytes_of(S);
 
+  template <bool Stream>
   static ALWAYS_INLINE void widen(const Stored<S>* from, float* to) {
-    for (size_t i = 0; i < kValues; i += 16) _mm512_storeu_ps(to + i, widened(from + i));
+    for (size_t i = 0; i < kValues; i += 16) {
+      if constexpr (Stream)
+        _mm512_stream_ps(to + i, widened(from + i));
+      else
+        _mm512_storeu_ps(to + i, widened(from + i));
+    }
   }
   template <bool Stream>
   static ALWAYS_INLINE void narrow(const float* from, Stored<S>* to) {

@@ -11,6 +11,7 @@ template <batchnorm::Storage S>
 struct StoredLine {
   static constexpr size_t kValues = 64 / batchnorm::bytes_of(S);
 
+  template <bool Stream>
   static ALWAYS_INLINE void widen(const Stored<S>* from, float* to) {
     for (size_t i = 0; i < kValues; i += 8) widen_eight(from + i, to + i);
   }

@@ -1,9 +1,25 @@
 // Pixels whose channels lie side by side, as a Vec per channel, and back: as many pixels as a Vec has lanes.
 #pragma once
 
+#include <type_traits>
+
 #include "vec.h"
 
 namespace {
+
+#if defined(__AVX2__)
+
+#define BATCHNORM_PIXELS_OF_BYTES 1
+
+/// For a shuffle of 16 bytes: those of a channel of four pixels, each with zeros above it.
+ALWAYS_INLINE __m128i places_of_bytes(size_t channel, size_t stride) {
+  // Of a byte of zeros the upper bit of its place is set.
+  const auto place = [=](size_t pixel)
+                         INLINED { return static_cast<int>(0x80808000 | (channel + pixel * stride)); };
+  return _mm_setr_epi32(place(0), place(1), place(2), place(3));
+}
+
+#endif
 
 #if defined(__AVX512F__)
 
@@ -81,6 +97,38 @@ struct PutTogether {
       put<Index + 1>(from, to);
     }
   }
+};
+
+/// Of bytes, as numbers: each quarter of a register gets the bytes of four pixels, and of those the ones of a
+/// channel, each with zeros above it.
+template <size_t Channels, size_t Stride>
+struct TakeBytes {
+  /// From the first pixel on.
+  static constexpr size_t kRead = 64;
+
+  static ALWAYS_INLINE __m512i load(const unsigned char* from) {
+    const __m512i bytes = _mm512_loadu_si512(from);
+    if constexpr (Stride == 4)
+      return bytes;
+    else
+      return _mm512_maskz_permutexvar_epi32(kAll, _mm512_loadu_si512(&kFours), bytes);
+  }
+  template <size_t Channel>
+  static ALWAYS_INLINE Vec<float> of_channel(__m512i fours, std::integral_constant<size_t, Channel>) {
+    const __m512i places = _mm512_maskz_broadcast_i32x4(kAll, places_of_bytes(Channel, Stride));
+    return {{{_mm512_maskz_cvtepi32_ps(kAll, _mm512_shuffle_epi8(fours, places))}}};
+  }
+
+ private:
+  // All lanes; the forms without a mask make GCC 12 warn of its own header.
+  static constexpr __mmask16 kAll = 0xffff;
+  static constexpr Lanes16 fours() {
+    Lanes16 lanes = {};
+    for (size_t lane = 0; lane < 16; lane++)
+      lanes.from[lane] = static_cast<int32_t>(lane / 4 * Stride + lane % 4);
+    return lanes;
+  }
+  static constexpr Lanes16 kFours = fours();
 };
 
 #elif defined(__AVX2__)
@@ -163,6 +211,30 @@ struct PutTogether {
       transpose_fours(of);
     }
     for (size_t i = 0; i < Channels; i++) put_halves(of[i], to + 4 * i, to + 4 * Channels + 4 * i);
+  }
+};
+
+/// Of bytes, as numbers: each half of a register gets the bytes of four pixels, and of those the ones of a
+/// channel, each with zeros above it.
+template <size_t Channels, size_t Stride>
+struct TakeBytes {
+  /// From the first pixel on.
+  static constexpr size_t kRead = 12 * Stride + 16;
+
+  struct Fours {
+    __m256i low, high;
+  };
+  static ALWAYS_INLINE Fours load(const unsigned char* from) {
+    const auto four = [&](size_t index) INLINED {
+      return _mm_loadu_si128(reinterpret_cast<const __m128i*>(from + 4 * Stride * index));
+    };
+    return {_mm256_set_m128i(four(1), four(0)), _mm256_set_m128i(four(3), four(2))};
+  }
+  template <size_t Channel>
+  static ALWAYS_INLINE Vec<float> of_channel(Fours fours, std::integral_constant<size_t, Channel>) {
+    const __m256i places = _mm256_broadcastsi128_si256(places_of_bytes(Channel, Stride));
+    return {{{_mm256_cvtepi32_ps(_mm256_shuffle_epi8(fours.low, places))},
+             {_mm256_cvtepi32_ps(_mm256_shuffle_epi8(fours.high, places))}}};
   }
 };
 

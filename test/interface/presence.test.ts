@@ -609,6 +609,34 @@ describe('frozen layers', () => {
     expect(FrozenBatchNorm.from(state, { missing: 'skip' }).run(x).data[1]).toBeNaN();
     expect('missing' in new BatchNorm(2).freeze().toJSON().config).toBe(false);
   });
+
+  // Images with their channels last, of which parts are read at a time that are not in the order of the result.
+  it.each([
+    [[3, 90]],
+    [
+      [100, 3],
+      [1, 90],
+    ],
+    [
+      [1, 3],
+      [100, 90],
+    ],
+    [
+      [7, 5],
+      [7, 6],
+    ],
+  ])('name the first missing value of the result, of %j', (...places) => {
+    const [channels, width] = [130, 100];
+    const state = { running_mean: new Array(channels).fill(0), running_var: new Array(channels).fill(1) };
+    const data = new Float32Array(2 * width * channels);
+    for (const [channel, place] of places) data[(width + place) * channels + channel] = Number.NaN;
+    const first = Math.min(...places.map(([channel, place]) => (channels + channel) * width + place));
+    const channel = Math.floor(first / width) - channels;
+    const strict = FrozenBatchNorm.from(state, { missing: 'throw', axis: -1 });
+    expect(() => strict.run({ data, shape: [2, width, channels] }, { outAxis: 1 })).toThrow(
+      `got one at ${first} of the result, in channel ${channel}`,
+    );
+  });
 });
 
 describe('what weighs little, and what lies outside', () => {

@@ -7,7 +7,17 @@ import {
   foldIntoConv,
   forwardInference,
   forwardTraining,
+  GradientSums,
+  groupNorm,
+  groupNormBackward,
+  instanceNorm,
+  instanceNormBackward,
+  layerNorm,
+  layerNormBackward,
   Moments,
+  rmsNorm,
+  rmsNormBackward,
+  type Tensor,
   tensor,
 } from '../../lib/index.js';
 import { expectError } from '../support/tensors.js';
@@ -67,6 +77,46 @@ describe('the compiler catches', () => {
     expectError(() => bn.freeze().run(singles), TypeError);
     // @ts-expect-error: a float16 layer too
     expectError(() => new BatchNorm(2, { dtype: 'float16' }).forward(singles), TypeError);
+  });
+
+  it('bits in a function that is not told which they are', async () => {
+    const given = { mean: new Float32Array(2), variance: new Float32Array(2) };
+    const moments = Moments.of(singles);
+    // @ts-expect-error: of bits dtype must say which they are
+    expectError(() => forwardTraining(bits), TypeError);
+    // @ts-expect-error: whatever else is said
+    expectError(() => forwardTraining(bits, { axis: 1 }), TypeError);
+    // @ts-expect-error: in inference
+    expectError(() => forwardInference(bits, given), TypeError);
+    // @ts-expect-error: whatever is written
+    expectError(() => forwardInference(bits, { ...given, out: new Float32Array(4) }), TypeError);
+    // @ts-expect-error: and on the way back
+    expectError(() => backward(bits, bits, given), TypeError);
+    // @ts-expect-error: of statistics
+    expectError(() => Moments.of(bits), TypeError);
+    // @ts-expect-error: of sums
+    expectError(() => GradientSums.of(bits, bits, { moments }), TypeError);
+    // @ts-expect-error: off the event loop
+    await expect(Moments.ofAsync(bits)).rejects.toThrow(TypeError);
+    // @ts-expect-error: likewise
+    await expect(GradientSums.ofAsync(bits, bits, { moments })).rejects.toThrow(TypeError);
+    const last = { groups: 1 };
+    // @ts-expect-error: of the other norms
+    expectError(() => groupNorm(bits, last), TypeError);
+    // @ts-expect-error: on their way back
+    expectError(() => groupNormBackward(bits, bits, last), TypeError);
+    // @ts-expect-error: instance norm
+    expectError(() => instanceNorm(bits), TypeError);
+    // @ts-expect-error: on its way back
+    expectError(() => instanceNormBackward(bits, bits), TypeError);
+    // @ts-expect-error: layer norm
+    expectError(() => layerNorm(bits), TypeError);
+    // @ts-expect-error: on its way back
+    expectError(() => layerNormBackward(bits, bits), TypeError);
+    // @ts-expect-error: RMS norm
+    expectError(() => rmsNorm(bits, { eps: 1 }), TypeError);
+    // @ts-expect-error: on its way back
+    expectError(() => rmsNormBackward(bits, bits), TypeError);
   });
 
   it('a dtype that the data do not have', () => {
@@ -149,6 +199,14 @@ describe('the compiler catches', () => {
 });
 
 describe('the types say', () => {
+  it('that a function which is generic in its floats may leave the dtype out', () => {
+    const normalized = <T extends Float32Array | Float64Array>(x: Tensor<T>) => forwardTraining(x).y;
+    expectTypeOf(normalized(doubles).data).toExtend<Float64Array>();
+    expect(normalized(singles).data).toBeInstanceOf(Float32Array);
+    const of = <T extends Float32Array | Float64Array>(x: Tensor<T>) => Moments.of(x);
+    expect(of(singles).mean).toEqual(Float64Array.of(2, 3));
+  });
+
   it('that results have the dtype of the layer or of the input', () => {
     const bn = new BatchNorm(2);
     expectTypeOf(bn.forward(singles).data).toExtend<Float32Array>();

@@ -455,12 +455,12 @@ const cases: [title: string, call: () => unknown, expected: Failure][] = [
   ],
   [
     'bits without a dtype in a function',
-    () => forwardTraining(bits()),
+    () => forwardTraining(bits() as Wrong),
     type(`x.data must be a Float32Array or Float64Array, got Uint16Array; ${bitsCure}`),
   ],
   [
     'bits without a dtype for moments',
-    () => Moments.of(bits()),
+    () => Moments.of(bits() as Wrong),
     type(`x.data must be a Float32Array or Float64Array, got Uint16Array; ${bitsCure}`),
   ],
   [

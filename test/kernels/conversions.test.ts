@@ -1,5 +1,6 @@
 import { decode, encode } from 'batchnorm';
 import { describe, expect, test } from 'vitest';
+import { errorOf } from '../support/error-of.js';
 
 /** What the bits of a type mean, by its definition. */
 const formats = {
@@ -98,6 +99,51 @@ describe.each(['bfloat16', 'float16'] as const)('%s', (dtype) => {
     const values = Float32Array.from({ length: 9_000_001 }, (_, i) => i % 65000);
     const decoded = decode(encode(values, dtype), dtype);
     expect(decoded.findIndex((value, i) => value !== nearest(dtype, i % 65000))).toBe(-1);
+  });
+});
+
+describe('out', () => {
+  const values = Float32Array.from({ length: 1000 }, (_, i) => Math.sin(i) * 2 ** (i % 40));
+
+  for (const dtype of ['bfloat16', 'float16'] as const) {
+    test(`is written and returned, whatever memory it lies in: ${dtype}`, () => {
+      const bits = new Uint16Array(new SharedArrayBuffer(2100), 6, 1000);
+      expect(encode(values, dtype, { out: bits })).toBe(bits);
+      expect([...bits]).toEqual([...encode(values, dtype)]);
+      const around = new Float32Array(1002).fill(7);
+      const floats = around.subarray(1, 1001);
+      expect(decode(bits, dtype, { out: floats })).toBe(floats);
+      expect(floats).toEqual(decode(bits, dtype));
+      expect([around[0], around[1001]]).toEqual([7, 7]);
+    });
+  }
+
+  test('is refused before anything is written', () => {
+    const bits = encode(values, 'bfloat16');
+    const buffer = new ArrayBuffer(4000);
+    const error = (call: () => unknown) => errorOf(call);
+    expect(error(() => encode(values, 'bfloat16', { out: new Int16Array(1000) as never }))).toMatchObject({
+      code: 'ERR_BATCHNORM_INVALID_TYPE',
+      message: 'out must be a Uint16Array, got Int16Array',
+    });
+    expect(error(() => decode(bits, 'bfloat16', { out: new Float64Array(1000) as never }))).toMatchObject({
+      code: 'ERR_BATCHNORM_INVALID_TYPE',
+      message: 'out must be a Float32Array, got Float64Array',
+    });
+    expect(error(() => encode(values, 'float16', { out: new Uint16Array(999) }))).toMatchObject({
+      code: 'ERR_BATCHNORM_INVALID_VALUE',
+      message: 'out must have 1000 values, got 999',
+    });
+    const inPlace = new Uint16Array(buffer, 2000, 1000).fill(0x3f80);
+    expect(error(() => decode(inPlace, 'bfloat16', { out: new Float32Array(buffer) }))).toMatchObject({
+      code: 'ERR_BATCHNORM_OVERLAP',
+    });
+    expect(inPlace.every((value) => value === 0x3f80)).toBe(true);
+    expect(error(() => encode(values, 'bfloat16', { output: bits } as never))).toMatchObject({
+      code: 'ERR_BATCHNORM_UNKNOWN_OPTION',
+    });
+    const without = encode(values, 'bfloat16', { out: undefined });
+    expect(without).toEqual(bits);
   });
 });
 

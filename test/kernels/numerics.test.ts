@@ -433,6 +433,38 @@ describe(`values that are not finite (${seedNote})`, () => {
       }
     });
 
+    eachSummedKind(`a channel with ${title} has the mean of the textbook`, ({ dtype, layout }) => {
+      const random = new Random();
+      const mean = values.reduce((sum, value) => sum + value);
+      for (const size of dtype === 'float32' ? [1, 1e30] : [1, 1e200])
+        for (const [outer, inner] of [
+          [3, 1],
+          [50, 1],
+          [3, 3],
+          [3, 49],
+          [2, 9001],
+        ]) {
+          const shape = layout.shape(outer, channels, inner);
+          const extents = extentsOf(shape, layout.axis);
+          const clean = randomNormals(random, dtype, sizeOf(extents)).map((value) => size * value);
+          const sources = Array.from({ length: inner > 1000 ? 2 : 10 }, () => {
+            let x: FloatArray;
+            // Two values may be drawn the same place.
+            do x = poisoned(random, clean as FloatArray, extents, 2, values);
+            while (
+              channelValues(x, extents, 2).filter((value) => !Number.isFinite(value)).length < values.length
+            );
+            return x;
+          });
+          const full = fromChannels(dtype, extents, (c, i) => (c === 2 ? values[i % values.length] : i));
+          for (const data of [...sources, full]) {
+            const actual = forwardTraining({ data, shape }, { axis: layout.axis });
+            expectSame([actual.mean[2]], [mean], `mean of [${shape}], ${size}`);
+            expect(actual.variance[2], 'variance').toBeNaN();
+          }
+        }
+    });
+
     eachSummedKind(`${title} is one value of y in inference`, ({ dtype, layout }) => {
       const random = new Random();
       const shape = layout.shape(3, channels, 49);
@@ -572,6 +604,42 @@ describe(`values up to the largest (${seedNote})`, () => {
     expectSame(variance, [Number.POSITIVE_INFINITY], 'variance');
   });
 
+  // Where an ulp is as large as a deviation whose square, but not whose variance, doubles hold.
+  it.each([3, 8, 13])('%i of 16 doubles that are an ulp larger have the variance of two values', (larger) => {
+    const [least, ulp] = [2 ** 563, 2 ** 511];
+    for (const shape of [
+      [16, 1],
+      [2, 1, 8],
+    ]) {
+      const data = Float64Array.from({ length: 16 }, (_, i) => least + (i < larger ? ulp : 0));
+      const { mean, variance } = forwardTraining({ data, shape });
+      const share = larger / 16;
+      expectClose(
+        mean.map((value) => value - least),
+        [share * ulp],
+        ulp / 2,
+        'mean',
+      );
+      const expected = share * (1 - share) * ulp * ulp;
+      expectClose(variance, [expected], 1e-11 * expected, 'variance');
+    }
+  });
+
+  // Equal terms are all rounded the same way: added one to the other they are off by more than 1e-11.
+  it.each([
+    [1_000_000, 1],
+    [10, 1, 100_000],
+  ])('a million squares beyond the doubles have a variance that is right to 1e-11, %i x %i', (...shape) => {
+    const size = 1.2e154;
+    const data = Float64Array.from({ length: 1_000_000 }, (_, i) => (i % 3 === 0 ? -size / 2 : size));
+    const { mean, variance } = forwardTraining({ data, shape });
+    const share = 333_334 / 1_000_000;
+    const expectedMean = size * (1 - 1.5 * share);
+    const expected = 2.25 * share * (1 - share) * 1.44e308;
+    expectClose(mean, [expectedMean], 1e-11 * size, 'mean');
+    expectClose(variance, [expected], 1e-11 * expected, 'variance');
+  });
+
   eachSummedKind('statistics are those of the textbook at any size', ({ dtype, layout }) => {
     const random = new Random();
     let overflows = 0;
@@ -619,23 +687,34 @@ describe(`values up to the largest (${seedNote})`, () => {
   });
 
   eachSummedKind(
-    'a value that is not finite makes NaN of its channel, however large the others',
+    'a value that is not finite makes NaN of its channel, however large the others, which are right',
     ({ dtype, layout }) => {
       const random = new Random();
-      for (const poison of [Number.NaN, Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY]) {
-        const shape = layout.shape(20, 70, 11);
-        const extents = extentsOf(shape, layout.axis);
-        const poisoned = Array.from({ length: 70 }, () =>
-          random.uniform() < 0.5 ? random.integer(0, 219) : -1,
-        );
-        const size = dtype === 'float32' ? 3e38 : 1e154;
-        const x = fromChannels(dtype, extents, (c, position) =>
-          position === poisoned[c] ? poison : random.uniform(-size, size),
-        );
-        const { variance } = forwardTraining({ data: x, shape }, { axis: layout.axis });
-        for (let c = 0; c < 70; c++)
-          expect(Number.isNaN(variance[c]), `variance of channel ${c}`).toBe(poisoned[c] >= 0);
-      }
+      const [size, power, share] = dtype === 'float32' ? [3e38, 0, 1e-6] : [1e154, 520, 1e-11];
+      const poisons = [Number.NaN, Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY];
+      for (const [outer, inner] of [
+        [20, 11],
+        [33, 1],
+        [64, 2],
+        [100, 3],
+      ])
+        for (const poison of poisons) {
+          const shape = layout.shape(outer, 70, inner);
+          const extents = extentsOf(shape, layout.axis);
+          const poisoned = Array.from({ length: 70 }, () =>
+            random.uniform() < 0.5 ? random.integer(0, outer * inner - 1) : -1,
+          );
+          const x = fromChannels(dtype, extents, (c, position) =>
+            position === poisoned[c] ? poison : random.uniform(-size, size),
+          );
+          const { variance } = forwardTraining({ data: x, shape }, { axis: layout.axis });
+          const small = Float64Array.from(x, (value) => value * 2 ** -power);
+          const expected = reference.moments(small, extents).variance;
+          for (let c = 0; c < 70; c++) {
+            const wanted = poisoned[c] >= 0 ? Number.NaN : expected[c] * 2 ** power * 2 ** power;
+            expectClose([variance[c]], [wanted], share * wanted, `variance of channel ${c} of [${shape}]`);
+          }
+        }
     },
   );
 

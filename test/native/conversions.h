@@ -190,14 +190,17 @@ inline void test_widen(const batchnorm::KernelTable* table, Storage storage) {
   const std::vector<unsigned char> all = all_of(storage);
   const size_t bytes = batchnorm::bytes_of(storage);
   const size_t count = all.size() / bytes;
-  std::vector<float> wide(count);
+  std::vector<float> wide(count), past(count);
   table->conversions[storage].widen(all.data(), count, wide.data());
+  table->conversions[storage].stream_wide(all.data(), count, past.data());
+  table->fence();
   std::vector<unsigned char> back(all.size());
   table->conversions[storage].narrow(wide.data(), count, back.data());
   for (size_t i = 0; i < count; i++) {
     const uint32_t pattern = pattern_at(all.data(), bytes, i);
     const uint32_t expected = expected_wide(storage, pattern);
-    require(bits_of(wide[i]) == expected, "widen", table->name, storage, pattern, expected, bits_of(wide[i]));
+    for (const float value : {wide[i], past[i]})
+      require(bits_of(value) == expected, "widen", table->name, storage, pattern, expected, bits_of(value));
     const uint32_t returned = pattern_at(back.data(), bytes, i);
     const uint32_t quiet = std::isnan(wide[i]) ? 1u << (format_of(storage).mantissa - 1) : 0;
     require(returned == (pattern | quiet), "back again", table->name, storage, pattern, pattern | quiet,
@@ -241,10 +244,13 @@ inline void test_places(const batchnorm::KernelTable* table, Storage storage,
           require(actual == expected[first + i], "some values", table->name, storage, bits_of(wide.data()[i]),
                   expected[first + i], actual);
         }
-        conversion.widen(narrowed.data(), count, again.data());
-        for (size_t i = 0; i < count && storage != batchnorm::kFloat32; i++) {
-          const uint32_t is = bits_of(again.data()[i]), must = expected_wide(storage, expected[first + i]);
-          require(is == must, "some values widened", table->name, storage, expected[first + i], must, is);
+        for (const auto widen : {conversion.widen, conversion.stream_wide}) {
+          widen(narrowed.data(), count, again.data());
+          table->fence();
+          for (size_t i = 0; i < count && storage != batchnorm::kFloat32; i++) {
+            const uint32_t is = bits_of(again.data()[i]), must = expected_wide(storage, expected[first + i]);
+            require(is == must, "some values widened", table->name, storage, expected[first + i], must, is);
+          }
         }
         require(narrowed.intact(), "what lies beside them", table->name, storage, 0, 0, 0);
       }

@@ -255,6 +255,22 @@ inline int test_all(uint32_t share) {
         if (share > 5 && number % kLyings != (number / kLyings) % kLyings) continue;
         passed += run({{2, 5, 50, 3}, 3, 1, static_cast<Lying>(lying), x, y, y, false, false, false, number});
       }
+  // Planes that are cut into pieces which are written where they belong.
+  for (const Storage x : {batchnorm::kUint8, batchnorm::kInt16})
+    for (const Lying lying : {kWithoutGaps, kPadded, kBackwards, kWindow})
+      for (const size_t width : {size_t{128}, size_t{127}})
+        for (const bool relu : {false, true})
+          passed += run({{2, 192, width, 3},
+                         3,
+                         1,
+                         lying,
+                         x,
+                         batchnorm::kFloat32,
+                         batchnorm::kFloat32,
+                         false,
+                         false,
+                         relu,
+                         number++});
   for (const auto& shape : shapes) {
     for (size_t axis = 0; axis < shape.size(); axis++) {
       for (size_t out_axis = 0; out_axis < shape.size(); out_axis++) {

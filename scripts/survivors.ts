@@ -1,0 +1,56 @@
+// Changes that no test need notice: nothing that is promised changes with them.
+
+/** Parts of lines that are left out, in any file, and why no change of them can be seen. */
+export const unseen: Readonly<Record<string, string>> = {
+  kBlockBytes: 'blocks change no bit',
+  'constexpr size_t kBlock ': 'how many channels find_bad looks at together',
+  'stride == 1': 'a constant for the compiler',
+  '? 1 : 0': 'counted to know whether there is any',
+  'new_mean - new_mean': 'what is not finite gives NaN with either sign',
+  'terms[kQuad]': 'room',
+  'places[9]': 'room',
+  'return {from + column': 'where a quad asks memory from',
+  'kMended = ': 'how many channels are looked at together',
+  'kRows = ': 'how often a loop looks whether it may end',
+  'kSpread = ': 'how many channels are settled together',
+  kChannelsAbreast: 'which part of y is made at a time',
+  kWholeLines: 'which part of y is made at a time',
+  kScattered: 'how many values are collected together',
+  kBetween: 'which way pixels are read that have gaps between them',
+};
+
+/** How lines begin once they are changed, by file, and why the change is none. */
+export const survivors: Readonly<Record<string, Readonly<Record<string, string>>>> = {
+  'native/sums.h': {
+    'if (columns_of_channel_ >= 1) columns_ =': 'room that nobody reads',
+    'for (size_t copy = 0; copy + channels.begin <= end;': 'a copy of no channels',
+    'lost_ += std::fabs(sum_) > std::fabs(value)': 'of two that are as large either loses nothing',
+    'if (channels.begin > channels.end) return;': 'no channels have no tiles',
+    'if (summed.begin > summed.end) return;': 'of no channels none is bad',
+    'if (kernels_.find_bad(channels_settled, 2,': 'more is looked at, and what is finite is left as it is',
+    'if (shape.inner >= 1) {': 'the way for planes serves single values too',
+  },
+  'native/settle.h': {
+    'if (tiling.layout() == kChannelsFirst || tiling.rows() >= 0)': 'fills room that nobody reads',
+    'return std::max(width, round_up(tiling.rest()': 'fills room that nobody reads',
+    'const bool lines = ': 'where arrays lie to a line',
+  },
+  'native/batchnorm.cpp': {
+    '{channels, eps, 2, mean, variance, c.mean': 'slope and constant are not wanted',
+  },
+  'native/rows.cpp': {
+    'return shape.outer == 1 && shape.inner > kLeastPlane;': 'from where on rows are cut another way',
+    'if (!sums) {': 'sums of columns are 0 already: a stretch that ends leaves them so',
+    'Scratch::keep(': 'memory that is kept',
+  },
+  'native/stored.cpp': {
+    'if (!samples_ > fold) samples_ -=': 'which part of y is made at a time',
+    'const size_t misaligned = ': 'of what goes past the caches, to which generic CPUs have no way',
+    'const size_t lead = ': 'of what goes past the caches',
+    'lead_ = ': 'of what goes past the caches',
+    '(piece.place - misaligned)': 'of what goes past the caches',
+    'const bool streamed = pass.x.at == pass.y': 'of what goes past the caches',
+    'const bool follow = stride == static_cast<ptrdiff_t>(channels) && count':
+      'pixels one after the other are read together, or one by one',
+  },
+};
