@@ -3,10 +3,11 @@ import { backend } from './backend/index.js';
 import type { HalfDType } from './dtype.js';
 import { rangeError, typeError } from './errors.js';
 import { namesOf } from './properties.js';
+import { checkApart } from './overlap.js';
 import { newResult } from './result.js';
 import { bitsOf, lengthOf, typedArrayType } from './typed-array.js';
 import type { DType, HalfArray, TensorArray } from './types.js';
-import { checkApart, checkOneOf, readOptions } from './validate.js';
+import { checkOneOf, readOptions } from './validate.js';
 
 const halfNames = ['bfloat16', 'float16'] as const;
 const optionNames = namesOf(['out']);
