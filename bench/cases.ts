@@ -27,7 +27,9 @@ export interface Case {
   storage?: Storage;
   /** What is normalized by itself, if not each channel of the batch; absent: batch norm. */
   norm?: Norm;
-  /** The case of batch norm of the same shape in float32, whose time is the measure; absent: none. */
+  /** Frozen layers that take turns, which this library alone does; absent: one. */
+  layers?: number;
+  /** The case of batch norm of the same shape in float32, of one layer, whose time is the measure; absent: none. */
   twin?: string;
 }
 
@@ -110,6 +112,10 @@ function counting(cases: readonly Case[]): Case[] {
   );
 }
 
+function ofLayers(layers: number, it: Case): Case {
+  return { ...it, name: `${it.name} of ${layers} layers`, layers, twin: it.name };
+}
+
 function inBits(cases: readonly Case[]): Case[] {
   const types: readonly Storage[] = ['bfloat16', 'float16'];
   return cases.flatMap((it) =>
@@ -176,6 +182,7 @@ const everyCase: readonly Case[] = [
   first('1-D', 128, 64, 1000),
   last('1-D', 128, 64, 1000),
   last('dense', 1, 16),
+  ofLayers(32, last('dense', 1, 16)),
   last('dense', 1, 256),
   last('dense', 32, 256),
   last('dense', 1024, 1024),

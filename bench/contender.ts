@@ -1,4 +1,4 @@
-import { type Case, type Pass, sizeOf } from './cases.js';
+import { bytesOf, type Case, type Pass, sizeOf } from './cases.js';
 
 /** Arrays of one dtype. */
 export type Values = Float32Array | Float64Array;
@@ -47,9 +47,19 @@ export type Contender = (
 /** eps of every contender. */
 export const eps = 1e-5;
 
-/** What the machine does at best: x read once and y written once; or x and dy read once and dx written once. */
-export const rooflines = ['copy', 'sum'] as const;
+/**
+ * What the machine does at best: x read once and y written once; or x and dy read once and dx written once. And of small tensors a
+ * function of Node-API that is told of x and y and does nothing, and the passes of a training forward as the binary has them.
+ */
+export const rooflines = ['copy', 'sum', 'call', 'bound'] as const;
 export type Roofline = (typeof rooflines)[number];
+
+/** Of tensors up to here calls are a part of the time. */
+const smallBytes = 2 ** 16;
+
+export function isSmall(subject: Case): boolean {
+  return bytesOf(subject) <= smallBytes;
+}
 
 /** The limit that a pass is measured against. */
 export function rooflineOf(pass: Pass): Roofline {

@@ -15,6 +15,9 @@ export interface Effort {
   note(line: string): void;
 }
 
+/** One value per row has no statistics to speak of, though some compute them. */
+const ofOneValue: ReadonlySet<Pass | Roofline> = new Set(['inference', 'copy', 'call']);
+
 /** Calls of `done` for a case. */
 export function stepsOf(workers: readonly Worker[], { rounds }: Pick<Effort, 'rounds'>): number {
   return workers.length * rounds * (passes.length + rooflines.length);
@@ -28,7 +31,8 @@ export async function measureCase(
 ): Promise<Measurement[]> {
   const able = new Set<Worker>();
   const valuesPerRow = sizeOf(subject) / rowsOf(subject);
-  for (const worker of workers) {
+  const taking = workers.filter(({ entry }) => subject.layers === undefined || entry.library === 'native');
+  for (const worker of taking) {
     const { ready, error } = await worker.ask({ prepare: subject });
     if (ready) able.add(worker);
     if (error !== undefined) note(`${worker.entry.name}, ${subject.name}: ${error}`);
@@ -42,8 +46,7 @@ export async function measureCase(
       for (const worker of workers) {
         if (stop.aborted) return [];
         const { name } = worker.entry;
-        // One value per row has no statistics to speak of, though some compute them.
-        const asked = able.has(worker) && (pass === 'inference' || pass === 'copy' || valuesPerRow > 1);
+        const asked = able.has(worker) && (valuesPerRow > 1 || ofOneValue.has(pass));
         const { samples, plan, error } = asked ? await worker.ask({ measure: pass, milliseconds }) : {};
         done();
         if (error !== undefined) {

@@ -18,7 +18,10 @@ export function normContender(subject: Case, norm: Norm, buffers: Buffers, libra
   return {
     calls: {
       inference: () => frozen.run(input, { out: y }),
-      training: () => layer.forward(input, { out: y }),
+      training: () => {
+        layer.forward(input, { out: y });
+        layer.clear();
+      },
       backward: () => trained.backward({ data: dy, shape }, { out: dx, retain: true }),
     },
     train() {
@@ -33,7 +36,7 @@ export function normContender(subject: Case, norm: Norm, buffers: Buffers, libra
 
 function layerOf(subject: Case, { name, groups }: Norm, library: NormLibrary) {
   const { channels, dtype } = subject;
-  const options = { eps, dtype };
+  const options = { eps, dtype, reuse: true };
   const axis = axisOf(subject);
   switch (name) {
     case 'group':

@@ -24,8 +24,22 @@ using batchnorm::Storage;
 /// Process-wide, like the threads themselves. 0 until the first setThreads.
 inline std::atomic<size_t> thread_count{0};
 
+struct Instance;
+
+/// What a function is exported with: its environment's instance, and what its tensors of Half hold.
+struct Exported {
+  Instance* instance;
+  Storage storage;
+};
+
 /// Of one Node environment: environment variables may differ between workers.
 struct Instance {
+  Instance() {
+    for (size_t i = 0; i < batchnorm::kStorages; i++) exported[i] = {this, static_cast<Storage>(i)};
+  }
+  Instance(const Instance&) = delete;
+  Instance& operator=(const Instance&) = delete;
+
   const batchnorm::KernelTable* kernels = batchnorm::kernel_tables().front();
   /// Those that this process may use.
   size_t cpus = 1;
@@ -33,6 +47,7 @@ struct Instance {
   size_t most_stream_bytes = 0;
   size_t stream_bytes_per_thread = 0;
   Mailbox mailbox;
+  Exported exported[batchnorm::kStorages];
 };
 
 inline Instance& instance_of(napi_env env) {
@@ -41,8 +56,7 @@ inline Instance& instance_of(napi_env env) {
   return *static_cast<Instance*>(instance);
 }
 
-inline Execution execution_of(napi_env env, Storage storage, size_t most_threads = SIZE_MAX) {
-  const Instance& settings = instance_of(env);
+inline Execution execution_of(const Instance& settings, Storage storage, size_t most_threads = SIZE_MAX) {
   const size_t threads =
       std::clamp<size_t>(thread_count.load(std::memory_order_relaxed), 1, std::max<size_t>(1, most_threads));
   return {settings.kernels,
@@ -51,6 +65,10 @@ inline Execution execution_of(napi_env env, Storage storage, size_t most_threads
           std::min(settings.most_stream_bytes, settings.stream_bytes_per_thread * threads),
           storage,
           settings.most_stream_bytes};
+}
+
+inline Execution execution_of(napi_env env, Storage storage) {
+  return execution_of(instance_of(env), storage);
 }
 
 /// Thrown where an array is not as long as it was when lib/ looked.
@@ -127,7 +145,9 @@ class Arguments {
   /// 2^53: integers up to here are exact, and no size in bytes overflows.
   static constexpr double kLargest = 9007199254740992.0;
   Arguments(napi_env env, napi_callback_info info) : env_(env) {
-    napi_get_cb_info(env, info, &given_, values_, nullptr, &storage_);
+    void* exported = nullptr;
+    napi_get_cb_info(env, info, &given_, values_, nullptr, &exported);
+    exported_ = static_cast<const Exported*>(exported);
   }
 
   double number(size_t index) const {
@@ -197,8 +217,9 @@ class Arguments {
     return boolean(index) ? batchnorm::kRelu : batchnorm::kIdentity;
   }
   napi_env env() const { return env_; }
-  /// What the function was exported for: see export_function.
-  Storage storage() const { return static_cast<Storage>(reinterpret_cast<uintptr_t>(storage_)); }
+  /// What the function was exported with: see export_function. To ask the environment takes longer.
+  Storage storage() const { return exported_->storage; }
+  const Instance& instance() const { return *exported_->instance; }
   napi_value operator[](size_t index) const { return values_[index]; }
 
  private:
@@ -210,7 +231,7 @@ class Arguments {
 
   napi_env env_;
   size_t given_ = Count;
-  void* storage_ = nullptr;
+  const Exported* exported_ = nullptr;
   napi_value values_[Count];
 };
 
@@ -234,7 +255,7 @@ struct Now {
   static constexpr size_t kArguments = 0;
   template <typename Arguments>
   static Execution execution(const Arguments& arguments) {
-    return execution_of(arguments.env(), arguments.storage());
+    return execution_of(arguments.instance(), arguments.storage());
   }
   template <typename Arguments, typename Compute>
   static void run(const Arguments&, Compute compute) {
@@ -249,7 +270,7 @@ struct Later {
   /// One CPU is left to the event loop and to libuv's threads: they would wait for a time slice.
   template <typename Arguments>
   static Execution execution(const Arguments& arguments) {
-    return execution_of(arguments.env(), arguments.storage(), instance_of(arguments.env()).cpus - 1);
+    return execution_of(arguments.instance(), arguments.storage(), arguments.instance().cpus - 1);
   }
   template <typename Arguments, typename Compute>
   static void run(const Arguments& arguments, Compute compute) {

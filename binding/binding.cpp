@@ -805,7 +805,7 @@ napi_value mpi_end(napi_env env, napi_callback_info info) {
 /// `storage`: what its tensors of Half hold.
 template <auto Function>
 void export_function(Napi::Object target, const char* name, Storage storage = batchnorm::kFloat32) {
-  void* const data = reinterpret_cast<void*>(static_cast<uintptr_t>(storage));
+  void* const data = &instance_of(target.Env()).exported[storage];
   napi_value function;
   if (napi_create_function(target.Env(), name, NAPI_AUTO_LENGTH, guarded<Function>, data, &function) !=
       napi_ok)

@@ -15,9 +15,12 @@ napi_value run_frozen(napi_env env, napi_callback_info info) {
   const auto residual = arguments.template optional_array<const S>(5, shape.size(), "residual.data");
   is_in_place<S>(y, x, kOverX);
   check_apart(y, residual, kOffResidual);
-  When::run(arguments, [=, execution = When::execution(arguments)] {
+  const Execution execution = When::execution(arguments);
+  if constexpr (std::is_same_v<When, Now>)
     batchnorm::run_frozen<S>(execution, shape, memory.at, x.at, residual.at, y.at);
-  });
+  else
+    When::run(arguments,
+              [=] { batchnorm::run_frozen<S>(execution, shape, memory.at, x.at, residual.at, y.at); });
   return nullptr;
 }
 

@@ -13,6 +13,7 @@ import { type Division, divisionOf } from './ghost.js';
 import { checkSums, type GradientSums } from './gradient-sums.js';
 import { checkWhole, type Moments, momentsOf } from './moments.js';
 import { type RowView, valuesOfRow } from './norms/rows.js';
+import { checkApartFromOwn, type OwnArrays } from './overlap.js';
 import { type Pending, pendingOf, type Result, resultOf } from './pending.js';
 import { type ReadPresence, readPresence } from './presence.js';
 import type { Names } from './properties.js';
@@ -21,7 +22,6 @@ import type { RunningStatistics } from './running.js';
 import type { Origin } from './statistics.js';
 import type { ArrayOf, DType, TensorArray, TensorLike } from './types.js';
 import {
-  checkApart,
   checkBoolean,
   checkDivisors,
   checkKept,
@@ -32,7 +32,6 @@ import {
   checkVariance,
   type Geometry,
   geometryOf,
-  type NamedArrays,
   type ReadTensor,
   readOptions,
   readResidual,
@@ -46,7 +45,7 @@ export interface LayerFacts<D extends DType> {
   /** The statistics of evaluation; undefined where they are always those of the batch. */
   readonly running: RunningStatistics | undefined;
   /** All its arrays, which a result must not overlap. */
-  readonly arrays: NamedArrays;
+  readonly arrays: OwnArrays;
   /** Of a layer that normalizes rows: what they are. Batch norm has none. */
   readonly rows: RowView | undefined;
 }
@@ -181,7 +180,7 @@ export function readForward<D extends DType>(
   checkLength(input);
   if (residual !== undefined) checkLength(residual);
   const out = givenOut === undefined ? undefined : checkOut(givenOut, input);
-  if (out !== undefined) checkApart('out', out, arrays);
+  if (out !== undefined) checkApartFromOwn('out', out, arrays);
   return {
     input,
     geometry,

@@ -44,6 +44,14 @@ import { evenCountOf, type Moments } from './moments.js';
 import { numberOfRows, type RowView, rowPasses } from './norms/rows.js';
 import { operate, readAsync, Sequence } from './operations.js';
 import {
+  checkApart,
+  checkApartFromOwn,
+  checkElsewhere,
+  isInPlace,
+  type OwnArrays,
+  ownArraysOf,
+} from './overlap.js';
+import {
   checkForward,
   type Forward,
   fingerprintOf,
@@ -63,21 +71,15 @@ import { throughForward, throughForwardLater, throughPresent, throughPresentLate
 import { copyInto, filled, lengthOf, shareBuffer } from './typed-array.js';
 import type { ArrayOf, DType, FloatArray, ParametersOf, Tensor, TensorArray, TensorLike } from './types.js';
 import {
-  checkApart,
-  checkElsewhere,
   checkKept,
   checkLength,
   checkOut,
   copyOf,
   inClassOf,
-  isInPlace,
-  type NamedArrays,
   newArray,
   newBytes,
   shapeOf,
 } from './validate.js';
-
-const { hasOwn } = Object;
 
 /** A copy of what there is. */
 function copied<T extends FloatArray>(array: T | undefined): T | undefined {
@@ -120,7 +122,7 @@ export class LayerCore<D extends DType> {
   readonly #dx: ResultBuffer<ArrayOf<D>>;
   readonly #dResidual: ResultBuffer<ArrayOf<D>>;
   /** The layer's gradients by the names that messages give them. */
-  readonly #grads: NamedArrays;
+  readonly #grads: OwnArrays;
   readonly #forwards = new Forwards<ArrayOf<D>>();
   readonly #sets: HeldSets<ParametersOf<ArrayOf<D>>>;
   readonly #statistics: Statistics<D>;
@@ -149,18 +151,25 @@ export class LayerCore<D extends DType> {
     this.bias = bias ? newArray(arithmetic, channels) : undefined;
     this.weightGrad = weight ? newArray(arithmetic, channels) : undefined;
     this.biasGrad = bias ? newArray(arithmetic, channels) : undefined;
-    this.#sets = new HeldSets(arithmetic, channels, weight, bias);
+    // The bias of rows is asked for by an activation alone.
+    this.#sets = new HeldSets(
+      arithmetic,
+      channels,
+      weight,
+      bias && !(rows && config.activation === undefined),
+    );
     // Before anything is computed, where memory may be lacking.
     this.#sets.release(this.#sets.make());
     this.#sets.release(this.#sets.make());
-    this.#grads = { 'the gradient of weight': this.weightGrad, 'the gradient of bias': this.biasGrad };
-    const arrays = {
+    const grads = { 'the gradient of weight': this.weightGrad, 'the gradient of bias': this.biasGrad };
+    this.#grads = ownArraysOf(grads);
+    const arrays = ownArraysOf({
       weight: this.weight,
       bias: this.bias,
       runningMean: running?.mean,
       runningVar: running?.variance,
-      ...this.#grads,
-    };
+      ...grads,
+    });
     this.#layer = { channels, config, running, arrays, rows };
     this.#names = rows ?? callNames;
     this.#statistics = new Statistics(this.#layer, this.#passes, this.#sets);
@@ -186,7 +195,7 @@ export class LayerCore<D extends DType> {
         ? newResult<ArrayOf<D>>(dtype, input.size)
         : (out ?? this.#y.take(dtype, input.size, input.data, residual));
       const forward = this.#forwardOf(call, input.data, false, held, found);
-      const pass = this.#forwardPass(forward, y, residual);
+      const pass = this.#forwardPass(forward, y, residual, this.bias);
       const { forwardTraining, forwardInference, inferPresent } = this.#passes;
       const inPlace = forward.groups
         ? forwardGroups(this.#passes, pass, dtype, forward.groups, present?.presence)
@@ -245,12 +254,13 @@ export class LayerCore<D extends DType> {
           'OVERLAP',
         );
     }
-    if (transfer) checkElsewhere('x.data', input.data, this.#layer.arrays);
+    if (transfer) checkElsewhere('x.data', input.data, this.#layer.arrays.all);
     this.checkOwn();
     const residual = call.residual && stage(call.residual, dtype);
     const given = transfer ? input.data : stage(input.data, dtype);
     const held = this.#sets.make(this.#statisticsOf(call));
     this.#holdParameters(held);
+    const bias = held.bias ?? copied(this.bias);
     return this.#calls.inTurn(signal, async () => {
       checkKept('x.data', given, input.size);
       const isApart = call.division !== undefined && mayOverlap(out, input.data, call.residual);
@@ -269,7 +279,7 @@ export class LayerCore<D extends DType> {
       const { forwardTrainingLater, forwardInferenceLater, inferPresentLater } = this.#passes;
       const begin = () => {
         forward.x = take();
-        return this.#forwardPass(forward, y, residual);
+        return this.#forwardPass(forward, y, residual, bias);
       };
       const finish = (inPlace: boolean) => {
         this.checkOwn();
@@ -314,8 +324,8 @@ export class LayerCore<D extends DType> {
     const { dtype, reuse } = this.#layer.config;
     checkLength(gradient);
     // The gradients of the parameters are written before dx is.
-    checkApart('dy.data', data, this.#grads);
-    checkApart('x.data', forward.x, this.#grads);
+    checkApartFromOwn('dy.data', data, this.#grads);
+    checkApartFromOwn('x.data', forward.x, this.#grads);
     if (accumulate) this.checkOwn();
     if (forward.groups && out !== undefined) {
       isInPlace(out, 'dy.data', data);
@@ -370,7 +380,7 @@ export class LayerCore<D extends DType> {
       checkOut(out, call.gradient);
       isInPlace(out, 'dy.data', data);
     }
-    if (transfer) checkElsewhere('dy.data', data, this.#layer.arrays);
+    if (transfer) checkElsewhere('dy.data', data, this.#layer.arrays.all);
     const kept = transfer ? data : stage(data, dtype);
     const sums = call.sums && GradientSums.merge(call.sums);
     return this.#calls.inTurn(signal, async () => {
@@ -458,7 +468,7 @@ export class LayerCore<D extends DType> {
   }
 
   clear(): void {
-    this.#forwards.clear();
+    this.#forwards.clear((forward) => this.#free(forward));
   }
 
   zeroGrad(): void {
@@ -474,11 +484,8 @@ export class LayerCore<D extends DType> {
 
   /** The caller may have detached them. */
   checkOwn(): void {
-    for (const name in this.#layer.arrays) {
-      // What somebody has added to Object.prototype is no array.
-      const array = hasOwn(this.#layer.arrays, name) ? this.#layer.arrays[name] : undefined;
-      if (array) checkKept(name, array, this.#layer.channels);
-    }
+    const { all, count, names } = this.#layer.arrays;
+    for (let i = 0; i < count; i++) checkKept(names[i], all[names[i]] as FloatArray, this.#layer.channels);
   }
 
   /** The caller may have taken the memory of the layer's own away. */
@@ -562,9 +569,13 @@ export class LayerCore<D extends DType> {
     const { forward, busy, leavesInput, leavesParameters } = pending;
     if (forward === undefined || busy > 0 || leavesInput || leavesParameters) return;
     pending.forward = undefined;
-    this.#sets.release(forward.held);
-    if (forward.isOwn) unstage(forward.x);
-    if (forward.mask !== undefined && this.#layer.config.reuse) this.#mask = forward.mask;
+    this.#free(forward);
+  }
+
+  #free({ held, isOwn, x, mask }: Forward<ArrayOf<D>>): void {
+    this.#sets.release(held);
+    if (isOwn) unstage(x);
+    if (mask !== undefined && this.#layer.config.reuse) this.#mask = mask;
   }
 
   /** Where one backward writes a gradient: beside the layer's where it is to be added. */
@@ -590,6 +601,7 @@ export class LayerCore<D extends DType> {
     { x, geometry, held, renormed, mask }: Forward<ArrayOf<D>>,
     y: ArrayOf<D>,
     residual: ArrayOf<D> | undefined,
+    bias: ParametersOf<ArrayOf<D>> | undefined,
   ): ForwardPass<ArrayOf<D>> {
     return {
       geometry,
@@ -597,7 +609,7 @@ export class LayerCore<D extends DType> {
       x: x as ArrayOf<D>,
       y,
       weight: renormed ? renormed.weight : held.weight,
-      bias: renormed ? renormed.bias : held.bias,
+      bias: renormed ? renormed.bias : (held.bias ?? bias),
       mean: held.mean,
       variance: held.variance,
       relu: this.#layer.config.activation !== undefined,

@@ -159,6 +159,15 @@ export function isArray(value: unknown): value is readonly unknown[] {
   }
 }
 
+/** An object that is no array, and no revoked proxy. */
+export function isRecord(value: unknown): value is object {
+  try {
+    return typeof value === 'object' && value !== null && !askForArray(value);
+  } catch {
+    return false;
+  }
+}
+
 /** An object that has properties to read: no revoked proxy. */
 export function isObject(value: unknown): value is object {
   if (value === null || typeof value !== 'object') return false;

@@ -10,10 +10,15 @@ interface Last<T extends TensorArray> {
   evaluation: Pending<T> | undefined;
 }
 
-function forget<T extends TensorArray>(pending: Pending<T> | undefined): void {
+function forget<T extends TensorArray>(
+  pending: Pending<T> | undefined,
+  free: (forward: Forward<T>) => void,
+): void {
   if (pending?.state !== 'done') return;
+  const { forward, busy } = pending;
   pending.state = 'cleared';
   pending.forward = undefined;
+  if (forward !== undefined && busy === 0) free(forward);
 }
 
 function note<T extends TensorArray>(last: Last<T>, pending: Pending<T>): void {
@@ -76,11 +81,12 @@ export class Forwards<T extends TensorArray> {
     return checkPending(pending, this.#clears, training, halves);
   }
 
-  clear(): void {
+  /** @param free is given what nobody goes back through any more. */
+  clear(free: (forward: Forward<T>) => void): void {
     this.#clears++;
-    forget(this.#done.training);
-    forget(this.#done.evaluation);
-    forget(this.#called.training);
-    forget(this.#called.evaluation);
+    forget(this.#done.training, free);
+    forget(this.#done.evaluation, free);
+    forget(this.#called.training, free);
+    forget(this.#called.evaluation, free);
   }
 }

@@ -20,12 +20,13 @@ import {
 import { operate, readAsync } from './operations.js';
 import { platform } from './platform/node.js';
 import { checkMissing, checkNoneMissing, type Missing } from './presence.js';
-import { areCallsUntouched, type Names, namesOf } from './properties.js';
+import { areCallsUntouched, areRunsUntouched, namesOf } from './properties.js';
 import { newResult } from './result.js';
 import { isStaged, stage, takeStaging, unstage } from './staging.js';
 import { type AnyState, readState, type StateOptions } from './state.js';
 import {
   checkNoneMissingStored,
+  type GivenStored,
   imputedBias,
   isStored,
   readStored,
@@ -34,7 +35,7 @@ import {
   storedPass,
   wholeOf,
 } from './stored.js';
-import { bufferOf, extentOf, lengthOf, viewOf } from './typed-array.js';
+import { bufferOf, extentOf, lengthOf, typedArrayType, viewOf } from './typed-array.js';
 import type {
   AnyDType,
   ArrayOf,
@@ -69,16 +70,22 @@ import {
   dtypeOf,
   geometryOf,
   inClassOf,
+  isShape,
   maxChannels,
   newArray,
   newMemory,
   perChannelError,
   type ReadTensor,
   type ReadView,
+  readCallOptions,
   readOptions,
   readResidual,
-  readView,
+  readRunOptions,
+  shapeOf,
+  type TensorProperties,
+  tensorProperties,
   toDtype,
+  viewOfProperties,
 } from './validate.js';
 
 /** What a state does not say. */
@@ -196,7 +203,7 @@ const meanStdNames = namesOf(['mean', 'std', 'scale', 'axis', 'dtype']);
 const jsonNames = ['type', 'version', 'channels', 'config', 'state'];
 const configNames = ['axis', 'eps', 'dtype', 'activation', 'missing'];
 const jsonStateNames = ['weight', 'bias', 'running_mean', 'running_var'];
-const runNames = namesOf(['out', 'residual', 'outAxis', 'dtype'], areCallsUntouched);
+const runNames = namesOf(['out', 'residual', 'outAxis', 'dtype'], areRunsUntouched);
 const runAsyncNames = namesOf(
   ['out', 'residual', 'outAxis', 'dtype', 'signal', 'transfer'],
   areCallsUntouched,
@@ -214,6 +221,19 @@ interface ReadRun<T extends TensorArray> {
   givenOut: T | undefined;
   /** Of a run from one storage type to another. */
   stored: undefined;
+}
+
+/** A run that was checked: what need not be checked in another like it. */
+interface LastRun {
+  readonly shape: readonly number[];
+  /** What its arrays call themselves. */
+  readonly type: string;
+  readonly dtype: DType;
+  readonly size: number;
+  readonly outer: number;
+  readonly inner: number;
+  readonly passes: Passes<TensorArray>;
+  readonly memory: ArrayBuffer;
 }
 
 /** The same of a run from one storage type to another, or to another place. */
@@ -245,6 +265,7 @@ interface Frozen {
 export class FrozenBatchNorm<D extends DType = DType> {
   #parts: FrozenParts<D>;
   #disposed = false;
+  #last: LastRun | undefined;
   readonly #frozen: Record<DType, Frozen | undefined> = {
     float32: undefined,
     float64: undefined,
@@ -542,7 +563,45 @@ export class FrozenBatchNorm<D extends DType = DType> {
     O extends RunResultOf<T, N, D> = never,
   >(x: TensorLike<T>, options?: RunOptions<T, N, O>): Tensor<WrittenOf<O, DefaultRunResultOf<T, N>>>;
   run<T extends ArrayOf<D>>(x: TensorLike<T>, options?: RunOptions<T>): Tensor<ValueArray> {
-    const read = this.#read<T>('run()', x, options, runNames);
+    if (this.#disposed) throw disposedError('run()');
+    const { out, residual, outAxis, dtype } = readRunOptions(options, runNames);
+    const { data, shape, dims, stride, strides, offset } = tensorProperties('x', x, this.#parts.dtype);
+    const last = this.#last;
+    if (
+      last !== undefined &&
+      residual === undefined &&
+      outAxis === undefined &&
+      dtype === undefined &&
+      stride === undefined &&
+      strides === undefined &&
+      isShape(shape === undefined ? dims : shape, last.shape) &&
+      typedArrayType(data) === last.type &&
+      (out === undefined || typedArrayType(out) === last.type) &&
+      // What stands in a shape may be a getter that has disposed of it.
+      !this.#disposed
+    ) {
+      const y = out === undefined ? newResult<T>(last.dtype, last.size) : (out as T);
+      try {
+        // Checks how long they are, last of all.
+        last.passes.runFrozen(last.outer, last.inner, last.memory, data as T, y);
+        return { data: y, shape: shapeOf(last.shape) };
+      } catch {
+        // Nothing is written: what is wrong is said below.
+      }
+    }
+    return this.#runAny<T>(
+      x,
+      { data, shape, dims, stride, strides, offset },
+      { out, residual, outAxis, dtype },
+    );
+  }
+
+  #runAny<T extends TensorArray>(
+    x: unknown,
+    properties: TensorProperties,
+    given: GivenStored,
+  ): Tensor<ValueArray> {
+    const read = this.#check<T>('run()', x, properties, given);
     if (read.stored !== undefined) return this.#runStored(read.stored);
     const { input, outer, inner, residual, out, givenOut } = read;
     const { data, shape, size, dtype } = input;
@@ -552,6 +611,17 @@ export class FrozenBatchNorm<D extends DType = DType> {
       return { data: givenOut ?? inClassOf(input, y), shape };
     }
     const { passes, memory } = this.#frozen[dtype] ?? this.#freeze(dtype);
+    if (residual === undefined && this.#parts.missing === 'propagate' && !input.isHalves)
+      this.#last = {
+        shape: shapeOf(shape),
+        type: typedArrayType(data) as string,
+        dtype,
+        size,
+        outer,
+        inner,
+        passes,
+        memory,
+      };
     // What is absent is not given: the binding need not look at it.
     if (residual === undefined) passes.runFrozen(outer, inner, memory, data, y);
     else passes.runFrozen(outer, inner, memory, data, y, residual);
@@ -597,7 +667,19 @@ export class FrozenBatchNorm<D extends DType = DType> {
     options?: RunAsyncOptions<T>,
   ): Promise<Tensor<ValueArray>> {
     const { signal, transfer } = readAsync(options);
-    const read = this.#read<T>('runAsync()', x, options, runAsyncNames);
+    this.#checkAlive('runAsync()');
+    const {
+      out: givenTo,
+      residual: givenResidual,
+      outAxis,
+      dtype: givenDtype,
+    } = readCallOptions(options, runAsyncNames);
+    const read = this.#check<T>('runAsync()', x, tensorProperties('x', x, this.#parts.dtype), {
+      out: givenTo,
+      residual: givenResidual,
+      outAxis,
+      dtype: givenDtype,
+    });
     if (read.stored !== undefined) return this.#runStoredAsync(read.stored, signal, transfer);
     const { input, outer, inner, residual, out, givenOut } = read;
     const { dtype } = input;
@@ -637,28 +719,22 @@ export class FrozenBatchNorm<D extends DType = DType> {
    */
   [Symbol.dispose](): void {
     this.#disposed = true;
+    this.#last = undefined;
     for (let i = 0; i < dtypeNames.length; i++) {
       letGo(this.#frozen[dtypeNames[i]]);
       this.#frozen[dtypeNames[i]] = undefined;
     }
   }
 
-  #read<T extends TensorArray>(
+  /** All of a call but its options, which have been read. */
+  #check<T extends TensorArray>(
     call: string,
     x: unknown,
-    options: RunOptions<T> | undefined,
-    names: Names,
+    properties: TensorProperties,
+    given: GivenStored,
   ): ReadRun<T> | ReadStoredRun {
-    this.#checkAlive(call);
-    const {
-      out: givenOut,
-      residual: givenResidual,
-      outAxis,
-      dtype: givenDtype,
-    } = readOptions(options, names);
     const parts = this.#parts;
-    const view = readView('x', x, parts.dtype);
-    const given = { out: givenOut, residual: givenResidual, outAxis, dtype: givenDtype };
+    const view = viewOfProperties('x', x, properties, parts.dtype);
     if (isStored(view, parts.axis, given)) {
       const stored = readStored(view, given, parts.axis, parts.channels, parts.dtype);
       this.#checkAlive(call);
@@ -670,10 +746,10 @@ export class FrozenBatchNorm<D extends DType = DType> {
     const { data, dtype } = input;
     const geometry = geometryOf(input, parts.axis, parts.channels);
     const { outer, inner } = geometry;
-    const residual = givenResidual === undefined ? undefined : readResidual<T>(givenResidual, input);
+    const residual = given.residual === undefined ? undefined : readResidual<T>(given.residual, input);
     checkLength(input);
     if (residual !== undefined) checkLength(residual);
-    const out = givenOut === undefined ? undefined : checkOut<T>(givenOut, input);
+    const out = given.out === undefined ? undefined : checkOut<T>(given.out, input);
     // A getter may have disposed of it meanwhile.
     this.#checkAlive(call);
     if (parts.missing === 'throw') checkNoneMissing(passesFor<T>(dtype), geometry, data, undefined);
@@ -683,7 +759,7 @@ export class FrozenBatchNorm<D extends DType = DType> {
       inner,
       residual: residual?.data,
       out,
-      givenOut: givenOut as T | undefined,
+      givenOut: given.out as T | undefined,
       stored: undefined,
     };
   }
@@ -694,11 +770,7 @@ export class FrozenBatchNorm<D extends DType = DType> {
   }
 
   #checkAlive(call: string): void {
-    if (this.#disposed)
-      throw stateError(
-        'DISPOSED',
-        `a frozen layer must not be used after its disposal, got a call of ${call}`,
-      );
+    if (this.#disposed) throw disposedError(call);
   }
 
   #runStored(call: StoredCall): Tensor<ValueArray> {
@@ -818,6 +890,10 @@ function readConstants(name: string, values: unknown, channels: number | undefin
     copy[i] = value;
   }
   return copy;
+}
+
+function disposedError(call: string): Error {
+  return stateError('DISPOSED', `a frozen layer must not be used after its disposal, got a call of ${call}`);
 }
 
 function letGo(frozen: Frozen | undefined): void {

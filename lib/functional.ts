@@ -6,6 +6,7 @@ import { arithmeticOf, integerNamed, isInteger } from './dtype.js';
 import { typeError } from './errors.js';
 import { checkSums, type GradientSums, sumsError } from './gradient-sums.js';
 import { checkMoments, checkWhole, evenCountOf, Moments, momentsOf } from './moments.js';
+import { checkApart } from './overlap.js';
 import { defaultEps, type PassOptions, passNames, readPass, resultFor } from './pass.js';
 import {
   checkMissing,
@@ -54,7 +55,6 @@ import type {
 } from './types.js';
 import {
   channelsOf,
-  checkApart,
   checkAxis,
   checkBoolean,
   checkDivisors,

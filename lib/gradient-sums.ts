@@ -6,6 +6,7 @@ import { isShared, move } from './handover.js';
 import { type NumberJSON, toNumbers, valuesFrom } from './json.js';
 import { checkMoments, type Moments } from './moments.js';
 import { operate, readAsync } from './operations.js';
+import { checkElsewhere } from './overlap.js';
 import { type PassOptions, readPass } from './pass.js';
 import {
   checkMissing,
@@ -23,7 +24,6 @@ import { lengthOf } from './typed-array.js';
 import type { DType, FloatArray, Said, Saying, TensorArray, TensorLike } from './types.js';
 import {
   checkDivisor,
-  checkElsewhere,
   checkLength,
   checkObject,
   checkPerChannel,

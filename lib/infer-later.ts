@@ -3,10 +3,11 @@ import type { Slot } from './backend/backend.js';
 import { typeError } from './errors.js';
 import { deliver, isShared, move } from './handover.js';
 import { operate } from './operations.js';
+import { checkApart, isInPlace } from './overlap.js';
 import { newResult } from './result.js';
 import { isStaged, stage, takeStaging, unstage } from './staging.js';
 import type { Tensor, TensorArray } from './types.js';
-import { checkApart, checkKept, inClassOf, isInPlace, type ReadTensor } from './validate.js';
+import { checkKept, inClassOf, type ReadTensor } from './validate.js';
 
 /** What it is called with, checked. */
 interface Call<T extends TensorArray> {

@@ -1,10 +1,10 @@
 // What the functions read of x and their options.
 import { type Activation, checkActivation } from './activation.js';
 import { arithmeticOf } from './dtype.js';
+import { checkApart, type NamedArrays } from './overlap.js';
 import { newResult } from './result.js';
 import type { DType, DTypeOf, FloatArray, ParametersOf, TensorArray, TensorLike } from './types.js';
 import {
-  checkApart,
   checkAxis,
   checkDtype,
   checkEps,
@@ -13,7 +13,6 @@ import {
   checkPerChannel,
   type Geometry,
   geometryOf,
-  type NamedArrays,
   type ReadTensor,
   readResidual,
   readShape,

@@ -3,18 +3,17 @@ import { type Arithmetic, dtypes } from './dtype.js';
 import { stateError, typeError } from './errors.js';
 import type { Groups } from './ghost.js';
 import { type GradientSums, sumsError } from './gradient-sums.js';
+import { checkApartFromOwn, type OwnArrays } from './overlap.js';
 import type { ReadPresence } from './presence.js';
 import type { Renormed } from './renorm.js';
 import type { Origin } from './statistics.js';
 import { lengthOf, viewOf } from './typed-array.js';
 import type { FloatArray, ParametersOf, Tensor, TensorArray } from './types.js';
 import {
-  checkApart,
   checkLength,
   checkOut,
   checkSameShape,
   type Geometry,
-  type NamedArrays,
   newMemory,
   type ReadTensor,
 } from './validate.js';
@@ -209,7 +208,7 @@ interface Through<T extends TensorArray> {
 export function checkForward<T extends TensorArray>(
   forward: Forward<T>,
   { gradient, out, sums, wantsInput, weightsGrad }: Through<T>,
-  arrays: NamedArrays,
+  arrays: OwnArrays,
 ): Known<T> {
   const { x, fingerprint, source } = forward;
   if (sums !== undefined && forward.origin === 'running')
@@ -236,7 +235,7 @@ export function checkForward<T extends TensorArray>(
     );
   if (out !== undefined) {
     checkOut(out, gradient);
-    checkApart('out', out, arrays);
+    checkApartFromOwn('out', out, arrays);
   }
   return forward as Known<T>;
 }

@@ -1,23 +1,32 @@
 // What counts of an object that the caller gives: its own properties and those of its prototypes, but not what somebody
 // has put on Object.prototype, of whatever realm.
-const { apply, getPrototypeOf } = Reflect;
+const { getPrototypeOf } = Reflect;
 const { create, hasOwn } = Object;
 const objectPrototype = Object.prototype;
-const isAncestor = objectPrototype.isPrototypeOf;
+
+/**
+ * Whose instances are the objects of this realm: those whose prototypes end with its Object.prototype. `instanceof` asks nothing of what
+ * somebody may have replaced, since nobody else has this function, and compilers know it better than isPrototypeOf.
+ */
+function Realm(): void {}
+Realm.prototype = objectPrototype;
 
 /** Names of properties, in the order in which messages list them. */
 export interface Names {
   readonly list: readonly string[];
-  readonly known: Readonly<Record<string, true | undefined>>;
   /** Whether Object.prototype has none of them. */
   readonly areUntouched: () => boolean;
 }
 
 /** @param areUntouched of a set that is read where nanoseconds count; by default that all names are untouched. */
 export function namesOf(list: readonly string[], areUntouched = areAllUntouched): Names {
-  const known: Record<string, true> = create(null);
-  for (let i = 0; i < list.length; i++) known[list[i]] = true;
-  return { list, known, areUntouched };
+  return { list, areUntouched };
+}
+
+/** Whether a name is one of them. What is given the most stands first: a table of names takes longer than the first look. */
+export function isNamed(name: string, { list }: Names): boolean {
+  for (let i = 0; i < list.length; i++) if (list[i] === name) return true;
+  return false;
 }
 
 // Whether Object.prototype has none of the properties that are read, so that an object can be read as it is. Written out, for
@@ -31,6 +40,16 @@ function areTensorsUntouched(): boolean {
     'strides' in objectPrototype ||
     'stride' in objectPrototype ||
     'offset' in objectPrototype
+  );
+}
+
+/** Of what a run of a frozen layer takes. */
+export function areRunsUntouched(): boolean {
+  return !(
+    'out' in objectPrototype ||
+    'residual' in objectPrototype ||
+    'outAxis' in objectPrototype ||
+    'dtype' in objectPrototype
   );
 }
 
@@ -114,10 +133,28 @@ export const tensorNames = namesOf(
  * @returns the object itself where all it has counts, which is nearly always.
  */
 export function propertiesOf<T extends object>(object: T, names: Names): T {
-  // Of this realm, whose Object.prototype ends its prototypes.
-  if (apply(isAncestor, objectPrototype, [object]) && names.areUntouched()) return object;
+  return object instanceof Realm && names.areUntouched() ? object : chosenOf(object, names);
+}
+
+// The same of what is read in every call: asked of Names, which function it is would be found out each time.
+
+/** Of a tensor. */
+export function tensorPropertiesOf<T extends object>(tensor: T): T {
+  return tensor instanceof Realm && areTensorsUntouched() ? tensor : chosenOf(tensor, tensorNames);
+}
+
+/** Of what a run of a frozen layer takes: fewer, for what is compiled together has a limit. */
+export function runPropertiesOf<T extends object>(options: T, names: Names): T {
+  return options instanceof Realm && areRunsUntouched() ? options : chosenOf(options, names);
+}
+
+/** Of what the methods of layers take. */
+export function callPropertiesOf<T extends object>(options: T, names: Names): T {
+  return options instanceof Realm && areCallsUntouched() ? options : chosenOf(options, names);
+}
+
+function chosenOf<T extends object>(object: T, { list }: Names): T {
   const properties = create(null);
-  const { list } = names;
   for (let i = 0; i < list.length; i++) properties[list[i]] = propertyOf(object, list[i]);
   return properties;
 }

@@ -4,6 +4,7 @@ import type { StoredPass } from './backend/backend.js';
 import { backend } from './backend/index.js';
 import { dtypes, type HalfDType, integerNamed, isHalf, isInteger, storageOf, storedNames } from './dtype.js';
 import { describeShape, rangeError, typeError } from './errors.js';
+import { checkApart, isInPlace } from './overlap.js';
 import { newResult } from './result.js';
 import { bitsOf, halvesOf, lengthOf, partOf, typedArrayType, valuesOf } from './typed-array.js';
 import type {
@@ -16,14 +17,12 @@ import type {
   ValueArray,
 } from './types.js';
 import {
-  checkApart,
   checkAxis,
   checkKept,
   checkLength,
   checkOneOf,
   checkSameShape,
   geometryOf,
-  isInPlace,
   newArray,
   newShape,
   type ReadView,

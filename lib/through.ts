@@ -12,9 +12,10 @@ import type {
 import type { Exchange } from './exchange.js';
 import { newSums } from './gradient-sums.js';
 import { operate } from './operations.js';
+import { checkApart, isInPlace } from './overlap.js';
 import { copyInto, lengthOf } from './typed-array.js';
 import type { TensorArray } from './types.js';
-import { checkApart, checkKept, copyOf, isInPlace, newArray } from './validate.js';
+import { checkKept, copyOf, newArray } from './validate.js';
 
 /** Where a backward takes the sums that dx follows from, if not from x and dy alone. */
 export interface SumsOrigin {

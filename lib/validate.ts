@@ -17,24 +17,31 @@ import {
   describeShape,
   isArray,
   isObject,
+  isRecord,
   rangeError,
   stateError,
   typeError,
   wordedTypeError,
 } from './errors.js';
-import { type Names, propertiesOf, tensorNames } from './properties.js';
+
+import {
+  callPropertiesOf,
+  isNamed,
+  type Names,
+  propertiesOf,
+  runPropertiesOf,
+  tensorPropertiesOf,
+} from './properties.js';
 import { suggestionFor } from './suggest.js';
 import {
   bitsOf,
   copyInto,
-  extentOf,
   halvesOf,
   hasHalves,
   isAttached,
   lengthOf,
   memoryOf,
   partOf,
-  shareBuffer,
   typedArrayType,
   valuesOf,
   zeroBytes,
@@ -73,30 +80,41 @@ const ArrayClass = Array;
 const arrayOf = Array.of;
 const { hasOwn } = Object;
 
+const one = 1;
+
 /** What there are of each rank, to be copied. */
 const onesOfRank = Array.from({ length: maxRank + 1 }, (_, rank) => new Array<number>(rank).fill(1));
 
 /**
  * A shape to be filled. It has its elements, so that no setter on Array.prototype is asked for them; literals because nothing
- * else is as fast.
+ * else is as fast, and not of constants, whose memory would be copied with the first write.
  */
 export function newShape(rank: number): number[] {
   switch (rank) {
     case 1:
-      return [1];
+      return [one];
     case 2:
-      return [1, 1];
+      return [one, one];
     case 3:
-      return [1, 1, 1];
+      return [one, one, one];
     case 4:
-      return [1, 1, 1, 1];
+      return [one, one, one, one];
     default:
       return apply(arrayOf, ArrayClass, onesOfRank[rank]);
   }
 }
 
+/** Whether a shape is this one, of which nothing is to be checked any more. */
+export function isShape(given: unknown, known: readonly number[]): boolean {
+  if (!isArray(given) || given.length !== known.length) return false;
+  for (let i = 0; i < known.length; i++) if (given[i] !== known[i]) return false;
+  return true;
+}
+
 /** A copy. */
 export function shapeOf(shape: readonly number[]): number[] {
+  if (shape.length === 2) return [shape[0], shape[1]];
+  if (shape.length === 4) return [shape[0], shape[1], shape[2], shape[3]];
   const copy = newShape(shape.length);
   for (let i = 0; i < shape.length; i++) copy[i] = shape[i];
   return copy;
@@ -111,16 +129,29 @@ export function checkObject(name: string, value: unknown): asserts value is obje
 /** An options object with no property but those known: what of it counts, or no property at all for undefined. */
 export function readOptions<T extends object>(value: T | undefined, names: Names, name = 'options'): T {
   if (value === undefined) return noOptions;
-  checkObject(name, value);
-  if (isArray(value)) throw typeError(name, 'be an object', value);
-  for (const key in value as object)
-    if (
-      names.known[key] === undefined &&
-      hasOwn(value, key) &&
-      (value as Record<string, unknown>)[key] !== undefined
-    )
-      throw unknownOption(name, key, names.list);
+  checkOptions(value, names, name);
   return propertiesOf(value, names);
+}
+
+/** The same of what the methods of layers take. */
+export function readCallOptions<T extends object>(value: T | undefined, names: Names): T {
+  if (value === undefined) return noOptions;
+  checkOptions(value, names, 'options');
+  return callPropertiesOf(value, names);
+}
+
+/** The same of what a run of a frozen layer takes. */
+export function readRunOptions<T extends object>(value: T | undefined, names: Names): T {
+  if (value === undefined) return noOptions;
+  checkOptions(value, names, 'options');
+  return runPropertiesOf(value, names);
+}
+
+function checkOptions(value: object, names: Names, name: string): void {
+  if (!isRecord(value)) throw typeError(name, 'be an object', value);
+  for (const key in value)
+    if (!isNamed(key, names) && hasOwn(value, key) && (value as Record<string, unknown>)[key] !== undefined)
+      throw unknownOption(name, key, names.list);
 }
 
 function unknownOption(name: string, key: string, known: readonly string[]): Error {
@@ -190,7 +221,7 @@ export function readShape<T extends TensorArray>(name: string, value: unknown, d
     stride,
     strides = stride,
     offset,
-  } = propertiesOf(value, tensorNames) as { data: T } & Record<string, unknown>;
+  } = tensorPropertiesOf(value) as { data: T } & Record<string, unknown>;
   const type = typedArrayType(data);
   const found = tensorDtypeNamed(type, dtype);
   if (found === undefined || (dtype !== undefined && found !== dtype))
@@ -336,6 +367,16 @@ export interface ReadView {
   offset: number;
 }
 
+/** What a tensor may have. */
+export interface TensorProperties {
+  readonly data: unknown;
+  readonly shape: unknown;
+  readonly dims: unknown;
+  readonly stride: unknown;
+  readonly strides: unknown;
+  readonly offset: unknown;
+}
+
 /**
  * {@link readShape} for inference: integers too, and with the strides that it has.
  *
@@ -348,9 +389,23 @@ export function readView(
   dtype: DType | undefined,
   bits: HalfDType | undefined = undefined,
 ): ReadView {
+  return viewOfProperties(name, value, tensorProperties(name, value, dtype), dtype, bits);
+}
+
+/** What a tensor has: the properties that count, not one of them read yet. */
+export function tensorProperties(name: string, value: unknown, dtype: DType | undefined): TensorProperties {
   if (!isObject(value)) throw tensorError(name, value, undefined, dtype);
-  const properties = propertiesOf(value, tensorNames) as Record<string, unknown>;
-  const { data, shape, dims, stride, strides = stride, offset } = properties;
+  return tensorPropertiesOf(value) as TensorProperties;
+}
+
+/** {@link readView} of what a tensor has, from which each property is read once. */
+export function viewOfProperties(
+  name: string,
+  value: unknown,
+  { data, shape, dims, stride, strides = stride, offset }: TensorProperties,
+  dtype: DType | undefined,
+  bits: HalfDType | undefined = undefined,
+): ReadView {
   const type = typedArrayType(data);
   const integer = integerNamed(type);
   const found = integer ?? tensorDtypeNamed(type, dtype ?? bits);
@@ -650,51 +705,6 @@ export function checkOut<T extends TensorArray>(out: unknown, tensor: ReadTensor
   if (length !== tensor.size)
     throw rangeError('out', `have ${tensor.size} values (${tensor.shape.join(' x ')})`, String(length));
   return result;
-}
-
-/** Arrays by the names that messages give them. */
-export type NamedArrays = Readonly<Record<string, ValueArray | null | undefined>>;
-
-/** An array must share no memory with others. */
-export function checkApart(name: string, array: ValueArray, others: NamedArrays): void {
-  for (const other in others) {
-    // What somebody has added to Object.prototype is no array.
-    const input = hasOwn(others, other) ? others[other] : undefined;
-    const shared = input ? sharedBytes(array, input) : 0;
-    if (shared > 0) throw overlapError(name, `not overlap ${other}`, shared);
-  }
-}
-
-/** What is given away takes its buffer along: nothing else may lie there, empty as it may be. */
-export function checkElsewhere(name: string, array: TensorArray, others: NamedArrays): void {
-  for (const other in others) {
-    const kept = hasOwn(others, other) ? others[other] : undefined;
-    if (kept && shareBuffer(array, kept))
-      throw rangeError(name, `lie elsewhere than ${other} with transfer: true`, 'the same buffer', 'OVERLAP');
-  }
-}
-
-/**
- * Whether a result begins where an input does. It may then take that input's place; otherwise it must not overlap it.
- * Backends check it, last of all: the native one sees memory that two SharedArrayBuffer objects map.
- */
-export function isInPlace(result: ValueArray, name: string, input: ValueArray): boolean {
-  const shared = sharedBytes(result, input);
-  if (shared === 0) return false;
-  if (extentOf(result).begin === extentOf(input).begin) return true;
-  throw overlapError('out', `be ${name} itself or not overlap it`, shared);
-}
-
-function sharedBytes(a: ValueArray, b: ValueArray): number {
-  // Nearly always different buffers: nothing more to ask then.
-  if (!shareBuffer(a, b)) return 0;
-  const first = extentOf(a);
-  const second = extentOf(b);
-  return Math.max(0, Math.min(first.end, second.end) - Math.max(first.begin, second.begin));
-}
-
-function overlapError(name: string, rule: string, bytes: number): Error {
-  return rangeError(name, rule, `views that share ${bytes} bytes`, 'OVERLAP');
 }
 
 /** The caller may have detached or shrunk its memory since it was checked. */

@@ -352,11 +352,13 @@ void freeze(const Execution& execution, const Fixed<T>& fixed, unsigned char* me
                          coefficients}({0, channels});
 }
 
+namespace {
+
+/// run_frozen of whatever there may be.
 template <typename S>
-void run_frozen(const Execution& execution, Shape shape, const unsigned char* memory, const S* x,
-                const S* residual, S* y) {
+void run_frozen_in_blocks(const Execution& execution, Shape shape, const unsigned char* memory, const S* x,
+                          const S* residual, S* y) {
   using T = Compute<S>;
-  if (shape.size() == 0) return;
   const Frozen& frozen = frozen_at(memory);
   const Normalization<const T> coefficients = frozen.coefficients<const T>();
   const Tiling<T> tiling = shape.inner == 1 ? Tiling<T>(shape, kChannelsLast, frozen.fold) : Tiling<T>(shape);
@@ -379,6 +381,42 @@ void run_frozen(const Execution& execution, Shape shape, const unsigned char* me
     return static_cast<const T*>(copied);
   };
   infer({copy(coefficients.mean), copy(coefficients.scale), copy(coefficients.offset)});
+}
+
+}  // namespace
+
+template <typename S>
+void run_frozen(const Execution& execution, Shape shape, const unsigned char* memory, const S* x,
+                const S* residual, S* y) {
+  using T = Compute<S>;
+  const size_t size = shape.size();
+  if (size == 0) return;
+  const Frozen& frozen = frozen_at(memory);
+  const size_t width = shape.channels * frozen.fold;
+  const size_t rows = shape.outer < frozen.fold ? 0 : shape.outer / frozen.fold;
+  const size_t bytes = size * sizeof(S);
+  const bool near = bytes <= kAheadBytes && bytes < execution.stream_bytes;
+  if (!near || shape.inner > 1 || goes_by_lines<T>(rows, width))
+    return run_frozen_in_blocks<S>(execution, shape, memory, x, residual, y);
+  // Of rows in the nearest cache nothing is to be decided. What kernels read is put together where they read
+  // it, number by number: a copy waits for what has just been written in other pieces.
+  const Normalization<const T> c = frozen.coefficients<const T>();
+  const Access<S> access(execution);
+  const auto& pass = normalize_of<S>(kernels_of<T>(*execution.kernels), {frozen.activation, residual});
+  const auto write = [&](size_t rows, size_t columns, size_t at) {
+    access.write(pass, kChannelsLast, kCached,
+                 NormalizeWork<S>{{rows, columns, width, straight_ahead(0)},
+                                  x + at,
+                                  residual ? residual + at : nullptr,
+                                  {nullptr, 0},
+                                  y + at,
+                                  c.mean,
+                                  c.scale,
+                                  c.offset});
+  };
+  const size_t whole = rows * width;
+  if (rows > 0) write(rows, width, 0);
+  if (whole < size) write(1, size - whole, whole);
 }
 
 #define BATCHNORM_INSTANTIATE(S)                                                                         \

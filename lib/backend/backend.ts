@@ -248,7 +248,7 @@ export interface Passes<T extends TensorArray> {
     relu: boolean,
     memory: ArrayBuffer,
   ): void;
-  /** Writes y from x with what freeze has prepared. y may be x. */
+  /** Writes y from x with what freeze has prepared. y may be x. Whether they are as long as outer, inner and that say is checked here. */
   runFrozen(outer: number, inner: number, memory: ArrayBuffer, x: T, y: T, residual?: T): void;
   runFrozenLater(
     outer: number,

@@ -1,6 +1,7 @@
 // The passes over values of which not all count alike, in WebAssembly: they take all at once.
+
+import { checkApart, isInPlace } from '../overlap.js';
 import type { DType, TensorArray } from '../types.js';
-import { checkApart, isInPlace } from '../validate.js';
 import {
   type InferPresentPass,
   type MomentsOfPresentPass,

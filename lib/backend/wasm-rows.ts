@@ -1,8 +1,8 @@
 // The passes over rows in WebAssembly. Rows know nothing of each other: samples go through forward a few at a time, and through
 // backward, which adds up what is theirs in the gradients of the parameters, all at once.
 import { arithmeticOf, dtypes } from '../dtype.js';
+import { checkApart, isInPlace } from '../overlap.js';
 import type { DType, TensorArray } from '../types.js';
-import { checkApart, isInPlace } from '../validate.js';
 import { type Passes, type RowBackwardPass, type RowForwardPass, rowMaskBytes } from './backend.js';
 import { bytesFor, checkLengths, type Machine, now, type Part, partBytes } from './machine.js';
 import type { Prepared, Turns } from './turns.js';

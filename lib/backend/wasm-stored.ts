@@ -1,8 +1,8 @@
 // Conversions, and inference from any storage type to any other, in WebAssembly: arrays go through it as bytes.
 import { type HalfDType, storageOf } from '../dtype.js';
+import { checkApart } from '../overlap.js';
 import { bufferOf, byteLengthOf, bytesOf, extentOf, lengthOf, viewOfBytes, zeros } from '../typed-array.js';
 import type { ValueArray } from '../types.js';
-import { checkApart } from '../validate.js';
 import type { Backend, StoredPass } from './backend.js';
 import { checkLengths, type Machine, now, partBytes, roundUp } from './machine.js';
 import type { Prepared, Turns } from './turns.js';

@@ -2,10 +2,10 @@
 // and results, which take the place of the input, out of it; binding/wasm.cpp is the other side.
 import { arithmeticOf, dtypes } from '../dtype.js';
 import { stateError } from '../errors.js';
+import { checkApart, isInPlace } from '../overlap.js';
 import { platform } from '../platform/node.js';
-import { bytesOf, lengthOf, viewOfBytes } from '../typed-array.js';
+import { bytesOf, viewOfBytes } from '../typed-array.js';
 import type { DType, ParametersOf, TensorArray } from '../types.js';
-import { checkApart, isInPlace } from '../validate.js';
 import {
   type Backend,
   type BackwardPass,
@@ -35,6 +35,10 @@ import { wasmBytes } from './wasm-bytes.js';
 import { presentPassesOf } from './wasm-presence.js';
 import { rowPassesOf } from './wasm-rows.js';
 import { storedPassesOf } from './wasm-stored.js';
+
+const { apply } = Reflect;
+const WeakMapClass = WeakMap;
+const { get: getChannels, set: setChannels } = WeakMap.prototype;
 
 /** Shorter runs cost more to copy one by one than is won. */
 const runBytes = 2 ** 12;
@@ -328,6 +332,8 @@ function passesOf<T extends TensorArray>(dtype: DType, machine: Machine, turns: 
     backThrough('gradInput', { ...pass, dWeight: undefined, dBias: undefined });
   const gradParameters = machine.pass('gradParameters', dtype);
 
+  /** Of what freeze has filled. */
+  const channelsOf = new WeakMapClass<ArrayBuffer, number>();
   const frozenBytes = machine.pass('frozenBytes', dtype);
   const freezePass = machine.pass('freeze', dtype);
   const runPass = machine.pass('runFrozen', dtype);
@@ -339,14 +345,14 @@ function passesOf<T extends TensorArray>(dtype: DType, machine: Machine, turns: 
     y: T,
     residual?: T,
   ): Prepared<void> => {
-    const channels = lengthOf(x) === 0 ? 0 : lengthOf(x) / (outer * inner);
+    const channels = apply(getChannels, channelsOf, [memory]) as number;
     checkLengths(outer * channels * inner, x, residual, y);
     isInPlace(y, 'x.data', x);
     if (residual) checkApart('out', y, { 'residual.data': residual });
     const cut = cutOf('samples', outer, channels, inner, valueBytes);
     const bytes = bytesFor(cut.bytes, x, residual) + roundUp(bytesOf(memory));
     const compute = () => {
-      if (channels === 0) return;
+      if (outer * inner === 0) return;
       machine.within(dtype, bytes, () => {
         const pMemory = machine.putBytes(memory);
         const px = machine.reserve(x, cut.bytes);
@@ -407,6 +413,7 @@ function passesOf<T extends TensorArray>(dtype: DType, machine: Machine, turns: 
         freezePass(channels, eps, pWeight, pBias, machine.put(mean), machine.put(variance), relu, pMemory);
         machine.get(filled, pMemory);
       });
+      apply(setChannels, channelsOf, [memory, channels]);
     },
     runFrozen: (outer, inner, memory, x, y, residual) => now(runFrozen(outer, inner, memory, x, y, residual)),
     runFrozenLater: (outer, inner, memory, x, y, residual, slot) =>

@@ -24,8 +24,8 @@ import {
   inClassOf,
   newArray,
   type ReadTensor,
-  readOptions,
   readResidual,
+  readRunOptions,
   readShape,
 } from '../validate.js';
 import {
@@ -318,7 +318,7 @@ export class FrozenNorm<D extends DType = DType> {
 
   #read(call: string, x: unknown, options: FrozenNormRunOptions<D> | undefined, names: Names): ReadRun<D> {
     this.#checkAlive(call);
-    const { out: givenOut, residual: givenResidual } = readOptions(options, names);
+    const { out: givenOut, residual: givenResidual } = readRunOptions(options, names);
     const input = readShape<ArrayOf<D>>('x', x, this.#parts.dtype);
     const geometry = this.#rows.geometryOf(input);
     if (this.#rows.needsMany && valuesOfRow(geometry) === 1 && input.size > 0)

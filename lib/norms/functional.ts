@@ -4,6 +4,7 @@ import type { RowGeometry } from '../backend/backend.js';
 import { passesFor } from '../backend/index.js';
 import { arithmeticOf } from '../dtype.js';
 import { rangeError } from '../errors.js';
+import type { NamedArrays } from '../overlap.js';
 import { defaultEps, resultFor } from '../pass.js';
 import { type Names, namesOf } from '../properties.js';
 import { newResult } from '../result.js';
@@ -31,7 +32,6 @@ import {
   checkVaries,
   dtypeOf,
   inClassOf,
-  type NamedArrays,
   newArray,
   type ReadTensor,
   readOptions,

@@ -4,6 +4,8 @@ import type {
   ForwardPass,
   MomentsPass,
   Passes,
+  RowBackwardPass,
+  RowForwardPass,
   RowGeometry,
   Slot,
 } from '../backend/backend.js';
@@ -224,7 +226,21 @@ export function rowPasses<T extends TensorArray>(
   { centred }: RowView,
   dtype: DType,
 ): Passes<T> {
-  const forward = (pass: ForwardPass<T>) => ({ ...pass, geometry: pass.geometry as RowGeometry, centred });
+  // Each property by its name: a spread takes as long as a small norm.
+  const forward = (pass: ForwardPass<T>): RowForwardPass<T> => ({
+    geometry: pass.geometry as RowGeometry,
+    centred,
+    eps: pass.eps,
+    x: pass.x,
+    y: pass.y,
+    weight: pass.weight,
+    bias: pass.bias,
+    mean: pass.mean,
+    variance: pass.variance,
+    relu: pass.relu,
+    residual: pass.residual,
+    mask: pass.mask,
+  });
   const statistics = ({ geometry, x, mean, variance }: MomentsPass<T>) => ({
     geometry: geometry as RowGeometry,
     centred,
@@ -239,12 +255,24 @@ export function rowPasses<T extends TensorArray>(
     residual: undefined,
     mask: undefined,
   });
-  const backward = (pass: BackwardPass<T>) => ({
-    ...pass,
+  const backward = (pass: BackwardPass<T>): RowBackwardPass<T> => ({
     geometry: pass.geometry as RowGeometry,
     centred,
+    eps: pass.eps,
+    dy: pass.dy,
+    x: pass.x,
+    mean: pass.mean,
+    variance: pass.variance,
+    weight: pass.weight,
+    bias: pass.bias,
+    relu: pass.relu,
+    residual: pass.residual,
+    mask: pass.mask,
     // Where what a mask lets through is kept, asked for or not: sums are made of it.
     dResidual: pass.dResidual ?? (pass.relu && pass.mask ? newArray<T>(dtype, lengthOf(pass.x)) : undefined),
+    dx: pass.dx,
+    dWeight: pass.dWeight,
+    dBias: pass.dBias,
   });
   return {
     ...passes,
