@@ -2,8 +2,8 @@
 import { backend } from './backend/index.js';
 import type { HalfDType } from './dtype.js';
 import { rangeError, typeError } from './errors.js';
-import { namesOf } from './properties.js';
 import { checkApart } from './overlap.js';
+import { namesOf } from './properties.js';
 import { newResult } from './result.js';
 import { bitsOf, lengthOf, typedArrayType } from './typed-array.js';
 import type { DType, HalfArray, TensorArray } from './types.js';

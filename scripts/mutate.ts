@@ -44,7 +44,8 @@ const sources: Readonly<Record<string, Stages>> = {
   'native/settle.h': ofBatchNorm,
   'native/batchnorm.cpp': ofBatchNorm,
   'native/presence.cpp': ofPresence,
-  'native/rows.cpp': ofRows,
+  'native/rows_forward.cpp': ofRows,
+  'native/rows_backward.cpp': ofRows,
   'native/stored.cpp': ofStored,
 };
 /** The same bits from any thread, and those of the golden results: that these move says nothing of what is right. */
@@ -155,7 +156,7 @@ if (!existsSync(`${folder}/node_modules`)) symlinkSync(resolve('node_modules'), 
 appendFileSync(
   `${folder}/CMakeLists.txt`,
   `set_source_files_properties(native/isa/generic.cpp PROPERTIES COMPILE_OPTIONS -O1)
-set_source_files_properties(native/rows.cpp binding/binding.cpp PROPERTIES COMPILE_OPTIONS -O0)\n`,
+set_source_files_properties(native/rows_forward.cpp native/rows_backward.cpp binding/binding.cpp PROPERTIES COMPILE_OPTIONS -O0)\n`,
 );
 // The name of no processor: generic alone is compiled.
 const configuration = ['--CDCMAKE_OSX_ARCHITECTURES=generic', '--CDBATCHNORM_CXX_FLAGS=-O0'];
