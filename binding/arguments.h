@@ -99,6 +99,7 @@ constexpr const char* kOut = "out";
 constexpr const char* kOverX = "be x.data itself or not overlap it";
 constexpr const char* kOffX = "not overlap x.data";
 constexpr const char* kOffResidual = "not overlap residual.data";
+constexpr const char* kOffValues = "not overlap values";
 constexpr const char* kOffWeight = "not overlap weight";
 constexpr const char* kOffBias = "not overlap bias";
 constexpr const char* kOffMean = "not overlap mean";

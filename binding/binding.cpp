@@ -518,11 +518,13 @@ napi_value convert(napi_env env, napi_callback_info info) {
   const size_t length = stored_at(arguments, Widens ? 1 : 2, storage, "values").length / bytes_of(storage);
   if constexpr (Widens) {
     const auto from = stored_at(arguments, 1, storage, "values", length);
-    const auto to = arguments.array<float>(2, length, "the result");
+    const auto to = arguments.array<float>(2, length, kOut);
+    check_apart(to, from, kOffValues);
     batchnorm::widen(execution_of(env, storage), storage, from.at, length, to.at);
   } else {
     const auto from = arguments.array<const float>(1, length, "values");
-    const auto to = stored_at(arguments, 2, storage, "the result", length);
+    const auto to = stored_at(arguments, 2, storage, kOut, length);
+    check_apart(to, from, kOffValues);
     batchnorm::narrow(execution_of(env, storage), from.at, storage, length, to.at);
   }
   return nullptr;

@@ -18,6 +18,9 @@ export interface ConversionOptions<T extends TensorArray> {
   out?: T;
 }
 
+/** What a conversion returns: `out`, or what it makes where there is none. */
+export type Converted<O extends TensorArray, Made extends TensorArray> = [O] extends [never] ? Made : O;
+
 /**
  * The 16 bits of each value: to the nearest, of two to the even one; what is beyond the range is infinite, NaN stays NaN.
  *
@@ -33,18 +36,18 @@ export interface ConversionOptions<T extends TensorArray> {
  * const bits = encode(Float32Array.of(1, 3.14159), 'bfloat16');
  * console.log(bits, decode(bits, 'bfloat16')); // Uint16Array(2) [ 16256, 16457 ] Float32Array(2) [ 1, 3.140625 ]
  */
-export function encode<O extends Uint16Array = Uint16Array>(
+export function encode<O extends Uint16Array = never>(
   values: Float32Array,
   dtype: HalfDType,
   options?: ConversionOptions<O>,
-): O {
+): Converted<O, Uint16Array> {
   const { out } = readOptions(options, optionNames);
   const type = typedArrayType(values);
   if (type !== 'Float32Array') throw typeError('values', 'be a Float32Array', values);
   checkOneOf('dtype', dtype, halfNames);
-  const bits = resultFor(out, 'Uint16Array', dtype, values);
+  const bits = resultFor<Uint16Array>(out, 'Uint16Array', dtype, values);
   backend.convert.narrow(dtype, values, bits);
-  return bits;
+  return bits as Converted<O, Uint16Array>;
 }
 
 /**
@@ -61,19 +64,19 @@ export function encode<O extends Uint16Array = Uint16Array>(
  *
  * console.log(decode(Uint16Array.of(0x3c00, 0x7c00), 'float16')); // Float32Array(2) [ 1, Infinity ]
  */
-export function decode<O extends Float32Array = Float32Array>(
+export function decode<O extends Float32Array = never>(
   values: Uint16Array | HalfArray,
   dtype: HalfDType,
   options?: ConversionOptions<O>,
-): O {
+): Converted<O, Float32Array> {
   const { out } = readOptions(options, optionNames);
   const type = typedArrayType(values);
   if (type !== 'Uint16Array' && type !== 'Float16Array')
     throw typeError('values', 'be a Uint16Array', values);
   checkOneOf('dtype', dtype, type === 'Float16Array' ? ['float16'] : halfNames);
-  const floats = resultFor(out, 'Float32Array', 'float32', values);
+  const floats = resultFor<Float32Array>(out, 'Float32Array', 'float32', values);
   backend.convert.widen(dtype, type === 'Float16Array' ? bitsOf(values) : (values as Uint16Array), floats);
-  return floats;
+  return floats as Converted<O, Float32Array>;
 }
 
 /** Where as many values are to be written, checked. */

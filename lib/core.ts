@@ -212,7 +212,8 @@ export class LayerCore<D extends DType> {
         out === undefined ? this.#y.next() : undefined,
       );
     } catch (error) {
-      this.#sets.release(held);
+      // What is done already is the forward's.
+      if (pending.forward === undefined) this.#sets.release(held);
       throw error;
     }
   }
@@ -343,24 +344,30 @@ export class LayerCore<D extends DType> {
       wantsInput && forward.residual ? this.#dResidual.take(dtype, size, data, forward.x, out) : undefined;
     const pass = this.#backwardPass(forward, data, forward.x, target, dWeight, dBias, dResidual);
     const present = this.#statistics.presentOf(forward, sums, call.weightsGrad);
-    if (forward.groups) throughGroups(this.#passes, pass, dtype, forward.groups, present);
-    else if (present) throughPresent(this.#passes, pass, present);
-    else throughForward(this.#passes, pass, this.#statistics.sumsOf(forward, sums));
-    if (forward.renormed) renormGradient(forward.renormed, dWeight, pass.dBias);
-    const dx = target && out !== undefined ? deliver(target, out) : target;
-    const dWeights = gradientOfWeights(present?.dWeights, forward.present);
-    if (accumulate) this.#accumulate(dWeight, dBias);
-    this.#mark(pending, call);
-    this.#letGo(pending);
-    const keeps = reuse || accumulate;
-    return gradientsOf(
-      shape,
-      dx && (givenOut ?? inClassOf(gradient, dx)),
-      keeps ? dWeight : copied(dWeight),
-      keeps ? dBias : copied(dBias),
-      dResidual && inClassOf(gradient, dResidual),
-      dWeights,
-    );
+    // The code of a group is the caller's: it may clear the layer, or go back through this forward.
+    pending.busy++;
+    try {
+      if (forward.groups) throughGroups(this.#passes, pass, dtype, forward.groups, present);
+      else if (present) throughPresent(this.#passes, pass, present);
+      else throughForward(this.#passes, pass, this.#statistics.sumsOf(forward, sums));
+      if (forward.renormed) renormGradient(forward.renormed, dWeight, pass.dBias);
+      const dx = target && out !== undefined ? deliver(target, out) : target;
+      const dWeights = gradientOfWeights(present?.dWeights, forward.present);
+      if (accumulate) this.#accumulate(dWeight, dBias);
+      this.#mark(pending, call);
+      const keeps = reuse || accumulate;
+      return gradientsOf(
+        shape,
+        dx && (givenOut ?? inClassOf(gradient, dx)),
+        keeps ? dWeight : copied(dWeight),
+        keeps ? dBias : copied(dBias),
+        dResidual && inClassOf(gradient, dResidual),
+        dWeights,
+      );
+    } finally {
+      pending.busy--;
+      this.#letGo(pending);
+    }
   }
 
   async backwardAsync(

@@ -581,10 +581,11 @@ export class FrozenBatchNorm<D extends DType = DType> {
       !this.#disposed
     ) {
       const y = out === undefined ? newResult<T>(last.dtype, last.size) : (out as T);
+      const result = { data: y, shape: shapeOf(last.shape) };
       try {
         // Checks how long they are, last of all.
         last.passes.runFrozen(last.outer, last.inner, last.memory, data as T, y);
-        return { data: y, shape: shapeOf(last.shape) };
+        return result;
       } catch {
         // Nothing is written: what is wrong is said below.
       }

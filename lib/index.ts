@@ -16,7 +16,7 @@ export {
 } from './batchnorm.js';
 export type { BatchNormConfig, BatchNormOptions } from './config.js';
 export type { Convention, Decay } from './conventions.js';
-export { type ConversionOptions, decode, encode } from './convert.js';
+export { type ConversionOptions, type Converted, decode, encode } from './convert.js';
 export type { HalfDType } from './dtype.js';
 export {
   type Conv,

@@ -18,7 +18,7 @@ struct Partials {
   Partials() = default;
   Partials(Scratch& scratch, size_t chunks, size_t channels)
       : stride(channels),
-        shifts(scratch.take<T>(chunks * channels + kLanes<T>)),
+        shifts(scratch.take<T>(chunks * channels)),
         first(scratch.take<double>(chunks * channels)),
         second(scratch.take<double>(chunks * channels)) {}
 

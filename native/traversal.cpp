@@ -185,7 +185,9 @@ void write_after_all(Scratch& scratch, const Kernels<Compute<S>>& kernels, const
   const size_t channels_of_all = partition.shape().channels;
   const Crew& crew = plan.crew;
   const size_t groups = divide_up(width, plan.group);
-  const Partials<T> partials(scratch, chunks, round_up(width, kLanes<T>));
+  // Vectors that begin in the middle of one read beyond the last channel: not what another thread writes
+  // there.
+  const Partials<T> partials(scratch, chunks, round_up(width, kLanes<T>) + kLanes<T>);
   auto* const workers = scratch.take<Accumulators<T>>(crew.threads);
   for (size_t worker = 0; worker < crew.threads; worker++)
     new (workers + worker) Accumulators<T>(scratch, partition, 1, plan.group);

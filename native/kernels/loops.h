@@ -374,13 +374,13 @@ ALWAYS_INLINE size_t before_first_line(const S* to, size_t total) {
   return before < total ? before : total;
 }
 
-/// The same of columns that are read: 0 where rows lie differently, or are so short that one vector more
-/// costs as much as loads that straddle lines.
+/// The same of columns that are read: 0 where rows lie differently, are a part of what others sum, or are so
+/// short that one vector more costs as much as loads that straddle lines.
 template <typename S>
 ALWAYS_INLINE size_t columns_before_line_read(Tile tile, const S* from) {
   constexpr size_t kWide = 32;
   constexpr size_t lanes = kLanes<Compute<S>>;
-  const bool alike = tile.columns >= kWide * lanes && tile.stride % lanes == 0;
+  const bool alike = tile.columns >= kWide * lanes && tile.stride == tile.columns && tile.stride % lanes == 0;
   return alike ? before_first_line(from, tile.columns) : 0;
 }
 
