@@ -51,6 +51,10 @@ void for_each_piece(const Tile& tile, Steps steps, Visit visit) {
     columns = round_up(divide_up(columns, parts), steps.columns);
   } else if (columns == tile.stride || steps.gathers) {
     rows = kPiece / columns / rows * rows;
+    // Of sums in columns: no stretch ends within a piece.
+    constexpr size_t stretch = kStretch * 8;
+    if (steps.gathers && steps.rows == 8)
+      rows = rows >= stretch ? rows / stretch * stretch : rows >= 16 ? 16 : 8;
   }
   for (size_t row = 0; row < tile.rows; row += rows)
     for (size_t column = 0; column < tile.columns; column += columns)

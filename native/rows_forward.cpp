@@ -238,8 +238,8 @@ void forward_short(const Execution& execution, const RowForward<S>& pass, double
       rows.end = std::min(all.end, rows.begin + some);
       const size_t at = rows.begin;
       const size_t count = rows.end - at;
-      const T* const x =
-          values.read(pass.x + at * length, count * length, rooms + worker * round_up(room, kLanes<T>));
+      const T* const x = values.read(pass.x + at * length, count * length,
+                                     rooms ? rooms + worker * round_up(room, kLanes<T>) : nullptr);
       kernels.moments_of_rows({count, length, 1 / static_cast<double>(length), pass.centred, x,
                                partials.shifts + at, partials.first + at, partials.second + at});
       mark_lost(x, rows, length, partials);
@@ -336,8 +336,11 @@ void forward_samples(const Execution& execution, const RowForward<S>& pass, doub
   for (size_t sample = 0; sample < shape.samples; sample++) {
     const size_t at = sample * shape.of_sample();
     moments<S>(execution, sample_of(shape), pass.x + at, means.data(), variances.data());
-    // What comes later needs no more memory than this.
-    if (sample == 0) Scratch::keep();
+    // What comes later needs no more memory than this, or than the coefficients of a result.
+    if (sample == 0)
+      Scratch::keep(
+          3 * (padded_width(Tiling<Compute<S>>(sample_of(shape))) + kLanes<Compute<S>>)*sizeof(Compute<S>) +
+          6 * kAlignment);
     double* const row_mean = mean + sample * shape.groups;
     double* const row_variance = variance + sample * shape.groups;
     for (size_t group = 0; group < shape.groups; group++) {

@@ -15,6 +15,7 @@
 //   visit_held(quad)     adds the sum of both, or of one where none is held
 //   end_stretch()         turns what has been added so far into doubles
 //   close(ends_stretch)   after the last one
+//   close_some(count)     the same of a channel's first lanes
 //
 // so that a pair is one addition wherever it is cut; quads start at multiples of four, so the order depends
 // on the tile alone.
@@ -348,7 +349,10 @@ ALWAYS_INLINE void for_each_column_summed(Tile tile, size_t before, bool ends_st
             [&](size_t from, size_t many)
                 INLINED { channel.visit_held(any_rows(tile, from, column, count, many)); });
       }
-      channel.close(false);
+      if constexpr (std::is_same_v<decltype(lanes), AllLanes>)
+        channel.close(false);
+      else
+        channel.close_some(lanes);
     };
     const struct {
       size_t column, columns;

@@ -46,6 +46,12 @@ struct PairOfSums {
     first.store(all.first + at);
     second.store(all.second + at);
   }
+  /// The same of the first `count` lanes: the others are those of columns that are summed elsewhere, or of
+  /// none.
+  ALWAYS_INLINE void close_some(size_t count) const {
+    first.store(all.first + at, count);
+    second.store(all.second + at, count);
+  }
 };
 
 template <typename S, typename T = Compute<S>>
@@ -372,6 +378,7 @@ struct Sum {
   }
   ALWAYS_INLINE void end_stretch() { of.sums.end_stretch(); }
   ALWAYS_INLINE void close(bool ends_stretch) { of.sums.close(ends_stretch); }
+  ALWAYS_INLINE void close_some(size_t count) const { of.sums.close_some(count); }
 };
 
 /// Those of a pass that sums alone.
