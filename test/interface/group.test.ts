@@ -388,6 +388,39 @@ describe(`a group (${seedNote})`, () => {
     }
   });
 
+  it('whose code clears the layer and goes forward again leaves a backward on its way what it is of', () => {
+    const x = { data: Float32Array.of(1, 5, 2, 9), shape: [2, 2] };
+    const dy = { data: Float32Array.of(1, 2, 3, 5), shape: [2, 2] };
+    const gradientsWith = (meanwhile: (bn: BatchNorm) => void) => {
+      let isBackward = false;
+      const bn: BatchNorm = new BatchNorm(2, {
+        group: {
+          rank: 0,
+          size: 1,
+          allGather(mine: Float64Array, all: Float64Array) {
+            all.set(mine);
+            if (!isBackward) return;
+            isBackward = false;
+            meanwhile(bn);
+          },
+          allReduce() {},
+        },
+      });
+      bn.forward(x);
+      isBackward = true;
+      const { dx, dWeight, dBias } = bn.backward(dy);
+      return [dx?.data, dWeight, dBias];
+    };
+    const expected = gradientsWith(() => {});
+    const others = [100, 7, -3].map((scale) => ({ ...x, data: x.data.map((value) => value * scale) }));
+    expect(
+      gradientsWith((bn) => {
+        bn.clear();
+        for (const other of others) bn.forward(other);
+      }),
+    ).toEqual(expected);
+  });
+
   it('whose exchange throws leaves the layer as it was, and may be asked again', () => {
     let isThere = false;
     const group = {

@@ -7,6 +7,8 @@ import {
   type BatchNormOptions,
   backward,
   type DType,
+  decode,
+  encode,
   FrozenBatchNorm,
   forwardInference,
   forwardTraining,
@@ -461,6 +463,30 @@ for (const half of halves) {
 
 /** As of a runtime that has it; the compiler here does not know it. */
 const Float16 = (globalThis as unknown as { Float16Array?: Float32ArrayConstructor }).Float16Array;
+
+// The last block of columns is narrow, and cut into pieces of rows that a stretch of sums must not straddle.
+describe.each(halves)('%s', (dtype) => {
+  it.each([[[64, 352, 3]], [[64, 4144]], [[64, 4176]]])('has the sums of float32 for %j', (shape) => {
+    const random = new Random();
+    const size = sizeOf(shape);
+    const draw = () =>
+      encode(
+        Float32Array.from({ length: size }, () => random.normal() + 3),
+        dtype,
+      );
+    const [x, dy] = [draw(), draw()];
+    const wide = (bits: Uint16Array) => ({ data: decode(bits, dtype), shape });
+    const own = forwardTraining({ data: x, shape }, { dtype });
+    const { mean, variance } = forwardTraining(wide(x));
+    expectSame(own.mean, mean, `mean ${seedNote}`);
+    expectSame(own.variance, variance, `variance ${seedNote}`);
+    const given = { mean, variance, training: true } as const;
+    const gradients = backward({ data: dy, shape }, { data: x, shape }, { ...given, dtype });
+    const expected = backward(wide(dy), wide(x), given);
+    expectSame(gradients.dWeight, expected.dWeight, `dWeight ${seedNote}`);
+    expectSame(gradients.dBias, expected.dBias, `dBias ${seedNote}`);
+  });
+});
 
 describe.runIf(Float16)('a Float16Array', () => {
   type Wrong = never;

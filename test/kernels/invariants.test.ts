@@ -1,6 +1,6 @@
 import { Worker } from 'node:worker_threads';
 import { afterEach, describe, expect, it } from 'vitest';
-import { BatchNorm, capabilities, forwardTraining, setThreads, threads } from '../../lib/index.js';
+import { BatchNorm, backward, capabilities, forwardTraining, setThreads, threads } from '../../lib/index.js';
 import { describeGolden } from '../support/golden-difference.js';
 import { dtypes, typed } from '../support/tensors.js';
 
@@ -33,6 +33,41 @@ describe('the same bits', () => {
       result.forEach((bytes, i) => {
         expect(bytes.equals(results[0][i])).toBe(true);
       });
+  });
+
+  // Sums of wide rows begin where lines do; some of these have several blocks of columns, the last one smaller.
+  it.each([
+    [[256, 4608], 4608],
+    [[256, 5120], 5120],
+    [[256, 384, 2, 2], 384],
+    [[200, 528], 528],
+  ])('come wherever in a line %j begins, and a NaN of one channel stays there', (shape, channels) => {
+    const length = shape.reduce((a, b) => a * b);
+    const at = (offset: number, factor: number) => {
+      const data = new Float32Array(new ArrayBuffer(length * 4 + 64), offset, length);
+      for (let i = 0; i < length; i++) data[i] = ((i * factor) % 4096) / 64;
+      return { data, shape };
+    };
+    const results = [1, 2].flatMap((count) =>
+      [0, 16, 48].map((offset) => {
+        setThreads(count);
+        const [x, dy] = [at(offset, 2654435761), at(offset, 1103515245)];
+        x.data[0] = Number.NaN;
+        const { y, mean, variance } = forwardTraining(x);
+        const { dx, dWeight, dBias } = backward(dy, x, { mean, variance, training: true });
+        return [y.data, mean, variance, dx.data, dWeight, dBias] as const;
+      }),
+    );
+    const [expected] = results;
+    for (const result of results)
+      result.forEach((array, i) => {
+        const bytes = ({ buffer, byteOffset, byteLength }: typeof array) =>
+          Buffer.from(buffer as ArrayBuffer, byteOffset, byteLength);
+        expect(bytes(array).equals(bytes(expected[i])), `array ${i}`).toBe(true);
+      });
+    expect([...expected[1]].filter(Number.isNaN)).toHaveLength(1);
+    expect([...expected[4]].filter(Number.isNaN)).toHaveLength(1);
+    expect(expected[4]).toHaveLength(channels);
   });
 
   it('come with a place for the result and without, large enough for pages of its own', () => {
