@@ -13,16 +13,15 @@ const module = `${folder}/batchnorm.wasm`;
 /** As CMakeLists.txt has them, but for what it links instead of threads. */
 const sources = [
   'native/access.cpp',
-  'native/batchnorm.cpp',
   'native/presence.cpp',
-  'native/stored.cpp',
-  'native/traversal.cpp',
   'native/isa/wasm.cpp',
   'native/parallel_alone.cpp',
   'binding/wasm.cpp',
 ];
 /** What they do they do a piece at a time, in kernels: compiled for size. */
-const small = ['native/rows_backward.cpp', 'native/rows_forward.cpp'];
+const small = ['batchnorm', 'rows_backward', 'rows_forward', 'stored', 'traversal'].map(
+  (name) => `native/${name}.cpp`,
+);
 const flags = [
   ...['-target', 'wasm32-wasi', '-mexec-model=reactor', '-msimd128', '-std=c++17', '-O3'],
   ...['-ffp-contract=off', '-fno-math-errno', '-fno-trapping-math', '-fno-exceptions', '-fno-rtti'],
