@@ -12,6 +12,8 @@ constexpr size_t kAheadInCaches = size_t{8} << 10;
 constexpr size_t kAheadBytes = size_t{32} << 10;
 /// The same for the sums of channels-first, which take turns with other readers of the nearest cache.
 constexpr size_t kSumsAheadBytes = size_t{16} << 10;
+/// What the nearest cache of any CPU holds.
+constexpr size_t kNearBytes = size_t{32} << 10;
 /// From this size on a tensor is rather in memory than in a cache.
 constexpr size_t kMemoryBytes = size_t{8} << 20;
 

@@ -395,7 +395,7 @@ void run_frozen(const Execution& execution, Shape shape, const unsigned char* me
   const size_t width = shape.channels * frozen.fold;
   const size_t rows = shape.outer < frozen.fold ? 0 : shape.outer / frozen.fold;
   const size_t bytes = size * sizeof(S);
-  const bool near = bytes <= kAheadBytes && bytes < execution.stream_bytes;
+  const bool near = bytes <= kNearBytes && bytes < execution.stream_bytes;
   if (!near || shape.inner > 1 || goes_by_lines<T>(rows, width))
     return run_frozen_in_blocks<S>(execution, shape, memory, x, residual, y);
   // Of rows in the nearest cache nothing is to be decided. What kernels read is put together where they read

@@ -5,9 +5,6 @@
 namespace batchnorm {
 namespace {
 
-/// What the nearest cache of any CPU holds.
-constexpr size_t kNearBytes = size_t{32} << 10;
-
 /// Spans of about kBlockBytes that cover a tensor, for the passes that sum nothing.
 template <typename S>
 class Sweep {
