@@ -1,10 +1,15 @@
-// Looks at every binary in prebuilds/ as far as that goes without running it: its format and processor, what it takes
-// from which library, what it gives, and that each object holds one symbol. Needs LLVM's llvm-nm and llvm-readobj, which
-// read every system's files.
+// Looks at every binary in prebuilds/ as far as that goes without running it: its format, processor and size, what it takes
+// from which library, what it gives, and that each object holds one symbol; and at the size of the tarball. Needs LLVM's
+// llvm-nm and llvm-readobj, which read every system's files.
 import { execFileSync } from 'node:child_process';
 import { existsSync, statSync } from 'node:fs';
 import { checkObjects } from './check-symbols.js';
+import { packedBytes } from './pack.js';
 import { buildFolder, glibcFloor, type Target, targets } from './targets.js';
+
+/** What ARCHITECTURE.md promises of a binary, and of the package as npm downloads it. */
+const mostBytes = 2_500_000;
+const mostPackedBytes = 6_000_000;
 
 const entryPoints = ['napi_register_module_v1', 'node_api_module_get_api_version_v1'];
 
@@ -100,7 +105,10 @@ function check(target: Target): { wrong: string[]; told: string } {
   if (foreign.length > 0)
     wrong.push(`it must not ask for versions of a C++ library, got ${foreign.join(', ')}`);
 
-  const told = [`${Math.round(statSync(file).size / 1024)} KiB`, `needs ${needed.join(' ')}`];
+  const bytes = statSync(file).size;
+  if (bytes > mostBytes) wrong.push(`it must have at most ${mostBytes} bytes, got ${bytes}`);
+
+  const told = [`${bytes} bytes`, `needs ${needed.join(' ')}`];
   if (libc === 'glibc') {
     const versions = taken.flatMap((name) => matches(name, /@GLIBC_([\d.]+)/g));
     const newest = versions.reduce((a, b) => (isOlder(a, b) ? b : a), '0');
@@ -135,3 +143,9 @@ for (const target of present) {
 const missing = targets.filter((target) => !present.includes(target)).map(({ name }) => name);
 console.log(`Binaries looked at: ${present.length}; not there: ${missing.join(', ') || 'none'}`);
 if (present.length === 0) process.exitCode = 1;
+const packed = packedBytes();
+console.log(`Packed: ${packed} bytes`);
+if (packed > mostPackedBytes) {
+  console.error(`the package must have at most ${mostPackedBytes} bytes, got ${packed}`);
+  process.exitCode = 1;
+}
