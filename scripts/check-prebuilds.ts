@@ -28,7 +28,10 @@ const libraries: Record<Target['platform'], RegExp> = {
   win32: /^(node\.exe|kernel32\.dll|ntdll\.dll|api-ms-win-crt-[\w-]+\.dll)$/,
 };
 
-const isas: Record<Target['arch'], string> = { x64: 'avx2,avx512,generic', arm64: 'generic,neon' };
+function isasOf({ platform, arch }: Target): string {
+  if (arch === 'arm64') return 'generic,neon';
+  return platform === 'darwin' ? 'avx2,generic' : 'avx2,avx512,generic';
+}
 
 function output(program: string, ...args: string[]): string {
   return execFileSync(program, args, { encoding: 'utf8', maxBuffer: 2 ** 26 });
@@ -129,7 +132,8 @@ function check(target: Target): { wrong: string[]; told: string } {
   const found = checkObjects(`${buildFolder(target)}/build`, 'llvm-')
     .sort()
     .join();
-  if (found !== isas[arch]) wrong.push(`it must be made of ${isas[arch]}, got ${found}`);
+  const isas = isasOf(target);
+  if (found !== isas) wrong.push(`it must be made of ${isas}, got ${found}`);
   return { wrong, told: told.join(', ') };
 }
 
