@@ -155,8 +155,8 @@ function checkOptions(value: object, names: Names, name: string): void {
 }
 
 function unknownOption(name: string, key: string, known: readonly string[]): Error {
-  const rule = known.length === 0 ? 'have no properties' : `only have ${known.join(', ')}`;
-  return typeError(name, rule, key, 'UNKNOWN_OPTION', suggestionFor(key, known));
+  if (known.length === 0) return typeError(name, 'have no properties', key, 'UNKNOWN_OPTION');
+  return typeError(name, `only have ${known.join(', ')}`, key, 'UNKNOWN_OPTION', suggestionFor(key, known));
 }
 
 /** The dtype of an array of parameters or statistics. */
@@ -176,9 +176,9 @@ function tryDtypeOf(data: unknown): Arithmetic | undefined {
 
 /** For data of a tensor, or room for them, that are of another kind. */
 function dataError(name: string, data: unknown, wanted: DType | undefined, cure: string): Error {
-  const rule = wanted === undefined ? arrayNames : dtypes[wanted].arrayName;
+  if (wanted === undefined) return typeError(name, `be a ${arrayNames}`, data, 'INVALID_TYPE', cure);
   const orHalves = wanted === 'float16' && hasHalves ? ' or Float16Array' : '';
-  return typeError(name, `be a ${rule}${orHalves}`, data, 'INVALID_TYPE', cure);
+  return typeError(name, `be a ${dtypes[wanted].arrayName}${orHalves}`, data, 'INVALID_TYPE', cure);
 }
 
 function dataCure(data: unknown, wanted: DType | undefined): string {
@@ -432,8 +432,8 @@ export function viewOfProperties(
     offset: 0,
   };
   if (strides === undefined) return view;
-  const given = readStrides(name, strides === stride ? 'stride' : 'strides', strides, copy);
-  return placed(view, given, offset);
+  const stridesName = strides === stride ? 'stride' : 'strides';
+  return placed(view, stridesName, readStrides(name, stridesName, strides, copy), offset);
 }
 
 /** For data that are not of the dtype that was said. */
@@ -442,7 +442,12 @@ export function viewDtypeError({ name, given }: ReadView, wanted: DType | undefi
 }
 
 /** The same with strides, where it does not lie one value after the other. */
-function placed(view: ReadView, given: readonly unknown[], offset: unknown = 0): ReadView {
+function placed(
+  view: ReadView,
+  stridesName: string,
+  given: readonly unknown[],
+  offset: unknown = 0,
+): ReadView {
   const { name, data, dtype, shape, size } = view;
   const first = checkInteger(`${name}.offset`, offset, 0, Number.MAX_SAFE_INTEGER);
   const strides = newShape(shape.length);
@@ -452,9 +457,9 @@ function placed(view: ReadView, given: readonly unknown[], offset: unknown = 0):
   let most = first;
   for (let i = shape.length - 1; i >= 0; i--) {
     const stride = given[i];
-    if (typeof stride !== 'number') throw typeError(`${name}.strides[${i}]`, 'be an integer', stride);
+    if (typeof stride !== 'number') throw typeError(`${name}.${stridesName}[${i}]`, 'be an integer', stride);
     if (!Number.isSafeInteger(stride))
-      throw rangeError(`${name}.strides[${i}]`, 'be an integer', String(stride));
+      throw rangeError(`${name}.${stridesName}[${i}]`, 'be an integer', String(stride));
     strides[i] = stride;
     if (shape[i] !== 1 && stride !== expected) isPlain = false;
     expected *= shape[i];
