@@ -553,12 +553,15 @@ ALWAYS_INLINE void write_lines_of_columns(Tile tile, S* to, const Map& map) {
   };
   // Writes lines from `at`, which lies in column `column`, up to `end`.
   const auto write_lines = [&](size_t at, size_t end, size_t column, size_t distance) INLINED {
-    for (; at < end; at += kLanes<S>) {
-      const size_t first = column;
-      const size_t last = vectors > 1 ? next(column) : column;
-      write_line(at, [&](size_t i) INLINED { return of_columns(i == 0 ? first : last); });
-      ask_ahead(at, distance);
-      column = next(last);
+    // Row by row: to ask of each column whether it is the last takes longer than all that is done with a
+    // line.
+    for (; at < end; column -= columns) {
+      const size_t row_end = end - at < columns - column ? end : at + (columns - column);
+      for (; at < row_end; at += kLanes<S>, column += kLanes<S>) {
+        const size_t last = vectors > 1 ? next(column) : column;
+        write_line(at, [&](size_t i) INLINED { return of_columns(i == 0 ? column : last); });
+        ask_ahead(at, distance);
+      }
     }
   };
   const size_t before = before_first_line(to, total);
