@@ -25,6 +25,9 @@ constexpr size_t kWakeBytes = size_t{1} << 20;
 constexpr size_t kWakeStreakBytes = 4 * kWakeBytes;
 constexpr auto kStreakGap = std::chrono::microseconds(50);
 
+/// How long a worker works before it lets another process have its CPU, shorter than a time slice.
+constexpr auto kTurn = std::chrono::milliseconds(1);
+
 /// Pauses between two looks at the clock.
 constexpr int kPausesPerLook = 64;
 
@@ -114,12 +117,18 @@ class Pool {
 
   void worker(size_t slot) {
     uint64_t seen = 0;
+    auto turn = std::chrono::steady_clock::now();
     for (;;) {
       seen = wait_for_job(seen);
       // Announced before the state is read again: either the owner sees us inside, or we see the job closed.
       inside_.fetch_add(1, std::memory_order_seq_cst);
       if (is_open(state_.load(std::memory_order_seq_cst)) && slot < slots_) work(slot);
       inside_.fetch_sub(1, std::memory_order_release);
+      // Between two jobs, where nobody waits for it. In the middle of a task the owner would wait for a time
+      // slice: with a third busy process on two CPUs training took 2.0 times as long, so 1.4 to 1.8.
+      if (std::chrono::steady_clock::now() - turn < kTurn) continue;
+      std::this_thread::yield();
+      turn = std::chrono::steady_clock::now();
     }
   }
 

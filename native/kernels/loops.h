@@ -343,11 +343,9 @@ ALWAYS_INLINE void for_each_column_summed(Tile tile, size_t before, bool ends_st
                          [&](auto quad) INLINED { channel.visit_held(quad); });
             });
       } else {
-        size_t count = kLanes<T>;
-        if constexpr (!std::is_same_v<decltype(lanes), AllLanes>) count = lanes;
-        add([&]() INLINED { channel.hold(any_rows(tile, row, column, count, kQuad)); },
-            [&](size_t from, size_t many)
-                INLINED { channel.visit_held(any_rows(tile, from, column, count, many)); });
+        add([&]() INLINED { channel.hold(any_rows(tile, row, column, lanes, kQuad)); },
+            [&](size_t from, size_t count)
+                INLINED { channel.visit_held(any_rows(tile, from, column, lanes, count)); });
       }
       if constexpr (std::is_same_v<decltype(lanes), AllLanes>)
         channel.close(false);
@@ -361,7 +359,11 @@ ALWAYS_INLINE void for_each_column_summed(Tile tile, size_t before, bool ends_st
     for (const auto& part : parts) {
       Tile of = tile;
       of.columns = part.columns;
-      for_each_vector<T>(of, part.column, visit_vector);
+      if constexpr (!kSmallCode)
+        for_each_vector<T>(of, part.column, visit_vector);
+      else
+        for (size_t column = part.column; column < of.columns; column += kLanes<T>)
+          visit_vector(column, of.columns - column < kLanes<T> ? of.columns - column : kLanes<T>);
     }
     // Vectors of columns that overlap have sums in common: a stretch ends when all are done.
     if (ends_stretch && ((row + rows) % stretch == 0 || row + rows == tile.rows))
