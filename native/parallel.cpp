@@ -17,9 +17,6 @@ namespace {
 /// Long enough to bridge the gap between two layers of a network, short against a time slice.
 constexpr auto kSpin = std::chrono::microseconds(200);
 
-/// How long a worker works before it lets another process have its CPU, shorter than a time slice.
-constexpr auto kTurn = std::chrono::milliseconds(1);
-
 /// Waking a sleeping thread takes as long as this much work.
 constexpr size_t kWakeBytes = size_t{1} << 20;
 /// Smaller pieces of work that follow each other at once wake it when they have come to so much: it joins
@@ -27,6 +24,9 @@ constexpr size_t kWakeBytes = size_t{1} << 20;
 /// 28, 64) last again and again take 27 and 28 us with one thread, 17 and 21 with two.
 constexpr size_t kWakeStreakBytes = 4 * kWakeBytes;
 constexpr auto kStreakGap = std::chrono::microseconds(50);
+
+/// How long a worker works before it lets another process have its CPU, shorter than a time slice.
+constexpr auto kTurn = std::chrono::milliseconds(1);
 
 /// Pauses between two looks at the clock.
 constexpr int kPausesPerLook = 64;
