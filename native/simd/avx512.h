@@ -13,6 +13,8 @@ namespace {
 constexpr bool kStreamsPastCaches = true;
 /// Whether code should be small where speed is lost in tails only.
 constexpr bool kSmallCode = false;
+/// Whether parts of vectors are loaded and stored by calls.
+constexpr bool kPartsByCalls = false;
 
 /// Makes streamed values visible to other threads.
 inline void fence_streams() {

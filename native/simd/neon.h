@@ -13,6 +13,8 @@ namespace {
 constexpr bool kStreamsPastCaches = false;
 /// Whether code should be small where speed is lost in tails only.
 constexpr bool kSmallCode = false;
+/// Whether parts of vectors are loaded and stored by calls.
+constexpr bool kPartsByCalls = false;
 
 /// There are no intrinsics for streaming stores: plain ones need no fence of their own.
 inline void fence_streams() {}

@@ -28,9 +28,7 @@ struct Vec {
   }
   /// Lanes from `count` on are `fill`; memory beyond `count` values is not read.
   static ALWAYS_INLINE Vec load(const T* from, size_t count, Vec fill) {
-    return make([&](size_t i) {
-      return Register<T>::load(from + i * Register<T>::kLanes, lanes_in(i, count), fill.registers[i]);
-    });
+    return kPartsByCalls ? call_load(from, count, fill) : load_part(from, count, fill);
   }
   static ALWAYS_INLINE Vec load(const T* from, AllLanes, Vec) { return load(from); }
 
@@ -45,8 +43,7 @@ struct Vec {
   }
   /// Memory beyond `count` values is not written.
   ALWAYS_INLINE void store(T* to, size_t count) const {
-    for (size_t i = 0; i < kRegisters; i++)
-      registers[i].store(to + i * Register<T>::kLanes, lanes_in(i, count));
+    kPartsByCalls ? call_store(to, count) : store_part(to, count);
   }
 
   /// To a 64-byte aligned place, past the caches where the ISA can do that. Needs fence_streams().
@@ -103,6 +100,20 @@ struct Vec {
   }
 
  private:
+  static ALWAYS_INLINE Vec load_part(const T* from, size_t count, const Vec& fill) {
+    return make([&](size_t i) {
+      return Register<T>::load(from + i * Register<T>::kLanes, lanes_in(i, count), fill.registers[i]);
+    });
+  }
+  ALWAYS_INLINE void store_part(T* to, size_t count) const {
+    for (size_t i = 0; i < kRegisters; i++)
+      registers[i].store(to + i * Register<T>::kLanes, lanes_in(i, count));
+  }
+  static __attribute__((noinline)) Vec call_load(const T* from, size_t count, const Vec& fill) {
+    return load_part(from, count, fill);
+  }
+  __attribute__((noinline)) void call_store(T* to, size_t count) const { store_part(to, count); }
+
   template <typename Function>
   static ALWAYS_INLINE Vec make(Function function) {
     Vec result;

@@ -16,6 +16,8 @@ namespace {
 constexpr bool kStreamsPastCaches = false;
 /// Whether code should be small where speed is lost in tails only.
 constexpr bool kSmallCode = true;
+/// Whether parts of vectors are loaded and stored by calls.
+constexpr bool kPartsByCalls = false;
 
 /// Plain stores need no fence of their own.
 inline void fence_streams() {}
