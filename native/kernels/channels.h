@@ -158,28 +158,30 @@ constexpr double kMostDistant = 0.53;
 constexpr double kLeastSquare = 0x1p-120;
 
 /// Whether sums are not finite, or in float32 the shift too far from the mean, or the squares too small.
+/// `lost`: whether there may have been squares where there are none left.
 template <typename T>
-inline bool is_bad(double values, double first, double second) {
+inline bool is_bad(bool lost, double values, double first, double second) {
   constexpr bool is_float32 = sizeof(T) == sizeof(float);
   // Infinite and NaN differ from themselves by NaN.
   const bool finite = (first - first) + (second - second) == 0;
   const bool far = is_float32 && first * first > kMostDistant * (second * values);
-  // Of a constant there are none.
-  const bool tiny = is_float32 && second < kLeastSquare * values && (first != 0 || second != 0);
+  // Of a constant there are none, but neither of deviations that cancel and whose squares have all become 0.
+  const bool none = first == 0 && second == 0;
+  const bool tiny = is_float32 && second < kLeastSquare * values && (lost || !none);
   return !finite || far || tiny;
 }
 
 template <typename T>
-size_t find_bad(size_t channels, double values, const double* sum, const double* sum_squares) {
+size_t find_bad(size_t channels, bool lost, double values, const double* sum, const double* sum_squares) {
   constexpr size_t kBlock = 64;
   for (size_t begin = 0; begin < channels; begin += kBlock) {
     const size_t end = begin + kBlock < channels ? begin + kBlock : channels;
     size_t bad = 0;
     for (size_t channel = begin; channel < end; channel++)
-      bad += is_bad<T>(values, sum[channel], sum_squares[channel]) ? 1 : 0;
+      bad += is_bad<T>(lost, values, sum[channel], sum_squares[channel]) ? 1 : 0;
     if (bad == 0) continue;
     size_t channel = begin;
-    while (!is_bad<T>(values, sum[channel], sum_squares[channel])) channel++;
+    while (!is_bad<T>(lost, values, sum[channel], sum_squares[channel])) channel++;
     return channel;
   }
   return channels;
