@@ -298,6 +298,13 @@ inline double inverse_deviation(double variance, double eps) {
   return 1 / __builtin_sqrt(variance + eps);
 }
 
+/// What T holds of it. A larger one counts as this, in y and in gradients: its square would make gradients of
+/// what rounding leaves in the sums.
+template <typename T>
+inline double held_of(double inverse) {
+  return inverse > Far<T>::kLargest ? Far<T>::kLargest : inverse;
+}
+
 /// A coefficient that T holds where it does not hold 1 / deviation: of deviations so small all that T can
 /// tell is where they are 0, and there y must not be 0 * infinity.
 template <typename T>
@@ -334,7 +341,7 @@ inline void normalization_as(const batchnorm::NormalizationWork<T>& work) {
   for (size_t channel = 0; channel < channels; channel++) {
     const double inverse = inverse_deviation(variance[channel], eps);
     const double factor =
-        bounded<T>((HasWeight ? static_cast<double>(weight[channel]) : 1) * inverse, inverse);
+        bounded<T>((HasWeight ? static_cast<double>(weight[channel]) : 1) * held_of<T>(inverse), inverse);
     high[channel] = static_cast<T>(is_left_to_offset<T>(mean[channel], inverse) ? 0 : mean[channel]);
     const double low = mean[channel] - static_cast<double>(high[channel]);
     scale[channel] = static_cast<T>(factor);
@@ -359,8 +366,9 @@ void gradients(const batchnorm::GradientsWork<T>& work) {
   for (size_t channel = 0; channel < channels; channel++) {
     const double low = mean[channel] - static_cast<double>(high[channel]);
     const double inverse = inverse_deviation(variance[channel], eps);
-    const double sum_dy_normalized = (sum_dy_xc[channel] - low * sum_dy[channel]) * inverse;
-    const double channel_slope = bounded<T>(inverse * (sum_dy_normalized / count), inverse);
+    const double held = held_of<T>(inverse);
+    const double sum_dy_normalized = (sum_dy_xc[channel] - low * sum_dy[channel]) * held;
+    const double channel_slope = bounded<T>(held * (sum_dy_normalized / count), inverse);
     slope[channel] = static_cast<T>(channel_slope);
     constant[channel] = static_cast<T>(sum_dy[channel] / count - low * channel_slope);
     if (dweight) dweight[channel] = static_cast<T>(sum_dy_normalized);

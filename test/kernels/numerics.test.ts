@@ -977,3 +977,49 @@ describe(`deviations whose squares float32 does not hold (${seedNote})`, () => {
       }
     });
 });
+
+describe(`a variance and an eps that are less than 1e-77 together count as that in float32 (${seedNote})`, () => {
+  const largestFloat = (2 - 2 ** -23) * 2 ** 127;
+
+  // One in four is another value: all channels have the same variance, and with the last one float32 does not hold the mean.
+  for (const value of [2 ** -136, -(2 ** -140), 5 * 2 ** -149])
+    it.each(summedLayouts)(
+      `in y and all gradients, where channels vary by ${value}: $name`,
+      ({ shape, axis }) => {
+        const random = new Random();
+        for (const [outer, inner] of [
+          [40, 1],
+          [6, 4],
+          [4, 500],
+        ]) {
+          const extents = extentsOf(shape(outer, 7, inner), axis);
+          const tensor = shape(outer, 7, inner);
+          const x = fromChannels('float32', extents, (_, i) => (i % 4 === 1 ? value : 0));
+          const weight = generate('float32', 7, () => random.uniform(0.5, 1));
+          const bias = generate('float32', 7, () => random.pick([-2, 1e-8, 2]));
+          const counted = largestFloat ** -2 - value ** 2 * (3 / 16);
+          const sizes = Array.from({ length: 7 }, () => random.uniform(0.2, 0.3));
+          const dy = fromChannels('float32', extents, (c) => sizes[c]);
+          for (const activation of [undefined, 'relu'] as const) {
+            const where = `${activation} of [${tensor}]`;
+            const options = { axis, eps: 1e-200, weight, bias, activation };
+            const { y, mean, variance } = forwardTraining({ data: x, shape: tensor }, options);
+            const plain = reference.forwardTraining(x, extents, { eps: counted, weight, bias }).y;
+            const expectedY = activation === 'relu' ? plain.map((v) => Math.max(0, v)) : plain;
+            expectClose(y.data, expectedY, 2e-6 * largest(plain), `y, ${where}`);
+            const { dx, dWeight, dBias } = backward(
+              { data: dy, shape: tensor },
+              { data: x, shape: tensor },
+              { ...options, mean, variance },
+            );
+            const gated = dy.map((v, i) => (activation === 'relu' && !(y.data[i] > 0) ? 0 : v));
+            const expected = reference.backwardTraining(gated, x, extents, { eps: counted, weight });
+            expectClose(dx.data, expected.dx, 2e-6 * 0.3 * largestFloat, `dx, ${where}`);
+            const { magnitude } = expected;
+            expectClose(dWeight, expected.dWeight, (c) => 2e-6 * magnitude.dWeight[c], `dWeight, ${where}`);
+            expectClose(dBias, expected.dBias, (c) => 2e-6 * magnitude.dBias[c], `dBias, ${where}`);
+          }
+        }
+      },
+    );
+});
