@@ -876,6 +876,7 @@ Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   for (const batchnorm::KernelTable* table : batchnorm::kernel_tables())
     isas.Set(isas.Length(), Napi::String::New(env, table->name));
   exports.Set("isas", isas);
+  exports.Set("isaReason", batchnorm::reason_of_best());
   exports.Set("float32", passes_of<float>(env));
   exports.Set("float64", passes_of<double>(env));
   exports.Set("bfloat16", passes_of<Half>(env, batchnorm::kBfloat16));

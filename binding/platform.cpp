@@ -1,5 +1,6 @@
 #include "platform.h"
 
+#include <cstddef>
 #include <cstdint>
 
 #if defined(__linux__)
@@ -40,3 +41,12 @@ void stay_loaded() {
 }
 
 }  // namespace binding
+
+#if defined(_LIBCPP_VERSION)
+/// What a C++ library that is linked in asks for the readable name of an exception that nobody catches,
+/// before it ends the process: its own takes 173 KB. Without an answer it prints the name as it is.
+extern "C" char* __cxa_demangle(const char*, char*, size_t*, int* status) {
+  if (status) *status = -1;
+  return nullptr;
+}
+#endif

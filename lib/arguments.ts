@@ -151,7 +151,7 @@ export function readForward<D extends DType>(
   const isEachOne = division?.samples === 1 && division.perSample === 1 && !present?.presence;
   const isSingle = (hasOne || isEachOne) && singleValue === 'running';
   const isOfBatch = (training && !isSingle) || running === undefined;
-  if (isOfBatch && isEachOne) throw oneValuePerChannelError(input.shape, training, 'virtualBatchSize');
+  if (isOfBatch && isEachOne) throw oneValuePerChannelError(input.shape, true, 'virtualBatchSize');
   if (isOfBatch && hasOne)
     throw rows
       ? oneValuePerRowError(input.shape, running !== undefined)

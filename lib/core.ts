@@ -65,21 +65,13 @@ import { checkPresent, gradientOfWeights } from './presence.js';
 import { type Renorm, renormGradient } from './renorm.js';
 import { gradientsOf, newResult, ResultBuffer } from './result.js';
 import type { RunningStatistics } from './running.js';
+import { shapeOf } from './shapes.js';
 import { isStaged, stage, unstage } from './staging.js';
 import { type Found, Statistics } from './statistics.js';
 import { throughForward, throughForwardLater, throughPresent, throughPresentLater } from './through.js';
 import { copyInto, filled, lengthOf, shareBuffer } from './typed-array.js';
 import type { ArrayOf, DType, FloatArray, ParametersOf, Tensor, TensorArray, TensorLike } from './types.js';
-import {
-  checkKept,
-  checkLength,
-  checkOut,
-  copyOf,
-  inClassOf,
-  newArray,
-  newBytes,
-  shapeOf,
-} from './validate.js';
+import { checkKept, checkLength, checkOut, copyOf, inClassOf, newArray, newBytes } from './validate.js';
 
 /** A copy of what there is. */
 function copied<T extends FloatArray>(array: T | undefined): T | undefined {

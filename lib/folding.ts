@@ -19,6 +19,7 @@ import type { InstanceNorm } from './norms/group.js';
 import { RowNorm } from './norms/row-norm.js';
 import { isOfShape, type Kind, parametersOf } from './norms/rows.js';
 import { namesOf, propertiesOf } from './properties.js';
+import { isRank, newShape, rankError } from './shapes.js';
 import {
   checkValues,
   conventionHint,
@@ -41,10 +42,7 @@ import {
   checkPerChannel,
   copyAs,
   dtypeOf,
-  isRank,
   newArray,
-  newShape,
-  rankError,
   toDtype,
 } from './validate.js';
 

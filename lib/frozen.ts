@@ -1,29 +1,31 @@
 /// <reference lib="esnext.disposable" preserve="true" />
-import { type Activation, checkActivation } from './activation.js';
+import type { Activation } from './activation.js';
 import type { InferPresentPass, Passes } from './backend/backend.js';
 import { backend, passesFor } from './backend/index.js';
-import { type Convention, defaultsOf } from './conventions.js';
 import { arithmeticOf, dtypeNames, isInteger } from './dtype.js';
-import { isArray, rangeError, stateError, typeError } from './errors.js';
+import { stateError, typeError } from './errors.js';
+import type {
+  DefaultRunResultOf,
+  FrozenOptions,
+  FrozenParts,
+  MeanStdOptions,
+  RunAsyncOptions,
+  RunOptions,
+  RunResultOf,
+} from './frozen-options.js';
+import { givenMissing, jsonOfParts, partsOfJSON, partsOfMeanStd, partsOfState } from './frozen-parts.js';
 import { deliver, isShared, move } from './handover.js';
 import { inferLater } from './infer-later.js';
 import { inspect, inspected } from './inspect.js';
-import {
-  defined,
-  type FrozenBatchNormJSON,
-  fieldsOf,
-  jsonVersion,
-  partFrom,
-  readHead,
-  toNumbers,
-} from './json.js';
+import type { FrozenBatchNormJSON } from './json.js';
 import { operate, readAsync } from './operations.js';
 import { platform } from './platform/node.js';
-import { checkMissing, checkNoneMissing, type Missing } from './presence.js';
+import { checkNoneMissing, type Missing } from './presence.js';
 import { areCallsUntouched, areRunsUntouched, namesOf } from './properties.js';
 import { newResult } from './result.js';
+import { isShape, shapeOf } from './shapes.js';
 import { isStaged, stage, takeStaging, unstage } from './staging.js';
-import { type AnyState, readState, type StateOptions } from './state.js';
+import type { AnyState } from './state.js';
 import {
   checkNoneMissingStored,
   type GivenStored,
@@ -35,174 +37,41 @@ import {
   storedPass,
   wholeOf,
 } from './stored.js';
-import { bufferOf, extentOf, lengthOf, typedArrayType, viewOf } from './typed-array.js';
+import { bufferOf, extentOf, typedArrayType, viewOf } from './typed-array.js';
 import type {
-  AnyDType,
   ArrayOf,
   DType,
-  FloatArray,
   IntegerArray,
-  NamedResultOf,
   ParametersOf,
-  ResidualOf,
-  ResultArrayOf,
-  ResultDType,
   ResultDTypeOf,
-  ResultOf,
   Tensor,
   TensorArray,
   TensorLike,
-  UnnamedResultOf,
   ValueArray,
   WrittenOf,
 } from './types.js';
 import {
-  channelsError,
-  checkAxis,
-  checkDivisors,
-  checkDtype,
-  checkEps,
   checkKept,
   checkLength,
-  checkObject,
   checkOut,
   copyOf,
-  dtypeOf,
   geometryOf,
   inClassOf,
-  isShape,
-  maxChannels,
-  newArray,
   newMemory,
-  perChannelError,
   type ReadTensor,
   type ReadView,
   readCallOptions,
-  readOptions,
   readResidual,
   readRunOptions,
-  shapeOf,
   type TensorProperties,
   tensorProperties,
   toDtype,
   viewOfProperties,
 } from './validate.js';
 
-/** What a state does not say. */
-export interface FrozenOptions<D extends DType = DType> extends StateOptions {
-  /** The channel axis; −1 is the last. Default 1. */
-  axis?: number;
-  /** Added to the variance under the root, from 0 on. Default: that of the convention. With 0 no variance may be 0. */
-  eps?: number;
-  /** Of the data that will come in: to be said of bits of 16, a Uint16Array. Default: what they are. */
-  dtype?: D;
-  /** What follows the normalization, in the same pass. Default: nothing. */
-  activation?: Activation;
-  /** What a NaN in x means: see {@link Missing}. Default 'propagate'. */
-  missing?: Missing;
-  /** Whose eps to take, and whose names the state may have too. Default: PyTorch's. */
-  convention?: Convention;
-}
-
-/** What {@link FrozenBatchNorm.fromMeanStd} takes. */
-export interface MeanStdOptions<D extends DType = DType> {
-  /** One value per channel, of x · scale. */
-  mean: readonly number[] | FloatArray;
-  /** One value per channel, positive. */
-  std: readonly number[] | FloatArray;
-  /** By what x is multiplied first, 1 / 255 as a rule where pixels are bytes. Default 1. */
-  scale?: number;
-  /** The channel axis; −1 is the last. Default 1. */
-  axis?: number;
-  /** Of the data that will come in, where that is not of integers. Default: what they are. */
-  dtype?: D;
-}
-
-/** What a run may be given besides x. */
-export interface RunOptions<
-  T extends ValueArray,
-  N extends AnyDType = ResultDTypeOf<T>,
-  O extends ValueArray = ResultOf<T>,
-> {
-  /**
-   * Where the result goes: as long as x. Its class says of which dtype that is: a Float32Array of float32, a Uint8Array,
-   * Uint8ClampedArray, Int8Array or Int16Array of integers, to which values are rounded, to nearest even, and limited; a Uint16Array of what
-   * `dtype` says, or the layer. It is x.data itself, where a result lies as x does, or memory that does not overlap it. Default: a
-   * new array, which costs more than the batch norm itself where x is large.
-   */
-  out?: O;
-  /**
-   * Added before the activation: in the shape of the result and the dtype of x; where the result is of another dtype or in another order,
-   * also in the dtype of the result, or float32, but not in 16 bits where x and the result are of different ones. It may not overlap `out`.
-   * Default: nothing.
-   */
-  residual?: TensorLike<ResidualOf<T, O>>;
-  /** Where the channel axis goes; −1 is the last. Default: where it is. */
-  outAxis?: number;
-  /** Of the result. Default: what `out` is, else that of x, else, of integers, float32. */
-  dtype?: N;
-}
-
-/** What a run may write: bits of what the layer is, where no dtype is said. */
-export type RunResultOf<T extends ValueArray, N extends AnyDType, D extends DType> = [N] extends [never]
-  ? UnnamedResultOf<T> | (Extract<D, 'bfloat16' | 'float16'> extends never ? never : Uint16Array)
-  : NamedResultOf<N>;
-
-/** What a run writes where it is given no `out`. */
-export type DefaultRunResultOf<T extends ValueArray, N extends AnyDType> = [N] extends [never]
-  ? ResultOf<T>
-  : N extends ResultDType
-    ? ResultArrayOf<N>
-    : Float64Array;
-
-/** What a run off the event loop may be given besides x. */
-export interface RunAsyncOptions<
-  T extends ValueArray,
-  N extends AnyDType = ResultDTypeOf<T>,
-  O extends ValueArray = ResultOf<T>,
-> extends RunOptions<T, N, O> {
-  /** Cancels the operation while it waits: the promise rejects with the signal's reason. Later it has no effect. */
-  signal?: AbortSignal;
-  /**
-   * true: x.data's buffer is moved in, all the caller's views of it are detached (as by postMessage), and the result comes
-   * back in the same memory, where it lies as x does and its values are as large. It must be an ArrayBuffer of its own, not resizable, and `out` must be absent. What a signal
-   * then cancels is gone. Default false.
-   */
-  transfer?: boolean;
-}
-
-/** What a frozen layer is made of; everything has been checked. @internal */
-export interface FrozenParts<D extends DType> {
-  channels: number;
-  axis: number;
-  eps: number;
-  /** undefined: either. */
-  dtype: D | undefined;
-  weight: FloatArray | undefined;
-  bias: FloatArray | undefined;
-  mean: FloatArray;
-  variance: FloatArray;
-  activation: Activation | undefined;
-  missing: Missing;
-}
-
 /** Keeps the constructor to this library, which has checked what it gives. @internal */
 export const constructorKey = Symbol('frozen');
 
-const frozenNames = namesOf([
-  'axis',
-  'eps',
-  'dtype',
-  'activation',
-  'missing',
-  'convention',
-  'prefix',
-  'strict',
-]);
-const meanStdNames = namesOf(['mean', 'std', 'scale', 'axis', 'dtype']);
-const jsonNames = ['type', 'version', 'channels', 'config', 'state'];
-const configNames = ['axis', 'eps', 'dtype', 'activation', 'missing'];
-const jsonStateNames = ['weight', 'bias', 'running_mean', 'running_var'];
 const runNames = namesOf(['out', 'residual', 'outAxis', 'dtype'], areRunsUntouched);
 const runAsyncNames = namesOf(
   ['out', 'residual', 'outAxis', 'dtype', 'signal', 'transfer'],
@@ -353,46 +222,7 @@ export class FrozenBatchNorm<D extends DType = DType> {
     state: AnyState,
     options: FrozenOptions<D> = {},
   ): FrozenBatchNorm<D> {
-    const {
-      axis = 1,
-      eps: givenEps,
-      dtype,
-      activation,
-      missing,
-      convention,
-      prefix,
-      strict,
-    } = readOptions(options, frozenNames);
-    const defaults = defaultsOf(convention, undefined);
-    const eps = givenEps === undefined ? defaults.eps : givenEps;
-    checkAxis(axis);
-    checkEps(eps);
-    checkDtype(dtype);
-    checkActivation(activation);
-    const { channels, weight, bias, running_mean, running_var } = readState(state, {
-      channels: undefined,
-      convention,
-      dtype: dtype && arithmeticOf(dtype),
-      prefix,
-      strict,
-      weight: 'optional',
-      bias: 'optional',
-      stats: true,
-      needsStats: true,
-      eps,
-    });
-    return new FrozenBatchNorm(constructorKey, {
-      channels,
-      axis,
-      eps,
-      dtype,
-      weight,
-      bias,
-      mean: running_mean as FloatArray,
-      variance: running_var as FloatArray,
-      activation,
-      missing: checkMissing(missing),
-    });
+    return new FrozenBatchNorm(constructorKey, partsOfState(state, options));
   }
 
   /**
@@ -416,45 +246,7 @@ export class FrozenBatchNorm<D extends DType = DType> {
    * console.log(shape, data[1].toFixed(2)); // [ 1, 3, 1, 2 ] -2.12
    */
   static fromMeanStd<D extends DType = DType>(options: MeanStdOptions<D>): FrozenBatchNorm<D> {
-    checkObject('options', options);
-    const { mean, std, scale = 1, axis = 1, dtype } = readOptions(options, meanStdNames);
-    const checkedDtype = checkDtype(dtype) as D | undefined;
-    const means = readConstants('mean', mean, undefined);
-    const channels = lengthOf(means);
-    const deviations = readConstants('std', std, channels);
-    if (typeof scale !== 'number') throw typeError('scale', 'be a finite number other than 0', scale);
-    if (!Number.isFinite(scale) || scale === 0)
-      throw rangeError('scale', 'be a finite number other than 0', String(scale));
-    const weight = newArray<Float64Array>('float64', channels);
-    const variance = newArray<Float64Array>('float64', channels);
-    for (let channel = 0; channel < channels; channel++) {
-      if (!(deviations[channel] > 0))
-        throw rangeError('std', 'be positive', `${deviations[channel]} in channel ${channel}`);
-      means[channel] /= scale;
-      weight[channel] = scale / deviations[channel];
-      variance[channel] = 1;
-      // In what is computed in.
-      const inArithmetic = (value: number) => (checkedDtype === 'float64' ? value : Math.fround(value));
-      if (!Number.isFinite(inArithmetic(means[channel])) || !Number.isFinite(inArithmetic(weight[channel])))
-        throw rangeError(
-          'scale',
-          'leave mean / scale and scale / std finite',
-          `${scale} in channel ${channel}`,
-        );
-    }
-    return new FrozenBatchNorm(constructorKey, {
-      channels,
-      axis: checkAxis(axis),
-      // The variance is 1: what is divided by stands in the weight, which no root has rounded.
-      eps: 0,
-      dtype: checkedDtype,
-      weight,
-      bias: undefined,
-      mean: means,
-      variance,
-      activation: undefined,
-      missing: 'propagate',
-    });
+    return new FrozenBatchNorm(constructorKey, partsOfMeanStd(options));
   }
 
   /**
@@ -469,19 +261,7 @@ export class FrozenBatchNorm<D extends DType = DType> {
    * console.log(FrozenBatchNorm.fromJSON(JSON.parse(text)).activation); // relu
    */
   toJSON(): FrozenBatchNormJSON<D> {
-    const { channels, axis, eps, dtype, activation, weight, bias, mean, variance } = this.#parts;
-    return {
-      type: 'FrozenBatchNorm',
-      version: jsonVersion,
-      channels,
-      config: defined({ axis, eps, dtype, activation, missing: this.#givenMissing }),
-      state: {
-        ...(weight && { weight: toNumbers(weight) }),
-        ...(bias && { bias: toNumbers(bias) }),
-        running_mean: toNumbers(mean),
-        running_var: toNumbers(variance),
-      },
-    };
+    return jsonOfParts(this.#parts);
   }
 
   /**
@@ -499,27 +279,7 @@ export class FrozenBatchNorm<D extends DType = DType> {
    * console.log(again.channels, again.axis); // 3 -1
    */
   static fromJSON<D extends DType = DType>(json: FrozenBatchNormJSON<D>): FrozenBatchNorm<D> {
-    const fields = fieldsOf('json', json, jsonNames);
-    const channels = readHead('FrozenBatchNorm', fields);
-    const { axis, eps, dtype, activation, missing } = fieldsOf('json.config', fields.config, configNames);
-    const state = fieldsOf('json.state', fields.state, jsonStateNames);
-    const values = (name: string, isThere: boolean) =>
-      partFrom<Float64Array>(`json.state.${name}`, state[name], isThere, channels, 'float64');
-    const checkedEps = checkEps(eps, 'json.config.eps');
-    const variance = values('running_var', true) as Float64Array;
-    checkDivisors('json.state.running_var', variance, checkedEps);
-    return new FrozenBatchNorm(constructorKey, {
-      channels,
-      axis: checkAxis(axis, 'json.config.axis'),
-      eps: checkedEps,
-      dtype: checkDtype(dtype, 'json.config.dtype') as D | undefined,
-      weight: values('weight', state.weight !== undefined),
-      bias: values('bias', state.bias !== undefined),
-      mean: values('running_mean', true) as Float64Array,
-      variance,
-      activation: checkActivation(activation, 'json.config.activation'),
-      missing: checkMissing(missing, 'json.config.missing'),
-    });
+    return new FrozenBatchNorm(constructorKey, partsOfJSON(json));
   }
 
   /** What `util.inspect` and `console.log` print. @internal */
@@ -530,7 +290,7 @@ export class FrozenBatchNorm<D extends DType = DType> {
     return inspected(
       'FrozenBatchNorm',
       channels,
-      { axis, eps, dtype, activation, missing: this.#givenMissing },
+      { axis, eps, dtype, activation, missing: givenMissing(this.#parts) },
       this.#disposed ? 'disposed of' : '',
     );
   }
@@ -765,11 +525,6 @@ export class FrozenBatchNorm<D extends DType = DType> {
     };
   }
 
-  /** undefined for the default, which is not told. */
-  get #givenMissing(): Missing | undefined {
-    return this.#parts.missing === 'propagate' ? undefined : this.#parts.missing;
-  }
-
   #checkAlive(call: string): void {
     if (this.#disposed) throw disposedError(call);
   }
@@ -874,23 +629,6 @@ export class FrozenBatchNorm<D extends DType = DType> {
     this.#frozen[dtype] = frozen;
     return frozen;
   }
-}
-
-/** A copy of finite numbers, one per channel. */
-function readConstants(name: string, values: unknown, channels: number | undefined): Float64Array {
-  if (!isArray(values)) dtypeOf(name, values);
-  const given = values as readonly number[] | FloatArray;
-  const length = isArray(given) ? given.length : lengthOf(given as FloatArray);
-  if (channels !== undefined && length !== channels) throw perChannelError(name, channels, length);
-  if (!(Number.isInteger(length) && length >= 1 && length <= maxChannels)) throw channelsError(name, length);
-  const copy = newArray<Float64Array>('float64', length);
-  for (let i = 0; i < length; i++) {
-    const value: unknown = given[i];
-    if (typeof value !== 'number') throw typeError(`${name}[${i}]`, 'be a finite number', value);
-    if (!Number.isFinite(value)) throw rangeError(`${name}[${i}]`, 'be a finite number', String(value));
-    copy[i] = value;
-  }
-  return copy;
 }
 
 function disposedError(call: string): Error {

@@ -38,6 +38,8 @@ import type {
   DType,
   DTypeOf,
   FloatArray,
+  HalfArray,
+  IntegerArray,
   NamedResultOf,
   ParametersOf,
   ResidualOf,
@@ -137,22 +139,22 @@ export type DefaultInferenceResultOf<T extends ValueArray, N extends AnyDType> =
       : ResultArrayOf<N>
     : Float32Array;
 
-/** Of bits `dtype` must say what x is; of floats it says what the result is, only where `out` is another array. */
+/** What `dtype` must say of such an x; and of floats, what the result is only where `out` is another array. */
 export type ResultNamed<T extends ValueArray, N extends AnyDType> = [N] extends [never]
-  ? T extends Uint16Array
-    ? {
+  ? unknown
+  : [N] extends [InferenceDTypeOf<T>]
+    ? T extends Float32Array
+      ? N extends 'float32'
+        ? unknown
+        : {
+            /** Of the class that `dtype` says. */
+            readonly out: NamedResultOf<N>;
+          }
+      : unknown
+    : {
         /** Of x. */
-        readonly dtype: DTypeOf<T>;
-      }
-    : unknown
-  : T extends Float32Array
-    ? N extends 'float32'
-      ? unknown
-      : {
-          /** Of the class that `dtype` says. */
-          readonly out: NamedResultOf<N>;
-        }
-    : unknown;
+        readonly dtype: InferenceDTypeOf<T>;
+      };
 
 /** What {@link backward} takes: what its forward pass was given, and the statistics. */
 export interface BackwardOptions<T extends TensorArray> extends PassOptions<T>, PresenceOptions {
@@ -326,7 +328,7 @@ export function forwardTraining<T extends Said<N>, N extends DType = never>(
  *
  * @param x any rank from 1 to 64, with at least one channel.
  * @param options `mean` and `variance` must be there; axis 1, eps 1e-5, weight 1 and bias 0 by default.
- * @returns y in the dtype and shape of x; of integers in float32; or in what `out`, `dtype` and `outAxis` say.
+ * @returns y in the dtype and shape of x, its channels where `outAxis` says.
  * @throws TypeError (`ERR_BATCHNORM_INVALID_TYPE`, `ERR_BATCHNORM_UNKNOWN_OPTION`), RangeError
  *   (`ERR_BATCHNORM_INVALID_VALUE`, `ERR_BATCHNORM_MISSING_VALUE`, `ERR_BATCHNORM_OVERLAP`, `ERR_BATCHNORM_OUT_OF_MEMORY`) for what does not fit, Error
  *   (`ERR_BATCHNORM_BUFFER_CHANGED`) where a getter of the arguments takes the memory of an array away; then nothing is
@@ -338,9 +340,30 @@ export function forwardTraining<T extends Said<N>, N extends DType = never>(
  * const statistics = { mean: Float64Array.of(1, 10), variance: Float64Array.of(1, 100) };
  * console.log(forwardInference(x, { ...statistics, eps: 1e-12 }).data); // Float32Array(4) [ 0, 0, 2, 2 ]
  */
+export function forwardInference<T extends FloatArray | HalfArray>(
+  x: TensorLike<T>,
+  options: ForwardInferenceOptions<T, DTypeOf<T>, T>,
+): Tensor<T>;
+/**
+ * Of bits, whose `dtype` must be said, and of integers; and of what is written in another dtype.
+ *
+ * @param x any rank from 1 to 64, with at least one channel.
+ * @param options as for floats; and `dtype` and `out` of another class than x.
+ * @returns y in the shape of x: in the dtype of x, of integers in float32; or in what `out`, `dtype` and `outAxis` say.
+ * @throws TypeError (`ERR_BATCHNORM_INVALID_TYPE`, `ERR_BATCHNORM_UNKNOWN_OPTION`), RangeError
+ *   (`ERR_BATCHNORM_INVALID_VALUE`, `ERR_BATCHNORM_MISSING_VALUE`, `ERR_BATCHNORM_OVERLAP`, `ERR_BATCHNORM_OUT_OF_MEMORY`) for what does not fit, Error
+ *   (`ERR_BATCHNORM_BUFFER_CHANGED`) where a getter of the arguments takes the memory of an array away; then nothing is
+ *   written.
+ * @example
+ * import { forwardInference } from 'batchnorm';
+ *
+ * const pixels = { data: Uint8Array.of(1, 10, 3, 30), shape: [2, 2] };
+ * const statistics = { mean: Float64Array.of(1, 10), variance: Float64Array.of(1, 100) };
+ * console.log(forwardInference(pixels, { ...statistics, dtype: 'int8', eps: 1e-12 }).data); // Int8Array(4) [ 0, 0, 2, 2 ]
+ */
 export function forwardInference<
-  T extends ValueArray,
-  N extends InferenceDTypeOf<T> = never,
+  T extends Said<N> | IntegerArray,
+  N extends AnyDType = never,
   O extends InferenceResultOf<T, N> = never,
 >(
   x: TensorLike<T>,

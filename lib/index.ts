@@ -31,15 +31,15 @@ export {
   foldIntoLinear,
   type Linear,
 } from './folding.js';
-export {
-  type DefaultRunResultOf,
-  FrozenBatchNorm,
-  type FrozenOptions,
-  type MeanStdOptions,
-  type RunAsyncOptions,
-  type RunOptions,
-  type RunResultOf,
-} from './frozen.js';
+export { FrozenBatchNorm } from './frozen.js';
+export type {
+  DefaultRunResultOf,
+  FrozenOptions,
+  MeanStdOptions,
+  RunAsyncOptions,
+  RunOptions,
+  RunResultOf,
+} from './frozen-options.js';
 export {
   type BackwardOptions,
   type BatchStats,

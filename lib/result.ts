@@ -1,9 +1,10 @@
 import { backend } from './backend/index.js';
 import type { LayerGradients } from './calls.js';
 import type { Result } from './pending.js';
+import { shapeOf } from './shapes.js';
 import { byteLengthOf, lengthOf, partOf, shareBuffer } from './typed-array.js';
 import type { AnyDType, DType, FloatArray, ParametersOf, TensorArray, ValueArray } from './types.js';
-import { newArray, shapeOf } from './validate.js';
+import { newArray } from './validate.js';
 
 /**
  * Beyond what an allocator keeps and hands out again, memory is always new: touching it first, 4 KiB at a time, takes

@@ -9,6 +9,11 @@ export interface Capabilities {
   backend: 'native' | 'wasm';
   /** The instruction set in use: 'avx512' | 'avx2' | 'neon' | 'generic', or 'wasm'. */
   isa: string;
+  /**
+   * Why it is that one, in words: 'BATCHNORM_ISA', which asked for it; 'the widest that can be used here'; 'AVX-512 lowers the clock
+   * of this CPU', on Intel's before Ice Lake, where avx2 is the best; or 'the only one of the WebAssembly backend'.
+   */
+  isaReason: string;
   /** Those that could be used here (BATCHNORM_ISA), best first. */
   isas: string[];
   /** As {@link threads} says. */
@@ -64,10 +69,11 @@ export function threads(): number {
  * console.log(isas.includes(isa), backend === 'native' || backend === 'wasm'); // true true
  */
 export function capabilities(): Capabilities {
-  const { name, isa, isas, l2Bytes } = backend;
+  const { name, isa, isaReason, isas, l2Bytes } = backend;
   return {
     backend: name,
     isa,
+    isaReason,
     isas: isas.slice(),
     threads: threads(),
     l2Bytes,

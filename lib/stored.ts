@@ -6,6 +6,7 @@ import { dtypes, type HalfDType, integerNamed, isHalf, isInteger, storageOf, sto
 import { describeShape, rangeError, typeError } from './errors.js';
 import { checkApart, isInPlace } from './overlap.js';
 import { newResult } from './result.js';
+import { newShape } from './shapes.js';
 import { bitsOf, halvesOf, lengthOf, partOf, typedArrayType, valuesOf } from './typed-array.js';
 import type {
   AnyDType,
@@ -24,7 +25,6 @@ import {
   checkSameShape,
   geometryOf,
   newArray,
-  newShape,
   type ReadView,
   readView,
   toDtype,

@@ -32,6 +32,7 @@ import {
   runPropertiesOf,
   tensorPropertiesOf,
 } from './properties.js';
+import { newShape, readDimensions } from './shapes.js';
 import { suggestionFor } from './suggest.js';
 import {
   bitsOf,
@@ -72,54 +73,7 @@ export interface Geometry {
 /** So many that per-channel arrays can still be made. */
 export const maxChannels = 2 ** 31 - 1;
 
-/** As NumPy and PyTorch have it. */
-const maxRank = 64;
-
-const { apply } = Reflect;
-const ArrayClass = Array;
-const arrayOf = Array.of;
 const { hasOwn } = Object;
-
-const one = 1;
-
-/** What there are of each rank, to be copied. */
-const onesOfRank = Array.from({ length: maxRank + 1 }, (_, rank) => new Array<number>(rank).fill(1));
-
-/**
- * A shape to be filled. It has its elements, so that no setter on Array.prototype is asked for them; literals because nothing
- * else is as fast, and not of constants, whose memory would be copied with the first write.
- */
-export function newShape(rank: number): number[] {
-  switch (rank) {
-    case 1:
-      return [one];
-    case 2:
-      return [one, one];
-    case 3:
-      return [one, one, one];
-    case 4:
-      return [one, one, one, one];
-    default:
-      return apply(arrayOf, ArrayClass, onesOfRank[rank]);
-  }
-}
-
-/** Whether a shape is this one, of which nothing is to be checked any more. */
-export function isShape(given: unknown, known: readonly number[]): boolean {
-  if (!isArray(given) || given.length !== known.length) return false;
-  for (let i = 0; i < known.length; i++) if (given[i] !== known[i]) return false;
-  return true;
-}
-
-/** A copy. */
-export function shapeOf(shape: readonly number[]): number[] {
-  if (shape.length === 2) return [shape[0], shape[1]];
-  if (shape.length === 4) return [shape[0], shape[1], shape[2], shape[3]];
-  const copy = newShape(shape.length);
-  for (let i = 0; i < shape.length; i++) copy[i] = shape[i];
-  return copy;
-}
-
 const noOptions = Object.freeze(Object.create(null));
 
 export function checkObject(name: string, value: unknown): asserts value is object {
@@ -155,8 +109,8 @@ function checkOptions(value: object, names: Names, name: string): void {
 }
 
 function unknownOption(name: string, key: string, known: readonly string[]): Error {
-  const rule = known.length === 0 ? 'have no properties' : `only have ${known.join(', ')}`;
-  return typeError(name, rule, key, 'UNKNOWN_OPTION', suggestionFor(key, known));
+  if (known.length === 0) return typeError(name, 'have no properties', key, 'UNKNOWN_OPTION');
+  return typeError(name, `only have ${known.join(', ')}`, key, 'UNKNOWN_OPTION', suggestionFor(key, known));
 }
 
 /** The dtype of an array of parameters or statistics. */
@@ -176,9 +130,9 @@ function tryDtypeOf(data: unknown): Arithmetic | undefined {
 
 /** For data of a tensor, or room for them, that are of another kind. */
 function dataError(name: string, data: unknown, wanted: DType | undefined, cure: string): Error {
-  const rule = wanted === undefined ? arrayNames : dtypes[wanted].arrayName;
+  if (wanted === undefined) return typeError(name, `be a ${arrayNames}`, data, 'INVALID_TYPE', cure);
   const orHalves = wanted === 'float16' && hasHalves ? ' or Float16Array' : '';
-  return typeError(name, `be a ${rule}${orHalves}`, data, 'INVALID_TYPE', cure);
+  return typeError(name, `be a ${dtypes[wanted].arrayName}${orHalves}`, data, 'INVALID_TYPE', cure);
 }
 
 function dataCure(data: unknown, wanted: DType | undefined): string {
@@ -234,34 +188,6 @@ export function readShape<T extends TensorArray>(name: string, value: unknown, d
   return withoutStrides(tensor, strides === stride ? 'stride' : 'strides', strides, offset);
 }
 
-/** The shape of a tensor, copied, and its product. */
-function readDimensions(name: string, shape: unknown, dims: unknown): { copy: number[]; size: number } {
-  const hasDims = shape === undefined && dims !== undefined;
-  const given = hasDims ? dims : shape;
-  const named = hasDims ? 'dims' : 'shape';
-  if (!isArray(given)) throw typeError(`${name}.${named}`, 'be an array of dimensions', given);
-  const rank = given.length;
-  // Names are put together where they are needed: a string costs as much as all checks of a small tensor.
-  if (!isRank(rank)) throw rankError(`${name}.${named}`, rank);
-  const copy = newShape(rank);
-  let size = 1;
-  // The product without the zeros: neither it nor a part of it may pass 2^53.
-  let extent = 1;
-  for (let i = 0; i < rank; i++) {
-    const dimension = given[i];
-    if (typeof dimension !== 'number')
-      throw typeError(`${name}.${named}[${i}]`, 'be a non-negative safe integer', dimension);
-    if (!Number.isSafeInteger(dimension) || dimension < 0)
-      throw rangeError(`${name}.${named}[${i}]`, 'be a non-negative safe integer', String(dimension));
-    copy[i] = dimension;
-    size *= dimension;
-    if (dimension > 0) extent *= dimension;
-  }
-  if (extent > Number.MAX_SAFE_INTEGER)
-    throw rangeError(`${name}.${named}`, 'stay below 2^53 values', describeShape(copy));
-  return { copy, size };
-}
-
 /** A copy of strides, whose values are not checked. */
 function readStrides(
   name: string,
@@ -308,15 +234,6 @@ function withoutStrides<T extends TensorArray>(
     );
   if (length === size) return tensor;
   return { ...tensor, data: partOf(data, dtype, first, size) };
-}
-
-/** The length of a proxy of an array may be anything. */
-export function isRank(length: unknown): boolean {
-  return Number.isInteger(length) && (length as number) >= 1 && (length as number) <= maxRank;
-}
-
-export function rankError(name: string, length: unknown): Error {
-  return rangeError(name, `have from 1 to ${maxRank} dimensions`, describe(length));
 }
 
 /** The data of a tensor must have the values its shape says. */
@@ -432,8 +349,8 @@ export function viewOfProperties(
     offset: 0,
   };
   if (strides === undefined) return view;
-  const given = readStrides(name, strides === stride ? 'stride' : 'strides', strides, copy);
-  return placed(view, given, offset);
+  const stridesName = strides === stride ? 'stride' : 'strides';
+  return placed(view, stridesName, readStrides(name, stridesName, strides, copy), offset);
 }
 
 /** For data that are not of the dtype that was said. */
@@ -442,7 +359,12 @@ export function viewDtypeError({ name, given }: ReadView, wanted: DType | undefi
 }
 
 /** The same with strides, where it does not lie one value after the other. */
-function placed(view: ReadView, given: readonly unknown[], offset: unknown = 0): ReadView {
+function placed(
+  view: ReadView,
+  stridesName: string,
+  given: readonly unknown[],
+  offset: unknown = 0,
+): ReadView {
   const { name, data, dtype, shape, size } = view;
   const first = checkInteger(`${name}.offset`, offset, 0, Number.MAX_SAFE_INTEGER);
   const strides = newShape(shape.length);
@@ -452,9 +374,9 @@ function placed(view: ReadView, given: readonly unknown[], offset: unknown = 0):
   let most = first;
   for (let i = shape.length - 1; i >= 0; i--) {
     const stride = given[i];
-    if (typeof stride !== 'number') throw typeError(`${name}.strides[${i}]`, 'be an integer', stride);
+    if (typeof stride !== 'number') throw typeError(`${name}.${stridesName}[${i}]`, 'be an integer', stride);
     if (!Number.isSafeInteger(stride))
-      throw rangeError(`${name}.strides[${i}]`, 'be an integer', String(stride));
+      throw rangeError(`${name}.${stridesName}[${i}]`, 'be an integer', String(stride));
     strides[i] = stride;
     if (shape[i] !== 1 && stride !== expected) isPlain = false;
     expected *= shape[i];

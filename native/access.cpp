@@ -32,14 +32,17 @@ struct Piece {
 struct Steps {
   size_t rows;
   size_t columns;
-  bool gathers;  ///< whether several rows with gaps between them may be a piece
+  size_t stretch;  ///< rows at which one ends, so that it ends with a piece; 0: no number of rows ends one
+  bool gathers;    ///< whether several rows with gaps between them may be a piece
 };
 /// Of a pass whose values do not depend on each other: whole lines of 16-bit values.
-constexpr Steps kLines = {1, kLanes<Half>, false};
+constexpr Steps kLines = {1, kLanes<Half>, 0, false};
 /// Of one that sums, by Layout: a stretch, or the rows of which two trees are one addition. A row longer than
 /// a stretch ends one in each of its tiles (Partition::ends_stretch).
-constexpr Steps kSummed[] = {{1, kStretch * 8 * kLanes<float>, true}, {8, kLanes<Half>, true}};
+constexpr Steps kSummed[] = {{1, kStretch * 8 * kLanes<float>, 0, true},
+                             {8, kLanes<Half>, kStretch * 8, true}};
 static_assert(kPiece % kSummed[kChannelsFirst].columns == 0);
+static_assert(kSummed[kChannelsLast].stretch == 4 * kSummed[kChannelsLast].rows);
 
 /// Calls visit(piece) for pieces that cover a tile, row by row.
 template <typename Visit>
@@ -51,10 +54,12 @@ void for_each_piece(const Tile& tile, Steps steps, Visit visit) {
     columns = round_up(divide_up(columns, parts), steps.columns);
   } else if (columns == tile.stride || steps.gathers) {
     rows = kPiece / columns / rows * rows;
-    // Of sums in columns: no stretch ends within a piece.
-    constexpr size_t stretch = kStretch * 8;
-    if (steps.gathers && steps.rows == 8)
-      rows = rows >= stretch ? rows / stretch * stretch : rows >= 16 ? 16 : 8;
+    // Whole stretches, or the half or the quarter of one.
+    if (steps.stretch > 0) {
+      size_t unit = steps.stretch;
+      while (unit > rows) unit /= 2;
+      rows = rows / unit * unit;
+    }
   }
   for (size_t row = 0; row < tile.rows; row += rows)
     for (size_t column = 0; column < tile.columns; column += columns)
@@ -202,7 +207,8 @@ GradSumsWork<Half> part_of(const GradSumsWork<Half>& work, Layout layout, const 
 /// Whether a stretch ends with a piece of a tile with which one does.
 bool ends_stretch(bool with_tile, Layout layout, const Tile& tile, const Piece& piece) {
   const size_t end = piece.row + piece.rows;
-  return with_tile && (layout == kChannelsFirst || end == tile.rows || end % (kStretch * 8) == 0);
+  const size_t stretch = kSummed[layout].stretch;
+  return with_tile && (stretch == 0 || end == tile.rows || end % stretch == 0);
 }
 
 /// Calls sum_whole(part) for the parts of a work that kernels of Half can sum, sum_rest(part) for the others.
@@ -215,7 +221,7 @@ void for_each_part(Layout layout, const Work& work, Whole sum_whole, Rest sum_re
   };
   const size_t columns = tile.columns - tile.columns % kLanes<float>;
   const size_t rows = tile.rows - tile.rows % 8;
-  const size_t stretches = rows == tile.rows ? rows : rows - rows % (kStretch * 8);
+  const size_t stretches = rows == tile.rows ? rows : rows - rows % kSummed[layout].stretch;
   with(sum_whole, {0, stretches, 0, columns}, work.ends_stretch);
   with(sum_whole, {stretches, rows - stretches, 0, columns}, false);
   with(sum_rest, {rows, tile.rows - rows, 0, columns}, work.ends_stretch);

@@ -3,8 +3,8 @@
 
 namespace batchnorm {
 
-void detail::run_parallel(size_t, size_t tasks, bool, Task call, const void* context) {
-  for (size_t task = 0; task < tasks; task++) call(context, task, 0);
+void detail::run_parallel(size_t, size_t tasks, size_t, bool backwards, Task call, const void* context) {
+  for (size_t task = 0; task < tasks; task++) call(context, backwards ? tasks - 1 - task : task, 0);
 }
 
 }  // namespace batchnorm

@@ -17,8 +17,9 @@ constexpr size_t kBlockBytes = size_t{256} << 10;
 constexpr size_t kLargeChannelBytes = size_t{4} << 20;
 /// Work below this is done before a second thread has joined.
 constexpr size_t kBytesPerThread = size_t{64} << 10;
-/// Waking a sleeping thread takes as long as this much work.
-constexpr size_t kWakeBytes = size_t{1} << 20;
+/// So many rows take as long as bringing the coefficients of their columns to another thread: backward of (1,
+/// 7, 7, 2048) last takes 25 us, with two threads 30; of (2, 14, 14, 256) last 19 and 13.
+constexpr size_t kRowsOfCoefficients = 512;
 /// What a group has of a tensor in a sample at least, by how many tensors the sums read. Less is a walk from
 /// page to page, once for each group, on which threads wait for each other's lines: backward of (512, 512, 7,
 /// 7) took 27 ms, and takes 9; of (1000, 32, 7, 7) 5.3 and 0.6, with two threads 2.1 and 0.3.
@@ -37,11 +38,15 @@ constexpr size_t kLinesBeside[] = {32, 8};
 /// The threads worth using for work that moves `bytes`.
 struct Crew {
   Crew(const Execution& execution, size_t bytes)
-      : threads(std::clamp<size_t>(bytes / kBytesPerThread, 1, execution.threads)),
-        wake(bytes >= kWakeBytes) {}
+      : threads(std::clamp<size_t>(bytes / kBytesPerThread, 1, execution.threads)), bytes(bytes) {}
+  /// In channels-last all threads need the coefficients of all channels, which one of them has in its cache.
+  template <typename T>
+  Crew(const Execution& execution, size_t bytes, const Tiling<T>& tiling) : Crew(execution, bytes) {
+    if (threads == 1 || tiling.layout() == kChannelsFirst) return;
+    *this = Crew(execution, bytes / (1 + kRowsOfCoefficients / tiling.shape().outer));
+  }
   size_t threads;
-  /// Whether those that sleep are woken.
-  bool wake;
+  size_t bytes;
 };
 
 /// What a pass moves, in tensors of the size of x.
@@ -75,6 +80,8 @@ struct Plan : WritePlan {
   /// kGroups: whether two groups are too much for a cache, so that what is asked for while a group is written
   /// is more of it, and not the next.
   bool crowded;
+  /// kWhole: chunks that a task sums.
+  size_t run;
   /// kWhole: channels that a task settles.
   size_t settled;
   /// kWhole: whether the write begins with what was read last.
@@ -93,7 +100,8 @@ Stores stores_of(const Execution& execution, const Tiling<Compute<S>>& tiling, b
 /// Of a pass that sums nothing.
 template <typename S>
 WritePlan plan_of_write(const Execution& execution, const Tiling<Compute<S>>& tiling, bool in_place) {
-  return {Crew(execution, tiling.shape().size() * sizeof(S)), stores_of<S>(execution, tiling, in_place)};
+  return {Crew(execution, tiling.shape().size() * sizeof(S), tiling),
+          stores_of<S>(execution, tiling, in_place)};
 }
 
 /// Channels-first: groups that a cache holds.
@@ -117,7 +125,7 @@ Plan plan_of_groups(const Execution& execution, const Partition<Compute<S>>& par
                        : fitting > whole_lines ? fitting - fitting % whole_lines
                                                : fitting;
   const bool crowded = traffic.summed > 1 && channel_bytes <= 2 * execution.cache_bytes;
-  return {{crew, stores}, Plan::kGroups, group, beside, crowded, 0, false};
+  return {{crew, stores}, Plan::kGroups, group, beside, crowded, 0, 0, false};
 }
 
 /// The whole tensor, step by step.
@@ -132,18 +140,23 @@ Plan plan_of_whole(const Execution& execution, const Partition<Compute<S>>& part
   const size_t block = columns == 1 ? kBlockColumns : kBlockOfSeveral / columns;
   const size_t fitting = std::max<size_t>(1, kBlockBytes / (sizeof(S) * chunk_values));
   const size_t most = partition.layout() == kChannelsLast ? block - block % kLanes<Compute<S>> : fitting;
-  const size_t group = std::min(width, most);
+  // Of few chunks the columns are shared.
+  const size_t tasks = crew.threads == 1 ? 1 : 2 * crew.threads;
+  const size_t shared = round_up(divide_up(width * partition.chunks(), tasks), kLanes<Compute<S>>);
+  const size_t group = std::min({width, most, partition.chunks() < tasks ? shared : width});
+  const size_t run = std::clamp<size_t>(kBlockBytes / (sizeof(S) * group * chunk_values), 1,
+                                        divide_up(partition.chunks(), 4 * crew.threads));
   const size_t settled = std::max<size_t>(64, divide_up(shape.channels, 4 * crew.threads));
   // What was read last is the nearest; in a tensor that no cache holds memory rather goes on as it went.
   const bool backwards = shape.size() * sizeof(S) < execution.stream_bytes;
-  return {{crew, stores}, Plan::kWhole, group, false, false, settled, backwards};
+  return {{crew, stores}, Plan::kWhole, group, false, false, run, settled, backwards};
 }
 
 /// Of a pass that sums.
 template <typename S>
 Plan plan_of(const Execution& execution, const Partition<Compute<S>>& partition, const Traffic& traffic) {
   const Shape& shape = partition.shape();
-  const Crew crew(execution, traffic.summed * shape.size() * sizeof(S));
+  const Crew crew(execution, traffic.summed * shape.size() * sizeof(S), partition);
   const Stores stores = stores_of<S>(execution, partition, traffic.in_place);
   const size_t channel_bytes = traffic.summed * shape.count() * sizeof(S);
   if (partition.layout() == kChannelsFirst && channel_bytes <= kLargeChannelBytes &&

@@ -172,6 +172,12 @@ class MomentSums {
   void ask_for(size_t chunk, Range channels) const {
     const S* nine[9];
     find_nine(partition_, chunks_[chunk], channels.begin, x_, nine);
+    if (partition_.layout() == kChannelsLast) {
+      const size_t columns = (channels.end - channels.begin) * partition_.columns_of_channel();
+      for (const S* at : nine)
+        for (size_t column = 0; column < columns; column += kLanes<S>) prefetch(at + column);
+      return;
+    }
     for (size_t channel = channels.begin; channel < channels.end; channel++)
       for (const S*& at : nine) {
         prefetch(at);
@@ -200,7 +206,7 @@ class MomentSums {
     size_t before = 0;
     partition_.for_each_tile(
         span, channels.begin * columns_of_channel, channels.end * columns_of_channel,
-        ahead<S>(partition_, span, channels), [&](Tile tile, size_t at) {
+        ahead<S>(partition_, span, channels, kMomentsAheadBytes), [&](Tile tile, size_t at) {
           add(MomentsWork<S>{tile, x_ + at, read, sums, partition_.ends_stretch(span, before++)});
         });
   }
@@ -388,7 +394,7 @@ class GradSums {
     const Normalization<const T> c = coefficients_.from(channels.begin * columns);
     size_t before = 0;
     partition_.for_each_tile(span, channels.begin * columns, channels.end * columns,
-                             ahead<S>(partition_, span, channels), [&](Tile tile, size_t at) {
+                             ahead<S>(partition_, span, channels, kAheadBytes), [&](Tile tile, size_t at) {
                                add(GradSumsWork<S>{tile,
                                                    dy_ + at,
                                                    x_ + at,

@@ -5,16 +5,15 @@
 namespace batchnorm {
 namespace {
 
-/// Spans of about kBlockBytes that cover a tensor, for the passes that sum nothing.
+/// Spans of about `values` values that cover a tensor, for the passes that sum nothing.
 template <typename S>
 class Sweep {
   using T = Compute<S>;
 
  public:
-  explicit Sweep(const Tiling<T>& tiling)
+  Sweep(const Tiling<T>& tiling, size_t values)
       : tiling_(tiling), ahead_(ahead_bytes(tiling.shape().size() * sizeof(S)) / sizeof(S)) {
     const Shape& shape = tiling.shape();
-    const size_t values = kBlockBytes / sizeof(S);
     if (tiling.layout() == kChannelsLast) {
       rows_ = std::max<size_t>(1, values / tiling.width());
       size_ = divide_up(tiling.rows(), rows_) + (tiling.rest() > 0 ? 1 : 0);
@@ -70,18 +69,21 @@ class Sweep {
 template <typename S>
 void sweep(const Crew& crew, const Tiling<Compute<S>>& tiling, const TileWriter& writer, bool backwards) {
   const size_t size = tiling.shape().size();
-  if (size <= kBlockBytes / sizeof(S)) {
+  const size_t share = crew.threads == 1 ? size : divide_up(size, 2 * crew.threads);
+  const size_t block = std::min(share, kBlockBytes / sizeof(S));
+  if (size <= block) {
     // What the nearest cache holds is near.
     tiling.for_each_tile(straight_ahead(size <= kNearBytes / sizeof(S) ? 0 : kAheadInCaches / sizeof(S)),
                          [&](Tile tile, size_t at) { writer.write(tile, at, 0); });
     return writer.finish();
   }
-  const Sweep<S> blocks(tiling);
-  work(crew, blocks.size(), [&](size_t task, size_t) {
-    blocks.for_each_tile(backwards ? blocks.size() - 1 - task : task,
+  const Sweep<S> blocks(tiling, block);
+  const auto write = [&](size_t task, size_t) {
+    blocks.for_each_tile(task,
                          [&](Tile tile, size_t at, size_t channel) { writer.write(tile, at, channel); });
     writer.finish();
-  });
+  };
+  work(crew, blocks.size(), write, backwards);
 }
 
 namespace {
@@ -161,11 +163,11 @@ void write_groups(Scratch& scratch, const Kernels<Compute<S>>& kernels, const Pl
     }
     // Reading from the cache leaves memory idle but for the writes: time to ask for this thread's next group.
     // Two inputs of two groups would push each other out: there, what is to come of this group is kept near.
-    const size_t next = crew.threads * group;
-    const size_t next_group = channels.end + next <= shape.channels ? next * shape.inner : 0;
+    const size_t next_group = channels.end + group <= shape.channels ? group * shape.inner : 0;
     const size_t sample_before = size_t{0} - shape.channels * shape.inner;
     write(channels, straight_ahead(plan.crowded ? sample_before : next_group));
   });
+  if (!plan.beside) return;
   work(crew, crew.threads, [&](size_t worker, size_t) {
     if (workers[worker].unwritten.end > 0) write(workers[worker].unwritten, straight_ahead(0));
   });
@@ -188,15 +190,20 @@ void write_after_all(Scratch& scratch, const Kernels<Compute<S>>& kernels, const
   auto* const workers = scratch.take<Accumulators<T>>(crew.threads);
   for (size_t worker = 0; worker < crew.threads; worker++)
     new (workers + worker) Accumulators<T>(scratch, partition, 1, plan.group);
-  work(crew, chunks * groups, [&](size_t task, size_t worker) {
-    const size_t chunk = task / groups;
+  // Neighbours go to one thread: memory goes on where it was, and what is asked for ahead is its own.
+  const size_t run = plan.run;
+  work(crew, divide_up(chunks, run) * groups, [&](size_t task, size_t worker) {
+    const Range run_chunks = part(chunks, run, task / groups);
     const Range channels = part(width, plan.group, task % groups);
     const Accumulators<T>& accumulators = workers[worker];
-    const LaneSums<T> lanes = accumulators.begin(0, chunk, channels, partials);
-    sums.sum(chunk, channels, lanes, accumulators.columns(), partials,
-             [&](const auto& work) { sums.add(work); });
-    accumulators.collect(kernels, {chunk, chunk + 1}, channels, partials);
-    sums.check({chunk, chunk + 1}, channels, partials);
+    for (size_t chunk = run_chunks.begin; chunk < run_chunks.end; chunk++) {
+      if (chunk + 1 < run_chunks.end) sums.ask_for(chunk + 1, channels);
+      const LaneSums<T> lanes = accumulators.begin(0, chunk, channels, partials);
+      sums.sum(chunk, channels, lanes, accumulators.columns(), partials,
+               [&](const auto& work) { sums.add(work); });
+      accumulators.collect(kernels, {chunk, chunk + 1}, channels, partials);
+      sums.check({chunk, chunk + 1}, channels, partials);
+    }
   });
   work(crew, divide_up(channels_of_all, plan.settled),
        [&](size_t task, size_t) { settle(part(channels_of_all, plan.settled, task), partials); });

@@ -14,8 +14,8 @@ namespace batchnorm {
 
 /// Shares tasks among a crew.
 template <typename Body>
-void work(const Crew& crew, size_t tasks, const Body& body) {
-  parallel_for(crew.threads, tasks, crew.wake, body);
+void work(const Crew& crew, size_t tasks, const Body& body, bool backwards = false) {
+  parallel_for(crew.threads, tasks, crew.bytes, backwards, body);
 }
 
 /// A call of an object that outlives it.

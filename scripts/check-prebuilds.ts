@@ -1,10 +1,15 @@
-// Looks at every binary in prebuilds/ as far as that goes without running it: its format and processor, what it takes
-// from which library, what it gives, and that each object holds one symbol. Needs LLVM's llvm-nm and llvm-readobj, which
-// read every system's files.
+// Looks at every binary in prebuilds/ as far as that goes without running it: its format, processor and size, what it takes
+// from which library, what it gives, and that each object holds one symbol; and at the size of the tarball. Needs LLVM's
+// llvm-nm and llvm-readobj, which read every system's files.
 import { execFileSync } from 'node:child_process';
 import { existsSync, statSync } from 'node:fs';
 import { checkObjects } from './check-symbols.js';
+import { packedBytes } from './pack.js';
 import { buildFolder, glibcFloor, type Target, targets } from './targets.js';
+
+/** What ARCHITECTURE.md promises of a binary, and of the package as npm downloads it. */
+const mostBytes = 2_500_000;
+const mostPackedBytes = 8_000_000;
 
 const entryPoints = ['napi_register_module_v1', 'node_api_module_get_api_version_v1'];
 
@@ -23,7 +28,10 @@ const libraries: Record<Target['platform'], RegExp> = {
   win32: /^(node\.exe|kernel32\.dll|ntdll\.dll|api-ms-win-crt-[\w-]+\.dll)$/,
 };
 
-const isas: Record<Target['arch'], string> = { x64: 'avx2,avx512,generic', arm64: 'generic,neon' };
+function isasOf({ platform, arch }: Target): string {
+  if (arch === 'arm64') return 'generic,neon';
+  return platform === 'darwin' ? 'avx2,generic' : 'avx2,avx512,generic';
+}
 
 function output(program: string, ...args: string[]): string {
   return execFileSync(program, args, { encoding: 'utf8', maxBuffer: 2 ** 26 });
@@ -100,7 +108,10 @@ function check(target: Target): { wrong: string[]; told: string } {
   if (foreign.length > 0)
     wrong.push(`it must not ask for versions of a C++ library, got ${foreign.join(', ')}`);
 
-  const told = [`${Math.round(statSync(file).size / 1024)} KiB`, `needs ${needed.join(' ')}`];
+  const bytes = statSync(file).size;
+  if (bytes > mostBytes) wrong.push(`it must have at most ${mostBytes} bytes, got ${bytes}`);
+
+  const told = [`${bytes} bytes`, `needs ${needed.join(' ')}`];
   if (libc === 'glibc') {
     const versions = taken.flatMap((name) => matches(name, /@GLIBC_([\d.]+)/g));
     const newest = versions.reduce((a, b) => (isOlder(a, b) ? b : a), '0');
@@ -121,7 +132,8 @@ function check(target: Target): { wrong: string[]; told: string } {
   const found = checkObjects(`${buildFolder(target)}/build`, 'llvm-')
     .sort()
     .join();
-  if (found !== isas[arch]) wrong.push(`it must be made of ${isas[arch]}, got ${found}`);
+  const isas = isasOf(target);
+  if (found !== isas) wrong.push(`it must be made of ${isas}, got ${found}`);
   return { wrong, told: told.join(', ') };
 }
 
@@ -135,3 +147,9 @@ for (const target of present) {
 const missing = targets.filter((target) => !present.includes(target)).map(({ name }) => name);
 console.log(`Binaries looked at: ${present.length}; not there: ${missing.join(', ') || 'none'}`);
 if (present.length === 0) process.exitCode = 1;
+const packed = packedBytes();
+console.log(`Packed: ${packed} bytes`);
+if (packed > mostPackedBytes) {
+  console.error(`the package must have at most ${mostPackedBytes} bytes, got ${packed}`);
+  process.exitCode = 1;
+}

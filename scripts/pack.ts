@@ -10,15 +10,23 @@ import { run } from './run.js';
 export const npm = process.env.npm_execpath as string;
 if (!npm) throw new Error('this script must be run by npm, got no npm_execpath: npm run');
 
-function pack(folder: string, destination: string): string {
+function runPack(folder: string, ...flags: string[]): { filename: string; size: number } {
   const { stdout, status, stderr } = spawnSync(
     process.execPath,
-    [npm, 'pack', folder, '--json', '--ignore-scripts', '--pack-destination', destination],
+    [npm, 'pack', folder, '--json', '--ignore-scripts', ...flags],
     { encoding: 'utf8', maxBuffer: 2 ** 26 },
   );
   if (status !== 0) throw new Error(`npm pack must succeed, got ${stderr}`);
-  const [{ filename }] = JSON.parse(stdout) as { filename: string }[];
-  return join(destination, filename);
+  return (JSON.parse(stdout) as { filename: string; size: number }[])[0];
+}
+
+function pack(folder: string, destination: string): string {
+  return join(destination, runPack(folder, '--pack-destination', destination).filename);
+}
+
+/** The bytes of the package's tarball, with `dist/` and `prebuilds/` as they are. */
+export function packedBytes(): number {
+  return runPack('.', '--dry-run').size;
 }
 
 /** Packs them into a folder, with `dist/` as it is. */

@@ -3,6 +3,7 @@ import { parseHTML } from 'linkedom';
 import { bytesOf, type Case, passes, sizeOf } from '../cases.js';
 import { geometricMean, type Lookup } from '../results.js';
 import { type Color, escapeHtml, plotStyle } from './html.js';
+import { placed } from './labels.js';
 import { tabulated } from './tables.js';
 
 /** In the order of the contenders: this library in blues, everybody else in other colours. */
@@ -170,8 +171,16 @@ function decades(from: number, to: number, [least, most]: readonly number[]): nu
   );
 }
 
+/** The pixel of a value on a logarithmic axis. */
+function at(value: number, [least, most]: readonly number[], from: number, to: number): number {
+  return from + ((to - from) * Math.log(value / least)) / Math.log(most / least);
+}
+
 /** Where the axis of the errors ends; what is smaller, or none, stands there as a triangle. */
 const leastError = 1e-9;
+
+/** What this library keeps below. */
+const promised = 1e-6;
 
 /** Dots with names: the worst error of the hard cases against the speed in training, a plot for each layout. */
 export function errorPlots(lookup: Lookup): string | undefined {
@@ -196,10 +205,13 @@ export function errorPlots(lookup: Lookup): string | undefined {
   // The same axes for both layouts: to where they usually reach, and further where a value does.
   const fractions = points.map(({ fraction }) => fraction);
   const speeds = [Math.min(0.003, ...fractions) / 1.3, Math.max(1, ...fractions) * 1.3];
-  const middle = Math.sqrt(speeds[0] * speeds[1]);
   const mostError = 2 * Math.max(1e-5, ...points.map(({ error }) => error).filter(Number.isFinite));
-  const isSerial = ({ contender }: (typeof points)[number]) =>
-    contenders.some(({ name, threads }) => name === contender && threads === 1);
+  const room = {
+    left: frame.marginLeft,
+    right: width,
+    top: frame.marginTop - 8,
+    bottom: frame.height - frame.marginBottom,
+  };
   const plots = [...new Set(points.map(({ layout }) => layout))].map((layout) => {
     const own = points
       .filter((point) => point.layout === layout)
@@ -211,6 +223,16 @@ export function errorPlots(lookup: Lookup): string | undefined {
           ? { ...point, end: undefined }
           : { ...point, error: mostError, end: 'most' };
       });
+    const heightOf = (error: number) => at(error, [leastError, mostError], room.bottom, frame.marginTop);
+    const labels = placed(
+      own.map(({ contender, fraction, error }) => ({
+        name: contender,
+        x: at(fraction, speeds, room.left, width - frame.marginRight),
+        y: heightOf(error),
+      })),
+      room,
+      [{ ...room, top: heightOf(promised), bottom: heightOf(promised) }],
+    );
     const dot = { x: 'fraction', y: 'error', fill: 'contender', r: 5 } as const;
     return figure(layout, {
       ...frame,
@@ -229,12 +251,12 @@ export function errorPlots(lookup: Lookup): string | undefined {
         label: '↑ worst error',
         labelArrow: 'none',
         grid: true,
-        ticks: decades(-9, 3, [leastError, mostError]),
+        ticks: decades(-9, 9, [leastError, mostError]),
         tickFormat: '.0e',
       },
       color: colors(lookup),
       marks: [
-        Plot.ruleY([1e-6], { stroke: 'var(--text)', strokeDasharray: '3,3' }),
+        Plot.ruleY([promised], { stroke: 'var(--text)', strokeDasharray: '3,3' }),
         Plot.dot(
           own.filter(({ end }) => end === undefined),
           dot,
@@ -245,24 +267,28 @@ export function errorPlots(lookup: Lookup): string | undefined {
             { ...dot, symbol: 'triangle', rotate: which === 'least' ? 180 : 0 },
           ),
         ),
-        // With several threads below: the error is that of one thread, and the speed often close. On the side of the
-        // dot where there is room.
-        ...[true, false].flatMap((serial) =>
-          [true, false].map((fast) =>
-            Plot.text(
-              own.filter((it) => isSerial(it) === serial && it.fraction > middle === fast),
-              {
-                x: 'fraction',
-                y: 'error',
-                text: 'contender',
-                fill: 'contender',
-                textAnchor: fast ? 'end' : 'start',
-                dx: fast ? -8 : 8,
-                dy: serial ? -9 : 10,
-                fontWeight: 600,
-                fontSize: 11,
-              },
-            ),
+        Plot.link(
+          labels.filter(({ y, textY }) => Math.abs(textY - y) > 7),
+          {
+            x1: { value: 'x', scale: null },
+            y1: { value: 'y', scale: null },
+            x2: { value: 'textX', scale: null },
+            y2: { value: 'textY', scale: null },
+            stroke: 'name',
+          },
+        ),
+        ...(['start', 'end'] as const).map((textAnchor) =>
+          Plot.text(
+            labels.filter(({ anchor }) => anchor === textAnchor),
+            {
+              x: { value: 'textX', scale: null },
+              y: { value: 'textY', scale: null },
+              text: 'name',
+              fill: 'name',
+              textAnchor,
+              fontWeight: 600,
+              fontSize: 11,
+            },
           ),
         ),
       ],

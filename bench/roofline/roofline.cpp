@@ -86,7 +86,7 @@ Napi::Value stream(const Napi::CallbackInfo& info) {
   const float* from = a.Data() + skipped;
   const float* other = sum ? b + skipped : nullptr;
   float* to = c.Data() + skipped;
-  batchnorm::parallel_for(threads, blocks, true, [&](size_t task, size_t) {
+  batchnorm::parallel_for(threads, blocks, ~size_t{0}, false, [&](size_t task, size_t) {
     const size_t begin = task * block;
     streams[variant](from + begin, sum ? other + begin : nullptr, to + begin,
                      std::min(block, values - begin));

@@ -111,11 +111,15 @@ async function timesOf(
 ): Promise<string[]> {
   const results = await onBothSides(() => predict(model, x));
   const difference = checked(largestDifference(results.stock, results.ours));
-  const { stock, ours } = await inTurns(rounds, async (side) => ({
-    whole: await milliseconds(() => predict(model, x)),
-    // It has no batch norm that the sides could do: once a round.
-    folded: side === 'stock' ? await milliseconds(() => predict(folded, x)) : Number.NaN,
-  }));
+  const { stock, ours } = await inTurns(rounds, async (side) => {
+    // The first one after a change of sides waits for code to be compiled anew.
+    predict(model, x);
+    return {
+      whole: await milliseconds(() => predict(model, x)),
+      // It has no batch norm that the sides could do: once a round.
+      folded: side === 'stock' ? await milliseconds(() => predict(folded, x)) : Number.NaN,
+    };
+  });
   const wholes = { stock: stock.map(({ whole }) => whole), ours: ours.map(({ whole }) => whole) };
   const without = stock.map((times) => times.folded);
   return [...timeCells(wholes), difference.toExponential(1), ...foldedCells(wholes.stock, without)];

@@ -354,6 +354,8 @@ export interface Backend {
   readonly name: 'native' | 'wasm';
   /** The instruction set in use. */
   readonly isa: string;
+  /** Why it is that one, in words. */
+  readonly isaReason: string;
   /** Those that could be used here, best first. */
   readonly isas: readonly string[];
   readonly float32: Passes<Float32Array>;

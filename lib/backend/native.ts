@@ -75,6 +75,8 @@ interface Binding
     | 'mpi'
   > {
   isas: string[];
+  /** Why the first of them is the best. */
+  isaReason: string;
   float32: BoundPasses<Float32Array>;
   float64: BoundPasses<Float64Array>;
   bfloat16: BoundPasses<Uint16Array>;
@@ -427,6 +429,7 @@ export function createNativeBackend({ isa, streamBytes }: NativeSettings = {}): 
   return {
     name: 'native',
     isa: isa ?? isas[0],
+    isaReason: isa === undefined ? binding.isaReason : 'BATCHNORM_ISA',
     isas,
     l2Bytes: l2,
     streamBytes: streamedFrom,

@@ -446,6 +446,7 @@ export function createWasmBackend(): Backend {
   return {
     name: 'wasm',
     isa: 'wasm',
+    isaReason: 'the only one of the WebAssembly backend',
     isas: ['wasm'],
     l2Bytes: 0,
     streamBytes: () => 0,

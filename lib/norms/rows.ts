@@ -12,6 +12,7 @@ import type {
 import { type CallNames, callNamesOf } from '../call-names.js';
 import { describe, describeShape, isArray, rangeError, typeError } from '../errors.js';
 import { checkAbsent, jsonVersion } from '../json.js';
+import { isRank, newShape, rankError, shapeOf } from '../shapes.js';
 import { lengthOf } from '../typed-array.js';
 import type { DType, TensorArray } from '../types.js';
 import {
@@ -20,13 +21,9 @@ import {
   checkOneOf,
   type Geometry,
   geometryOf,
-  isRank,
   maxChannels,
   newArray,
-  newShape,
   type ReadTensor,
-  rankError,
-  shapeOf,
 } from '../validate.js';
 
 const { freeze } = Object;

@@ -357,12 +357,14 @@ void normalization(const batchnorm::NormalizationWork<T>& work) {
   run(work);
 }
 
-template <typename T>
-void gradients(const batchnorm::GradientsWork<T>& work) {
-  const auto [channels, eps, count, mean, variance, high, sum_dy, sum_dy_xc, to_slope, to_constant, dweight,
-              dbias] = work;
+/// A constant lets every compiler work on neighbouring channels at once, where a condition does not.
+template <bool HasWeight, typename T>
+void gradients_as(const batchnorm::GradientsWork<T>& work) {
+  const auto [channels, eps, count, mean, variance, high, sum_dy, sum_dy_xc, to_slope, to_constant,
+              to_dweight, dbias] = work;
   T* const __restrict slope = to_slope;
   T* const __restrict constant = to_constant;
+  T* const __restrict dweight = to_dweight;
   for (size_t channel = 0; channel < channels; channel++) {
     const double low = mean[channel] - static_cast<double>(high[channel]);
     const double inverse = inverse_deviation(variance[channel], eps);
@@ -371,9 +373,19 @@ void gradients(const batchnorm::GradientsWork<T>& work) {
     const double channel_slope = bounded<T>(held * (sum_dy_normalized / count), inverse);
     slope[channel] = static_cast<T>(channel_slope);
     constant[channel] = static_cast<T>(sum_dy[channel] / count - low * channel_slope);
-    if (dweight) dweight[channel] = static_cast<T>(sum_dy_normalized);
-    if (dbias) dbias[channel] = static_cast<T>(sum_dy[channel]);
+    if constexpr (HasWeight) dweight[channel] = static_cast<T>(sum_dy_normalized);
   }
+}
+
+template <typename T>
+void gradients(const batchnorm::GradientsWork<T>& work) {
+  if (work.dbias)
+    for (size_t channel = 0; channel < work.channels; channel++)
+      work.dbias[channel] = static_cast<T>(work.sum_dy[channel]);
+  if (work.dweight)
+    gradients_as<true>(work);
+  else
+    gradients_as<false>(work);
 }
 
 }  // namespace

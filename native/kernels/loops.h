@@ -343,11 +343,9 @@ ALWAYS_INLINE void for_each_column_summed(Tile tile, size_t before, bool ends_st
                          [&](auto quad) INLINED { channel.visit_held(quad); });
             });
       } else {
-        size_t count = kLanes<T>;
-        if constexpr (!std::is_same_v<decltype(lanes), AllLanes>) count = lanes;
-        add([&]() INLINED { channel.hold(any_rows(tile, row, column, count, kQuad)); },
-            [&](size_t from, size_t many)
-                INLINED { channel.visit_held(any_rows(tile, from, column, count, many)); });
+        add([&]() INLINED { channel.hold(any_rows(tile, row, column, lanes, kQuad)); },
+            [&](size_t from, size_t count)
+                INLINED { channel.visit_held(any_rows(tile, from, column, lanes, count)); });
       }
       if constexpr (std::is_same_v<decltype(lanes), AllLanes>)
         channel.close(false);
@@ -361,7 +359,11 @@ ALWAYS_INLINE void for_each_column_summed(Tile tile, size_t before, bool ends_st
     for (const auto& part : parts) {
       Tile of = tile;
       of.columns = part.columns;
-      for_each_vector<T>(of, part.column, visit_vector);
+      if constexpr (!kSmallCode)
+        for_each_vector<T>(of, part.column, visit_vector);
+      else
+        for (size_t column = part.column; column < of.columns; column += kLanes<T>)
+          visit_vector(column, of.columns - column < kLanes<T> ? of.columns - column : kLanes<T>);
     }
     // Vectors of columns that overlap have sums in common: a stretch ends when all are done.
     if (ends_stretch && ((row + rows) % stretch == 0 || row + rows == tile.rows))
@@ -551,12 +553,15 @@ ALWAYS_INLINE void write_lines_of_columns(Tile tile, S* to, const Map& map) {
   };
   // Writes lines from `at`, which lies in column `column`, up to `end`.
   const auto write_lines = [&](size_t at, size_t end, size_t column, size_t distance) INLINED {
-    for (; at < end; at += kLanes<S>) {
-      const size_t first = column;
-      const size_t last = vectors > 1 ? next(column) : column;
-      write_line(at, [&](size_t i) INLINED { return of_columns(i == 0 ? first : last); });
-      ask_ahead(at, distance);
-      column = next(last);
+    // Row by row: to ask of each column whether it is the last takes longer than all that is done with a
+    // line.
+    for (; at < end; column -= columns) {
+      const size_t row_end = end - at < columns - column ? end : at + (columns - column);
+      for (; at < row_end; at += kLanes<S>, column += kLanes<S>) {
+        const size_t last = vectors > 1 ? next(column) : column;
+        write_line(at, [&](size_t i) INLINED { return of_columns(i == 0 ? column : last); });
+        ask_ahead(at, distance);
+      }
     }
   };
   const size_t before = before_first_line(to, total);

@@ -43,14 +43,14 @@ struct Register {
     return {Vector{from[0], from[1]}};
   }
   static ALWAYS_INLINE Register load(const T* from, size_t count, Register fill) {
-    if (count == kLanes) return load(from);
-    for (size_t i = 0; i < count; i++) fill.value[i] = from[i];
-    return fill;
+    return count == kLanes ? load(from) : load_some(from, count, fill);
   }
   ALWAYS_INLINE void store(T* to) const { __builtin_memcpy(to, &value, sizeof(Vector)); }
   ALWAYS_INLINE void store(T* to, size_t count) const {
-    if (count == kLanes) return store(to);
-    for (size_t i = 0; i < count; i++) to[i] = value[i];
+    if (count == kLanes)
+      store(to);
+    else
+      store_some(to, count);
   }
   ALWAYS_INLINE void stream(T* to) const { store(to); }
   friend ALWAYS_INLINE Register select(size_t count, Register first, Register rest) {
@@ -85,6 +85,16 @@ struct Register {
   /// a in the lanes in which `of` is no NaN, b in the others.
   friend ALWAYS_INLINE Register select_ordered(Register of, Register a, Register b) {
     return {of.value == of.value ? a.value : b.value};
+  }
+
+ private:
+  // Out of line: inline they are 36 KB.
+  static __attribute__((noinline)) Register load_some(const T* from, size_t count, Register fill) {
+    for (size_t i = 0; i < count; i++) fill.value[i] = from[i];
+    return fill;
+  }
+  __attribute__((noinline)) void store_some(T* to, size_t count) const {
+    for (size_t i = 0; i < count; i++) to[i] = value[i];
   }
 };
 

@@ -168,7 +168,12 @@ describe.runIf(isBuilt).each([
   it('the library computes in WebAssembly, on one thread', async () => {
     await open(path);
     expect(await page.evaluate(() => library.capabilities())).toEqual({
-      ...{ backend: 'wasm', isa: 'wasm', isas: ['wasm'] },
+      ...{
+        backend: 'wasm',
+        isa: 'wasm',
+        isaReason: 'the only one of the WebAssembly backend',
+        isas: ['wasm'],
+      },
       ...{ threads: 1, l2Bytes: 0, streamBytes: 0, version },
     });
     expect(problems).toEqual([]);

@@ -43,6 +43,10 @@ describe('the environment', () => {
     const { report } = run({});
     expect(report).toMatchObject({ backend: 'native', version: manifest.version, y: [...normalized] });
     expect(report.isa).toBe(report.isas[0]);
+    expect([
+      'the widest that can be used here',
+      ...(report.isa === 'avx2' ? ['AVX-512 lowers the clock of this CPU'] : []),
+    ]).toContain(report.isaReason);
     expect(report.isas.at(-1)).toBe('generic');
     expect(report.threads).toBeGreaterThanOrEqual(1);
   });
@@ -50,7 +54,12 @@ describe('the environment', () => {
   it('forces any instruction set the CPU has', () => {
     const { report } = run({});
     for (const isa of report.isas)
-      expect(run({ BATCHNORM_ISA: isa }).report).toMatchObject({ isa, y: [...normalized] });
+      expect(run({ BATCHNORM_ISA: isa }).report).toMatchObject({
+        isa,
+        isaReason: 'BATCHNORM_ISA',
+        isas: report.isas,
+        y: [...normalized],
+      });
   });
 
   it('is refused where it asks for an instruction set the CPU lacks', () => {
@@ -97,7 +106,8 @@ describe('the environment', () => {
 
   it.runIf(isBuilt)('forces the WebAssembly backend without a warning', () => {
     const { report, stderr } = run({ BATCHNORM_BACKEND: 'wasm' });
-    expect(report).toMatchObject({ backend: 'wasm', isa: 'wasm', threads: 1, y: [...normalized] });
+    const isaReason = 'the only one of the WebAssembly backend';
+    expect(report).toMatchObject({ backend: 'wasm', isa: 'wasm', isaReason, threads: 1, y: [...normalized] });
     expect(stderr).toBe('');
   });
 

@@ -400,6 +400,14 @@ describe('what does not fit', () => {
     ],
     ['x.strides[3] must be an integer, got 0.5', () => normalize.run({ ...x, strides: [126, 21, 3, 0.5] })],
     [
+      'x.stride[3] must be an integer, got 0.5',
+      () => normalize.run({ ...x, stride: [126, 21, 3, 0.5] } as typeof x),
+    ],
+    [
+      'x.stride must be an array, one for each dimension, got 1 of them',
+      () => normalize.run({ ...x, stride: [1] } as typeof x),
+    ],
+    [
       'x.offset must be at least 2 (2 x 6 x 7 x 3 with strides [126, 21, 3, -1] from offset 0 on), got 0',
       () => normalize.run({ ...x, strides: [126, 21, 3, -1] }),
     ],

@@ -90,6 +90,9 @@ describe('the compiler catches', () => {
     expectError(() => forwardInference(bits, given), TypeError);
     // @ts-expect-error: whatever is written
     expectError(() => forwardInference(bits, { ...given, out: new Float32Array(4) }), TypeError);
+    // @ts-expect-error: and where x may be bits
+    const either = <T extends Float32Array | Uint16Array>(x: Tensor<T>) => forwardInference(x, given);
+    expectError(() => either(bits), TypeError);
     // @ts-expect-error: and on the way back
     expectError(() => backward(bits, bits, given), TypeError);
     // @ts-expect-error: of statistics
@@ -205,6 +208,32 @@ describe('the types say', () => {
     expect(normalized(singles).data).toBeInstanceOf(Float32Array);
     const of = <T extends Float32Array | Float64Array>(x: Tensor<T>) => Moments.of(x);
     expect(of(singles).mean).toEqual(Float64Array.of(2, 3));
+    const given = { mean: Float32Array.of(2, 3), variance: Float32Array.of(1, 1), eps: 0 };
+    const inferred = <T extends Float32Array | Float64Array>(x: Tensor<T>, out: T): Tensor<T>[] => [
+      forwardInference(x, given),
+      forwardInference(x, { ...given, residual: x, out }),
+    ];
+    const [plain, added] = inferred(doubles, new Float64Array(4));
+    expectTypeOf(plain.data).toExtend<Float64Array>();
+    expect(plain.data).toEqual(Float64Array.of(-1, -1, 1, 1));
+    expect(added.data).toEqual(Float64Array.of(0, 1, 4, 5));
+    const read = <T extends Float32Array | Uint8Array>(x: Tensor<T>) => forwardInference(x, given).data;
+    expect(read(bytes)).toEqual(Float32Array.of(-1, -1, 1, 1));
+    const returned = <T extends Float32Array | Float64Array>(x: Tensor<T>): Tensor<T>[] => [
+      backward(x, x, given).dx,
+      groupNorm(x, { groups: 1 }).y,
+      groupNormBackward(x, x, { groups: 1 }).dx,
+      instanceNorm(tensor(x.data, [1, 2, 2])).y,
+      instanceNormBackward(tensor(x.data, [1, 2, 2]), tensor(x.data, [1, 2, 2])).dx,
+      layerNorm(x).y,
+      layerNormBackward(x, x).dx,
+      rmsNorm(x).y,
+      rmsNormBackward(x, x).dx,
+    ];
+    expect(returned(doubles).every(({ data }) => data instanceof Float64Array)).toBe(true);
+    const sums = <T extends Float32Array | Float64Array>(x: Tensor<T>) =>
+      GradientSums.of(x, x, { moments: Moments.of(x) });
+    expect(sums(singles)).toBeInstanceOf(GradientSums);
   });
 
   it('that results have the dtype of the layer or of the input', () => {

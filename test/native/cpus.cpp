@@ -1,6 +1,6 @@
 // Which kernel tables the dispatch takes on CPUs that are not here. For each, this program starts itself,
 // goes through that process one instruction at a time, and puts the CPU's answers in the place of those of
-// CPUID and XGETBV. Linux on x86-64.
+// CPUID and XGETBV. What answers lead to is a matter of main.cpp too. Linux on x86-64.
 
 #include <sys/ptrace.h>
 #include <sys/user.h>
@@ -25,30 +25,40 @@ namespace {
 constexpr uint32_t kOsxsave = 1u << 27, kAvx = 1u << 28, kF16c = 1u << 29;
 constexpr uint32_t kAvx2 = 1u << 5, kF = 1u << 16, kDq = 1u << 17, kBw = 1u << 30, kVl = 1u << 31;
 constexpr uint32_t kAvx512 = kF | kDq | kBw | kVl;
+constexpr uint32_t kVbmi2 = 1u << 6;
 // Bits of XCR0, the registers that the operating system saves.
 constexpr uint32_t kXmm = 0x03, kYmm = 0x07, kZmm = 0xe7;
 
+/// Twelve letters, of CPUID(0): EBX, EDX, ECX.
+using Maker = uint32_t[3];
+constexpr Maker kIntel = {0x756e6547, 0x49656e69, 0x6c65746e};  // "GenuineIntel"
+constexpr Maker kAmd = {0x68747541, 0x69746e65, 0x444d4163};    // "AuthenticAMD"
+
 struct Cpu {
   const char* name;
-  /// CPUID(1).ECX and CPUID(7).EBX, as far as they matter here.
-  uint32_t leaf1_ecx, leaf7_ebx;
+  /// CPUID(1).ECX and CPUID(7).EBX and ECX, as far as they matter here.
+  uint32_t leaf1_ecx, leaf7_ebx, leaf7_ecx;
   uint32_t xcr0;
   const char* expected;
+  const Maker& maker = kIntel;
 };
 
+constexpr uint32_t kLeaf1 = kOsxsave | kAvx | kF16c;
 const Cpu kCpus[] = {
-    {"all of it", kOsxsave | kAvx | kF16c, kAvx2 | kAvx512, kZmm, " avx512 avx2 generic"},
-    {"no AVX-512", kOsxsave | kAvx | kF16c, kAvx2, kYmm, " avx2 generic"},
-    {"no F16C", kOsxsave | kAvx, kAvx2, kYmm, " generic"},
-    {"no AVX2", kOsxsave | kAvx | kF16c, 0, kYmm, " generic"},
-    {"no AVX", 0, 0, 0, " generic"},
-    {"AVX-512 without F", kOsxsave | kAvx | kF16c, kAvx2 | (kAvx512 & ~kF), kZmm, " avx2 generic"},
-    {"AVX-512 without DQ", kOsxsave | kAvx | kF16c, kAvx2 | (kAvx512 & ~kDq), kZmm, " avx2 generic"},
-    {"AVX-512 without BW", kOsxsave | kAvx | kF16c, kAvx2 | (kAvx512 & ~kBw), kZmm, " avx2 generic"},
-    {"AVX-512 without VL", kOsxsave | kAvx | kF16c, kAvx2 | (kAvx512 & ~kVl), kZmm, " avx2 generic"},
-    {"all of it, an OS that saves no ZMM", kOsxsave | kAvx | kF16c, kAvx2 | kAvx512, kYmm, " avx2 generic"},
-    {"all of it, an OS that saves no YMM", kOsxsave | kAvx | kF16c, kAvx2 | kAvx512, kXmm, " generic"},
-    {"all of it, an OS without XSAVE", kAvx | kF16c, kAvx2 | kAvx512, 0, " generic"},
+    {"all of it", kLeaf1, kAvx2 | kAvx512, kVbmi2, kZmm, " avx512 avx2 generic"},
+    {"AVX-512 that lowers the clock", kLeaf1, kAvx2 | kAvx512, 0, kZmm, " avx2 avx512 generic"},
+    {"AVX-512 of AMD", kLeaf1, kAvx2 | kAvx512, 0, kZmm, " avx512 avx2 generic", kAmd},
+    {"no AVX-512", kLeaf1, kAvx2, 0, kYmm, " avx2 generic"},
+    {"no F16C", kOsxsave | kAvx, kAvx2, 0, kYmm, " generic"},
+    {"no AVX2", kLeaf1, 0, 0, kYmm, " generic"},
+    {"no AVX", 0, 0, 0, 0, " generic"},
+    {"AVX-512 without F", kLeaf1, kAvx2 | (kAvx512 & ~kF), 0, kZmm, " avx2 generic"},
+    {"AVX-512 without DQ", kLeaf1, kAvx2 | (kAvx512 & ~kDq), 0, kZmm, " avx2 generic"},
+    {"AVX-512 without BW", kLeaf1, kAvx2 | (kAvx512 & ~kBw), 0, kZmm, " avx2 generic"},
+    {"AVX-512 without VL", kLeaf1, kAvx2 | (kAvx512 & ~kVl), 0, kZmm, " avx2 generic"},
+    {"all of it, an OS that saves no ZMM", kLeaf1, kAvx2 | kAvx512, kVbmi2, kYmm, " avx2 generic"},
+    {"all of it, an OS that saves no YMM", kLeaf1, kAvx2 | kAvx512, kVbmi2, kXmm, " generic"},
+    {"all of it, an OS without XSAVE", kAvx | kF16c, kAvx2 | kAvx512, kVbmi2, 0, " generic"},
 };
 
 void require(bool condition, const char* what) {
@@ -77,12 +87,13 @@ int report(const std::string& expected) {
 bool answer(const Cpu& cpu, unsigned long bytes, user_regs_struct& registers) {
   if ((bytes & 0xffff) == 0xa20f) {  // CPUID
     const auto leaf = static_cast<uint32_t>(registers.rax), part = static_cast<uint32_t>(registers.rcx);
-    constexpr uint32_t last_leaf = 7,
-                       maker = 0x756e6547;  // "Genu": libgcc asks no further where it knows no maker
+    const bool features = leaf == 7 && part == 0;
+    constexpr uint32_t last_leaf = 7;
+    // libgcc asks no further where it knows no maker.
     registers.rax = leaf == 0 ? last_leaf : 0;
-    registers.rbx = leaf == 0 ? maker : leaf == 7 && part == 0 ? cpu.leaf7_ebx : 0;
-    registers.rcx = leaf == 1 ? cpu.leaf1_ecx : 0;
-    registers.rdx = 0;
+    registers.rbx = leaf == 0 ? cpu.maker[0] : features ? cpu.leaf7_ebx : 0;
+    registers.rcx = leaf == 0 ? cpu.maker[2] : leaf == 1 ? cpu.leaf1_ecx : features ? cpu.leaf7_ecx : 0;
+    registers.rdx = leaf == 0 ? cpu.maker[1] : 0;
     registers.rip += 2;
     return true;
   }

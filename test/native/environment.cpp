@@ -113,7 +113,7 @@ int main() {
     check(environment() == expected, "the calling thread", table->name);
     // One flag per thread that has taken part; which do is up to the pool.
     std::vector<char> changed(kThreads, 0);
-    batchnorm::parallel_for(kThreads, 20000, true, [&](size_t, size_t slot) {
+    batchnorm::parallel_for(kThreads, 20000, ~size_t{0}, false, [&](size_t, size_t slot) {
       if (environment() != expected) changed[slot] = 1;
     });
     for (const char one : changed) check(!one, "a thread of the pool", table->name);

@@ -2,7 +2,8 @@
 // pages without access, with many threads, from many threads; and the queue. Ends with a signal at the first
 // difference. `once` tries each variation of a shape with one case instead of two, for sanitizers and
 // emulators; `threads` only those with several threads, for ThreadSanitizer; `best` only the best table of
-// this CPU beside generic at its plainest, where another run has tried the others.
+// this CPU beside generic at its plainest, where another run has tried the others. And which tables CPUs that
+// are not here would get.
 
 #include <atomic>
 #include <cmath>
@@ -11,6 +12,7 @@
 #include <thread>
 
 #include "conversions.h"
+#include "dispatch.h"
 #include "norms.h"
 #include "passes.h"
 #include "plan.h"
@@ -425,6 +427,51 @@ void test_queue_from_many() {
   check(alive == 0, "nothing is left in the queue");
 }
 
+// ---- Which tables CPUs get. ----
+
+// Bits of CPUID(1).ECX, and of CPUID(7).EBX and ECX.
+constexpr uint32_t kAvxLeaf1 = 1u << 27 | 1u << 28 | 1u << 29;  // OSXSAVE, AVX, F16C
+constexpr uint32_t kAvx2 = 1u << 5;
+constexpr uint32_t kAvx512 = kAvx2 | 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31;
+constexpr uint32_t kVbmi = 1u << 1, kVbmi2 = 1u << 6, kVnni = 1u << 11, kBitalg = 1u << 12;
+constexpr uint32_t kSince2019 = kVbmi | kVbmi2 | kVnni | kBitalg;
+// XCR0.
+constexpr uint32_t kYmm = 0x07, kZmm = 0xe7;
+
+const struct {
+  const char* name;
+  batchnorm::X86Answers answers;
+  const char* expected;
+} kCpus[] = {
+    {"Nehalem", {true, 0, 0, 0, 0}, ""},
+    {"Ivy Bridge", {true, kAvxLeaf1, 0, 0, kYmm}, ""},
+    {"Haswell", {true, kAvxLeaf1, kAvx2, 0, kYmm}, " avx2"},
+    {"Skylake-X", {true, kAvxLeaf1, kAvx512, 0, kZmm}, " avx2 avx512"},
+    {"Cascade Lake", {true, kAvxLeaf1, kAvx512, kVnni, kZmm}, " avx2 avx512"},
+    // Cooper Lake has BF16 as well, which another leaf tells.
+    {"Cooper Lake", {true, kAvxLeaf1, kAvx512, kVnni, kZmm}, " avx2 avx512"},
+    {"Cannon Lake", {true, kAvxLeaf1, kAvx512, kVbmi, kZmm}, " avx2 avx512"},
+    {"Ice Lake", {true, kAvxLeaf1, kAvx512, kSince2019, kZmm}, " avx512 avx2"},
+    {"Sapphire Rapids", {true, kAvxLeaf1, kAvx512, kSince2019, 0x602e7}, " avx512 avx2"},
+    {"Alder Lake", {true, kAvxLeaf1, kAvx2, 0, kYmm}, " avx2"},
+    {"Cascade Lake, an OS that saves no ZMM", {true, kAvxLeaf1, kAvx512, kVnni, kYmm}, " avx2"},
+    {"Ice Lake, an OS that saves no ZMM", {true, kAvxLeaf1, kAvx512, kSince2019, kYmm}, " avx2"},
+    {"Zen 3", {false, kAvxLeaf1, kAvx2, 0, kYmm}, " avx2"},
+    {"Zen 4", {false, kAvxLeaf1, kAvx512, kSince2019, kZmm}, " avx512 avx2"},
+    {"Zen 5", {false, kAvxLeaf1, kAvx512, kSince2019, kZmm}, " avx512 avx2"},
+    {"Zen 4 in a virtual machine that hides VBMI2", {false, kAvxLeaf1, kAvx512, 0, kZmm}, " avx512 avx2"},
+};
+
+void test_cpus() {
+  for (const auto& cpu : kCpus) {
+    const batchnorm::X86Isas isas = batchnorm::isas_of(cpu.answers);
+    std::string actual = isas.avx512 && !isas.avx2_is_better ? " avx512" : "";
+    if (isas.avx2) actual += " avx2";
+    if (isas.avx512 && isas.avx2_is_better) actual += " avx512";
+    check(actual == cpu.expected, cpu.name);
+  }
+}
+
 }  // namespace
 
 int main(int count, char** arguments) {
@@ -440,6 +487,7 @@ int main(int count, char** arguments) {
       return 2;
     }
   }
+  test_cpus();
   passed += conversions::test_all();
   passed += storages::test_all(best_only ? 41 : once ? 5 : 1);
   passed += norms::test_all(tables(), once || best_only, threads_only);

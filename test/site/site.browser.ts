@@ -244,8 +244,21 @@ describe('the site', () => {
       ['size-of-the-tensor', 3],
       ['error-against-speed', 2],
     ]);
+    /** Pairs of texts of a plot of which one lies on the other. */
+    const onEachOther = () =>
+      page.evaluate(`[...document.querySelectorAll('#error-against-speed ~ * svg')].flatMap((svg) => {
+        const texts = [...svg.querySelectorAll('text')];
+        const boxes = texts.map((text) => text.getBoundingClientRect());
+        const within = (a, b) => Math.min(a.right, b.right) - Math.max(a.left, b.left) > 0.5 &&
+          Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 0.5;
+        return texts.flatMap((text, i) => texts.slice(i + 1).flatMap((other, j) =>
+          within(boxes[i], boxes[i + 1 + j]) ? [text.textContent + ', ' + other.textContent] : []));
+      })`);
+    expect(await page.evaluate(`document.querySelectorAll('#error-against-speed ~ * svg').length`)).toBe(2);
+    expect(await onEachOther()).toEqual([]);
     await screenshot('benchmark-light');
     await open('/benchmark.html', { width: 375, scheme: 'dark' });
+    expect(await onEachOther()).toEqual([]);
     await screenshot('benchmark-dark-375');
   });
 

@@ -7,7 +7,7 @@ const listed = readFileSync(new URL('../../docs/errors.md', import.meta.url), 'u
   .slice(1)
   .flatMap((block) => block.split('\n```')[0].split('\n'))
   .map((line) => {
-    const parts = line.split(/<[^>]+>/).map((part) => part.replace(/[.*+?^${}()|[\]\\]/g, '\\$&'));
+    const parts = line.split(/<[^<>=]+>/).map((part) => part.replace(/[.*+?^${}()|[\]\\]/g, '\\$&'));
     return new RegExp(`^${parts.join('.*')}$`);
   });
 
