@@ -42,6 +42,10 @@ export const survivors: Readonly<Record<string, Readonly<Record<string, string>>
   },
   'native/batchnorm.cpp': {
     '{channels, eps, 2, mean, variance, c.mean': 'slope and constant are not wanted',
+    'const Plan plan = plan_of<S>(execution, partition, {1, false, pass.x == pass.y': 'a plan changes no bit',
+    'const bool has_columns = tiling.columns_of_channel() >= 1;': 'spread over one column is a copy',
+    'const bool near = bytes <= kNearBytes && bytes <= execution.stream_bytes;':
+      'both ways give the same bits',
   },
   'native/rows_forward.cpp': {
     'Scratch::keep(': 'memory that is kept',
