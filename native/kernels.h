@@ -481,8 +481,8 @@ struct Kernels {
   void (*collect_totals[2])(const double* totals, size_t channels, size_t columns, double* to);
   /// The first channel whose sums are not finite, or in float32 owe more than kMostDistant of the squares to
   /// the distance between shift and mean, or have squares below kLeastSquare, so that rounding the squares
-  /// has cost digits of the variance; or `channels`.
-  size_t (*find_bad)(size_t channels, double values, const double* sum, const double* sum_squares);
+  /// has cost digits of the variance; or `channels`. `lost`: whether that may have left none of them.
+  size_t (*find_bad)(size_t channels, bool lost, double values, const double* sum, const double* sum_squares);
   /// Adds deviations of `count` consecutive values of a channel from shift, and their squares, to kLanes sums
   /// in double.
   void (*add_in_double)(const T* values, size_t count, double shift, double* sums, double* squares);

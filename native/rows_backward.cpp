@@ -90,14 +90,20 @@ class WeightedWriter final : public TileWriter {
   const RowCoefficients<T> c_;
 };
 
+template <typename T>
+constexpr double kLargest = static_cast<double>(std::numeric_limits<T>::max());
+
+/// What T holds of 1 / deviation, as in y.
+template <typename T>
 double inverse_of(double variance, double eps) {
-  return 1 / std::sqrt(variance + eps);
+  const double inverse = 1 / std::sqrt(variance + eps);
+  return inverse > kLargest<T> ? kLargest<T> : inverse;
 }
 
 /// What T holds of a coefficient.
 template <typename T>
 T held(double coefficient) {
-  constexpr double most = static_cast<double>(std::numeric_limits<T>::max());
+  constexpr double most = kLargest<T>;
   return static_cast<T>(coefficient > most ? most : coefficient < -most ? -most : coefficient);
 }
 
@@ -112,7 +118,7 @@ void settle_rows(const RowBackward<S>& pass, Range rows, GradientSums sums, size
   for (size_t row = rows.begin; row < rows.end; row++) {
     const size_t begin = row * shape.channels - first;
     const double low = pass.mean[row] - static_cast<double>(to.y.mean[begin]);
-    const double inverse = inverse_of(pass.variance[row], pass.eps);
+    const double inverse = inverse_of<T>(pass.variance[row], pass.eps);
     double gradient = 0, product = 0;
     for (size_t i = 0; i < shape.channels; i++) {
       const size_t parameter = row % shape.groups * shape.channels + i;
@@ -124,7 +130,7 @@ void settle_rows(const RowBackward<S>& pass, Range rows, GradientSums sums, size
     const double slope = inverse * (inverse * product / count);
     std::fill_n(to.slope + begin, shape.channels, held<T>(slope));
     std::fill_n(to.constant + begin, shape.channels, held<T>(mean_gradient - low * slope));
-    std::fill_n(to.scale + begin, shape.channels, held<T>(inverse));
+    std::fill_n(to.scale + begin, shape.channels, static_cast<T>(inverse));
     for (size_t i = 0; i < shape.channels; i++)
       to.weight[begin + i] = pass.weight ? pass.weight[row % shape.groups * shape.channels + i] : T{1};
   }
@@ -142,8 +148,8 @@ class ParameterSums {
     for (size_t parameter = 0; parameter < shape.parameters(); parameter++) {
       const size_t row = sample * shape.groups + parameter / shape.channels;
       const double low = pass.mean[row] - static_cast<double>(high[parameter]);
-      weight_[parameter] +=
-          (sums.dy_xc[parameter] - low * sums.dy[parameter]) * inverse_of(pass.variance[row], pass.eps);
+      weight_[parameter] += (sums.dy_xc[parameter] - low * sums.dy[parameter]) *
+                            inverse_of<Compute<S>>(pass.variance[row], pass.eps);
       bias_[parameter] += sums.dy[parameter];
     }
   }

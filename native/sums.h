@@ -9,6 +9,7 @@
 #include "access.h"
 #include "ahead.h"
 #include "settle.h"
+#include "underflow.h"
 
 namespace batchnorm {
 
@@ -210,23 +211,26 @@ class MomentSums {
         });
   }
 
-  /// What is to be done when the partials of channels of some chunks are there.
+  /// What is to be done when the partials of channels of some chunks are there: all that this thread has
+  /// summed since it was last here.
   void check(Range chunks, Range channels, const Partials<T>& partials) const {
+    const bool lost = may_have_underflowed();
     for (size_t chunk = chunks.begin; chunk < chunks.end; chunk++) {
       const Span& span = chunks_[chunk];
       Range summed = partition_.channels_of(span, channels);
-      if (summed.begin >= summed.end) return;
+      if (summed.begin >= summed.end) break;
       const double values = static_cast<double>(partition_.values(span));
       while (true) {
         const size_t at = partials.at(chunk, summed.begin);
-        summed.begin +=
-            kernels_.find_bad(summed.end - summed.begin, values, partials.first + at, partials.second + at);
+        summed.begin += kernels_.find_bad(summed.end - summed.begin, lost, values, partials.first + at,
+                                          partials.second + at);
         if (summed.begin == summed.end) break;
         const size_t bad = partials.at(chunk, summed.begin);
         sum_in_double(span, summed.begin, partials.shifts[bad], partials.first[bad], partials.second[bad]);
         summed.begin++;
       }
     }
+    if (lost) forget_underflow();
   }
 
   void add(const MomentsWork<S>& work) const {
@@ -254,7 +258,7 @@ class MomentSums {
                         reference_sums_ + at, reference_squares_ + at, mean + at, variance + at);
     // Squares of float32 do not overflow in double.
     if constexpr (std::is_same_v<T, double>)
-      if (kernels_.find_bad(channels_settled, 1, mean + at, variance + at) < channels_settled)
+      if (kernels_.find_bad(channels_settled, false, 1, mean + at, variance + at) < channels_settled)
         mend(channels, mean, variance);
   }
 

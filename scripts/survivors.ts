@@ -29,14 +29,23 @@ export const survivors: Readonly<Record<string, Readonly<Record<string, string>>
     'if (summed.begin > summed.end) return;': 'of no channels none is bad',
     'if (kernels_.find_bad(channels_settled, 2,': 'more is looked at, and what is finite is left as it is',
     'if (shape.inner >= 1) {': 'the way for planes serves single values too',
+    'for (size_t lane = 0; lane <= half;': 'reads beyond, and what it adds there nobody reads',
   },
   'native/settle.h': {
+    'if (tiling.layout() != kChannelsFirst || tiling.rows() > 0)': 'fills room that nobody reads',
+    'if (!tiling.layout() == kChannelsFirst || tiling.rows() > 0)': 'fills room that nobody reads',
+    'for (size_t copy = width; copy + channels.begin <= end;': 'a copy of no channels',
     'if (tiling.layout() == kChannelsFirst || tiling.rows() >= 0)': 'fills room that nobody reads',
     'return std::max(width, round_up(tiling.rest()': 'fills room that nobody reads',
     'const bool lines = ': 'where arrays lie to a line',
+    'if (std::is_same_v<S, T>) return 0;': 'where arrays lie to a line',
   },
   'native/batchnorm.cpp': {
     '{channels, eps, 2, mean, variance, c.mean': 'slope and constant are not wanted',
+    'const Plan plan = plan_of<S>(execution, partition, {1, false, pass.x == pass.y': 'a plan changes no bit',
+    'const bool has_columns = tiling.columns_of_channel() >= 1;': 'spread over one column is a copy',
+    'const bool near = bytes <= kNearBytes && bytes <= execution.stream_bytes;':
+      'both ways give the same bits',
   },
   'native/rows_forward.cpp': {
     'Scratch::keep(': 'memory that is kept',

@@ -158,28 +158,30 @@ constexpr double kMostDistant = 0.53;
 constexpr double kLeastSquare = 0x1p-120;
 
 /// Whether sums are not finite, or in float32 the shift too far from the mean, or the squares too small.
+/// `lost`: whether there may have been squares where there are none left.
 template <typename T>
-inline bool is_bad(double values, double first, double second) {
+inline bool is_bad(bool lost, double values, double first, double second) {
   constexpr bool is_float32 = sizeof(T) == sizeof(float);
   // Infinite and NaN differ from themselves by NaN.
   const bool finite = (first - first) + (second - second) == 0;
   const bool far = is_float32 && first * first > kMostDistant * (second * values);
-  // Of a constant there are none.
-  const bool tiny = is_float32 && second < kLeastSquare * values && (first != 0 || second != 0);
+  // Of a constant there are none, but neither of deviations that cancel and whose squares have all become 0.
+  const bool none = first == 0 && second == 0;
+  const bool tiny = is_float32 && second < kLeastSquare * values && (lost || !none);
   return !finite || far || tiny;
 }
 
 template <typename T>
-size_t find_bad(size_t channels, double values, const double* sum, const double* sum_squares) {
+size_t find_bad(size_t channels, bool lost, double values, const double* sum, const double* sum_squares) {
   constexpr size_t kBlock = 64;
   for (size_t begin = 0; begin < channels; begin += kBlock) {
     const size_t end = begin + kBlock < channels ? begin + kBlock : channels;
     size_t bad = 0;
     for (size_t channel = begin; channel < end; channel++)
-      bad += is_bad<T>(values, sum[channel], sum_squares[channel]) ? 1 : 0;
+      bad += is_bad<T>(lost, values, sum[channel], sum_squares[channel]) ? 1 : 0;
     if (bad == 0) continue;
     size_t channel = begin;
-    while (!is_bad<T>(values, sum[channel], sum_squares[channel])) channel++;
+    while (!is_bad<T>(lost, values, sum[channel], sum_squares[channel])) channel++;
     return channel;
   }
   return channels;
@@ -296,6 +298,13 @@ inline double inverse_deviation(double variance, double eps) {
   return 1 / __builtin_sqrt(variance + eps);
 }
 
+/// What T holds of it. A larger one counts as this, in y and in gradients: its square would make gradients of
+/// what rounding leaves in the sums.
+template <typename T>
+inline double held_of(double inverse) {
+  return inverse > Far<T>::kLargest ? Far<T>::kLargest : inverse;
+}
+
 /// A coefficient that T holds where it does not hold 1 / deviation: of deviations so small all that T can
 /// tell is where they are 0, and there y must not be 0 * infinity.
 template <typename T>
@@ -332,7 +341,7 @@ inline void normalization_as(const batchnorm::NormalizationWork<T>& work) {
   for (size_t channel = 0; channel < channels; channel++) {
     const double inverse = inverse_deviation(variance[channel], eps);
     const double factor =
-        bounded<T>((HasWeight ? static_cast<double>(weight[channel]) : 1) * inverse, inverse);
+        bounded<T>((HasWeight ? static_cast<double>(weight[channel]) : 1) * held_of<T>(inverse), inverse);
     high[channel] = static_cast<T>(is_left_to_offset<T>(mean[channel], inverse) ? 0 : mean[channel]);
     const double low = mean[channel] - static_cast<double>(high[channel]);
     scale[channel] = static_cast<T>(factor);
@@ -359,8 +368,9 @@ void gradients_as(const batchnorm::GradientsWork<T>& work) {
   for (size_t channel = 0; channel < channels; channel++) {
     const double low = mean[channel] - static_cast<double>(high[channel]);
     const double inverse = inverse_deviation(variance[channel], eps);
-    const double sum_dy_normalized = (sum_dy_xc[channel] - low * sum_dy[channel]) * inverse;
-    const double channel_slope = bounded<T>(inverse * (sum_dy_normalized / count), inverse);
+    const double held = held_of<T>(inverse);
+    const double sum_dy_normalized = (sum_dy_xc[channel] - low * sum_dy[channel]) * held;
+    const double channel_slope = bounded<T>(held * (sum_dy_normalized / count), inverse);
     slope[channel] = static_cast<T>(channel_slope);
     constant[channel] = static_cast<T>(sum_dy[channel] / count - low * channel_slope);
     if constexpr (HasWeight) dweight[channel] = static_cast<T>(sum_dy_normalized);

@@ -1,8 +1,10 @@
+import { createRequire } from 'node:module';
 import { describe, expect, it } from 'vitest';
 import {
   BatchNorm,
   type BatchNormOptions,
   backward,
+  capabilities,
   type FloatArray,
   FrozenBatchNorm,
   foldBeforeLinear,
@@ -1202,3 +1204,35 @@ describe(`frozen layers (${seedNote})`, () => {
     });
   });
 });
+
+describe.runIf(capabilities().backend === 'native')(
+  'what the binary is told is the memory of a frozen layer',
+  () => {
+    it.each([
+      ['float32', Float32Array],
+      ['float64', Float64Array],
+    ] as const)('is refused where what lies at its beginning is not of one, %s', (dtype, Type) => {
+      const passes = createRequire(import.meta.url)('../../binary.cjs')[dtype];
+      const memory = new ArrayBuffer(passes.frozenBytes(3));
+      const statistics = [new Float64Array(3), new Float64Array(3).fill(1)];
+      passes.freeze(3, 1e-5, undefined, undefined, ...statistics, false, memory);
+      const run = () => passes.runFrozen(1, 1, memory, new Type(3), new Type(3));
+      run();
+      const words = new BigUint64Array(memory);
+      const first = words.findIndex((word) => word !== 0n);
+      // The number of channels, how many rows lie side by side, and the bytes of an array.
+      for (const place of [0, 1, 3])
+        for (const change of [-1n, 1n]) {
+          words[first + place] += change;
+          expect(run, `${place}, ${change}`).toThrow(
+            expect.objectContaining({
+              code: 'ERR_BATCHNORM_NATIVE',
+              message: expect.stringContaining('channels'),
+            }),
+          );
+          words[first + place] -= change;
+        }
+      run();
+    });
+  },
+);

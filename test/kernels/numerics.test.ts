@@ -1,6 +1,14 @@
 import { describe, expect, it } from 'vitest';
-import { BatchNorm, backward, type FloatArray, forwardInference, forwardTraining } from '../../lib/index.js';
+import {
+  BatchNorm,
+  backward,
+  type FloatArray,
+  forwardInference,
+  forwardTraining,
+  Moments,
+} from '../../lib/index.js';
 import { ninth } from '../support/data.js';
+import { decodeAll, encodeAll } from '../support/half.js';
 import { Random, seedNote } from '../support/random.js';
 import * as reference from '../support/reference.js';
 import {
@@ -18,6 +26,7 @@ import {
   randomNormals,
   randomParameters,
   sizeOf,
+  summedLayouts,
   typed,
 } from '../support/tensors.js';
 
@@ -33,7 +42,6 @@ function expectStatisticsAndOutput(
   axis: number,
   options: { eps: number; weight?: FloatArray; bias?: FloatArray },
   share: { variance: number; mean: number; y: number },
-  floor = 0,
   where = '',
 ): { mean: Float64Array; variance: Float64Array } {
   const extents = extentsOf(shape, axis);
@@ -41,12 +49,7 @@ function expectStatisticsAndOutput(
   const { y, mean, variance } = forwardTraining({ data: x, shape }, { axis, ...options });
   const deviation = (c: number) =>
     largest(channelValues(x, extents, c).map((value) => value - expected.mean[c]));
-  expectClose(
-    variance,
-    expected.variance,
-    (c) => share.variance * expected.variance[c] + floor,
-    `variance${where}`,
-  );
+  expectClose(variance, expected.variance, (c) => share.variance * expected.variance[c], `variance${where}`);
   expectClose(mean, expected.mean, (c) => share.mean * deviation(c), `mean${where}`);
   expectClose(y.data, expected.y, share.y * largest(expected.y), `y${where}`);
   return { mean, variance };
@@ -233,8 +236,6 @@ describe(`hostile data (${seedNote})`, () => {
     readonly title: string;
     readonly value: (random: Random, position: number) => number;
     readonly eps?: number;
-    /** Allowed error of the variance whatever its size. */
-    readonly floor?: number;
     /** Whether dx is judged too. */
     readonly backward?: false;
   }
@@ -268,12 +269,7 @@ describe(`hostile data (${seedNote})`, () => {
     { title: 'values of 1e30', value: (random) => random.normal(-1e30, 1e30) },
     // eps far below the variance of 1e-36, or y would be the bias whatever the variance.
     { title: 'values of 1e-18', value: (random) => random.normal(1e-18, 1e-18), eps: 1e-60 },
-    // Squares below the smallest normal float32 may be lost: 2^-126, by 10^32 less than any eps in use.
-    {
-      title: 'values of 1e-25',
-      value: (random) => random.normal(1e-25, 1e-25),
-      floor: 2 ** -126,
-    },
+    { title: 'values of 1e-25', value: (random) => random.normal(1e-25, 1e-25) },
     {
       title: 'an outlier of 1e6 in the middle of N(0, 1)',
       value: (random, i) => (i === count / 2 + 77 ? 1e6 : random.normal()),
@@ -311,14 +307,7 @@ describe(`hostile data (${seedNote})`, () => {
       const options = { eps: hostile.eps ?? eps, ...parameters };
       const allowed = share[dtype];
       const shares = { variance: allowed, mean: allowed, y: allowed };
-      const { mean, variance } = expectStatisticsAndOutput(
-        x,
-        shape,
-        layout.axis,
-        options,
-        shares,
-        hostile.floor,
-      );
+      const { mean, variance } = expectStatisticsAndOutput(x, shape, layout.axis, options, shares);
       if (hostile.backward === false) return;
 
       const dy = randomNormals(random, dtype, x.length);
@@ -347,7 +336,7 @@ describe(`hostile data (${seedNote})`, () => {
       const shape = layout.shape(2, 1, width * width);
       const x = generate(dtype, 2 * width * width, (i) => (i % width === 0 ? 0 : 1000.1));
       const shares = { variance: allowed, mean: allowed, y: allowed };
-      expectStatisticsAndOutput(x, shape, layout.axis, { eps }, shares, 0, `, ${width} wide`);
+      expectStatisticsAndOutput(x, shape, layout.axis, { eps }, shares, `, ${width} wide`);
     }
   });
 });
@@ -862,7 +851,7 @@ describe(`sums in float32 (${seedNote})`, () => {
         return rectify ? Math.max(0, value) : value;
       });
       const share = { variance: 1e-6, mean: 1e-6, y: 1e-6 };
-      expectStatisticsAndOutput(x, shape, 1, { eps }, share, 0, rectify ? ' behind a ReLU' : '');
+      expectStatisticsAndOutput(x, shape, 1, { eps }, share, rectify ? ' behind a ReLU' : '');
     }
   });
 
@@ -914,4 +903,123 @@ describe(`sums in float32 (${seedNote})`, () => {
         expectClose(variance, expected, (c) => 1e-6 * expected[c], `variance, ${share} elsewhere`);
       }
   });
+});
+
+describe(`deviations whose squares float32 does not hold (${seedNote})`, () => {
+  const draws: Record<string, (random: Random) => number> = {
+    'all of one size': () => 2 ** -100,
+    'of the smallest size': () => 2 ** -149,
+    'of any size': (random) => 2 ** random.integer(-149, -70),
+    'few beside zeros': (random) => (random.uniform() < 0.05 ? 2 ** -90 : 0),
+    'with some squares that are held': (random) => 2 ** random.pick([-100, -100, -100, -74, -66]),
+    'with full mantissas': (random) => Math.fround(2 ** -80 * random.uniform()),
+  };
+
+  /** Pairs that cancel, around zeros at the places that a chunk of all values is judged by. */
+  function balanced(random: Random, count: number, draw: (random: Random) => number): Float64Array {
+    const values = new Float64Array(count);
+    const step = ninth(count);
+    const places = [...values.keys()].filter((i) => i % step !== 0 || i >= 9 * step);
+    random.shuffle(places);
+    for (let i = 0; i + 1 < places.length; i += 2) {
+      values[places[i]] = draw(random);
+      values[places[i + 1]] = -values[places[i]];
+    }
+    return values;
+  }
+
+  const sizes = [
+    [40, 1],
+    [5, 4],
+    [1, 500],
+    [8, 300],
+    [300, 9],
+    [2000, 1],
+    [2, 9001],
+  ];
+
+  for (const [title, draw] of Object.entries(draws))
+    it.each(summedLayouts)(`${title}, have a variance that is right to 1e-6: $name`, ({ shape, axis }) => {
+      const random = new Random();
+      const channels = 18;
+      for (const [outer, inner] of sizes) {
+        const extents = extentsOf(shape(outer, channels, inner), axis);
+        // Beside channels of nothing but zeros, and ordinary ones.
+        const drawn = Array.from({ length: channels }, (_, c) =>
+          c % 3 === 0 ? balanced(random, outer * inner, draw) : undefined,
+        );
+        const x = fromChannels('float32', extents, (c, i) =>
+          c % 3 === 1 ? random.normal() : (drawn[c]?.[i] ?? 0),
+        );
+        const expected = reference.moments(x, extents);
+        const bfloat16 = encodeAll('bfloat16', x);
+        const expectedOf16 = reference.moments(decodeAll('bfloat16', bfloat16), extents);
+        const tensor = shape(outer, channels, inner);
+        const check = (
+          { mean, variance }: { mean: ArrayLike<number>; variance: ArrayLike<number> },
+          textbook: reference.Moments,
+          what: string,
+        ) => {
+          const where = `${what} of [${tensor}]`;
+          const deviation = (c: number) => Math.sqrt(textbook.variance[c]);
+          expectClose(variance, textbook.variance, (c) => 1e-6 * textbook.variance[c], `variance, ${where}`);
+          expectClose(mean, textbook.mean, (c) => 1e-6 * deviation(c), `mean, ${where}`);
+        };
+        check(forwardTraining({ data: x, shape: tensor }, { axis }), expected, 'float32');
+        check(
+          forwardTraining({ data: bfloat16, shape: tensor }, { axis, dtype: 'bfloat16' }),
+          expectedOf16,
+          'bfloat16',
+        );
+        check(Moments.of({ data: x, shape: tensor }, { axis }), expected, 'moments');
+        const weights = new Float64Array(outer * inner).fill(0.5);
+        check(Moments.of({ data: x, shape: tensor }, { axis, weights }), expected, 'weighted moments');
+      }
+    });
+});
+
+describe(`a variance and an eps that are less than 1e-77 together count as that in float32 (${seedNote})`, () => {
+  const largestFloat = (2 - 2 ** -23) * 2 ** 127;
+
+  // One in four is another value: all channels have the same variance, and with the last one float32 does not hold the mean.
+  for (const value of [2 ** -136, -(2 ** -140), 5 * 2 ** -149])
+    it.each(summedLayouts)(
+      `in y and all gradients, where channels vary by ${value}: $name`,
+      ({ shape, axis }) => {
+        const random = new Random();
+        for (const [outer, inner] of [
+          [40, 1],
+          [6, 4],
+          [4, 500],
+        ]) {
+          const extents = extentsOf(shape(outer, 7, inner), axis);
+          const tensor = shape(outer, 7, inner);
+          const x = fromChannels('float32', extents, (_, i) => (i % 4 === 1 ? value : 0));
+          const weight = generate('float32', 7, () => random.uniform(0.5, 1));
+          const bias = generate('float32', 7, () => random.pick([-2, 1e-8, 2]));
+          const counted = largestFloat ** -2 - value ** 2 * (3 / 16);
+          const sizes = Array.from({ length: 7 }, () => random.uniform(0.2, 0.3));
+          const dy = fromChannels('float32', extents, (c) => sizes[c]);
+          for (const activation of [undefined, 'relu'] as const) {
+            const where = `${activation} of [${tensor}]`;
+            const options = { axis, eps: 1e-200, weight, bias, activation };
+            const { y, mean, variance } = forwardTraining({ data: x, shape: tensor }, options);
+            const plain = reference.forwardTraining(x, extents, { eps: counted, weight, bias }).y;
+            const expectedY = activation === 'relu' ? plain.map((v) => Math.max(0, v)) : plain;
+            expectClose(y.data, expectedY, 2e-6 * largest(plain), `y, ${where}`);
+            const { dx, dWeight, dBias } = backward(
+              { data: dy, shape: tensor },
+              { data: x, shape: tensor },
+              { ...options, mean, variance },
+            );
+            const gated = dy.map((v, i) => (activation === 'relu' && !(y.data[i] > 0) ? 0 : v));
+            const expected = reference.backwardTraining(gated, x, extents, { eps: counted, weight });
+            expectClose(dx.data, expected.dx, 2e-6 * 0.3 * largestFloat, `dx, ${where}`);
+            const { magnitude } = expected;
+            expectClose(dWeight, expected.dWeight, (c) => 2e-6 * magnitude.dWeight[c], `dWeight, ${where}`);
+            expectClose(dBias, expected.dBias, (c) => 2e-6 * magnitude.dBias[c], `dBias, ${where}`);
+          }
+        }
+      },
+    );
 });

@@ -237,12 +237,17 @@ bool is_close(double actual, double expected) {
   return std::fabs(actual - expected) <= 1e-6 * std::fabs(expected);
 }
 
-/// From which distance between shift and mean on float32 sums again: no data shows it to two digits.
+/// From which distance between shift and mean on float32 sums again, for no data shows it to two digits; and
+/// sums that are 0.
 void test_distance(const batchnorm::KernelTable* table) {
   const double values = 100, second = 4;
   const double near = std::sqrt(0.52 * second * values), far = std::sqrt(0.54 * second * values);
-  check(table->f32.find_bad(1, values, &near, &second) == 1, "a shift that is near enough");
-  check(table->f32.find_bad(1, values, &far, &second) == 0, "a shift that is too far");
+  check(table->f32.find_bad(1, false, values, &near, &second) == 1, "a shift that is near enough");
+  check(table->f32.find_bad(1, false, values, &far, &second) == 0, "a shift that is too far");
+  const double nothing = 0;
+  check(table->f32.find_bad(1, false, values, &nothing, &nothing) == 1, "a constant");
+  check(table->f32.find_bad(1, true, values, &nothing, &nothing) == 0, "squares that may have been lost");
+  check(table->f64.find_bad(1, true, values, &nothing, &nothing) == 1, "a constant of doubles");
 }
 
 void test_infinities(const batchnorm::KernelTable* table) {

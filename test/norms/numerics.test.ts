@@ -7,6 +7,7 @@ import { Random, seedNote } from '../support/random.js';
 import { dtypes, expectClose, expectSame, type FloatDType, generate, largest } from '../support/tensors.js';
 
 const eps = 1e-12;
+const float32Largest = (2 - 2 ** -23) * 2 ** 127;
 const promised = { float32: 2e-6, float64: 1e-11 } as const;
 
 /** Rows that are long enough to lose digits, in each layout; few of them, for the textbook is slow. */
@@ -208,16 +209,48 @@ describe('a variance and an eps that are less than 1e-77 together count as that 
       const x = fromRows(norm, 'float32', () => 0);
       const dy = fromRows(norm, 'float32', (_, row) => row - 1.5);
       const bias = new Float32Array(parameters).fill(2);
-      for (const tiny of [1e-78, 1e-200]) {
-        const options = { eps: tiny, bias };
-        const { y } = normalize(norm, x, options);
-        expect((y.data as Float32Array).every((value) => value === 2)).toBe(true);
-        const { dx } = goBack(norm, dy, x, options);
-        const wrong = (dx.data as Float32Array).findIndex((value) => value !== 0);
-        expect(wrong, `where dx is not 0 with eps ${tiny}`).toBe(-1);
-      }
+      for (const tiny of [1e-78, 1e-200])
+        for (const activation of [undefined, 'relu']) {
+          const options = { eps: tiny, bias, activation };
+          const { y } = normalize(norm, x, options);
+          expect((y.data as Float32Array).every((value) => value === 2)).toBe(true);
+          const { dx } = goBack(norm, dy, x, options);
+          const wrong = (dx.data as Float32Array).findIndex((value) => value !== 0);
+          expect(wrong, `where dx is not 0 with eps ${tiny}, ${activation}`).toBe(-1);
+        }
     },
   );
+
+  // One in four is another value, so that all rows have the same variance, and that with the last one float32 does not
+  // hold the mean.
+  const pairs = titled
+    .filter(({ norm }) => norm.kind !== 'rms')
+    .filter(({ norm }) => (placesOf(norm).row.length / placesOf(norm).rows) % 4 === 0)
+    .flatMap((one) => [2 ** -136, -(2 ** -140), 5 * 2 ** -149].map((value) => ({ ...one, value })));
+  it.each(pairs)('where rows vary by $value: $title', ({ norm, value }) => {
+    const random = new Random();
+    const { parameters } = placesOf(norm);
+    const x = fromRows(norm, 'float32', (place) => (place % 4 === 1 ? value : 0));
+    const variance = value ** 2 * (3 / 16);
+    const weight = Float32Array.from({ length: parameters }, () => random.uniform(0.5, 1));
+    const bias = Float32Array.from({ length: parameters }, () => random.pick([-2, 1e-8, 2]));
+    // Little of dy goes to the weight, or what is lost of dy · (x − mean) would be more than nothing of it.
+    const sizes = Array.from({ length: 9 }, () => random.uniform(0.2, 0.3));
+    for (const activation of [undefined, 'relu'] as const) {
+      const dy = fromRows(norm, 'float32', (_, of) => sizes[of % 9]);
+      const options = { eps: 1e-200, weight, bias, activation };
+      const y = normalize(norm, x, options).y.data as Float32Array;
+      const { dx, dWeight, dBias } = goBack(norm, dy, x, options);
+      const counted = float32Largest ** -2 - variance;
+      const pass = { ...passOf(norm, 'float32', x, counted, options), gate: y };
+      const expected = normBackward(pass, dy.data as Float32Array);
+      const size = 0.3 * float32Largest;
+      expectClose(dx.data as Float32Array, expected.dx, () => 2e-6 * size, `dx, ${activation}`);
+      const { magnitude } = expected;
+      expectClose(dWeight ?? [], expected.dWeight, (i) => 2e-6 * magnitude.dWeight[i], 'dWeight');
+      if (dBias) expectClose(dBias, expected.dBias, (i) => 2e-6 * magnitude.dBias[i], 'dBias');
+    }
+  });
 });
 
 describe('eps 0', () => {

@@ -1,0 +1,37 @@
+// What the CPU remembers of results that were too small: whether this thread has rounded one below the
+// normal numbers.
+#pragma once
+
+#include <cstdint>
+
+#if defined(__x86_64__) || defined(_M_X64)
+#include <immintrin.h>
+#endif
+
+namespace batchnorm {
+
+/// Whether a result has lost digits to underflow since forget_underflow(), for any reason; true where nobody
+/// knows, as in WebAssembly.
+inline bool may_have_underflowed() {
+#if defined(__x86_64__) || defined(_M_X64)
+  return (_mm_getcsr() & _MM_EXCEPT_UNDERFLOW) != 0;
+#elif defined(__aarch64__) && defined(__GNUC__)
+  uint64_t status;
+  __asm__ volatile("mrs %0, fpsr" : "=r"(status) : : "memory");
+  return (status & 8) != 0;
+#else
+  return true;
+#endif
+}
+
+inline void forget_underflow() {
+#if defined(__x86_64__) || defined(_M_X64)
+  _mm_setcsr(_mm_getcsr() & ~_MM_EXCEPT_UNDERFLOW);
+#elif defined(__aarch64__) && defined(__GNUC__)
+  uint64_t status;
+  __asm__ volatile("mrs %0, fpsr" : "=r"(status) : : "memory");
+  __asm__ volatile("msr fpsr, %0" : : "r"(status & ~uint64_t{8}) : "memory");
+#endif
+}
+
+}  // namespace batchnorm
