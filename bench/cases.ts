@@ -93,11 +93,11 @@ function misaligned(cases: readonly Case[]): Case[] {
   return cases.map((it) => ({ ...it, name: `${it.name} +4 B`, group: 'misaligned', offset: 4 }));
 }
 
-/** Rows of a few values with many channels and with few, 1 MB in all, and the same numbers channels-last. */
+/** Rows of a few values with many channels, with few and with one, 1 MB in all, and the same numbers channels-last. */
 function shortRows(): Case[] {
   const values = 2 ** 18;
   return [2, 3, 4, 8, 16, 48].flatMap((length) =>
-    [512, 16].flatMap((channels) => {
+    [512, 16, 1].flatMap((channels) => {
       const batch = Math.round(values / (channels * length));
       return [first('short rows', batch, channels, length), last('short rows', batch, channels, length)];
     }),

@@ -139,13 +139,16 @@ Plan plan_of_whole(const Execution& execution, const Partition<Compute<S>>& part
   const size_t columns = partition.columns_of_channel();
   const size_t block = columns == 1 ? kBlockColumns : kBlockOfSeveral / columns;
   const size_t fitting = std::max<size_t>(1, kBlockBytes / (sizeof(S) * chunk_values));
-  const size_t most = partition.layout() == kChannelsLast ? block - block % kLanes<Compute<S>> : fitting;
+  const size_t step = kLanes<Compute<S>> / std::min(kLanes<Compute<S>>, columns & (~columns + 1));
+  const size_t most = partition.layout() == kChannelsLast ? std::max(step, block - block % step) : fitting;
+  size_t group = std::min(width, most);
   // Of few chunks the columns are shared.
-  const size_t tasks = crew.threads == 1 ? 1 : 2 * crew.threads;
-  const size_t shared = round_up(divide_up(width * partition.chunks(), tasks), kLanes<Compute<S>>);
-  const size_t group = std::min({width, most, partition.chunks() < tasks ? shared : width});
-  const size_t run = std::clamp<size_t>(kBlockBytes / (sizeof(S) * group * chunk_values), 1,
-                                        divide_up(partition.chunks(), 4 * crew.threads));
+  const size_t chunks = partition.chunks();
+  if (crew.threads > 1 && chunks < 2 * crew.threads)
+    group = std::min(group, round_up(divide_up(width * chunks, 2 * crew.threads), kLanes<Compute<S>>));
+  const size_t run = chunks == 1 ? 1
+                                 : std::clamp<size_t>(kBlockBytes / (sizeof(S) * group * chunk_values), 1,
+                                                      divide_up(chunks, 4 * crew.threads));
   const size_t settled = std::max<size_t>(64, divide_up(shape.channels, 4 * crew.threads));
   // What was read last is the nearest; in a tensor that no cache holds memory rather goes on as it went.
   const bool backwards = shape.size() * sizeof(S) < execution.stream_bytes;

@@ -34,6 +34,8 @@ const shapes: [number, number, number][] = [
   [12, 100, 16],
   [5, 70, 25],
   [4, 5, 32],
+  [400, 6, 64],
+  [70, 3, 49],
 ];
 
 /** All results of a library: this one from source, from its package, or in another environment. */
