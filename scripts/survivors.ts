@@ -52,6 +52,10 @@ export const survivors: Readonly<Record<string, Readonly<Record<string, string>>
       'both ways give the same bits',
   },
   'native/rows_forward.cpp': {
+    'const size_t columns = std::min(end - at, row_values + in_row);': 'what begins within a row ends in it',
+    'const Plan plan = plan_of<S>(execution, partition, {2, pass.y != nullptr': 'a plan changes no bit',
+    'const Columns<T> columns(scratch, shape, pass.weight, pass.bias, plain,':
+      'how many samples lie side by side',
     'Scratch::keep(': 'memory that is kept',
   },
   'native/rows_backward.cpp': {
