@@ -1,20 +1,18 @@
 // What the CPU remembers of results that were too small: whether this thread has rounded one below the
-// normal numbers.
+// normal numbers. By assembly, which stays where it stands: compilers take two reads of the flags for one.
 #pragma once
 
 #include <cstdint>
-
-#if defined(__x86_64__) || defined(_M_X64)
-#include <immintrin.h>
-#endif
 
 namespace batchnorm {
 
 /// Whether a result has lost digits to underflow since forget_underflow(), for any reason; true where nobody
 /// knows, as in WebAssembly.
 inline bool may_have_underflowed() {
-#if defined(__x86_64__) || defined(_M_X64)
-  return (_mm_getcsr() & _MM_EXCEPT_UNDERFLOW) != 0;
+#if defined(__x86_64__) && defined(__GNUC__)
+  uint32_t status;
+  __asm__ volatile("stmxcsr %0" : "=m"(status) : : "memory");
+  return (status & 0x10) != 0;
 #elif defined(__aarch64__) && defined(__GNUC__)
   uint64_t status;
   __asm__ volatile("mrs %0, fpsr" : "=r"(status) : : "memory");
@@ -25,8 +23,11 @@ inline bool may_have_underflowed() {
 }
 
 inline void forget_underflow() {
-#if defined(__x86_64__) || defined(_M_X64)
-  _mm_setcsr(_mm_getcsr() & ~_MM_EXCEPT_UNDERFLOW);
+#if defined(__x86_64__) && defined(__GNUC__)
+  uint32_t status;
+  __asm__ volatile("stmxcsr %0" : "=m"(status) : : "memory");
+  status &= ~uint32_t{0x10};
+  __asm__ volatile("ldmxcsr %0" : : "m"(status) : "memory");
 #elif defined(__aarch64__) && defined(__GNUC__)
   uint64_t status;
   __asm__ volatile("mrs %0, fpsr" : "=r"(status) : : "memory");

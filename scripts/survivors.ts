@@ -40,6 +40,10 @@ export const survivors: Readonly<Record<string, Readonly<Record<string, string>>
     'const bool lines = ': 'where arrays lie to a line',
     'if (std::is_same_v<S, T>) return 0;': 'where arrays lie to a line',
   },
+  'native/partition.h': {
+    'return {distance, ~size_t{0}, 1};': 'where memory is asked from',
+    'for (size_t i = 0, share = 0; i <= Count;': 'writes beyond, which AddressSanitizer watches',
+  },
   'native/batchnorm.cpp': {
     '{channels, eps, 2, mean, variance, c.mean': 'slope and constant are not wanted',
     'const Plan plan = plan_of<S>(execution, partition, {1, false, pass.x == pass.y': 'a plan changes no bit',
@@ -48,6 +52,10 @@ export const survivors: Readonly<Record<string, Readonly<Record<string, string>>
       'both ways give the same bits',
   },
   'native/rows_forward.cpp': {
+    'const size_t columns = std::min(end - at, row_values + in_row);': 'what begins within a row ends in it',
+    'const Plan plan = plan_of<S>(execution, partition, {2, pass.y != nullptr': 'a plan changes no bit',
+    'const Columns<T> columns(scratch, shape, pass.weight, pass.bias, plain,':
+      'how many samples lie side by side',
     'Scratch::keep(': 'memory that is kept',
   },
   'native/rows_backward.cpp': {
