@@ -11,6 +11,7 @@ import { chooseEntries, type Entry, nativeEntries, root } from './entries.js';
 import { measureCase, stepsOf } from './measure.js';
 import { options } from './options.js';
 import { startWorker } from './process.js';
+import { resultsFile } from './report/file.js';
 import { markdown } from './report/markdown.js';
 import { noiseNote } from './report/noise.js';
 import { page } from './report/page.js';
@@ -135,5 +136,6 @@ writeFileSync(html, page(lookup, tables));
 console.log(`All measurements: ${options.from || json}, page: ${html}`);
 if (options.results) {
   const part = !options.speed ? '-accuracy' : options.dtype === 'float64' ? '-float64' : '';
-  writeFileSync(new URL(`RESULTS${part}.md`, import.meta.url), markdown(results, tables));
+  const folder = new URL('.', import.meta.url);
+  writeFileSync(resultsFile(folder, part, results.machine), markdown(results, tables));
 }

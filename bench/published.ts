@@ -70,7 +70,8 @@ export function readPublished(): Lookup {
   for (const pass of passes) {
     const { head, rows } = tableBelow(text, `${pass}: `);
     const limitColumn = head.indexOf('limit 1T');
-    const contenders = head.slice(limitColumn + 1);
+    // After the contenders comes how this library went about it.
+    const contenders = head.slice(limitColumn + 1).filter((name) => !name.startsWith('plan'));
     for (const name of contenders) names.add(name);
     for (const row of rows) {
       const subject = known.get(row[0]);

@@ -93,7 +93,10 @@ class Pool {
 
   void share_out(size_t tasks, size_t threads) {
     // No worker is inside: the last job is closed, the next one is not open.
-    if (threads > slots_) shares_.reset(new Share[threads]);
+    if (threads > capacity_) {
+      shares_.reset(new Share[threads]);
+      capacity_ = threads;
+    }
     slots_ = threads;
     for (size_t slot = 0; slot < threads; slot++) {
       Share& share = shares_[slot];
@@ -166,6 +169,7 @@ class Pool {
   const void* context_ = nullptr;
   bool backwards_ = false;
   std::unique_ptr<Share[]> shares_;
+  size_t capacity_ = 0;
   size_t slots_ = 0;
   alignas(64) std::atomic<uint64_t> state_{0};
   alignas(64) std::atomic<int> inside_{0};

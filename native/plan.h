@@ -17,9 +17,9 @@ constexpr size_t kBlockBytes = size_t{256} << 10;
 constexpr size_t kLargeChannelBytes = size_t{4} << 20;
 /// Work below this is done before a second thread has joined.
 constexpr size_t kBytesPerThread = size_t{64} << 10;
-/// So many rows take as long as bringing the coefficients of their columns to another thread: backward of (1,
-/// 7, 7, 2048) last takes 25 us, with two threads 30; of (2, 14, 14, 256) last 19 and 13.
-constexpr size_t kRowsOfCoefficients = 512;
+/// So many values take as long as bringing the coefficients of their channel to another thread: backward of
+/// (1, 7, 7, 2048) last takes 25 us, with two threads 30; of (2, 14, 14, 256) last 19 and 13.
+constexpr size_t kValuesBesideCoefficients = 512;
 /// What a group has of a tensor in a sample at least, by how many tensors the sums read. Less is a walk from
 /// page to page, once for each group, on which threads wait for each other's lines: backward of (512, 512, 7,
 /// 7) took 27 ms, and takes 9; of (1000, 32, 7, 7) 5.3 and 0.6, with two threads 2.1 and 0.3.
@@ -43,7 +43,7 @@ struct Crew {
   template <typename T>
   Crew(const Execution& execution, size_t bytes, const Tiling<T>& tiling) : Crew(execution, bytes) {
     if (threads == 1 || tiling.layout() == kChannelsFirst) return;
-    *this = Crew(execution, bytes / (1 + kRowsOfCoefficients / tiling.shape().outer));
+    *this = Crew(execution, bytes / (1 + kValuesBesideCoefficients / tiling.shape().count()));
   }
   size_t threads;
   size_t bytes;

@@ -67,7 +67,10 @@ interface Cut {
   abreast: number;
 }
 
-/** Whether channels lie side by side for a pass that sums; as layout_of_sums of native/partition.h. */
+/**
+ * Whether channels lie side by side for a pass that sums; as layout_of_sums of native/partition.h. Many short samples are not cut, nor
+ * are parts of longer ones short: `runBytes` is more than either has.
+ */
 function sumsColumns(outer: number, inner: number): boolean {
   return inner <= 32 && outer >= (inner <= 8 ? 1 : inner < 16 ? 4 : 5);
 }
