@@ -107,7 +107,13 @@ const right = {
     const args = [outer, channels, inner, 1e-5, values(), values()];
     args.push(perChannel(Float64Array), perChannel(Float64Array), maybe(perChannel()), maybe(perChannel()));
     args.push(pick([true, false]), maybe(values()), maybe(array(Math.floor(size / 8) + 8, Uint8Array)));
-    args.push(maybe(values()), pick([true, false]), maybe(values()), maybe(perChannel()), maybe(perChannel()));
+    args.push(
+      maybe(values()),
+      pick([true, false]),
+      maybe(values()),
+      maybe(perChannel()),
+      maybe(perChannel()),
+    );
     return later ? [...args, slots] : args;
   },
   freeze(Type) {
@@ -203,5 +209,9 @@ for (let attempt = 0; attempt < attempts; attempt++) {
   }
 }
 assert.ok(attempts < 1000 || (computed > 0 && refused > 0));
-if (attempts >= 1000) assert.deepEqual(Object.keys(right).filter((kind) => !taken.has(kind)), []);
+if (attempts >= 1000)
+  assert.deepEqual(
+    Object.keys(right).filter((kind) => !taken.has(kind)),
+    [],
+  );
 console.log('right');
