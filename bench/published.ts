@@ -2,6 +2,7 @@
 import { readFileSync } from 'node:fs';
 import { type Case, type Pass, passes, selectCases } from './cases.js';
 import { rooflineOf } from './contender.js';
+import { headOf } from './report/file.js';
 import { type Accuracy, Lookup, type Measurement, type Results } from './results.js';
 
 const PAGE = 'bench/RESULTS.md';
@@ -55,9 +56,9 @@ class PublishedLookup extends Lookup {
 /** The results of the last published run, those in float32. */
 export function readPublished(): Lookup {
   const text = readFileSync(PAGE, 'utf8');
-  const [, date, machine] = /^(\d{4}-\d\d-\d\d), (.*)$/m.exec(text) ?? [];
+  const made = headOf(text);
   const [, command] = /^`(npm run bench.*)`$/m.exec(text) ?? [];
-  if (!date || !command)
+  if (!made || !command)
     throw new Error(`${PAGE} must say when, where and how it was made, got something else`);
 
   const known = new Map(
@@ -114,8 +115,7 @@ export function readPublished(): Lookup {
   );
 
   const results: Results = {
-    date,
-    machine,
+    ...made,
     command,
     threads: Math.max(...[...names].map(threadsOf)),
     contenders: [...names].map((name) => ({ name, threads: threadsOf(name) })),

@@ -37,7 +37,8 @@ class Pool {
            const void* context) {
     std::unique_lock<std::mutex> owner(owner_, std::try_to_lock);
     if (!owner) {
-      for (size_t task = 0; task < tasks; task++) call(context, backwards ? tasks - 1 - task : task, 0);
+      for (size_t task = 0; task < tasks; task++)
+        call(context, detail::in_turn(task, 0, tasks, backwards), 0);
       return;
     }
     const bool wake = is_worth_waking(bytes);
@@ -113,14 +114,14 @@ class Pool {
       for (;;) {
         const size_t task = share.next.fetch_add(1, std::memory_order_relaxed);
         if (task >= share.end) break;
-        call_(context_, backwards_ ? share.begin + share.end - 1 - task : task, slot);
+        call_(context_, detail::in_turn(task, share.begin, share.end, backwards_), slot);
       }
     }
   }
 
   void worker(size_t slot) {
     uint64_t seen = 0;
-    auto turn = std::chrono::steady_clock::now();
+    auto turn = Clock::now();
     for (;;) {
       seen = wait_for_job(seen);
       // Announced before the state is read again: either the owner sees us inside, or we see the job closed.
@@ -129,9 +130,9 @@ class Pool {
       inside_.fetch_sub(1, std::memory_order_release);
       // Between two jobs, where nobody waits for it. In the middle of a task the owner would wait for a time
       // slice: with a third busy process on two CPUs training took 2.0 times as long, so 1.4 to 1.8.
-      if (std::chrono::steady_clock::now() - turn < kTurn) continue;
+      if (Clock::now() - turn < kTurn) continue;
       std::this_thread::yield();
-      turn = std::chrono::steady_clock::now();
+      turn = Clock::now();
     }
   }
 

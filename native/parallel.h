@@ -6,6 +6,10 @@
 namespace batchnorm {
 
 namespace detail {
+/// What is done at the turn of `task` where those of [begin, end) go in their order, or backwards.
+constexpr size_t in_turn(size_t task, size_t begin, size_t end, bool backwards) {
+  return backwards ? begin + end - 1 - task : task;
+}
 using Task = void (*)(const void* context, size_t task, size_t slot);
 void run_parallel(size_t threads, size_t tasks, size_t bytes, bool backwards, Task call, const void* context);
 }  // namespace detail
@@ -19,7 +23,7 @@ void run_parallel(size_t threads, size_t tasks, size_t bytes, bool backwards, Ta
 template <typename Body>
 void parallel_for(size_t threads, size_t tasks, size_t bytes, bool backwards, const Body& body) {
   if (threads <= 1 || tasks <= 1) {
-    for (size_t task = 0; task < tasks; task++) body(backwards ? tasks - 1 - task : task, size_t{0});
+    for (size_t task = 0; task < tasks; task++) body(detail::in_turn(task, 0, tasks, backwards), size_t{0});
     return;
   }
   detail::run_parallel(
